@@ -1,0 +1,93 @@
+"""An asyncio client for the Jetpay payments API.
+
+It never moves money twice, never loses an outcome and never guesses. Start with `JetpayClient`; webhooks are received
+with `jetpay_async.webhooks`, which does not need the client.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jetpay_async._clock import Clock
+    from jetpay_async._retry import RetryPolicy
+    from jetpay_async._version import __version__
+    from jetpay_async.client import DEMO_URL, PRODUCTION_URL, JetpayClient
+    from jetpay_async.errors import (
+        APIError,
+        AuthenticationError,
+        ConfigurationError,
+        ConflictError,
+        FieldError,
+        InvalidArgumentError,
+        InvalidRequestError,
+        JetpayError,
+        NotFoundError,
+        NotSentError,
+        Outcome,
+        OutcomeUnknownError,
+        PermissionDeniedError,
+        RateLimitedError,
+        ServiceError,
+        TransactionFailedError,
+    )
+    from jetpay_async.models import Capture, JSONValue, Preauthorization, TransactionState, TransactionStatus
+    from jetpay_async.money import Amount
+
+__all__ = [
+    "DEMO_URL",
+    "PRODUCTION_URL",
+    "APIError",
+    "Amount",
+    "AuthenticationError",
+    "Capture",
+    "Clock",
+    "ConfigurationError",
+    "ConflictError",
+    "FieldError",
+    "InvalidArgumentError",
+    "InvalidRequestError",
+    "JSONValue",
+    "JetpayClient",
+    "JetpayError",
+    "NotFoundError",
+    "NotSentError",
+    "Outcome",
+    "OutcomeUnknownError",
+    "PermissionDeniedError",
+    "Preauthorization",
+    "RateLimitedError",
+    "RetryPolicy",
+    "ServiceError",
+    "TransactionFailedError",
+    "TransactionState",
+    "TransactionStatus",
+    "__version__",
+]
+
+# Importing aiohttp takes far longer than verifying a webhook does; so a name is imported when it is first used (PEP 562).
+_HOMES = {
+    "DEMO_URL": "client",
+    "PRODUCTION_URL": "client",
+    "Amount": "money",
+    "Capture": "models",
+    "Clock": "_clock",
+    "JSONValue": "models",
+    "JetpayClient": "client",
+    "Preauthorization": "models",
+    "RetryPolicy": "_retry",
+    "TransactionState": "models",
+    "TransactionStatus": "models",
+    "__version__": "_version",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

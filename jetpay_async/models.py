@@ -1,0 +1,121 @@
+"""What the API answers, as frozen values.
+
+Two values are equal when what the API said is equal; ``raw``, ``attempts`` and ``elapsed`` do not take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["Capture", "JSONValue", "Preauthorization", "TransactionState", "TransactionStatus"]
+
+JSONValue: TypeAlias = Mapping[str, "JSONValue"] | Sequence["JSONValue"] | str | int | Decimal | bool | None
+"""Anything JSON can hold. Numbers with a point or an exponent are `decimal.Decimal`, never float."""
+
+
+class TransactionState(StrEnum):
+    """The state of a transaction: an open enumeration.
+
+    The members are the states that the vendor's guide names (``processing`` and ``cancelled`` are inferred). The
+    service has more, and may add some: ``TransactionState("settling")`` is a value too. It compares and hashes
+    like its string, prints it, and survives pickling and copying; only `known` tells the two kinds apart.
+    """
+
+    REQUESTED = "requested"
+    INITIATED = "initiated"
+    PREAUTHORIZED = "preauthorized"
+    PROCESSING = "processing"
+    PAID = "paid"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        state = str.__new__(cls, value)
+        state._name_ = value
+        state._value_ = value
+        return state
+
+    @property
+    def known(self) -> bool:
+        """Whether this is one of the states that this release names."""
+        return self._value_ in _KNOWN_STATES
+
+    def __repr__(self) -> str:
+        return f"<TransactionState.{self.name}>" if self.known else f"TransactionState({self.value!r})"
+
+
+_KNOWN_STATES = frozenset(state.value for state in TransactionState)
+
+
+@attrs.frozen(kw_only=True)
+class Preauthorization:
+    """Funds reserved on a saved card [guide]. Store ``debit_id``: it is the only way to capture them."""
+
+    debit_id: str
+    """What `JetpayClient.capture` takes."""
+    amount: Decimal
+    """Major units, exact, in the account's currency (CAD)."""
+    statement: str
+    """What the payer's bank statement shows."""
+    to_bank_account_id: str
+    """The merchant's account that the money goes to."""
+    contact_id: str
+    """The payer."""
+    from_credit_card_id: str
+    """The saved card."""
+    transaction_state: TransactionState
+    """``preauthorized``, as a rule."""
+    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
+    """The whole reply, unknown fields included."""
+    attempts: int = attrs.field(default=1, eq=False)
+    """How many requests it took; more than one only where the earlier ones never began to leave."""
+    elapsed: float = attrs.field(default=0.0, eq=False)
+    """Seconds from the call to the result."""
+
+
+@attrs.frozen(kw_only=True)
+class Capture:
+    """A debit captured in full [guide]."""
+
+    identifier: str
+    """The debit's id."""
+    state: TransactionState
+    """``paid``, as a rule."""
+    settled: bool = False
+    """True if learnt by reading the transaction's status rather than from the capture's own reply."""
+    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
+    """The whole reply that told it: the capture's, or the status's where ``settled``."""
+    attempts: int = attrs.field(default=1, eq=False)
+    """How many capture requests were made; 0 if it was found captured before any."""
+    elapsed: float = attrs.field(default=0.0, eq=False)
+    """Seconds from the call to the result."""
+
+
+@attrs.frozen(kw_only=True)
+class TransactionStatus:
+    """Where a transaction stands [docs]."""
+
+    state: TransactionState
+    """Known or not: unknown states are carried through."""
+    fail_reason: str | None = None
+    """The API's code, for example ``account_frozen``; accompanies ``failed``."""
+    fail_direction: str | None = None
+    """``pull`` or ``push``; accompanies ``failed``."""
+    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
+    """The whole reply, unknown fields included."""
+    attempts: int = attrs.field(default=1, eq=False)
+    """How many requests it took."""
+    elapsed: float = attrs.field(default=0.0, eq=False)
+    """Seconds from the call to the result."""

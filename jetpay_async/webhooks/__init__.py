@@ -1,0 +1,1 @@
+"""Receive webhook deliveries: verify the raw body, decode typed events."""
