@@ -1,0 +1,267 @@
+"""The REST calls: what each reads, does and answers. Pure; the network is in `_server`.
+
+The paths, the requests and the replies are those of the vendor's guide. What it is silent about, and is our reading:
+the path of the bank account call, the names of the scopes, the wording of every ``detail``, and that cancelling a
+preauthorization releases it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import attrs
+
+from jetpay_async.sandbox import _replies
+from jetpay_async.sandbox._forms import STATEMENT_LENGTH, Form
+from jetpay_async.sandbox._state import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from jetpay_async.models import JSONValue
+    from jetpay_async.sandbox._replies import Reply
+    from jetpay_async.sandbox._state import Account, Transaction
+
+__all__ = ["Api", "Received", "Route", "Scope"]
+
+_BANK_ACCOUNT_FIELDS = (
+    "institution",
+    "title",
+    "holder_name",
+    "account_type",
+    "transit_number",
+    "institution_number",
+    "account_number",
+    "holder_address",
+    "holder_address_postal_code",
+    "holder_address_city",
+    "holder_address_country",
+    "holder_email",
+)
+
+
+class Scope(StrEnum):
+    """What a token may do [docs: tokens are scoped; the names are the sandbox's own]."""
+
+    CONTACTS = "contacts"
+    """Create contacts, ask for the hosted card form."""
+    BANK_ACCOUNTS = "bank_accounts"
+    """Create bank accounts."""
+    CARD_PAYMENTS = "card_payments"
+    """Preauthorize and charge saved cards."""
+    CAPTURES = "captures"
+    """Capture debits."""
+    TRANSACTIONS = "transactions"
+    """Read the status of transactions."""
+    CANCELLATIONS = "cancellations"
+    """Cancel transactions."""
+    PAYMENTS = "payments"
+    """Request debits and credits."""
+    WEBHOOKS = "webhooks"
+    """Register and change webhooks."""
+
+
+@attrs.frozen
+class Received:
+    """What a request holds, once its route is known."""
+
+    identifiers: Sequence[str]
+    body: bytes
+    content_type: str
+
+    def form(self) -> Form:
+        """Read the body."""
+        return Form(self.body, self.content_type)
+
+
+@attrs.frozen
+class Route:
+    """One call: its name in faults and counts, its place, the scope that it asks for, and what answers it."""
+
+    name: str
+    method: str
+    path: str
+    scope: Scope | None
+    answer: Callable[[Received], Reply]
+
+
+class Api:
+    """The REST calls on one account.
+
+    Args:
+        account: What they read and change.
+        public_url: The sandbox's own address, once it is known.
+    """
+
+    def __init__(self, account: Account, public_url: Callable[[], str]) -> None:
+        self._account = account
+        self._public_url = public_url
+        self._tokens: dict[str, frozenset[Scope]] = {}
+
+    def issue_token(self, scopes: Iterable[Scope]) -> str:
+        """Make a token."""
+        token = f"sandbox_{self._account.new_id()}"
+        self._tokens[token] = frozenset(scopes)
+        return token
+
+    def revoke_token(self, token: str) -> None:
+        """Forget a token."""
+        self._tokens.pop(token, None)
+
+    def answer(self, route: Route, authorization: str, received: Received) -> Reply:
+        """Answer a request."""
+        try:
+            if route.scope is not None:
+                self._admit(route.scope, authorization)
+            return route.answer(received)
+        except Refusal as refusal:
+            challenge = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
+            return _replies.json(refusal.status, {"detail": refusal.detail}, challenge)
+
+    def routes(self) -> Iterable[Route]:
+        """List the calls."""
+        card = "/contact/{contact_id}/creditcards/{credit_card_id}"
+        return (
+            Route("preauthorize", "POST", f"{card}/preauthorize", Scope.CARD_PAYMENTS, self._preauthorize),
+            Route("charge", "POST", f"{card}/charge", Scope.CARD_PAYMENTS, self._charge),
+            Route("capture", "POST", "/debit/{debit_id}/capture", Scope.CAPTURES, self._capture),
+            Route("status", "GET", "/transaction/{identifier}/status", Scope.TRANSACTIONS, self._status),
+            Route("cancel", "DELETE", "/transaction/{identifier}", Scope.CANCELLATIONS, self._cancel),
+            Route("contact", "PUT", "/contact", Scope.CONTACTS, self._add_contact),
+            Route("card_url", "POST", "/contact/{contact_id}/creditcards/url", Scope.CONTACTS, self._card_url),
+            Route("bank_account", "PUT", "/contact/bank_account", Scope.BANK_ACCOUNTS, self._add_bank_account),
+            Route("debit", "PUT", "/debit", Scope.PAYMENTS, self._request_debit),
+            Route("credit", "PUT", "/credit", Scope.PAYMENTS, self._request_credit),
+        )
+
+    def _admit(self, scope: Scope, authorization: str) -> None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Refusal(401, "Not authenticated")
+        scopes = self._tokens.get(token)
+        if scopes is None:
+            raise Refusal(401, "Invalid authentication credentials")
+        if scope not in scopes:
+            raise Refusal(403, "Not enough permissions")
+
+    def _preauthorize(self, received: Received) -> Reply:
+        return _card_payment(self._reserve(received))
+
+    def _charge(self, received: Received) -> Reply:
+        return _card_payment(self._account.capture(self._reserve(received).identifier))
+
+    def _reserve(self, received: Received) -> Transaction:
+        contact_id, credit_card_id = received.identifiers
+        form = received.form()
+        amount = form.amount("amount")
+        to_bank_account_id = form.text("to_bank_account_id")
+        statement = form.text("statement", longest=STATEMENT_LENGTH)
+        form.check()
+        return self._account.preauthorize(
+            contact_id, credit_card_id, amount=amount, to_bank_account_id=to_bank_account_id, statement=statement
+        )
+
+    def _capture(self, received: Received) -> Reply:
+        debit = self._account.capture(received.identifiers[0])
+        return _replies.json(200, {"identifier": debit.identifier, "state": debit.state.value})
+
+    def _status(self, received: Received) -> Reply:
+        transaction = self._account.transaction(received.identifiers[0])
+        document: dict[str, JSONValue] = {"state": transaction.state.value}
+        if transaction.fail_reason is not None:
+            document["fail_reason"] = transaction.fail_reason
+        if transaction.fail_direction is not None:
+            document["fail_direction"] = transaction.fail_direction
+        return _replies.json(200, document)
+
+    def _cancel(self, received: Received) -> Reply:
+        self._account.cancel(received.identifiers[0])
+        return _replies.json(200, {"ok": True})
+
+    def _add_contact(self, received: Received) -> Reply:
+        form = received.form()
+        email, name = form.text("email"), form.text("name")
+        tags, language = form.texts("tags"), form.optional_text("language")
+        form.check()
+        contact = self._account.add_contact(email=email, name=name, tags=tags, language=language or "en")
+        return _replies.json(
+            200,
+            {
+                "identifier": contact.identifier,
+                "email": contact.email,
+                "name": contact.name,
+                "tags": contact.tags,
+                "language": contact.language,
+            },
+        )
+
+    def _card_url(self, received: Received) -> Reply:
+        card_form = self._account.open_card_form(received.identifiers[0])
+        url = f"{self._public_url()}/creditcards/form/{card_form.identifier}"
+        return _replies.json(200, {"url": url, "credit_card_id": card_form.credit_card_id})
+
+    def _add_bank_account(self, received: Received) -> Reply:
+        form = received.form()
+        contact_id = form.text("contact_id")
+        details = {name: form.text(name) for name in _BANK_ACCOUNT_FIELDS}
+        form.check()
+        bank_account = self._account.add_bank_account(contact_id, details)
+        return _replies.json(201, {"identifier": bank_account.identifier, "contact_id": contact_id, **details})
+
+    def _request_debit(self, received: Received) -> Reply:
+        form = received.form()
+        amount = form.amount("amount")
+        statement = form.text("statement", longest=STATEMENT_LENGTH)
+        note = form.optional_text("note")
+        to_bank_account_id = form.text("to_bank_account")
+        contact_id = form.optional_text("contact_id")
+        email, name = ("", "") if "contact_id" in form else (form.text("contact_email"), form.text("contact_name"))
+        form.check()
+        self._account.bank_account(to_bank_account_id)
+        if contact_id is None:
+            contact_id = self._account.add_contact(email=email, name=name, tags=(), language="en").identifier
+        return self._payment_link(
+            self._account.request_debit(
+                contact_id, amount=amount, to_bank_account_id=to_bank_account_id, statement=statement, note=note
+            )
+        )
+
+    def _request_credit(self, received: Received) -> Reply:
+        form = received.form()
+        amount = form.amount("amount")
+        statement = form.text("statement", longest=STATEMENT_LENGTH)
+        note = form.optional_text("note")
+        from_bank_account_id = form.text("from_bank_account")
+        to_bank_account_id = form.optional_text("to_bank_account")
+        contact_id = form.text("contact_id")
+        form.check()
+        return self._payment_link(
+            self._account.request_credit(
+                contact_id,
+                amount=amount,
+                from_bank_account_id=from_bank_account_id,
+                to_bank_account_id=to_bank_account_id,
+                statement=statement,
+                note=note,
+            )
+        )
+
+    def _payment_link(self, transaction: Transaction) -> Reply:
+        link = f"{self._public_url()}/payment/pay/{transaction.identifier}"
+        return _replies.json(201, {"identifier": transaction.identifier, "link": link})
+
+
+def _card_payment(debit: Transaction) -> Reply:
+    return _replies.json(
+        200,
+        {
+            "debit_id": debit.identifier,
+            "amount": debit.amount,
+            "statement": debit.statement,
+            "to_bank_account_id": debit.to_bank_account_id,
+            "contact_id": debit.contact_id,
+            "from_credit_card_id": debit.from_credit_card_id,
+            "transaction_state": debit.state.value,
+        },
+    )

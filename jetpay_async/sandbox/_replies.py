@@ -1,0 +1,66 @@
+"""What leaves: a whole reply, or what is left of one. Pure: the bytes of a broken reply are made here too."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import attrs
+
+from jetpay_async import _json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jetpay_async.models import JSONValue
+
+__all__ = ["Broken", "Reply", "empty", "html", "json"]
+
+
+@attrs.frozen
+class Reply:
+    """A whole reply."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@attrs.frozen
+class Broken:
+    """What leaves before the connection ends: nothing, or a part of a reply.
+
+    Attributes:
+        sent: The bytes.
+        reset: Whether the connection is reset (RST) rather than closed.
+    """
+
+    sent: bytes = b""
+    reset: bool = False
+
+
+def json(status: int, document: JSONValue, headers: Mapping[str, str] | None = None) -> Reply:
+    """Make a JSON reply."""
+    return Reply(status, _json.dump(document), {"Content-Type": "application/json", **(headers or {})})
+
+
+def html(status: int, text: str) -> Reply:
+    """Make a page, as a proxy does."""
+    return Reply(status, text.encode(), {"Content-Type": "text/html; charset=utf-8"})
+
+
+def empty(status: int, headers: Mapping[str, str] | None = None) -> Reply:
+    """Make a reply without a body."""
+    return Reply(status, b"", headers or {})
+
+
+def head(reply: Reply) -> bytes:
+    """Write the status line and the headers, as HTTP/1.1 has them."""
+    try:
+        phrase = HTTPStatus(reply.status).phrase
+    except ValueError:
+        phrase = ""
+    lines = [f"HTTP/1.1 {reply.status} {phrase}"]
+    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+    lines.append(f"Content-Length: {len(reply.body)}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"

@@ -1,0 +1,402 @@
+"""What the service remembers: contacts, cards, bank accounts, transactions, events. Pure: no network, no loop.
+
+The state machine of a debit that is paid by card::
+
+    preauthorize ──▶ preauthorized ──capture──▶ paid ──▶ completed
+                          │                      ▲  └──▶ failed (push)
+                          │ DELETE               │
+                          ▼                  processing ──▶ failed (pull)
+                      cancelled                  ▲
+                                                 └── capture, where the bank is slow
+
+Money is taken in the one step that makes a debit ``paid``; `Transaction.captures` counts these steps.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from random import Random
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import attrs
+
+from jetpay_async.models import JSONValue, TransactionState
+from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehaviour
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from decimal import Decimal
+
+__all__ = ["Account", "BankAccount", "Contact", "CreditCard", "Event", "EventLog", "Refusal", "Transaction"]
+
+_T = TypeVar("_T")
+
+_BEFORE_ANY_FUNDS = frozenset({TransactionState.REQUESTED, TransactionState.INITIATED, TransactionState.PREAUTHORIZED})
+_OVER = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
+
+# The only type names that the vendor prints [docs]; that a change of state carries the same name as the creation is
+# [inferred], as is the name of the tokenization's event. `data.state` is what tells paid from failed.
+_EVENT_TYPES = {"debit": "transactions.debits.created", "credit": "transactions.credits.created"}
+_CARD_TOKENIZED = "credit_cards.tokenization.created"
+
+
+class Refusal(Exception):
+    """The service says no.
+
+    Attributes:
+        status: The HTTP status.
+        detail: What ``{"detail": ...}`` holds: words, or a list of complaints.
+    """
+
+    def __init__(self, status: int, detail: JSONValue) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+
+
+@attrs.frozen(kw_only=True)
+class Contact:
+    """A payer or payee."""
+
+    identifier: str
+    email: str
+    name: str
+    tags: tuple[str, ...] = ()
+    language: str = "en"
+
+
+@attrs.frozen(kw_only=True)
+class CreditCard:
+    """A tokenized card of a contact."""
+
+    identifier: str
+    contact_id: str
+    behaviour: CardBehaviour
+
+
+@attrs.frozen(kw_only=True)
+class CardForm:
+    """A hosted card form that waits for its payer: once filled in, it is gone."""
+
+    identifier: str
+    contact_id: str
+    credit_card_id: str
+
+
+@attrs.frozen(kw_only=True)
+class BankAccount:
+    """A bank account: the merchant's own (``contact_id`` is None) or a contact's."""
+
+    identifier: str
+    contact_id: str | None = None
+    details: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Transaction:
+    """A debit or a credit as it stands: a snapshot, which later changes leave alone.
+
+    Attributes:
+        identifier: The debit id, which is the transaction's id too.
+        kind: ``debit`` or ``credit``.
+        amount: Major units, exact.
+        statement: What the bank statement shows.
+        state: Where it stands.
+        contact_id: The other party.
+        from_credit_card_id: The saved card, if it is paid by one.
+        from_bank_account_id: Where a credit's money comes from.
+        to_bank_account_id: Where the money goes; None for a credit whose payee has not said yet.
+        note: The merchant's note.
+        captures: How many times the money was taken. More than one is the disaster that this project exists to prevent.
+        fail_reason: The bank's code, once ``failed``.
+        fail_direction: ``pull`` or ``push``, once ``failed``.
+    """
+
+    identifier: str
+    kind: Literal["debit", "credit"]
+    amount: Decimal
+    statement: str
+    state: TransactionState
+    contact_id: str
+    from_credit_card_id: str | None = None
+    from_bank_account_id: str | None = None
+    to_bank_account_id: str | None = None
+    note: str | None = None
+    captures: int = 0
+    fail_reason: str | None = None
+    fail_direction: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """One event, as a delivery carries it [docs]."""
+
+    id: int
+    created_at: datetime
+    type: str
+    data: Mapping[str, JSONValue]
+
+    def document(self) -> JSONValue:
+        """Write it as a delivery does: in camelCase."""
+        created = self.created_at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return {"id": self.id, "createdAt": created, "type": self.type, "data": self.data}
+
+
+class EventLog:
+    """Every event, with ids that count from 1 and are neither skipped nor reused."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._events: list[Event] = []
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def last_id(self) -> int:
+        """The id of the newest event; 0 before the first."""
+        return len(self._events)
+
+    def append(self, kind: str, data: Mapping[str, JSONValue]) -> None:
+        """Record an event and tell the listeners."""
+        created = datetime.fromtimestamp(self._now(), UTC)
+        self._events.append(Event(id=self.last_id + 1, created_at=created, type=kind, data=data))
+        for listener in self._listeners:
+            listener()
+
+    def after(self, event_id: int, limit: int | None = None) -> Sequence[Event]:
+        """Return the events that follow an id, at most so many."""
+        return self._events[event_id : None if limit is None else event_id + limit]
+
+    def first_since(self, moment: datetime) -> int:
+        """Return the id of the first event at or after a moment; the next id to come if there is none."""
+        return next((event.id for event in self._events if event.created_at >= moment), self.last_id + 1)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call this at every event from now on."""
+        self._listeners.append(listener)
+
+
+class Account:
+    """The merchant's account: its contacts, cards, bank accounts and transactions.
+
+    Args:
+        seed: Where the identifiers come from; the same seed gives the same ones.
+        now: Seconds since the epoch.
+        defer: Run something after the bank's delay.
+        refuses_second_capture: Whether a debit that was captured is guarded with a 409.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        now: Callable[[], float],
+        defer: Callable[[Callable[[], None]], None],
+        refuses_second_capture: bool,
+    ) -> None:
+        self._random = Random(seed)  # noqa: S311 - reproducible on purpose
+        self._defer = defer
+        self._refuses_second_capture = refuses_second_capture
+        self.events = EventLog(now)
+        self.contacts: dict[str, Contact] = {}
+        self.credit_cards: dict[str, CreditCard] = {}
+        self.bank_accounts: dict[str, BankAccount] = {}
+        self.transactions: dict[str, Transaction] = {}
+        self._card_forms: dict[str, CardForm] = {}
+        self.captured_twice: dict[str, None] = {}
+
+    def new_id(self) -> str:
+        """Draw an identifier: a UUID."""
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    def add_contact(self, *, email: str, name: str, tags: Iterable[str], language: str) -> Contact:
+        """Create a contact."""
+        contact = Contact(identifier=self.new_id(), email=email, name=name, tags=tuple(tags), language=language)
+        self.contacts[contact.identifier] = contact
+        return contact
+
+    def add_credit_card(self, contact_id: str, card_number: str, *, identifier: str | None = None) -> CreditCard:
+        """Tokenize a card."""
+        contact = self.contact(contact_id)
+        card = CreditCard(
+            identifier=identifier or self.new_id(),
+            contact_id=contact.identifier,
+            behaviour=CARDS.get(card_number, CARDS[APPROVED]),
+        )
+        self.credit_cards[card.identifier] = card
+        return card
+
+    def add_bank_account(self, contact_id: str | None, details: Mapping[str, str]) -> BankAccount:
+        """Create a bank account: a contact's, or the merchant's own."""
+        if contact_id is not None:
+            self.contact(contact_id)
+        bank_account = BankAccount(identifier=self.new_id(), contact_id=contact_id, details=details)
+        self.bank_accounts[bank_account.identifier] = bank_account
+        return bank_account
+
+    def contact(self, identifier: str) -> Contact:
+        """Look a contact up."""
+        return _found(self.contacts.get(identifier), "Contact")
+
+    def bank_account(self, identifier: str) -> BankAccount:
+        """Look a bank account up."""
+        return _found(self.bank_accounts.get(identifier), "Bank account")
+
+    def transaction(self, identifier: str) -> Transaction:
+        """Look a transaction up, of either kind."""
+        return _found(self.transactions.get(identifier), "Transaction")
+
+    def preauthorize(
+        self, contact_id: str, credit_card_id: str, *, amount: Decimal, to_bank_account_id: str, statement: str
+    ) -> Transaction:
+        """Reserve funds on a card."""
+        contact = self.contact(contact_id)
+        card = self._card(contact, credit_card_id)
+        bank_account = self.bank_account(to_bank_account_id)
+        if card.behaviour.declined is not None:
+            raise Refusal(402, card.behaviour.declined)
+        return self._store(
+            Transaction(
+                identifier=self.new_id(),
+                kind="debit",
+                amount=amount,
+                statement=statement,
+                state=TransactionState.PREAUTHORIZED,
+                contact_id=contact.identifier,
+                from_credit_card_id=card.identifier,
+                to_bank_account_id=bank_account.identifier,
+            )
+        )
+
+    def capture(self, debit_id: str) -> Transaction:
+        """Take the reserved funds."""
+        debit = self.transactions.get(debit_id)
+        if debit is None or debit.kind != "debit":
+            raise Refusal(404, "Debit not found")
+        if debit.from_credit_card_id is None:
+            raise Refusal(409, "Debit was not preauthorized: there is nothing to capture")
+        if debit.state is not TransactionState.PREAUTHORIZED and (self._refuses_second_capture or debit.state in _OVER):
+            raise Refusal(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
+        behaviour = self.credit_cards[debit.from_credit_card_id].behaviour
+        if behaviour.later is not None:
+            later = behaviour.later
+            self._defer(lambda: self._follow(debit_id, later, behaviour))
+        return self._follow(debit_id, behaviour.capture, behaviour)
+
+    def cancel(self, identifier: str) -> None:
+        """Release a transaction of which no funds have been pulled."""
+        transaction = self.transaction(identifier)
+        if transaction.state not in _BEFORE_ANY_FUNDS:
+            raise Refusal(409, f"Transaction is {transaction.state}: it can't be cancelled any more")
+        self.move(identifier, TransactionState.CANCELLED)
+
+    def request_debit(
+        self, contact_id: str, *, amount: Decimal, to_bank_account_id: str, statement: str, note: str | None
+    ) -> Transaction:
+        """Ask a contact to pay through a link."""
+        return self._store(
+            Transaction(
+                identifier=self.new_id(),
+                kind="debit",
+                amount=amount,
+                statement=statement,
+                state=TransactionState.REQUESTED,
+                contact_id=self.contact(contact_id).identifier,
+                to_bank_account_id=self.bank_account(to_bank_account_id).identifier,
+                note=note,
+            )
+        )
+
+    def request_credit(
+        self,
+        contact_id: str,
+        *,
+        amount: Decimal,
+        from_bank_account_id: str,
+        to_bank_account_id: str | None,
+        statement: str,
+        note: str | None,
+    ) -> Transaction:
+        """Pay a contact, who says through a link where to, unless that is known."""
+        return self._store(
+            Transaction(
+                identifier=self.new_id(),
+                kind="credit",
+                amount=amount,
+                statement=statement,
+                state=TransactionState.REQUESTED,
+                contact_id=self.contact(contact_id).identifier,
+                from_bank_account_id=self.bank_account(from_bank_account_id).identifier,
+                to_bank_account_id=to_bank_account_id and self.bank_account(to_bank_account_id).identifier,
+                note=note,
+            )
+        )
+
+    def move(
+        self,
+        identifier: str,
+        state: TransactionState,
+        *,
+        fail_reason: str | None = None,
+        fail_direction: str | None = None,
+    ) -> Transaction:
+        """Put a transaction into a state and record the event; becoming ``paid`` is what takes a debit's money."""
+        transaction = self.transaction(identifier)
+        takes = state is TransactionState.PAID and transaction.kind == "debit"
+        moved = attrs.evolve(
+            transaction,
+            state=state,
+            captures=transaction.captures + takes,
+            fail_reason=fail_reason,
+            fail_direction=fail_direction,
+        )
+        if moved.captures > 1:
+            self.captured_twice[identifier] = None
+        return self._store(moved)
+
+    def open_card_form(self, contact_id: str) -> CardForm:
+        """Prepare the hosted form in which a contact will type a card's number."""
+        contact = self.contact(contact_id)
+        card_form = CardForm(identifier=self.new_id(), contact_id=contact.identifier, credit_card_id=self.new_id())
+        self._card_forms[card_form.identifier] = card_form
+        return card_form
+
+    def card_form(self, identifier: str) -> CardForm:
+        """Look a hosted form up that still waits."""
+        return _found(self._card_forms.get(identifier), "Form")
+
+    def submit_card_form(self, identifier: str, card_number: str) -> None:
+        """Tokenize the card that was typed into a hosted form, and record the event."""
+        card_form = self.card_form(identifier)
+        del self._card_forms[identifier]
+        card = self.add_credit_card(card_form.contact_id, card_number, identifier=card_form.credit_card_id)
+        self.events.append(_CARD_TOKENIZED, {"creditCardId": card.identifier, "contactId": card.contact_id})
+
+    def _card(self, contact: Contact, identifier: str) -> CreditCard:
+        card = self.credit_cards.get(identifier)
+        return _found(card if card and card.contact_id == contact.identifier else None, "Credit card")
+
+    def _store(self, transaction: Transaction) -> Transaction:
+        self.transactions[transaction.identifier] = transaction
+        data: dict[str, JSONValue] = {"state": transaction.state.value, "transactionId": transaction.identifier}
+        if transaction.fail_reason is not None:
+            data["failReason"] = transaction.fail_reason
+        if transaction.fail_direction is not None:
+            data["failDirection"] = transaction.fail_direction
+        self.events.append(_EVENT_TYPES[transaction.kind], data)
+        return transaction
+
+    def _follow(self, identifier: str, state: TransactionState, behaviour: CardBehaviour) -> Transaction:
+        failed = state is TransactionState.FAILED
+        return self.move(
+            identifier,
+            state,
+            fail_reason=behaviour.fail_reason if failed else None,
+            fail_direction=behaviour.fail_direction if failed else None,
+        )
+
+
+def _found(value: _T | None, what: str) -> _T:
+    if value is None:
+        raise Refusal(404, f"{what} not found")
+    return value
