@@ -64,7 +64,7 @@ __all__ = [
     "__version__",
 ]
 
-# Importing aiohttp takes far longer than verifying a webhook does; so a name is imported when it is first used (PEP 562).
+# Importing aiohttp takes far longer than verifying a webhook; so a name is imported when it is first used (PEP 562).
 _HOMES = {
     "DEMO_URL": "client",
     "PRODUCTION_URL": "client",

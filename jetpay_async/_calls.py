@@ -1,0 +1,297 @@
+"""What to send: arguments in, a `Call` out. Pure.
+
+Each `Operation` declares once what sending it twice would mean; nothing else in the package decides that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from enum import Enum
+from typing import Generic, TypeVar
+from urllib.parse import quote
+
+import attrs
+
+from jetpay_async import _json
+from jetpay_async._codec import CancelReply, CaptureReply, PreauthorizeReply, Shape, StatusReply
+from jetpay_async.errors import InvalidArgumentError, TransactionFailedError
+from jetpay_async.models import Capture, JSONValue, Preauthorization, TransactionState, TransactionStatus
+from jetpay_async.money import Amount, to_amount
+
+_T = TypeVar("_T")
+
+STATEMENT_LIMIT = 30
+"""Characters of ``statement`` [docs]."""
+
+
+class Resend(Enum):
+    """What to do when a request began to leave and no usable answer came."""
+
+    READ = "read"
+    """Nothing moves: send it again."""
+    SETTLE = "settle"
+    """Read the transaction's status, then decide."""
+    STOP = "stop"
+    """There is nothing to read it from: never again."""
+
+
+@attrs.frozen
+class Facts:
+    """What is known of a call besides its reply."""
+
+    attempts: int
+    elapsed: float
+    status: int
+    request_id: str | None
+
+
+@attrs.frozen
+class Goal(Generic[_T]):
+    """What the states of a transaction say about an operation on it."""
+
+    done: frozenset[TransactionState]
+    """It has happened."""
+    undone: frozenset[TransactionState]
+    """It has not happened, and can."""
+    over: frozenset[TransactionState]
+    """It has not happened, and can't any more."""
+    settled: Callable[[Call[_T], TransactionStatus, Facts], _T]
+    """The result, from a status that says ``done``."""
+
+
+@attrs.frozen
+class Operation(Generic[_T]):
+    """One operation of the API, whatever its arguments."""
+
+    name: str
+    method: str
+    resend: Resend
+    read: Callable[[Call[_T], dict[str, JSONValue], Facts], _T]
+    """From the JSON of a 2xx to the result. Raises `ValueError` if that is not what it says, `TransactionFailedError`
+    if it says that the transaction is over."""
+    goal: Goal[_T] | None = None
+    """For `Resend.SETTLE`."""
+
+
+@attrs.frozen
+class Call(Generic[_T]):
+    """One request, ready to be sent."""
+
+    operation: Operation[_T]
+    path: str
+    """Percent-encoded, from the root of the API."""
+    arguments: Mapping[str, str]
+    """What was asked, for the errors."""
+    debit_id: str | None = None
+    body: bytes = b""
+
+
+def preauthorize(
+    *, contact_id: str, credit_card_id: str, amount: Amount, to_bank_account_id: str, statement: str
+) -> Call[Preauthorization]:
+    """Reserve an amount on a saved card [guide]."""
+    exact = to_amount(amount)
+    _check_id(to_bank_account_id, "to_bank_account_id")
+    _check_statement(statement)
+    path = f"/contact/{_segment(contact_id, 'contact_id')}/creditcards/{_segment(credit_card_id, 'credit_card_id')}"
+    body: dict[str, JSONValue] = {"amount": exact, "to_bank_account_id": to_bank_account_id, "statement": statement}
+    return Call(
+        operation=PREAUTHORIZE,
+        path=f"{path}/preauthorize",
+        arguments={
+            "contact_id": contact_id,
+            "credit_card_id": credit_card_id,
+            "amount": str(exact),
+            "to_bank_account_id": to_bank_account_id,
+            "statement": statement,
+        },
+        body=_json.dump(body),
+    )
+
+
+def capture(debit_id: str) -> Call[Capture]:
+    """Take the full amount of a preauthorized debit [guide]."""
+    return Call(CAPTURE, f"/debit/{_segment(debit_id, 'debit_id')}/capture", {"debit_id": debit_id}, debit_id)
+
+
+def transaction_status(identifier: str) -> Call[TransactionStatus]:
+    """Read where a transaction stands [docs]."""
+    path = f"/transaction/{_segment(identifier, 'identifier')}/status"
+    return Call(STATUS, path, {"identifier": identifier}, identifier)
+
+
+def cancel_transaction(identifier: str) -> Call[None]:
+    """Cancel a transaction while no funds have been pulled [docs]."""
+    path = f"/transaction/{_segment(identifier, 'identifier')}"
+    return Call(CANCEL, path, {"identifier": identifier}, identifier)
+
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]+")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\\ud800-\udfff]|^\s|\s$|^\.{1,2}$")
+_ID_LIMIT = 255
+
+
+def _segment(value: str, field: str) -> str:
+    """Percent-encode an id as one segment of a path."""
+    if isinstance(value, str) and _PLAIN_ID.fullmatch(value) and len(value) <= _ID_LIMIT:
+        return value
+    _check_id(value, field)
+    return quote(value, safe="")
+
+
+def _check_id(value: str, field: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{field}: an id is a str, not {type(value).__name__}", field=field)
+    if not value:
+        raise InvalidArgumentError(f"{field}: is empty; pass the id that the API gave", field=field)
+    # Servers decode %2F before they route, so an encoded slash would still reach another resource.
+    if len(value) > _ID_LIMIT or _FORBIDDEN.search(value):
+        raise InvalidArgumentError(
+            f"{field}: {value[:60]!r} is not an id: no slash, dot segment, control character or surrounding space, and "
+            f"at most {_ID_LIMIT} characters; pass it exactly as the API gave it",
+            field=field,
+        )
+
+
+def _check_statement(statement: str) -> None:
+    field = "statement"
+    if not isinstance(statement, str):
+        raise InvalidArgumentError(f"{field}: is a str, not {type(statement).__name__}", field=field)
+    if not statement.strip():
+        raise InvalidArgumentError(f"{field}: is empty; it is what the payer's bank statement shows", field=field)
+    if len(statement) > STATEMENT_LIMIT:
+        raise InvalidArgumentError(
+            f"{field}: has {len(statement)} characters; the API takes at most {STATEMENT_LIMIT}, so shorten it",
+            field=field,
+        )
+    if not statement.isprintable():
+        raise InvalidArgumentError(f"{field}: has unprintable characters; remove {statement!a}", field=field)
+
+
+_preauthorize_shape = Shape(PreauthorizeReply)
+_capture_shape = Shape(CaptureReply)
+_status_shape = Shape(StatusReply)
+_cancel_shape = Shape(CancelReply)
+
+_PAID = frozenset({TransactionState.PAID, TransactionState.COMPLETED})
+_LOST = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
+_RESERVED = frozenset({TransactionState.PREAUTHORIZED})
+
+
+def _read_preauthorize(call: Call[Preauthorization], document: dict[str, JSONValue], facts: Facts) -> Preauthorization:
+    reply = _preauthorize_shape.read(document)
+    asked = call.arguments
+    # A reply that belongs to another request would tie this customer's booking to somebody else's money.
+    if (reply.contact_id, reply.from_credit_card_id) != (asked["contact_id"], asked["credit_card_id"]):
+        raise ValueError("the reply is about another contact or card")
+    if reply.amount != Decimal(asked["amount"]):
+        raise ValueError(f"the reply is about another amount, {reply.amount}")
+    if reply.transaction_state in _LOST:
+        raise over(call, TransactionStatus(state=reply.transaction_state, raw=document), facts, debit_id=reply.debit_id)
+    return Preauthorization(
+        debit_id=reply.debit_id,
+        amount=reply.amount,
+        statement=reply.statement,
+        to_bank_account_id=reply.to_bank_account_id,
+        contact_id=reply.contact_id,
+        from_credit_card_id=reply.from_credit_card_id,
+        transaction_state=reply.transaction_state,
+        raw=document,
+        attempts=facts.attempts,
+        elapsed=facts.elapsed,
+    )
+
+
+def _read_capture(call: Call[Capture], document: dict[str, JSONValue], facts: Facts) -> Capture:
+    reply = _capture_shape.read(document)
+    if reply.identifier != call.debit_id:
+        raise ValueError("the reply is about another debit")
+    if reply.state in _RESERVED:
+        raise ValueError("the reply says that the debit is still preauthorized")
+    if reply.state in _LOST:
+        raise over(call, TransactionStatus(state=reply.state, raw=document), facts)
+    return Capture(
+        identifier=reply.identifier,
+        state=reply.state,
+        raw=document,
+        attempts=facts.attempts,
+        elapsed=facts.elapsed,
+    )
+
+
+def _settled_capture(call: Call[Capture], status: TransactionStatus, facts: Facts) -> Capture:
+    return Capture(
+        identifier=call.arguments["debit_id"],
+        state=status.state,
+        settled=True,
+        raw=status.raw,
+        attempts=facts.attempts,
+        elapsed=facts.elapsed,
+    )
+
+
+def _read_status(_: Call[TransactionStatus], document: dict[str, JSONValue], facts: Facts) -> TransactionStatus:
+    reply = _status_shape.read(document)
+    return TransactionStatus(
+        state=reply.state,
+        fail_reason=reply.fail_reason,
+        fail_direction=reply.fail_direction,
+        raw=document,
+        attempts=facts.attempts,
+        elapsed=facts.elapsed,
+    )
+
+
+def _read_cancel(_: Call[None], document: dict[str, JSONValue], __: Facts) -> None:
+    if not _cancel_shape.read(document).ok:
+        raise ValueError("the reply says neither that it was cancelled nor why not")
+
+
+def _settled_cancel(_: Call[None], __: TransactionStatus, ___: Facts) -> None:
+    return None
+
+
+def over(
+    call: Call[_T], status: TransactionStatus, facts: Facts, *, debit_id: str | None = None
+) -> TransactionFailedError:
+    """Make the error for a transaction that is in a final state other than the one asked for."""
+    reason = f" ({status.fail_reason})" if status.fail_reason else ""
+    return TransactionFailedError(
+        f"the transaction is {status.state}{reason}, and final",
+        operation=call.operation.name,
+        debit_id=debit_id or call.debit_id,
+        status=facts.status,
+        request_id=facts.request_id,
+        attempts=facts.attempts,
+        elapsed=facts.elapsed,
+        detail=status.fail_reason or "",
+        state=status.state,
+        fail_reason=status.fail_reason,
+        fail_direction=status.fail_direction,
+    )
+
+
+PREAUTHORIZE = Operation("preauthorize", "POST", Resend.STOP, _read_preauthorize)
+CAPTURE = Operation(
+    "capture",
+    "POST",
+    Resend.SETTLE,
+    _read_capture,
+    Goal(done=_PAID, undone=_RESERVED, over=_LOST, settled=_settled_capture),
+)
+STATUS = Operation("transaction_status", "GET", Resend.READ, _read_status)
+# That a cancelled transaction reads "cancelled", and that a reservation is released this way, is inferred.
+CANCEL = Operation(
+    "cancel_transaction",
+    "DELETE",
+    Resend.SETTLE,
+    _read_cancel,
+    Goal(
+        done=frozenset({TransactionState.CANCELLED}),
+        undone=_RESERVED | {TransactionState.REQUESTED, TransactionState.INITIATED},
+        over=_PAID | {TransactionState.FAILED},
+        settled=_settled_cancel,
+    ),
+)

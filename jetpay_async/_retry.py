@@ -1,0 +1,128 @@
+"""When to send again: the policy, and one pure function that applies it."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+import attrs
+
+from jetpay_async._calls import Resend
+from jetpay_async.errors import ConfigurationError
+
+__all__ = ["RetryPolicy"]
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """How often, and how patiently, a request is sent again where that can't move money twice.
+
+    What may be sent again is not a matter of policy: a read always, a capture once its status proves that the earlier
+    one did nothing, any write that never began to leave. The deadline of the call (``timeout``) bounds everything.
+
+    Attributes:
+        max_attempts: How many times one request may be sent at most; 1 means never again.
+        base_delay: Seconds before the second attempt; doubled for each further one.
+        max_delay: Seconds that the doubling stops at. A delay is drawn from the upper half of its range, at the cap as
+            well, so that clients which failed together do not come back together.
+        settle_after: Seconds after a capture was given up until it can no longer be on its way. Only a status read
+            that begins later is believed when it says ``preauthorized``. The API's own processing limit is not
+            documented: 5 seconds are inferred; make it longer if in doubt.
+        resend_rate_limited: Whether a write answered by 429 may be sent again. That the API has not processed such a
+            request is inferred; say False to have `RateLimitedError` raised at once.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
+
+    max_attempts: int = 5
+    base_delay: float = 0.5
+    max_delay: float = 8.0
+    settle_after: float = 5.0
+    resend_rate_limited: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
+            raise ConfigurationError(f"RetryPolicy: max_attempts={self.max_attempts!r} must be an int of at least 1")
+        for name in ("base_delay", "max_delay", "settle_after"):
+            value = getattr(self, name)
+            if type(value) not in {int, float} or not 0 <= value < math.inf:
+                raise ConfigurationError(f"RetryPolicy: {name}={value!r} must be a number of seconds, 0 or more")
+
+    def delay(self, attempt: int, chance: float) -> float:
+        """Seconds to wait after this attempt (1, 2, ...); ``chance`` is a random number in [0, 1)."""
+        longest = min(self.max_delay, self.base_delay * 2.0 ** min(attempt - 1, 64))
+        return longest * (0.5 + chance / 2)
+
+
+class Happened(Enum):
+    """What became of one attempt."""
+
+    UNSENT = "unsent"
+    """It never began to leave."""
+    UNANSWERED = "unanswered"
+    """It began to leave, and no usable answer came."""
+    RATE_LIMITED = "rate limited"
+    """The API said 429."""
+    REFUSED = "refused"
+    """The API said no."""
+
+
+class Step(Enum):
+    """What to do next."""
+
+    AGAIN = "again"
+    SETTLE = "settle"
+    STOP = "stop"
+
+
+@attrs.frozen
+class Decision:
+    """A step, and how long to wait before it."""
+
+    step: Step
+    delay: float = 0.0
+
+
+_STOP = Decision(Step.STOP)
+
+
+def decide(
+    happened: Happened,
+    resend: Resend,
+    policy: RetryPolicy,
+    *,
+    attempt: int,
+    remaining: float,
+    chance: float,
+    retry_after: float | None = None,
+) -> Decision:
+    """Decide what follows an attempt.
+
+    Args:
+        happened: What became of it.
+        resend: What sending the operation twice would mean.
+        policy: The caller's policy.
+        attempt: Which attempt it was: 1, 2, ...
+        remaining: Seconds until the deadline.
+        chance: A random number in [0, 1).
+        retry_after: Seconds that the service asked to wait.
+    """
+    if happened is Happened.UNANSWERED and resend is Resend.SETTLE:
+        return Decision(Step.SETTLE)
+    if attempt >= policy.max_attempts or not _may_leave_again(happened, resend, policy):
+        return _STOP
+    delay = max(policy.delay(attempt, chance), retry_after or 0.0)
+    return Decision(Step.AGAIN, delay) if delay < remaining else _STOP
+
+
+def _may_leave_again(happened: Happened, resend: Resend, policy: RetryPolicy) -> bool:
+    match happened:
+        case Happened.UNSENT:
+            return True
+        case Happened.RATE_LIMITED:
+            return resend is Resend.READ or policy.resend_rate_limited
+        case Happened.UNANSWERED:
+            return resend is Resend.READ
+        case Happened.REFUSED:
+            return False

@@ -1,0 +1,383 @@
+"""Carry one call through, within one deadline: attempts, waiting, settling.
+
+What may be sent again is declared in `_calls`, when is decided in `_retry`; here it is done.
+
+An outcome is *doubtful* from the moment a write begins to leave until a usable answer comes. A doubtful call ends in
+exactly one of three ways: the status proves what happened, the status proves that nothing happened (and it may be sent
+again), or `OutcomeUnknownError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import attrs
+
+from jetpay_async import _replies
+from jetpay_async._calls import Call, Facts, Goal, Resend, over, transaction_status
+from jetpay_async._log import logger
+from jetpay_async._replies import Reply, Unanswered
+from jetpay_async._retry import Decision, Happened, RetryPolicy, Step, decide
+from jetpay_async._transport import GuardedBody, Transport
+from jetpay_async.errors import (
+    APIError,
+    AuthenticationError,
+    ConfigurationError,
+    Context,
+    JetpayError,
+    NotSentError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServiceError,
+    TransactionFailedError,
+)
+from jetpay_async.models import TransactionState, TransactionStatus
+
+if TYPE_CHECKING:
+    from jetpay_async._clock import Clock
+
+_T = TypeVar("_T")
+_Read = TypeVar("_Read")
+
+# A capture that gets no byte for this share of its time is given up, so that the rest is left to settle it.
+_SILENCE = 2 / 3
+
+# Seconds between two looks at a status, however short the policy's delays are.
+_SHORTEST_LOOK = 0.05
+
+OnUnknown = Callable[[OutcomeUnknownError], object]
+"""Told of each unknown outcome, the cancelled ones included."""
+
+
+@attrs.frozen
+class Options:
+    """What a call may be given differently from another of the same client."""
+
+    timeout: float
+    retry: RetryPolicy
+
+
+@attrs.define(eq=False)
+class Pursuit(Generic[_T]):
+    """One call on its way, and all that is known of it."""
+
+    call: Call[_T]
+    options: Options
+    began: float
+    """Monotonic."""
+    deadline: float
+    """Monotonic."""
+    attempts: int = 0
+    body: GuardedBody | None = None
+    """Of the latest attempt."""
+    doubtful: bool = False
+    """An earlier request may have been carried out, or may still be."""
+    given_up_at: float = 0.0
+    """When the latest doubtful request was given up. Monotonic."""
+    state: TransactionState | None = None
+    """What the status said last."""
+    trouble: Unanswered | None = None
+    """Why there is no answer."""
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it would be a guess to say what became of it."""
+        return self.doubtful or (self.body is not None and self.body.started)
+
+
+@attrs.frozen
+class _Settled(Generic[_T]):
+    """Wraps a result, which may itself be None."""
+
+    result: _T
+
+
+class Runner:
+    """Carries calls through over one transport."""
+
+    def __init__(self, transport: Transport, clock: Clock, on_unknown: OnUnknown | None) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._on_unknown = on_unknown
+
+    def pursue(self, call: Call[_T], options: Options, *, given_up_at: float | None = None) -> Pursuit[_T]:
+        """Start the clock for a call.
+
+        Args:
+            call: What to do.
+            options: How long and how patiently.
+            given_up_at: If the same operation was left doubtful before: when (monotonic). It is settled first.
+        """
+        now = self._clock.monotonic()
+        pursuit = Pursuit(call, options, now, now + options.timeout)
+        if given_up_at is not None:
+            pursuit.doubtful = True
+            pursuit.given_up_at = given_up_at
+        return pursuit
+
+    async def run(self, pursuit: Pursuit[_T]) -> _T:
+        """Carry it through.
+
+        Raises:
+            JetpayError: As documented for the client's methods.
+            asyncio.CancelledError: With a note, if the outcome is unknown.
+        """
+        try:
+            return await self._run(pursuit)
+        except asyncio.CancelledError as cancel:
+            if pursuit.body is not None:
+                pursuit.body.seal()
+            if pursuit.unknown:
+                if not pursuit.doubtful:
+                    pursuit.doubtful = True
+                    pursuit.given_up_at = self._clock.monotonic()
+                cancel.add_note(str(self._unknown(pursuit, "the call was cancelled")))
+            raise
+
+    def late(self, pursuit: Pursuit[_T]) -> JetpayError:
+        """Make the error for a caller whose time is up while the call goes on for another."""
+        if pursuit.unknown:
+            return self._unknown(pursuit, "no answer in time; the request is still under way for another caller")
+        return self._failure(NotSentError, pursuit, "nothing was sent in time")
+
+    async def _run(self, pursuit: Pursuit[_T]) -> _T:
+        while True:
+            if pursuit.doubtful and (settled := await self._settle(pursuit)) is not None:
+                return settled.result
+            refusal: APIError | None = None
+            try:
+                return await self._attempt(pursuit)
+            except Unanswered as trouble:
+                pursuit.trouble = trouble
+            except APIError as error:
+                pursuit.body = None
+                refusal = error
+            decision = self._decide(pursuit, refusal)
+            match decision.step:
+                case Step.AGAIN:
+                    await self._clock.sleep(decision.delay)
+                case Step.SETTLE:
+                    pursuit.doubtful = True
+                    pursuit.given_up_at = self._clock.monotonic()
+                case Step.STOP:
+                    if refusal is None:
+                        raise self._stopped(pursuit)
+                    if (settled := await self._confirm(pursuit, refusal)) is not None:
+                        return settled.result
+
+    def _decide(self, pursuit: Pursuit[_T], refusal: APIError | None) -> Decision:
+        trouble = pursuit.trouble
+        retry_after = None
+        if isinstance(refusal, RateLimitedError):
+            happened, retry_after = Happened.RATE_LIMITED, refusal.retry_after
+        elif refusal is not None:
+            happened = Happened.REFUSED
+        elif trouble is not None and trouble.started:
+            happened, retry_after = Happened.UNANSWERED, trouble.retry_after
+        else:
+            happened = Happened.UNSENT
+        operation = pursuit.call.operation
+        decision = decide(
+            happened,
+            operation.resend,
+            pursuit.options.retry,
+            attempt=pursuit.attempts,
+            remaining=self._remaining(pursuit),
+            chance=self._clock.random(),
+            retry_after=retry_after,
+        )
+        logger.info(
+            "%s %s: attempt %d was %s; next: %s",
+            operation.name,
+            pursuit.call.debit_id or "",
+            pursuit.attempts,
+            happened.value,
+            decision.step.value,
+        )
+        return decision
+
+    async def _attempt(self, pursuit: Pursuit[_T]) -> _T:
+        call = pursuit.call
+        operation = call.operation
+        pursuit.attempts += 1
+        # The first attempt has all the time, and asks for it with the same number each time.
+        within = pursuit.options.timeout if pursuit.attempts == 1 else self._remaining(pursuit)
+        silence = None
+        if operation.resend is Resend.READ:
+            body = None
+        else:
+            body = GuardedBody(call.body, deadline=pursuit.deadline, clock=self._clock)
+            if operation.resend is Resend.SETTLE:
+                silence = within * _SILENCE
+        pursuit.body = body
+        reply = await self._transport.exchange(operation.method, call.path, body, within=within, silence=silence)
+        result = self._read(call, reply, pursuit)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s %s: done, attempt %d", operation.name, call.debit_id or "", pursuit.attempts)
+        return result
+
+    def _read(self, call: Call[_Read], reply: Reply, pursuit: Pursuit[_T]) -> _Read:
+        elapsed = self._clock.monotonic() - pursuit.began
+        return _replies.read(call, reply, attempts=pursuit.attempts, elapsed=elapsed, now=self._clock.time())
+
+    async def _settle(self, pursuit: Pursuit[_T]) -> _Settled[_T] | None:
+        """Find out what became of a doubtful request; None if it is proven undone, and may be sent again."""
+        goal = _goal(pursuit.call)
+        policy = pursuit.options.retry
+        certain_from = pursuit.given_up_at + policy.settle_after
+        look = 0
+        while True:
+            look += 1
+            asked_at = self._clock.monotonic()
+            if (status := await self._look(pursuit)) is not None:
+                pursuit.state = status.state
+                if status.state in goal.done:
+                    return self._settled(pursuit, status)
+                if status.state in goal.over:
+                    raise over(pursuit.call, status, self._facts(pursuit))
+                # Read any earlier, "preauthorized" may only mean that the request has not arrived yet.
+                if status.state in goal.undone and asked_at >= certain_from:
+                    pursuit.doubtful = False
+                    pursuit.body = None
+                    if pursuit.attempts >= policy.max_attempts:
+                        message = f"not done: the transaction is still {status.state}; calling again is safe"
+                        raise self._failure(ServiceError, pursuit, message)
+                    return None
+            now = self._clock.monotonic()
+            wait = max(policy.delay(look, self._clock.random()), _SHORTEST_LOOK)
+            if now < certain_from:
+                wait = min(wait, certain_from - now)
+            if now + wait >= pursuit.deadline:
+                raise self._unknown(pursuit, _reason(pursuit))
+            await self._clock.sleep(wait)
+
+    async def _look(self, pursuit: Pursuit[_T]) -> TransactionStatus | None:
+        """Read the status once; None if it can't be read now."""
+        call = transaction_status(pursuit.call.debit_id or "")
+        failure: JetpayError
+        try:
+            # Half of the time that is left, so that a look that stalls is not the last one.
+            within = self._remaining(pursuit) / 2
+            reply = await self._transport.exchange("GET", call.path, None, within=within, silence=None)
+            return self._read(call, reply, pursuit)
+        except (Unanswered, RateLimitedError):
+            return None
+        except (APIError, ConfigurationError) as error:
+            failure = error
+        raise self._unknown(pursuit, f"{_reason(pursuit)}, and the status can't be read: {failure}") from failure
+
+    async def _confirm(self, pursuit: Pursuit[_T], failure: APIError) -> _Settled[_T] | None:
+        """Ask the status whether a refusal is the last word; None if it leaves an earlier attempt doubtful."""
+        call = pursuit.call
+        no_word_on_it = isinstance(failure, AuthenticationError | PermissionDeniedError | RateLimitedError)
+        if call.operation.resend is not Resend.SETTLE or no_word_on_it:
+            raise failure
+        goal = _goal(call)
+        status = await self._read_status(pursuit)
+        if status is not None:
+            pursuit.state = status.state
+            if status.state in goal.done:
+                return self._settled(pursuit, status)
+            if status.state in goal.over and isinstance(failure, TransactionFailedError):
+                raise over(call, status, self._facts(pursuit))
+        if pursuit.attempts > 1 and (status is None or status.state not in goal.undone | goal.over):
+            # It may be an earlier request of ours that stands in the way of this one.
+            pursuit.doubtful = True
+            pursuit.given_up_at = self._clock.monotonic()
+            return None
+        raise failure
+
+    async def _read_status(self, pursuit: Pursuit[_T]) -> TransactionStatus | None:
+        remaining = self._remaining(pursuit)
+        if remaining <= 0:
+            return None
+        options = Options(remaining, pursuit.options.retry)
+        try:
+            return await self._run(self.pursue(transaction_status(pursuit.call.debit_id or ""), options))
+        except JetpayError:
+            return None
+
+    def _settled(self, pursuit: Pursuit[_T], status: TransactionStatus) -> _Settled[_T]:
+        return _Settled(_goal(pursuit.call).settled(pursuit.call, status, self._facts(pursuit)))
+
+    def _facts(self, pursuit: Pursuit[_T]) -> Facts:
+        return Facts(pursuit.attempts, self._clock.monotonic() - pursuit.began, 200, None)
+
+    def _remaining(self, pursuit: Pursuit[_T]) -> float:
+        return pursuit.deadline - self._clock.monotonic()
+
+    def _stopped(self, pursuit: Pursuit[_T]) -> JetpayError:
+        """Make the error for a call that is given up without an answer."""
+        trouble = pursuit.trouble
+        if trouble is not None and not trouble.started:
+            return self._failure(NotSentError, pursuit, "nothing was sent; calling again is safe")
+        if pursuit.call.operation.resend is Resend.READ:
+            return self._failure(ServiceError, pursuit, "no usable answer; calling again is safe")
+        return self._unknown(pursuit, _reason(pursuit))
+
+    def _failure(
+        self, error_class: type[NotSentError | ServiceError], pursuit: Pursuit[_T], message: str
+    ) -> NotSentError | ServiceError:
+        return error_class(f"{message} ({_reason(pursuit)})", **self._context(pursuit))
+
+    def _unknown(self, pursuit: Pursuit[_T], reason: str) -> OutcomeUnknownError:
+        """Make the error for an unknown outcome, and tell it to the log and the hook."""
+        call = pursuit.call
+        started_at = None
+        if pursuit.body is not None and pursuit.body.started_at is not None:
+            ago = self._clock.monotonic() - pursuit.body.started_at
+            started_at = datetime.fromtimestamp(self._clock.time() - ago, UTC)
+        context = self._context(pursuit)
+        error = OutcomeUnknownError(
+            "the request began to leave and no usable answer came: it may have been carried out",
+            arguments=call.arguments,
+            started_at=started_at,
+            state=pursuit.state,
+            reason=reason,
+            next_step=_next_step(call, context["debit_id"]),
+            **context,
+        )
+        logger.warning("outcome unknown: %s", error)
+        if self._on_unknown is not None:
+            try:
+                self._on_unknown(error)
+            except Exception:  # noqa: BLE001 - the outcome must reach its caller whatever the hook does
+                logger.exception("on_unknown failed for %s %s", call.operation.name, error.debit_id or "")
+        return error
+
+    def _context(self, pursuit: Pursuit[_T]) -> Context:
+        trouble = pursuit.trouble
+        return Context(
+            operation=pursuit.call.operation.name,
+            debit_id=pursuit.call.debit_id or (trouble.debit_id if trouble is not None else None),
+            status=trouble.status if trouble is not None else None,
+            request_id=trouble.request_id if trouble is not None else None,
+            attempts=pursuit.attempts,
+            elapsed=self._clock.monotonic() - pursuit.began,
+        )
+
+
+def _goal(call: Call[_T]) -> Goal[_T]:
+    if call.operation.goal is None:  # pragma: no cover - declared beside Resend.SETTLE
+        raise AssertionError(f"{call.operation.name} can't be settled")
+    return call.operation.goal
+
+
+def _reason(pursuit: Pursuit[_T]) -> str:
+    return pursuit.trouble.reason if pursuit.trouble is not None else "an earlier call was left without an answer"
+
+
+def _next_step(call: Call[_T], debit_id: str | None) -> str:
+    if call.operation.resend is Resend.SETTLE:
+        return (
+            f"Read transaction_status({debit_id!r}) until it is final; calling {call.operation.name}() again on the "
+            f"same client does that first."
+        )
+    if debit_id is not None:
+        return f"The reply named debit {debit_id!r}: read its transaction_status() before asking again."
+    return "Look for it among the account's transactions at Jetpay before asking again."

@@ -1,0 +1,315 @@
+"""The client: one method for each operation."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+from jetpay_async import _calls
+from jetpay_async._clock import SYSTEM_CLOCK
+from jetpay_async._flights import Flights
+from jetpay_async._hosts import DEMO_URL, PRODUCTION_URL, check_base_url
+from jetpay_async._retry import RetryPolicy
+from jetpay_async._runner import Options, Runner
+from jetpay_async._transport import Transport
+from jetpay_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+    from types import TracebackType
+    from typing import Self
+
+    import aiohttp
+
+    from jetpay_async._clock import Clock
+    from jetpay_async.errors import OutcomeUnknownError
+    from jetpay_async.models import Capture, Preauthorization, TransactionStatus
+    from jetpay_async.money import Amount
+
+__all__ = ["DEMO_URL", "PRODUCTION_URL", "JetpayClient"]
+
+_T = TypeVar("_T")
+
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_CONNECTIONS = 100
+
+
+class JetpayClient:
+    """An asyncio client for one Jetpay account.
+
+    Make one for the life of the process, in the event loop that uses it, and share it between tasks::
+
+        async with JetpayClient(token) as client:
+            reserved = await client.preauthorize(...)
+            captured = await client.capture(reserved.debit_id)
+
+    The API documents no idempotency key. So a write that began to leave is never sent a second time unless the
+    transaction's status proves that the first one did nothing; where nothing can, `OutcomeUnknownError` says so.
+
+    Args:
+        api_token: The API token of the dashboard, or an async function that returns it, asked before each request:
+            for tokens that rotate.
+        base_url: `PRODUCTION_URL`, `DEMO_URL` or a sandbox's ``url``; a path prefix is kept.
+        session: Your own `aiohttp.ClientSession`, to share its connections. It is never closed and never changed, and
+            the token never gets into its defaults. Its cookies, proxy and trace hooks are yours; a middleware that
+            sends a write again is stopped before a byte leaves. By default the client opens its own session,
+            with no cookies, on first use.
+        timeout: Seconds for one call as a whole: queueing for a connection, all attempts, waiting and settling.
+        max_connections: Connections of the client's own session; further calls wait for one, within their timeout.
+        retry: How often and how patiently to send again what may be sent again.
+        user_agent_suffix: Appended to ``User-Agent``, to tell your application to Jetpay.
+        trust_env: Whether the client's own session uses ``HTTPS_PROXY`` and the like.
+        trusted_origins: Origins such as ``"https://gateway.example.com"`` that the token may be sent to besides
+            Jetpay's hosts and loopback; the only way to plain ``http://`` on a network.
+        on_unknown: Called with the `OutcomeUnknownError` of each unknown outcome, also where the call is cancelled
+            and the error is not raised. Synchronous, quick, and best used to write it down; what it raises is logged.
+        clock: Time and chance, for tests.
+
+    Raises:
+        ConfigurationError: An argument can't work, for example a token that would go to a host that it is not for.
+    """
+
+    __slots__ = ("_flights", "_options", "_owner", "_runner", "_transport")
+
+    def __init__(
+        self,
+        api_token: str | Callable[[], Awaitable[str]],
+        *,
+        base_url: str = PRODUCTION_URL,
+        session: aiohttp.ClientSession | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_connections: int = DEFAULT_CONNECTIONS,
+        retry: RetryPolicy | None = None,
+        user_agent_suffix: str | None = None,
+        trust_env: bool = False,
+        trusted_origins: Collection[str] = (),
+        on_unknown: Callable[[OutcomeUnknownError], object] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._options = _options(timeout, RetryPolicy() if retry is None else retry)
+        self._transport = Transport(
+            api_token,
+            base_url=check_base_url(base_url, trusted_origins),
+            session=session,
+            max_connections=max_connections,
+            user_agent_suffix=user_agent_suffix,
+            trust_env=trust_env,
+            settle_after=self._options.retry.settle_after,
+            clock=clock,
+        )
+        self._runner = Runner(self._transport, clock, on_unknown)
+        self._flights = Flights(self._runner)
+        self._owner = True
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        session: aiohttp.ClientSession | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_connections: int = DEFAULT_CONNECTIONS,
+        retry: RetryPolicy | None = None,
+        user_agent_suffix: str | None = None,
+        trust_env: bool = False,
+        trusted_origins: Collection[str] = (),
+        on_unknown: Callable[[OutcomeUnknownError], object] | None = None,
+    ) -> Self:
+        """Make a client from ``JETPAY_API_TOKEN`` and, if set, ``JETPAY_BASE_URL`` (production by default).
+
+        Args:
+            session: As for the class.
+            timeout: As for the class.
+            max_connections: As for the class.
+            retry: As for the class.
+            user_agent_suffix: As for the class.
+            trust_env: As for the class.
+            trusted_origins: As for the class.
+            on_unknown: As for the class.
+
+        Raises:
+            ConfigurationError: ``JETPAY_API_TOKEN`` is not set, or as for the class.
+        """
+        token = os.environ.get("JETPAY_API_TOKEN", "")
+        if not token:
+            raise ConfigurationError("JETPAY_API_TOKEN is not set; make an API token in Jetpay's dashboard")
+        return cls(
+            token,
+            base_url=os.environ.get("JETPAY_BASE_URL") or PRODUCTION_URL,
+            session=session,
+            timeout=timeout,
+            max_connections=max_connections,
+            retry=retry,
+            user_agent_suffix=user_agent_suffix,
+            trust_env=trust_env,
+            trusted_origins=trusted_origins,
+            on_unknown=on_unknown,
+        )
+
+    async def preauthorize(
+        self, *, contact_id: str, credit_card_id: str, amount: Amount, to_bank_account_id: str, statement: str
+    ) -> Preauthorization:
+        """Reserve an amount on a saved card, to be taken later with `capture` [guide, "Preauthorize and capture"].
+
+        Sent at most once, unless it provably never began to leave: nothing at the API could tell afterwards whether the
+        first one reserved the money.
+
+        Args:
+            contact_id: The payer.
+            credit_card_id: A card saved on that contact.
+            amount: Major units of the account's currency (CAD), at most two decimals: ``Decimal("100.50")``,
+                ``"100.50"``, an `int` of whole dollars, or a `float` that prints with at most two decimals.
+            to_bank_account_id: The merchant's bank account.
+            statement: What the payer's bank statement shows; at most 30 characters [docs].
+
+        Returns:
+            The reservation. Store its ``debit_id``.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            TransactionFailedError: The reply says that the transaction is failed or cancelled.
+            APIError: The API said no, for example for a declined card, or in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            OutcomeUnknownError: It began to leave and no usable answer came.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        call = _calls.preauthorize(
+            contact_id=contact_id,
+            credit_card_id=credit_card_id,
+            amount=amount,
+            to_bank_account_id=to_bank_account_id,
+            statement=statement,
+        )
+        return await self._run(call)
+
+    async def capture(self, debit_id: str) -> Capture:
+        """Take the full amount of a preauthorized debit [guide, "Preauthorize and capture"].
+
+        If no usable answer comes, the transaction's status is read, within the same deadline: it may say that the money
+        was taken (the result has ``settled=True``), that it never will be (`TransactionFailedError`), or, once the
+        request can no longer be on its way (`RetryPolicy.settle_after`), that nothing happened, and the capture is
+        sent again. A refusal is checked against the status too, since the debit may be captured already.
+
+        Tasks that capture the same debit at the same time share one request and its answer.
+
+        Args:
+            debit_id: From `preauthorize`.
+
+        Returns:
+            The capture; ``state`` is ``paid`` as a rule.
+
+        Raises:
+            InvalidArgumentError: ``debit_id`` can't be one; nothing was sent.
+            TransactionFailedError: The debit is failed or cancelled; nothing was taken.
+            APIError: The API said no, in one of its subclasses; nothing was taken.
+            NotSentError: Nothing began to leave; calling again is safe.
+            ServiceError: Each attempt was lost, and the status proves that none was carried out; calling again is safe.
+            OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._flights.capture(debit_id, _calls.capture(debit_id), self._options)
+
+    async def transaction_status(self, identifier: str) -> TransactionStatus:
+        """Read where a transaction stands [docs, "Transaction status"].
+
+        Args:
+            identifier: A transaction's id; a debit's id is its transaction's [docs].
+
+        Returns:
+            The state, and why it failed if it did. States that this release does not know are carried through.
+
+        Raises:
+            InvalidArgumentError: ``identifier`` can't be one; nothing was sent.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: The connection failed each time.
+            ServiceError: No usable answer came; it says nothing about the transaction.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._run(_calls.transaction_status(identifier))
+
+    async def cancel_transaction(self, identifier: str) -> None:
+        """Cancel a transaction while no funds have been pulled [docs]; of a preauthorization, release it [inferred].
+
+        Settled by the transaction's status like a capture: cancelling twice moves no money.
+
+        Args:
+            identifier: A transaction's id; a debit's id is its transaction's [docs].
+
+        Raises:
+            InvalidArgumentError: ``identifier`` can't be one; nothing was sent.
+            TransactionFailedError: The transaction ended otherwise: ``state`` says paid, for example.
+            APIError: The API said no, in one of its subclasses; nothing was cancelled.
+            NotSentError: Nothing began to leave; calling again is safe.
+            ServiceError: Each attempt was lost, and the status proves that none was carried out.
+            OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        await self._run(_calls.cancel_transaction(identifier))
+
+    def with_options(self, *, timeout: float | None = None, retry: RetryPolicy | None = None) -> JetpayClient:
+        """Return a client with other options on the same session.
+
+        It is cheap: make one for a single call if you like. Closing it closes nothing; it is closed with the original.
+
+        Args:
+            timeout: Seconds for one call as a whole; unchanged if None.
+            retry: The policy; unchanged if None.
+
+        Raises:
+            ConfigurationError: An option is out of range.
+        """
+        other = object.__new__(type(self))
+        other._transport = self._transport
+        other._runner = self._runner
+        other._flights = self._flights
+        other._options = _options(
+            self._options.timeout if timeout is None else timeout, self._options.retry if retry is None else retry
+        )
+        other._owner = False
+        return other
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can't be used any more."""
+        return self._transport.closed
+
+    async def aclose(self) -> None:
+        """Close the connections, once; a session of yours is left as it is.
+
+        Calls under way end with the error that is true of them: a capture whose answer is cut off is an
+        `OutcomeUnknownError`.
+
+        Raises:
+            ConfigurationError: The client belongs to another event loop.
+        """
+        if self._owner:
+            await self._transport.aclose()
+
+    close = aclose
+
+    async def __aenter__(self) -> Self:
+        if self.closed:
+            raise ConfigurationError("the client is closed; make a new one")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<JetpayClient {self._transport.base_url}{' closed' if self.closed else ''}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a JetpayClient holds a secret and connections; make one in each process")
+
+    async def _run(self, call: _calls.Call[_T]) -> _T:
+        return await self._runner.run(self._runner.pursue(call, self._options))
+
+
+def _options(timeout: float, retry: RetryPolicy) -> Options:
+    if type(timeout) not in {int, float} or not 0 < timeout < math.inf:
+        raise ConfigurationError(f"timeout={timeout!r} must be a number of seconds, more than 0 and not infinite")
+    if not isinstance(retry, RetryPolicy):
+        raise ConfigurationError(f"retry: is a RetryPolicy, not {type(retry).__name__}")
+    return Options(float(timeout), retry)
