@@ -16,7 +16,8 @@ import attrs
 
 from jetpay_async import _json
 from jetpay_async._codec import CancelReply, CaptureReply, PreauthorizeReply, Shape, StatusReply
-from jetpay_async.errors import InvalidArgumentError, TransactionFailedError
+from jetpay_async._wire import find_request_id
+from jetpay_async.errors import Context, InvalidArgumentError, TransactionFailedError
 from jetpay_async.models import Capture, JSONValue, Preauthorization, TransactionState, TransactionStatus
 from jetpay_async.money import Amount, to_amount
 
@@ -39,12 +40,25 @@ class Resend(Enum):
 
 @attrs.frozen
 class Facts:
-    """What is known of a call besides its reply."""
+    """What is known of a call besides what its reply says."""
 
     attempts: int
     elapsed: float
-    status: int
-    request_id: str | None
+    status: int = 200
+    """Of the reply that decided."""
+    headers: Mapping[str, str] = {}
+    """Of the same reply."""
+
+    def context(self, call: Call[_T], *, debit_id: str | None = None) -> Context:
+        """What an error tells of its circumstances."""
+        return Context(
+            operation=call.operation.name,
+            debit_id=debit_id or call.debit_id,
+            status=self.status,
+            request_id=find_request_id(self.headers),
+            attempts=self.attempts,
+            elapsed=self.elapsed,
+        )
 
 
 @attrs.frozen
@@ -260,16 +274,11 @@ def over(
     reason = f" ({status.fail_reason})" if status.fail_reason else ""
     return TransactionFailedError(
         f"the transaction is {status.state}{reason}, and final",
-        operation=call.operation.name,
-        debit_id=debit_id or call.debit_id,
-        status=facts.status,
-        request_id=facts.request_id,
-        attempts=facts.attempts,
-        elapsed=facts.elapsed,
         detail=status.fail_reason or "",
         state=status.state,
         fail_reason=status.fail_reason,
         fail_direction=status.fail_direction,
+        **facts.context(call, debit_id=debit_id),
     )
 
 

@@ -14,15 +14,12 @@ That the API's errors are JSON objects (FastAPI's ``{"detail": ...}``) is inferr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
-
-import attrs
 
 from jetpay_async import _json
 from jetpay_async._calls import Call, Facts
+from jetpay_async._wire import find_request_id, read_retry_after
 from jetpay_async.errors import (
     APIError,
     AuthenticationError,
@@ -35,19 +32,10 @@ from jetpay_async.errors import (
 )
 
 if TYPE_CHECKING:
+    from jetpay_async._wire import Reply
     from jetpay_async.models import JSONValue
 
 _T = TypeVar("_T")
-
-
-@attrs.frozen
-class Reply:
-    """What came over the network, read to its end."""
-
-    status: int
-    headers: Mapping[str, str]
-    """Case-insensitive."""
-    body: bytes = attrs.field(repr=False)
 
 
 class Unanswered(Exception):  # noqa: N818 - an outcome, which the caller turns into an error of the public tree
@@ -95,32 +83,29 @@ def read(call: Call[_T], reply: Reply, *, attempts: int, elapsed: float, now: fl
         APIError: The API said no.
         Unanswered: It is no usable answer.
     """
-    request_id = find_request_id(reply.headers)
     try:
         document = _json.parse_object(reply.body)
     except ValueError as error:
-        raise _unanswered(reply, request_id, now, str(error)) from None
+        raise _unanswered(reply, now, str(error)) from None
+    facts = Facts(attempts, elapsed, reply.status, reply.headers)
     if 200 <= reply.status < 300:
         try:
-            return call.operation.read(call, document, Facts(attempts, elapsed, reply.status, request_id))
+            return call.operation.read(call, document, facts)
         except ValueError as error:
             debit_id = document.get("debit_id")
-            raise _unanswered(
-                reply, request_id, now, str(error), debit_id=debit_id if isinstance(debit_id, str) else None
-            ) from None
+            named = debit_id if isinstance(debit_id, str) else None
+            raise _unanswered(reply, now, str(error), debit_id=named) from None
     if 400 <= reply.status < 500:
-        raise _refusal(call, reply, document, request_id, attempts=attempts, elapsed=elapsed, now=now)
-    raise _unanswered(reply, request_id, now, "not an answer to the request")
+        raise _refusal(call, document, facts, now)
+    raise _unanswered(reply, now, "not an answer to the request")
 
 
-def _unanswered(
-    reply: Reply, request_id: str | None, now: float, reason: str, *, debit_id: str | None = None
-) -> Unanswered:
+def _unanswered(reply: Reply, now: float, reason: str, *, debit_id: str | None = None) -> Unanswered:
     return Unanswered(
         f"HTTP {reply.status}, {reason}",
         started=True,
         status=reply.status,
-        request_id=request_id,
+        request_id=find_request_id(reply.headers),
         retry_after=read_retry_after(reply.headers.get("Retry-After"), now),
         debit_id=debit_id,
     )
@@ -136,42 +121,16 @@ _CLASSES: dict[int, tuple[type[APIError], str]] = {
 }
 
 
-def _refusal(
-    call: Call[_T],
-    reply: Reply,
-    document: dict[str, JSONValue],
-    request_id: str | None,
-    *,
-    attempts: int,
-    elapsed: float,
-    now: float,
-) -> APIError:
+def _refusal(call: Call[_T], document: dict[str, JSONValue], facts: Facts, now: float) -> APIError:
     detail, fields = _read_detail(document)
-    said = detail or "no reason given"
-    if reply.status == 429:
-        return RateLimitedError(
-            f"the API answered 429: {said}; slow down",
-            operation=call.operation.name,
-            debit_id=call.debit_id,
-            status=reply.status,
-            request_id=request_id,
-            attempts=attempts,
-            elapsed=elapsed,
-            detail=detail,
-            retry_after=read_retry_after(reply.headers.get("Retry-After"), now),
-        )
-    error_class, hint = _CLASSES.get(reply.status, (APIError, "nothing was done"))
-    return error_class(
-        f"the API answered {reply.status}: {said}; {hint}",
-        operation=call.operation.name,
-        debit_id=call.debit_id,
-        status=reply.status,
-        request_id=request_id,
-        attempts=attempts,
-        elapsed=elapsed,
-        detail=detail,
-        fields=fields,
-    )
+    status = facts.status
+    said = f"the API answered {status}: {detail or 'no reason given'}"
+    context = facts.context(call)
+    if status == 429:
+        retry_after = read_retry_after(facts.headers.get("Retry-After"), now)
+        return RateLimitedError(f"{said}; slow down", detail=detail, retry_after=retry_after, **context)
+    error_class, hint = _CLASSES.get(status, (APIError, "nothing was done"))
+    return error_class(f"{said}; {hint}", detail=detail, fields=fields, **context)
 
 
 _DETAIL_LIMIT = 500
@@ -205,40 +164,3 @@ def _read_field(item: Mapping[str, JSONValue]) -> FieldError:
 
 def _text(value: JSONValue) -> str:
     return value[:_DETAIL_LIMIT] if isinstance(value, str) else "" if value is None else str(value)[:_DETAIL_LIMIT]
-
-
-_REQUEST_ID_HEADERS = (
-    "X-Request-ID",
-    "Request-ID",
-    "X-Correlation-ID",
-    "X-Amzn-RequestId",
-    "X-Amzn-Trace-Id",
-    "X-Cloud-Trace-Context",
-    "CF-Ray",
-    "traceparent",
-)
-_REQUEST_ID_LIMIT = 200
-
-
-def find_request_id(headers: Mapping[str, str]) -> str | None:
-    """Find the service's id of this request; which header carries it is not documented."""
-    for name in _REQUEST_ID_HEADERS:
-        if value := headers.get(name):
-            return value[:_REQUEST_ID_LIMIT]
-    return None
-
-
-_SECONDS = re.compile(r"[0-9]{1,9}")
-
-
-def read_retry_after(value: str | None, now: float) -> float | None:
-    """Read ``Retry-After``: whole seconds or an HTTP date (RFC 9110, 10.2.3); None if it is neither."""
-    if value is None:
-        return None
-    text = value.strip()
-    if _SECONDS.fullmatch(text):
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

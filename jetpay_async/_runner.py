@@ -20,7 +20,7 @@ import attrs
 from jetpay_async import _replies
 from jetpay_async._calls import Call, Facts, Goal, Resend, over, transaction_status
 from jetpay_async._log import logger
-from jetpay_async._replies import Reply, Unanswered
+from jetpay_async._replies import Unanswered
 from jetpay_async._retry import Decision, Happened, RetryPolicy, Step, decide
 from jetpay_async._transport import GuardedBody, Transport
 from jetpay_async.errors import (
@@ -40,12 +40,16 @@ from jetpay_async.models import TransactionState, TransactionStatus
 
 if TYPE_CHECKING:
     from jetpay_async._clock import Clock
+    from jetpay_async._wire import Reply
 
 _T = TypeVar("_T")
 _Read = TypeVar("_Read")
 
 # A capture that gets no byte for this share of its time is given up, so that the rest is left to settle it.
 _SILENCE = 2 / 3
+
+# Seconds that a call may be old to count as fresh.
+_MOMENT = 0.001
 
 # Seconds between two looks at a status, however short the policy's delays are.
 _SHORTEST_LOOK = 0.05
@@ -84,6 +88,11 @@ class Pursuit(Generic[_T]):
     trouble: Unanswered | None = None
     """Why there is no answer."""
 
+    def doubt(self, given_up_at: float) -> None:
+        """Note that a request may have been carried out, given up at this time: settle it before anything else."""
+        self.doubtful = True
+        self.given_up_at = given_up_at
+
     @property
     def unknown(self) -> bool:
         """Whether it would be a guess to say what became of it."""
@@ -105,20 +114,14 @@ class Runner:
         self._clock = clock
         self._on_unknown = on_unknown
 
-    def pursue(self, call: Call[_T], options: Options, *, given_up_at: float | None = None) -> Pursuit[_T]:
-        """Start the clock for a call.
-
-        Args:
-            call: What to do.
-            options: How long and how patiently.
-            given_up_at: If the same operation was left doubtful before: when (monotonic). It is settled first.
-        """
+    def pursue(self, call: Call[_T], options: Options) -> Pursuit[_T]:
+        """Start the clock for a call."""
         now = self._clock.monotonic()
-        pursuit = Pursuit(call, options, now, now + options.timeout)
-        if given_up_at is not None:
-            pursuit.doubtful = True
-            pursuit.given_up_at = given_up_at
-        return pursuit
+        return Pursuit(call, options, now, now + options.timeout)
+
+    def remaining(self, pursuit: Pursuit[_T]) -> float:
+        """Seconds until its deadline."""
+        return pursuit.deadline - self._clock.monotonic()
 
     async def run(self, pursuit: Pursuit[_T]) -> _T:
         """Carry it through.
@@ -134,8 +137,7 @@ class Runner:
                 pursuit.body.seal()
             if pursuit.unknown:
                 if not pursuit.doubtful:
-                    pursuit.doubtful = True
-                    pursuit.given_up_at = self._clock.monotonic()
+                    pursuit.doubt(self._clock.monotonic())
                 cancel.add_note(str(self._unknown(pursuit, "the call was cancelled")))
             raise
 
@@ -162,8 +164,7 @@ class Runner:
                 case Step.AGAIN:
                     await self._clock.sleep(decision.delay)
                 case Step.SETTLE:
-                    pursuit.doubtful = True
-                    pursuit.given_up_at = self._clock.monotonic()
+                    pursuit.doubt(self._clock.monotonic())
                 case Step.STOP:
                     if refusal is None:
                         raise self._stopped(pursuit)
@@ -187,7 +188,7 @@ class Runner:
             operation.resend,
             pursuit.options.retry,
             attempt=pursuit.attempts,
-            remaining=self._remaining(pursuit),
+            remaining=self.remaining(pursuit),
             chance=self._clock.random(),
             retry_after=retry_after,
         )
@@ -205,8 +206,10 @@ class Runner:
         call = pursuit.call
         operation = call.operation
         pursuit.attempts += 1
-        # The first attempt has all the time, and asks for it with the same number each time.
-        within = pursuit.options.timeout if pursuit.attempts == 1 else self._remaining(pursuit)
+        within = self.remaining(pursuit)
+        if within > pursuit.options.timeout - _MOMENT:
+            # The same number for each fresh call: what aiohttp needs for it is made once.
+            within = pursuit.options.timeout
         silence = None
         if operation.resend is Resend.READ:
             body = None
@@ -237,7 +240,7 @@ class Runner:
             if (status := await self._look(pursuit)) is not None:
                 pursuit.state = status.state
                 if status.state in goal.done:
-                    return self._settled(pursuit, status)
+                    return _Settled(goal.settled(pursuit.call, status, self._facts(pursuit)))
                 if status.state in goal.over:
                     raise over(pursuit.call, status, self._facts(pursuit))
                 # Read any earlier, "preauthorized" may only mean that the request has not arrived yet.
@@ -262,7 +265,7 @@ class Runner:
         failure: JetpayError
         try:
             # Half of the time that is left, so that a look that stalls is not the last one.
-            within = self._remaining(pursuit) / 2
+            within = self.remaining(pursuit) / 2
             reply = await self._transport.exchange("GET", call.path, None, within=within, silence=None)
             return self._read(call, reply, pursuit)
         except (Unanswered, RateLimitedError):
@@ -282,18 +285,17 @@ class Runner:
         if status is not None:
             pursuit.state = status.state
             if status.state in goal.done:
-                return self._settled(pursuit, status)
+                return _Settled(goal.settled(call, status, self._facts(pursuit)))
             if status.state in goal.over and isinstance(failure, TransactionFailedError):
                 raise over(call, status, self._facts(pursuit))
         if pursuit.attempts > 1 and (status is None or status.state not in goal.undone | goal.over):
             # It may be an earlier request of ours that stands in the way of this one.
-            pursuit.doubtful = True
-            pursuit.given_up_at = self._clock.monotonic()
+            pursuit.doubt(self._clock.monotonic())
             return None
         raise failure
 
     async def _read_status(self, pursuit: Pursuit[_T]) -> TransactionStatus | None:
-        remaining = self._remaining(pursuit)
+        remaining = self.remaining(pursuit)
         if remaining <= 0:
             return None
         options = Options(remaining, pursuit.options.retry)
@@ -302,14 +304,8 @@ class Runner:
         except JetpayError:
             return None
 
-    def _settled(self, pursuit: Pursuit[_T], status: TransactionStatus) -> _Settled[_T]:
-        return _Settled(_goal(pursuit.call).settled(pursuit.call, status, self._facts(pursuit)))
-
     def _facts(self, pursuit: Pursuit[_T]) -> Facts:
-        return Facts(pursuit.attempts, self._clock.monotonic() - pursuit.began, 200, None)
-
-    def _remaining(self, pursuit: Pursuit[_T]) -> float:
-        return pursuit.deadline - self._clock.monotonic()
+        return Facts(pursuit.attempts, self._clock.monotonic() - pursuit.began)
 
     def _stopped(self, pursuit: Pursuit[_T]) -> JetpayError:
         """Make the error for a call that is given up without an answer."""

@@ -21,8 +21,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from jetpay_async._hosts import check_token
-from jetpay_async._replies import Reply, Unanswered
+from jetpay_async._replies import Unanswered
 from jetpay_async._version import __version__
+from jetpay_async._wire import Reply
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Transport:
     ) -> None:
         if session is not None and not isinstance(session, aiohttp.ClientSession):
             raise ConfigurationError(
-                f"session: is an aiohttp.ClientSession, not {type(session).__name__}; a wrapper could send a write twice"
+                f"session: is an aiohttp.ClientSession, not {type(session).__name__}; a wrapper may send a write twice"
             )
         if type(max_connections) is not int or max_connections < 1:
             raise ConfigurationError(f"max_connections={max_connections!r} must be an int of at least 1")

@@ -207,7 +207,7 @@ class JetpayClient:
             OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        return await self._flights.capture(debit_id, _calls.capture(debit_id), self._options)
+        return await self._flights.capture(debit_id, self._runner.pursue(_calls.capture(debit_id), self._options))
 
     async def transaction_status(self, identifier: str) -> TransactionStatus:
         """Read where a transaction stands [docs, "Transaction status"].
