@@ -7,21 +7,32 @@ preauthorization releases it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async.sandbox import _replies
+from jetpay_async.sandbox import _pages, _replies
 from jetpay_async.sandbox._forms import STATEMENT_LENGTH, Form
-from jetpay_async.sandbox._state import Refusal
+from jetpay_async.sandbox._replies import Reply
+from jetpay_async.sandbox._state import RefusedError
+from jetpay_async.sandbox._webhooks import (
+    MAX_BATCH_SIZE,
+    MAX_WAIT_SECONDS,
+    MIN_WAIT_SECONDS,
+    Webhook,
+    is_http,
+    is_loopback,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
 
     from jetpay_async.models import JSONValue
-    from jetpay_async.sandbox._replies import Reply
+    from jetpay_async.sandbox._keys import KeyRing
     from jetpay_async.sandbox._state import Account, Transaction
+    from jetpay_async.sandbox._webhooks import Webhooks
 
 __all__ = ["Api", "Received", "Route", "Scope"]
 
@@ -91,12 +102,26 @@ class Api:
 
     Args:
         account: What they read and change.
-        public_url: The sandbox's own address, once it is known.
+        webhooks: The registrations.
+        keys: What the key set publishes.
+        own_url: Tells the sandbox's own address, once it is known.
+        public_callbacks: Whether callback URLs may lead elsewhere than to this machine.
     """
 
-    def __init__(self, account: Account, public_url: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        account: Account,
+        *,
+        webhooks: Webhooks,
+        keys: KeyRing,
+        own_url: Callable[[], str],
+        public_callbacks: bool,
+    ) -> None:
         self._account = account
-        self._public_url = public_url
+        self._webhooks = webhooks
+        self._keys = keys
+        self._own_url = own_url
+        self._public_callbacks = public_callbacks
         self._tokens: dict[str, frozenset[Scope]] = {}
 
     def issue_token(self, scopes: Iterable[Scope]) -> str:
@@ -115,7 +140,7 @@ class Api:
             if route.scope is not None:
                 self._admit(route.scope, authorization)
             return route.answer(received)
-        except Refusal as refusal:
+        except RefusedError as refusal:
             challenge = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
             return _replies.json(refusal.status, {"detail": refusal.detail}, challenge)
 
@@ -133,17 +158,27 @@ class Api:
             Route("bank_account", "PUT", "/contact/bank_account", Scope.BANK_ACCOUNTS, self._add_bank_account),
             Route("debit", "PUT", "/debit", Scope.PAYMENTS, self._request_debit),
             Route("credit", "PUT", "/credit", Scope.PAYMENTS, self._request_credit),
+            Route("webhooks", "GET", "/webhooks/", Scope.WEBHOOKS, self._list_webhooks),
+            Route("webhooks", "POST", "/webhooks/", Scope.WEBHOOKS, self._add_webhook),
+            Route("webhooks", "GET", "/webhooks/{identifier}", Scope.WEBHOOKS, self._show_webhook),
+            Route("webhooks", "PATCH", "/webhooks/{identifier}", Scope.WEBHOOKS, self._change_webhook),
+            Route("webhooks", "DELETE", "/webhooks/{identifier}", Scope.WEBHOOKS, self._remove_webhook),
+            Route("jwks", "GET", "/.well-known/jwks.json", None, self._jwks),
+            Route("card_form", "GET", "/creditcards/form/{identifier}", None, self._show_card_form),
+            Route("card_form", "POST", "/creditcards/form/{identifier}", None, self._submit_card_form),
+            Route("payment", "GET", "/payment/pay/{identifier}", None, self._show_payment),
+            Route("payment", "POST", "/payment/pay/{identifier}", None, self._pay),
         )
 
     def _admit(self, scope: Scope, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise Refusal(401, "Not authenticated")
+            raise RefusedError(401, "Not authenticated")
         scopes = self._tokens.get(token)
         if scopes is None:
-            raise Refusal(401, "Invalid authentication credentials")
+            raise RefusedError(401, "Invalid authentication credentials")
         if scope not in scopes:
-            raise Refusal(403, "Not enough permissions")
+            raise RefusedError(403, "Not enough permissions")
 
     def _preauthorize(self, received: Received) -> Reply:
         return _card_payment(self._reserve(received))
@@ -198,7 +233,7 @@ class Api:
 
     def _card_url(self, received: Received) -> Reply:
         card_form = self._account.open_card_form(received.identifiers[0])
-        url = f"{self._public_url()}/creditcards/form/{card_form.identifier}"
+        url = f"{self._own_url()}/creditcards/form/{card_form.identifier}"
         return _replies.json(200, {"url": url, "credit_card_id": card_form.credit_card_id})
 
     def _add_bank_account(self, received: Received) -> Reply:
@@ -248,8 +283,89 @@ class Api:
         )
 
     def _payment_link(self, transaction: Transaction) -> Reply:
-        link = f"{self._public_url()}/payment/pay/{transaction.identifier}"
+        link = f"{self._own_url()}/payment/pay/{transaction.identifier}"
         return _replies.json(201, {"identifier": transaction.identifier, "link": link})
+
+    def _list_webhooks(self, _: Received) -> Reply:
+        return _replies.json(200, [webhook.document() for webhook in self._webhooks])
+
+    def _add_webhook(self, received: Received) -> Reply:
+        return self._write_webhook(received, None)
+
+    def _show_webhook(self, received: Received) -> Reply:
+        return _replies.json(200, self._webhook(received).document())
+
+    def _change_webhook(self, received: Received) -> Reply:
+        return self._write_webhook(received, self._webhook(received))
+
+    def _remove_webhook(self, received: Received) -> Reply:
+        self._webhooks.remove(self._webhook(received))
+        return _replies.json(200, {"ok": True})
+
+    def _webhook(self, received: Received) -> Webhook:
+        webhook = self._webhooks.get(received.identifiers[0])
+        if webhook is None:
+            raise RefusedError(404, "Webhook not found")
+        return webhook
+
+    def _write_webhook(self, received: Received, webhook: Webhook | None) -> Reply:
+        form = received.form()
+        url = self._callback_url(form, webhook)
+        api_key = form.optional_text("callback_api_key")
+        size = form.optional_integer("max_batch_size", least=1, most=MAX_BATCH_SIZE)
+        wait = form.optional_integer("max_wait_seconds", least=MIN_WAIT_SECONDS, most=MAX_WAIT_SECONDS)
+        replay_id = form.optional_integer("replay_from_event_id", least=1)
+        replay_moment = form.optional_moment("replay_from_timestamp")
+        form.check()
+        events = self._account.events
+        if webhook is None:
+            webhook = self._webhooks.add(url, next_event_id=events.last_id + 1)
+        webhook.callback_url = url
+        webhook.callback_api_key = api_key or webhook.callback_api_key
+        webhook.max_batch_size = size or webhook.max_batch_size
+        webhook.max_wait_seconds = wait or webhook.max_wait_seconds
+        if replay_moment is not None:
+            webhook.next_event_id = events.first_since(replay_moment)
+        if replay_id is not None:
+            webhook.next_event_id = replay_id
+        self._webhooks.restart(webhook)
+        return _replies.json(200, webhook.document())
+
+    def _callback_url(self, form: Form, webhook: Webhook | None) -> str:
+        if webhook is not None and "callback_url" not in form:
+            return webhook.callback_url
+        url = form.text("callback_url")
+        if not url:
+            return url
+        if not is_http(url):
+            form.complain("callback_url", "Input should be a valid URL", "url_parsing")
+        elif not self._public_callbacks and not is_loopback(url):
+            form.complain("callback_url", "The sandbox delivers to this machine only", "value_error")
+        elif self._webhooks.owner(url) not in {None, webhook}:
+            form.complain("callback_url", "A webhook for this URL exists already", "value_error")
+        return url
+
+    def _jwks(self, _: Received) -> Reply:
+        return _replies.json(200, self._keys.jwks)
+
+    def _show_card_form(self, received: Received) -> Reply:
+        self._account.card_form(received.identifiers[0])
+        return _pages.card_form()
+
+    def _submit_card_form(self, received: Received) -> Reply:
+        card_form = self._account.card_form(received.identifiers[0])
+        number = _pages.card_number(received.body)
+        if number is None:
+            return _pages.card_form("That is not a card number.")
+        self._account.submit_card_form(card_form.identifier, number)
+        return _pages.done("The card is saved.")
+
+    def _show_payment(self, received: Received) -> Reply:
+        return _pages.payment(self._account.transaction(received.identifiers[0]))
+
+    def _pay(self, received: Received) -> Reply:
+        self._account.pay(received.identifiers[0])
+        return _pages.done("Thank you.")
 
 
 def _card_payment(debit: Transaction) -> Reply:

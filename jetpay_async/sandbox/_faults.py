@@ -1,7 +1,8 @@
-"""Faults on request: which request one strikes, and what it makes of the reply. Pure.
+"""Faults on request: which request or delivery one strikes, and what it makes of a reply. Pure.
 
-A fault strikes at one of two points. *Before the work* the service has done nothing and never will for this request
-(`FaultKind.SLOW_BEFORE` excepted, which does the work late); *after the work* all is done and only the reply suffers.
+A fault of a request strikes at one of two points. *Before the work* the service has done nothing and never will for
+this request (`FaultKind.SLOW_BEFORE` excepted, which does the work late); *after the work* all is done and only the
+reply suffers.
 """
 
 from __future__ import annotations
@@ -11,19 +12,44 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from enum import StrEnum
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
 
+from jetpay_async.models import JSONValue
 from jetpay_async.sandbox import _replies
 from jetpay_async.sandbox._replies import Broken, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from jetpay_async.models import JSONValue
+__all__ = [
+    "ROUTES",
+    "DeliveryFault",
+    "DeliveryFaultKind",
+    "Fault",
+    "FaultKind",
+    "Faults",
+    "spoil",
+]
 
-__all__ = ["Fault", "FaultKind", "Faults", "spoil"]
+ROUTES = (
+    "preauthorize",
+    "charge",
+    "capture",
+    "status",
+    "cancel",
+    "contact",
+    "card_url",
+    "card_form",
+    "bank_account",
+    "debit",
+    "credit",
+    "payment",
+    "webhooks",
+    "jwks",
+)
+"""The names of the calls, for faults and counts."""
 
 
 class FaultKind(StrEnum):
@@ -83,7 +109,27 @@ class FaultKind(StrEnum):
         return self.value.endswith("_after")
 
 
-_DEFAULT_STATUS = {"error": 500, "proxy_page": 502, "redirect": 307}
+class DeliveryFaultKind(StrEnum):
+    """What goes wrong with a webhook delivery."""
+
+    DUPLICATE = "duplicate"
+    """Once accepted it is delivered again, signed anew."""
+    LATE = "late"
+    """It arrives `DeliveryFault.seconds` after it was signed. A token lives 90 s."""
+    REORDER = "reorder"
+    """It arrives after the one that should follow it, if there is one."""
+    CLOCK_SKEW = "clock_skew"
+    """``iat`` and ``exp`` are `DeliveryFault.seconds` ahead; behind, if negative."""
+    ROTATE_KEY = "rotate_key"
+    """The signing key is replaced between signing and sending; see `DeliveryFault.keep_old`."""
+
+
+def _times(fault: Fault | DeliveryFault) -> int | None:
+    return 1 if fault.probability == 1 else None
+
+
+def _probability() -> float:
+    return attrs.field(default=1.0, validator=(attrs.validators.ge(0), attrs.validators.le(1)))
 
 
 @attrs.frozen(kw_only=True)
@@ -92,11 +138,11 @@ class Fault:
 
     Attributes:
         kind: What goes wrong.
-        route: The route's name, for example ``"capture"``; None for every route.
+        route: One of `ROUTES`, for example ``"capture"``; None for every call.
         identifier: Strike only requests with this id in their path; None for any.
+        probability: Of striking a request that fits, from 0 to 1. Drawn from the sandbox's seed.
         count: How many times it strikes, None for no limit. Left out: once, or without limit if ``probability`` is
             less than 1.
-        probability: Of striking a request that fits, from 0 to 1. Drawn from the sandbox's seed.
         seconds: How late a ``SLOW`` one is.
         status: Of an ``ERROR`` (500 if left out), a ``PROXY_PAGE`` (502) or a ``REDIRECT`` (307).
         body: What an ``ERROR`` answers with.
@@ -105,56 +151,131 @@ class Fault:
         document: What a ``WRONG_SHAPE`` answers with.
     """
 
-    kind: FaultKind = attrs.field(converter=FaultKind)
-    route: str | None = None
+    kind: FaultKind
+    route: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.in_(ROUTES)))
     identifier: str | None = None
-    probability: float = attrs.field(default=1.0, validator=(attrs.validators.ge(0), attrs.validators.le(1)))
-    count: int | None = attrs.field()
+    probability: float = _probability()
+    count: int | None = attrs.field(default=attrs.Factory(_times, takes_self=True))
     seconds: float = 1.0
     status: int | None = None
-    body: Literal["json", "html", "empty"] = "json"
+    body: Literal["json", "html", "empty"] = attrs.field(
+        default="json", validator=attrs.validators.in_(("json", "html", "empty"))
+    )
     retry_after: int | datetime | None = None
     location: str | None = None
     document: JSONValue = attrs.field(factory=lambda: {"unexpected": True})
 
-    @count.default  # pyright: ignore[reportAttributeAccessIssue, reportUntypedFunctionDecorator]
-    def _(self) -> int | None:
-        return 1 if self.probability == 1 else None
+    def fits(self, route: str, identifiers: Sequence[str]) -> bool:
+        """Tell whether a request is one of those that it may strike."""
+        return (self.route is None or self.route == route) and (
+            self.identifier is None or self.identifier in identifiers
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Fault:
+        """Read a fault as it is written on a command line.
+
+        Args:
+            text: The kind, then ``name=value`` pairs, for example
+                ``"lose_reply_after route=capture probability=0.05"``.
+
+        Raises:
+            ValueError: There is no such kind, name or value.
+        """
+        kind, *pairs = text.split()
+        given: dict[str, Any] = {}
+        for pair in pairs:
+            name, _, value = pair.partition("=")
+            if name not in _READERS:
+                raise ValueError(f"{name} is not one of {', '.join(_READERS)}")
+            given[name] = _READERS[name](value)
+        return cls(kind=FaultKind(kind), **given)
 
 
-class Faults:
-    """The faults that are switched on, in the order of adding. A request suffers at most one: the first that strikes.
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "route": str,
+    "identifier": str,
+    "probability": float,
+    "count": int,
+    "seconds": float,
+    "status": int,
+    "body": str,
+    "retry_after": int,
+    "location": str,
+}
 
-    Each fault draws from its own stream, made of the seed and its number. So the same requests in the same order
-    suffer the same, and what other routes do in between makes no difference.
+
+@attrs.frozen(kw_only=True)
+class DeliveryFault:
+    """One fault of webhook deliveries, and which attempts it strikes. Retries are attempts of their own.
+
+    Attributes:
+        kind: What goes wrong.
+        webhook: Strike only deliveries of this webhook, by its ``identifier``; None for any.
+        probability: Of striking an attempt that fits, from 0 to 1. Drawn from the sandbox's seed.
+        count: How many times it strikes, None for no limit. Left out: once, or without limit if ``probability`` is
+            less than 1.
+        seconds: How much, for ``LATE`` and ``CLOCK_SKEW``.
+        keep_old: Whether the key set still holds the old key after a ``ROTATE_KEY``.
     """
 
-    def __init__(self, seed: int) -> None:
+    kind: DeliveryFaultKind
+    webhook: str | None = None
+    probability: float = _probability()
+    count: int | None = attrs.field(default=attrs.Factory(_times, takes_self=True))
+    seconds: float = 0.0
+    keep_old: bool = True
+
+    def fits(self, webhook: str, kinds: Collection[DeliveryFaultKind]) -> bool:
+        """Tell whether an attempt is one of those that it may strike."""
+        return self.kind in kinds and (self.webhook is None or self.webhook == webhook)
+
+
+class _Chance(Protocol):
+    @property
+    def kind(self) -> StrEnum: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def count(self) -> int | None: ...
+
+
+_F = TypeVar("_F", bound=_Chance)
+
+
+class Faults(Generic[_F]):
+    """The faults that are switched on, in the order of adding. At most one strikes at a time: the first that does.
+
+    Each draws from its own stream of chance, made of the seed and its number. So the same requests in the same order
+    suffer the same, and what happens on other routes in between makes no difference.
+    """
+
+    def __init__(self, seed: str) -> None:
         self._seed = seed
         self._added = 0
-        self._armed: list[_Armed] = []
-        self._struck: Counter[FaultKind] = Counter()
+        self._armed: list[_Armed[_F]] = []
+        self._struck: Counter[str] = Counter()
 
     @property
-    def struck(self) -> Mapping[FaultKind, int]:
+    def struck(self) -> Mapping[str, int]:
         """How often each kind has struck so far."""
         return dict(self._struck)
 
-    def add(self, *faults: Fault) -> None:
+    def add(self, *faults: _F) -> None:
         """Switch faults on."""
         for fault in faults:
-            # Reproducible on purpose.
-            self._armed.append(_Armed(fault, Random(f"{self._seed}/{self._added}"), fault.count))  # noqa: S311
+            random = Random(f"{self._seed}/{self._added}")  # noqa: S311 - reproducible on purpose
+            self._armed.append(_Armed(fault, random, fault.count))
             self._added += 1
 
     def clear(self) -> None:
         """Switch all of them off."""
         self._armed.clear()
 
-    def strike(self, route: str, identifiers: Sequence[str]) -> Fault | None:
-        """Decide what a request suffers."""
+    def strike(self, fits: Callable[[_F], bool]) -> _F | None:
+        """Decide which fault strikes now, if any."""
         for armed in self._armed:
-            if armed.strikes(route, identifiers):
+            if fits(armed.fault) and armed.strikes():
                 if armed.left == 0:
                     self._armed.remove(armed)
                 self._struck[armed.fault.kind] += 1
@@ -163,18 +284,13 @@ class Faults:
 
 
 @attrs.define(eq=False)
-class _Armed:
-    fault: Fault
+class _Armed(Generic[_F]):
+    fault: _F
     random: Random
     left: int | None
 
-    def strikes(self, route: str, identifiers: Sequence[str]) -> bool:
-        fault = self.fault
-        if fault.route is not None and fault.route != route:
-            return False
-        if fault.identifier is not None and fault.identifier not in identifiers:
-            return False
-        if fault.probability < 1 and self.random.random() >= fault.probability:
+    def strikes(self) -> bool:
+        if self.fault.probability < 1 and self.random.random() >= self.fault.probability:
             return False
         if self.left is not None:
             self.left -= 1
@@ -204,19 +320,24 @@ def spoil(fault: Fault, reply: Reply, path: str) -> Reply | Broken:
 
 
 def _replacement(fault: Fault, path: str) -> Reply:
-    effect = fault.kind.effect
-    status = fault.status or _DEFAULT_STATUS.get(effect, 200)
-    if effect == "rate_limit":
-        return _replies.json(429, {"detail": "Too Many Requests"}, _retry_after(fault.retry_after))
-    if effect == "redirect":
-        return _replies.empty(status, {"Location": path if fault.location is None else fault.location})
-    if effect == "wrong_shape":
-        return _replies.json(200, fault.document)
-    if effect == "proxy_page" or fault.body == "html":
-        return _replies.html(status, f"<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>")
-    return (
-        _replies.empty(status) if fault.body == "empty" else _replies.json(status, {"detail": "Internal Server Error"})
-    )
+    match fault.kind.effect:
+        case "rate_limit":
+            return _replies.json(429, {"detail": "Too Many Requests"}, _retry_after(fault.retry_after))
+        case "redirect":
+            location = path if fault.location is None else fault.location
+            return _replies.empty(fault.status or 307, {"Location": location})
+        case "wrong_shape":
+            return _replies.json(200, fault.document)
+        case "proxy_page":
+            return _replies.page(fault.status or 502)
+        case _:
+            return _error(fault.status or 500, fault.body)
+
+
+def _error(status: int, body: Literal["json", "html", "empty"]) -> Reply:
+    if body == "json":
+        return _replies.json(status, {"detail": "Internal Server Error"})
+    return _replies.page(status) if body == "html" else _replies.empty(status)
 
 
 def _retry_after(value: int | datetime | None) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Final
 
 from jetpay_async import _json
-from jetpay_async.sandbox._state import Refusal
+from jetpay_async.sandbox._state import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Form:
         content_type: As received, without its parameters.
 
     Raises:
-        Refusal: The body is missing, is no JSON, or is no object.
+        RefusedError: The body is missing, is no JSON, or is no object.
     """
 
     def __init__(self, body: bytes, content_type: str) -> None:
@@ -46,7 +46,7 @@ class Form:
     def check(self) -> None:
         """Refuse the request if there was any complaint."""
         if self._complaints:
-            raise Refusal(422, self._complaints)
+            raise RefusedError(422, self._complaints)
 
     def complain(self, name: str, message: str, kind: str) -> None:
         """Note a complaint about a field."""
@@ -141,16 +141,16 @@ class Form:
 
 def _read_object(body: bytes, content_type: str) -> Mapping[str, JSONValue]:
     if not body:
-        raise Refusal(422, [_complaint(["body"], "Field required", "missing")])
+        raise RefusedError(422, [_complaint(["body"], "Field required", "missing")])
     if content_type == "application/json":
         try:
             document = _json.parse(body)
         except ValueError:
-            raise Refusal(422, [_complaint(["body"], "JSON decode error", "json_invalid")]) from None
+            raise RefusedError(422, [_complaint(["body"], "JSON decode error", "json_invalid")]) from None
         if isinstance(document, dict):
             return document
     message = "Input should be a valid dictionary or object to extract fields from"
-    raise Refusal(422, [_complaint(["body"], message, "model_attributes_type")])
+    raise RefusedError(422, [_complaint(["body"], message, "model_attributes_type")])
 
 
 def _complaint(location: list[str | int], message: str, kind: str) -> JSONValue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,11 @@ import attrs
 from jetpay_async import _json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from jetpay_async.models import JSONValue
 
-__all__ = ["Broken", "Reply", "empty", "html", "json"]
+__all__ = ["Broken", "Reply", "empty", "head", "html", "json", "page"]
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 @attrs.frozen
@@ -45,8 +46,14 @@ def json(status: int, document: JSONValue, headers: Mapping[str, str] | None = N
 
 
 def html(status: int, text: str) -> Reply:
-    """Make a page, as a proxy does."""
+    """Make an HTML reply."""
     return Reply(status, text.encode(), {"Content-Type": "text/html; charset=utf-8"})
+
+
+def page(status: int) -> Reply:
+    """Make the page that something between the client and the service answers with."""
+    title = f"{status} {_phrase(status)}"
+    return html(status, f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n")
 
 
 def empty(status: int, headers: Mapping[str, str] | None = None) -> Reply:
@@ -56,11 +63,12 @@ def empty(status: int, headers: Mapping[str, str] | None = None) -> Reply:
 
 def head(reply: Reply) -> bytes:
     """Write the status line and the headers, as HTTP/1.1 has them."""
-    try:
-        phrase = HTTPStatus(reply.status).phrase
-    except ValueError:
-        phrase = ""
-    lines = [f"HTTP/1.1 {reply.status} {phrase}"]
+    lines = [f"HTTP/1.1 {reply.status} {_phrase(reply.status)}"]
     lines += [f"{name}: {value}" for name, value in reply.headers.items()]
     lines.append(f"Content-Length: {len(reply.body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def _phrase(status: int) -> str:
+    # Proxies answer with numbers that no registry knows, 520 for one.
+    return _PHRASES.get(status, "Unknown")

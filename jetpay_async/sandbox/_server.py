@@ -17,9 +17,12 @@ from jetpay_async.models import TransactionState
 from jetpay_async.sandbox import _replies
 from jetpay_async.sandbox._api import Api, Received, Route, Scope
 from jetpay_async.sandbox._cards import APPROVED
-from jetpay_async.sandbox._faults import Fault, Faults, spoil
+from jetpay_async.sandbox._deliveries import Deliveries, DeliveryAttempt, DeliveryPolicy
+from jetpay_async.sandbox._faults import ROUTES, DeliveryFault, Fault, Faults, spoil
+from jetpay_async.sandbox._keys import KeyRing
 from jetpay_async.sandbox._replies import Broken, Reply
 from jetpay_async.sandbox._state import Account, Event, Transaction
+from jetpay_async.sandbox._webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +36,8 @@ __all__ = ["Payer", "Sandbox"]
 
 # Closing with this option set sends RST instead of FIN.
 _NO_LINGER = struct.pack("ii", 1, 0)
+_NOTHING_DONE = _replies.json(200, {})
+_DELIVERY = DeliveryPolicy()
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +65,7 @@ class Sandbox:
         refuses_second_capture: Whether the service guards a captured debit with a 409. False makes it take the money
             again, which shows whether it is the client that never captures twice.
         slow_bank_seconds: When the state follows that `CardBehaviour.later` tells of.
+        delivery: How webhooks are delivered; ``DeliveryPolicy(speedup=1000)`` for tests.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Sandbox:
         clock: Clock = SYSTEM_CLOCK,
         refuses_second_capture: bool = True,
         slow_bank_seconds: float = 1.0,
+        delivery: DeliveryPolicy = _DELIVERY,
     ) -> None:
         self._host = host
         self._port = port
@@ -89,9 +96,27 @@ class Sandbox:
         self._account = Account(
             seed=seed, now=clock.time, defer=self._defer, refuses_second_capture=refuses_second_capture
         )
-        self._api = Api(self._account, lambda: self.url)
-        self.faults = Faults(seed)
-        """The faults that are switched on."""
+        self._keys = KeyRing()
+        self._webhooks = Webhooks(self._account.new_id)
+        self._api = Api(
+            self._account,
+            webhooks=self._webhooks,
+            keys=self._keys,
+            own_url=lambda: self.url,
+            public_callbacks=delivery.public_callbacks,
+        )
+        self.faults = Faults[Fault](f"{seed}/requests")
+        """The faults of requests that are switched on."""
+        self.delivery_faults = Faults[DeliveryFault](f"{seed}/deliveries")
+        """The faults of webhook deliveries that are switched on."""
+        self._deliveries = Deliveries(
+            webhooks=self._webhooks,
+            events=self._account.events,
+            keys=self._keys,
+            clock=clock,
+            policy=delivery,
+            faults=self.delivery_faults,
+        )
         self.api_token = self.issue_token(*Scope)
         """A token with every scope."""
         self.merchant_account_id = self.add_bank_account(title="Merchant account")
@@ -126,18 +151,24 @@ class Sandbox:
         self._runner = runner
         host, self._port = runner.addresses[0][:2]
         self._url = str(URL.build(scheme="https" if self._ssl_context else "http", host=host, port=self._port))
+        self._deliveries.start()
 
     async def stop(self) -> None:
-        """Stop listening, drop what is slow or stalled, and close every connection. Harmless if it does not run."""
+        """Stop listening, drop what is slow or stalled, close every connection. Harmless if it does not run.
+
+        A slow bank that has not answered by then never will.
+        """
         runner, self._runner = self._runner, None
         if runner is None:
             return
         for site in runner.sites:
             await site.stop()
-        for wait in (*self._waits, *self._banks):
+        for wait in self._waits:
             wait.cancel()
+        if self._banks:
+            await asyncio.wait(self._banks)
+        await self._deliveries.stop()
         await runner.cleanup()
-        await asyncio.gather(*self._banks, return_exceptions=True)
 
     @property
     def url(self) -> str:
@@ -200,7 +231,7 @@ class Sandbox:
     @property
     def events(self) -> Sequence[Event]:
         """Every event, in the order of their ids."""
-        return tuple(self._account.events.after(0))
+        return tuple(self._account.events.since(1))
 
     def set_state(
         self,
@@ -215,13 +246,66 @@ class Sandbox:
             identifier, TransactionState(state), fail_reason=fail_reason, fail_direction=fail_direction
         )
 
+    def add_webhook(
+        self,
+        callback_url: str,
+        *,
+        callback_api_key: str | None = None,
+        max_batch_size: int = 10,
+        max_wait_seconds: int = 60,
+    ) -> str:
+        """Register a webhook, as ``POST /webhooks/`` does, for events from now on; return its ``identifier``."""
+        webhook = self._webhooks.add(callback_url, next_event_id=self._account.events.last_id + 1)
+        webhook.callback_api_key = callback_api_key
+        webhook.max_batch_size = max_batch_size
+        webhook.max_wait_seconds = max_wait_seconds
+        self._webhooks.restart(webhook)
+        return webhook.identifier
+
+    @property
+    def deliveries(self) -> tuple[DeliveryAttempt, ...]:
+        """Every attempt at a delivery that has ended, in that order."""
+        return tuple(self._deliveries.attempts)
+
+    async def drain_deliveries(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - no scope to cancel, a limit
+        """Deliver what there is without waiting for batches to fill, until all is accepted or given up.
+
+        Retries keep their backoff, which `DeliveryPolicy.speedup` shortens.
+
+        Args:
+            timeout: Seconds to allow for it.
+
+        Raises:
+            TimeoutError: There is still something left.
+            RuntimeError: The sandbox does not run.
+        """
+        await self._deliveries.drain(timeout)
+
+    @property
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """The JWK Set that ``GET /.well-known/jwks.json`` answers with."""
+        return self._keys.jwks
+
+    def rotate_key(self, *, keep_old: bool = True) -> None:
+        """Sign deliveries with a new key from now on.
+
+        Args:
+            keep_old: Whether the JWK Set still holds the older keys.
+        """
+        self._keys.rotate(keep_old=keep_old)
+
     def requests(self, route: str | None = None, identifier: str | None = None) -> int:
         """Tell how many requests have arrived whole.
 
         Args:
             route: Its name, for example ``"capture"``; None for all requests, also those to no route.
             identifier: Only those with this id in their path.
+
+        Raises:
+            ValueError: There is no such route.
         """
+        if route is not None and route not in ROUTES:
+            raise ValueError(f"no route is called {route!r}; there are {', '.join(ROUTES)}")
         return self._request_count if route is None else self._requests[route, identifier]
 
     def _application(self) -> web.Application:
@@ -245,31 +329,30 @@ class Sandbox:
         request_id = self._count((route.name, None), *((route.name, identifier) for identifier in identifiers))
         if self._latency:
             await self._wait(self._latency)
-        fault = self.faults.strike(route.name, identifiers)
-        if fault is not None and not fault.kind.after_work:
-            spoilt = await self._suffer(fault, _replies.json(200, {}), request)
-            if spoilt is not None:
-                return _send(request, spoilt, request_id)
-        reply = self._api.answer(
-            route, request.headers.get("Authorization", ""), Received(identifiers, body, request.content_type)
-        )
-        if fault is not None and fault.kind.after_work:
-            reply = await self._suffer(fault, reply, request) or reply
-        return _send(request, reply, request_id)
+        fault = self.faults.strike(lambda fault: fault.fits(route.name, identifiers))
+        before, after = (None, fault) if fault and fault.kind.after_work else (fault, None)
 
-    async def _suffer(self, fault: Fault, reply: Reply, request: web.Request) -> Reply | Broken | None:
+        if before is not None:
+            spoilt = await self._spoil(before, _NOTHING_DONE, request)
+            if spoilt is not _NOTHING_DONE:
+                return _send(request, spoilt, request_id)
+        authorization = request.headers.get("Authorization", "")
+        reply = self._api.answer(route, authorization, Received(identifiers, body, request.content_type))
+        return _send(request, await self._spoil(after, reply, request) if after else reply, request_id)
+
+    async def _spoil(self, fault: Fault, reply: Reply, request: web.Request) -> Reply | Broken:
         match fault.kind.effect:
             case "slow":
                 await self._wait(fault.seconds)
-                return None
             case "stall":
                 await self._wait(None)
-                return None
             case _:
                 return spoil(fault, reply, request.path_qs)
+        return reply
 
     async def _wait(self, seconds: float | None) -> None:
         """Wait so long, or for ever; `stop` ends it by cancellation, and nothing more is done for that request."""
+        wait: asyncio.Future[None]
         if seconds is None:
             wait = asyncio.get_running_loop().create_future()
         else:
@@ -297,9 +380,9 @@ class Sandbox:
             self._requests[key] += 1
         return f"req_{self._request_count:08}"
 
-    def _defer(self, follow: Callable[[], None]) -> None:
+    def _defer(self, follow: Callable[[], object]) -> None:
         async def bank() -> None:
-            await self._clock.sleep(self._slow_bank_seconds)
+            await self._wait(self._slow_bank_seconds)
             follow()
 
         task = asyncio.create_task(bank())

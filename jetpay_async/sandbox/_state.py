@@ -15,7 +15,10 @@ Money is taken in the one step that makes a debit ``paid``; `Transaction.capture
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -25,10 +28,19 @@ from jetpay_async.models import JSONValue, TransactionState
 from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehaviour
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from decimal import Decimal
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Account", "BankAccount", "Contact", "CreditCard", "Event", "EventLog", "Refusal", "Transaction"]
+__all__ = [
+    "Account",
+    "BankAccount",
+    "CardForm",
+    "Contact",
+    "CreditCard",
+    "Event",
+    "EventLog",
+    "RefusedError",
+    "Transaction",
+]
 
 _T = TypeVar("_T")
 
@@ -41,7 +53,7 @@ _EVENT_TYPES = {"debit": "transactions.debits.created", "credit": "transactions.
 _CARD_TOKENIZED = "credit_cards.tokenization.created"
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """The service says no.
 
     Attributes:
@@ -149,7 +161,8 @@ class EventLog:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._events: list[Event] = []
-        self._listeners: list[Callable[[], None]] = []
+        self.on_append: Callable[[], None] = _nobody
+        """Called at every event."""
 
     @property
     def last_id(self) -> int:
@@ -157,23 +170,19 @@ class EventLog:
         return len(self._events)
 
     def append(self, kind: str, data: Mapping[str, JSONValue]) -> None:
-        """Record an event and tell the listeners."""
+        """Record an event."""
         created = datetime.fromtimestamp(self._now(), UTC)
         self._events.append(Event(id=self.last_id + 1, created_at=created, type=kind, data=data))
-        for listener in self._listeners:
-            listener()
+        self.on_append()
 
-    def after(self, event_id: int, limit: int | None = None) -> Sequence[Event]:
-        """Return the events that follow an id, at most so many."""
-        return self._events[event_id : None if limit is None else event_id + limit]
+    def since(self, event_id: int, limit: int | None = None) -> Sequence[Event]:
+        """Return the events from an id on (inclusive), at most so many."""
+        first = event_id - 1
+        return self._events[first : None if limit is None else first + limit]
 
     def first_since(self, moment: datetime) -> int:
         """Return the id of the first event at or after a moment; the next id to come if there is none."""
         return next((event.id for event in self._events if event.created_at >= moment), self.last_id + 1)
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Call this at every event from now on."""
-        self._listeners.append(listener)
 
 
 class Account:
@@ -191,7 +200,7 @@ class Account:
         *,
         seed: int,
         now: Callable[[], float],
-        defer: Callable[[Callable[[], None]], None],
+        defer: Callable[[Callable[[], object]], None],
         refuses_second_capture: bool,
     ) -> None:
         self._random = Random(seed)  # noqa: S311 - reproducible on purpose
@@ -254,7 +263,7 @@ class Account:
         card = self._card(contact, credit_card_id)
         bank_account = self.bank_account(to_bank_account_id)
         if card.behaviour.declined is not None:
-            raise Refusal(402, card.behaviour.declined)
+            raise RefusedError(402, card.behaviour.declined)
         return self._store(
             Transaction(
                 identifier=self.new_id(),
@@ -272,22 +281,21 @@ class Account:
         """Take the reserved funds."""
         debit = self.transactions.get(debit_id)
         if debit is None or debit.kind != "debit":
-            raise Refusal(404, "Debit not found")
+            raise RefusedError(404, "Debit not found")
         if debit.from_credit_card_id is None:
-            raise Refusal(409, "Debit was not preauthorized: there is nothing to capture")
+            raise RefusedError(409, "Debit was not preauthorized: there is nothing to capture")
         if debit.state is not TransactionState.PREAUTHORIZED and (self._refuses_second_capture or debit.state in _OVER):
-            raise Refusal(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
+            raise RefusedError(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
         behaviour = self.credit_cards[debit.from_credit_card_id].behaviour
         if behaviour.later is not None:
-            later = behaviour.later
-            self._defer(lambda: self._follow(debit_id, later, behaviour))
+            self._defer(partial(self._follow, debit_id, behaviour.later, behaviour))
         return self._follow(debit_id, behaviour.capture, behaviour)
 
     def cancel(self, identifier: str) -> None:
         """Release a transaction of which no funds have been pulled."""
         transaction = self.transaction(identifier)
         if transaction.state not in _BEFORE_ANY_FUNDS:
-            raise Refusal(409, f"Transaction is {transaction.state}: it can't be cancelled any more")
+            raise RefusedError(409, f"Transaction is {transaction.state}: it can't be cancelled any more")
         self.move(identifier, TransactionState.CANCELLED)
 
     def request_debit(
@@ -331,6 +339,13 @@ class Account:
                 note=note,
             )
         )
+
+    def pay(self, identifier: str) -> None:
+        """Let the other party follow the link: pay a requested debit, accept a requested credit."""
+        transaction = self.transaction(identifier)
+        if transaction.state is not TransactionState.REQUESTED:
+            raise RefusedError(409, f"Transaction is {transaction.state}: the link has been used")
+        self.move(identifier, TransactionState.PAID)
 
     def move(
         self,
@@ -396,7 +411,11 @@ class Account:
         )
 
 
+def _nobody() -> None:
+    """Do nothing: nobody waits for events yet."""
+
+
 def _found(value: _T | None, what: str) -> _T:
     if value is None:
-        raise Refusal(404, f"{what} not found")
+        raise RefusedError(404, f"{what} not found")
     return value

@@ -1,0 +1,52 @@
+"""The two pages that people see: the hosted card form, and the page behind a payment link."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from jetpay_async.sandbox import _replies
+
+if TYPE_CHECKING:
+    from jetpay_async.sandbox._replies import Reply
+    from jetpay_async.sandbox._state import Transaction
+
+__all__ = ["card_form", "card_number", "done", "payment"]
+
+_CARD_NUMBER = re.compile(r"[0-9]{12,19}")
+
+
+def card_form(complaint: str = "") -> Reply:
+    """Show the form that asks for a card number, 422 if the last one was none."""
+    field = '<input name="card_number" autocomplete="cc-number" inputmode="numeric" required>'
+    form = f'<form method="post"><label>Card number {field}</label> <button>Save</button></form>'
+    return _page(422 if complaint else 200, "Save a card", f"<p>{escape(complaint)}</p>{form}")
+
+
+def card_number(body: bytes) -> str | None:
+    """Read the submitted form; None if it holds no card number."""
+    fields = parse_qs(body.decode(errors="replace"))
+    number = re.sub(r"[ -]", "", fields.get("card_number", [""])[0])
+    return number if _CARD_NUMBER.fullmatch(number) else None
+
+
+def payment(transaction: Transaction) -> Reply:
+    """Show what a payment link is about."""
+    about = f"<p>{escape(transaction.statement)}: {transaction.amount} ({transaction.state})</p>"
+    verb = "Pay" if transaction.kind == "debit" else "Accept"
+    return _page(200, "Payment", f'{about}<form method="post"><button>{verb}</button></form>')
+
+
+def done(message: str) -> Reply:
+    """Show that it worked."""
+    return _page(200, "Done", f"<p>{escape(message)}</p>")
+
+
+def _page(status: int, title: str, content: str) -> Reply:
+    return _replies.html(
+        status,
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<h1>{escape(title)}</h1>{content}</html>\n",
+    )

@@ -1,0 +1,153 @@
+"""The registered webhooks and how far each has got. Pure; `_deliveries` does the delivering."""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import attrs
+from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jetpay_async.models import JSONValue
+
+__all__ = [
+    "MAX_BATCH_SIZE",
+    "MAX_WAIT_SECONDS",
+    "MIN_WAIT_SECONDS",
+    "Webhook",
+    "WebhookState",
+    "Webhooks",
+    "is_http",
+    "is_loopback",
+]
+
+# [docs]: a batch holds 1 to 100 events, 10 unless told otherwise, and waits for 60 to 3600 seconds, 60 by default.
+MAX_BATCH_SIZE = 100
+MIN_WAIT_SECONDS = 60
+MAX_WAIT_SECONDS = 3600
+
+
+class WebhookState(StrEnum):
+    """Where a webhook stands [docs; the meanings are inferred from the names]."""
+
+    ACTIVE = "active"
+    """Everything is delivered."""
+    SCHEDULED = "scheduled"
+    """Events wait for the batch to fill or its time to come."""
+    DISPATCHING = "dispatching"
+    """A delivery is on its way."""
+    BACKING_OFF = "backing_off"
+    """The last attempt was not accepted; another one follows."""
+    FAILED = "failed"
+    """Given up. Changing the webhook starts it again."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class Webhook:
+    """One registration, and its progress.
+
+    Attributes:
+        id: The number that its deliveries carry.
+        identifier: What its path holds.
+        callback_url: Where to deliver.
+        callback_api_key: What to send along, if anything.
+        max_batch_size: Events per delivery, at most.
+        max_wait_seconds: How long the first event of a batch waits for others.
+        next_event_id: Where the next batch starts.
+        state: Where it stands.
+        last_sent_event_id: The newest event that was accepted.
+    """
+
+    id: int
+    identifier: str
+    callback_url: str
+    next_event_id: int
+    callback_api_key: str | None = attrs.field(default=None, repr=False)
+    max_batch_size: int = 10
+    max_wait_seconds: int = MIN_WAIT_SECONDS
+    state: WebhookState = WebhookState.ACTIVE
+    last_sent_event_id: int | None = None
+
+    def document(self) -> JSONValue:
+        """Write it as the API does."""
+        return {
+            "id": self.id,
+            "identifier": self.identifier,
+            "callback_url": self.callback_url,
+            "callback_api_key": self.callback_api_key,
+            "state": self.state.value,
+            "last_sent_event_id": self.last_sent_event_id,
+            "max_batch_size": self.max_batch_size,
+            "max_wait_seconds": self.max_wait_seconds,
+        }
+
+
+class Webhooks:
+    """Every registration, by identifier.
+
+    Args:
+        new_id: Makes identifiers.
+    """
+
+    def __init__(self, new_id: Callable[[], str]) -> None:
+        self._new_id = new_id
+        self._registered: dict[str, Webhook] = {}
+        self._count = 0
+        self.on_change: Callable[[Webhook], None] = _nobody
+        """Called with each webhook that was added, changed or removed."""
+
+    def __iter__(self) -> Iterator[Webhook]:
+        return iter(self._registered.values())
+
+    def get(self, identifier: str) -> Webhook | None:
+        """Look one up."""
+        return self._registered.get(identifier)
+
+    def owner(self, callback_url: str) -> Webhook | None:
+        """Look up the one that delivers to this URL."""
+        return next((webhook for webhook in self if webhook.callback_url == callback_url), None)
+
+    def add(self, callback_url: str, *, next_event_id: int) -> Webhook:
+        """Register one. It delivers once it is `restart`-ed."""
+        self._count += 1
+        webhook = Webhook(
+            id=self._count, identifier=self._new_id(), callback_url=callback_url, next_event_id=next_event_id
+        )
+        self._registered[webhook.identifier] = webhook
+        return webhook
+
+    def restart(self, webhook: Webhook) -> None:
+        """Deliver from its ``next_event_id`` on, with its present settings."""
+        webhook.state = WebhookState.ACTIVE
+        self.on_change(webhook)
+
+    def remove(self, webhook: Webhook) -> None:
+        """Forget one."""
+        del self._registered[webhook.identifier]
+        self.on_change(webhook)
+
+
+def is_http(url: str) -> bool:
+    """Tell whether this is a URL that can be posted to."""
+    try:
+        parsed = URL(url)
+    except ValueError:
+        return False
+    return parsed.scheme in {"http", "https"} and bool(parsed.host)
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether an http URL leads to this machine and nowhere else."""
+    host = URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _nobody(webhook: Webhook) -> None:
+    """Do nothing: nobody delivers yet."""
