@@ -81,7 +81,7 @@ from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehaviour
 from jetpay_async.sandbox._command import serve
 from jetpay_async.sandbox._deliveries import CALLBACK_API_KEY_HEADER, DeliveryAttempt, DeliveryPolicy
 from jetpay_async.sandbox._faults import ROUTES, DeliveryFault, DeliveryFaultKind, Fault, FaultKind, Faults
-from jetpay_async.sandbox._server import Payer, Sandbox
+from jetpay_async.sandbox._sandbox import Payer, Sandbox
 from jetpay_async.sandbox._state import Event, Transaction
 from jetpay_async.sandbox._webhooks import WebhookState
 

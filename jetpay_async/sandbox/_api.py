@@ -22,8 +22,6 @@ from jetpay_async.sandbox._webhooks import (
     MAX_WAIT_SECONDS,
     MIN_WAIT_SECONDS,
     Webhook,
-    is_http,
-    is_loopback,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +103,6 @@ class Api:
         webhooks: The registrations.
         keys: What the key set publishes.
         own_url: Tells the sandbox's own address, once it is known.
-        public_callbacks: Whether callback URLs may lead elsewhere than to this machine.
     """
 
     def __init__(
@@ -115,13 +112,11 @@ class Api:
         webhooks: Webhooks,
         keys: KeyRing,
         own_url: Callable[[], str],
-        public_callbacks: bool,
     ) -> None:
         self._account = account
         self._webhooks = webhooks
         self._keys = keys
         self._own_url = own_url
-        self._public_callbacks = public_callbacks
         self._tokens: dict[str, frozenset[Scope]] = {}
 
     def issue_token(self, scopes: Iterable[Scope]) -> str:
@@ -335,14 +330,9 @@ class Api:
         if webhook is not None and "callback_url" not in form:
             return webhook.callback_url
         url = form.text("callback_url")
-        if not url:
-            return url
-        if not is_http(url):
-            form.complain("callback_url", "Input should be a valid URL", "url_parsing")
-        elif not self._public_callbacks and not is_loopback(url):
-            form.complain("callback_url", "The sandbox delivers to this machine only", "value_error")
-        elif self._webhooks.owner(url) not in {None, webhook}:
-            form.complain("callback_url", "A webhook for this URL exists already", "value_error")
+        objection = self._webhooks.objection(url, of=webhook) if url else None
+        if objection is not None:
+            form.complain("callback_url", *objection)
         return url
 
     def _jwks(self, _: Received) -> Reply:

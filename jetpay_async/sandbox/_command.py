@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jetpay_async.sandbox._server import Sandbox
+    from jetpay_async.sandbox._sandbox import Sandbox
 
 __all__ = ["serve"]
 

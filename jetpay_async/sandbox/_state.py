@@ -211,6 +211,7 @@ class Account:
         self.credit_cards: dict[str, CreditCard] = {}
         self.bank_accounts: dict[str, BankAccount] = {}
         self.transactions: dict[str, Transaction] = {}
+        self._overridden: set[str] = set()
         self._card_forms: dict[str, CardForm] = {}
         self.captured_twice: dict[str, None] = {}
 
@@ -288,15 +289,15 @@ class Account:
             raise RefusedError(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
         behaviour = self.credit_cards[debit.from_credit_card_id].behaviour
         if behaviour.later is not None:
-            self._defer(partial(self._follow, debit_id, behaviour.later, behaviour))
-        return self._follow(debit_id, behaviour.capture, behaviour)
+            self._defer(partial(self._follow, debit_id, behaviour.later))
+        return self._settle(debit, behaviour.capture)
 
     def cancel(self, identifier: str) -> None:
         """Release a transaction of which no funds have been pulled."""
         transaction = self.transaction(identifier)
         if transaction.state not in _BEFORE_ANY_FUNDS:
             raise RefusedError(409, f"Transaction is {transaction.state}: it can't be cancelled any more")
-        self.move(identifier, TransactionState.CANCELLED)
+        self._store(attrs.evolve(transaction, state=TransactionState.CANCELLED))
 
     def request_debit(
         self, contact_id: str, *, amount: Decimal, to_bank_account_id: str, statement: str, note: str | None
@@ -345,29 +346,24 @@ class Account:
         transaction = self.transaction(identifier)
         if transaction.state is not TransactionState.REQUESTED:
             raise RefusedError(409, f"Transaction is {transaction.state}: the link has been used")
-        self.move(identifier, TransactionState.PAID)
+        self._settle(transaction, TransactionState.PAID)
 
-    def move(
-        self,
-        identifier: str,
-        state: TransactionState,
-        *,
-        fail_reason: str | None = None,
-        fail_direction: str | None = None,
+    def override(
+        self, identifier: str, state: TransactionState, *, fail_reason: str | None, fail_direction: str | None
     ) -> Transaction:
-        """Put a transaction into a state and record the event; becoming ``paid`` is what takes a debit's money."""
+        """Put a transaction into a state by hand; what the bank would have said later is dropped."""
         transaction = self.transaction(identifier)
-        takes = state is TransactionState.PAID and transaction.kind == "debit"
-        moved = attrs.evolve(
-            transaction,
-            state=state,
-            captures=transaction.captures + takes,
-            fail_reason=fail_reason,
-            fail_direction=fail_direction,
+        self._overridden.add(identifier)
+        taken = state is TransactionState.PAID and transaction.kind == "debit"
+        return self._store(
+            attrs.evolve(
+                transaction,
+                state=state,
+                captures=max(transaction.captures, int(taken)),
+                fail_reason=fail_reason,
+                fail_direction=fail_direction,
+            )
         )
-        if moved.captures > 1:
-            self.captured_twice[identifier] = None
-        return self._store(moved)
 
     def open_card_form(self, contact_id: str) -> CardForm:
         """Prepare the hosted form in which a contact will type a card's number."""
@@ -401,13 +397,25 @@ class Account:
         self.events.append(_EVENT_TYPES[transaction.kind], data)
         return transaction
 
-    def _follow(self, identifier: str, state: TransactionState, behaviour: CardBehaviour) -> Transaction:
-        failed = state is TransactionState.FAILED
-        return self.move(
-            identifier,
-            state,
-            fail_reason=behaviour.fail_reason if failed else None,
-            fail_direction=behaviour.fail_direction if failed else None,
+    def _follow(self, identifier: str, state: TransactionState) -> None:
+        if identifier not in self._overridden:
+            self._settle(self.transactions[identifier], state)
+
+    def _settle(self, transaction: Transaction, state: TransactionState) -> Transaction:
+        """Put a transaction into the state that the bank says; becoming ``paid`` is what takes a debit's money."""
+        captures = transaction.captures + (state is TransactionState.PAID and transaction.kind == "debit")
+        if captures > 1:
+            self.captured_twice[transaction.identifier] = None
+        card = self.credit_cards.get(transaction.from_credit_card_id or "")
+        reasons = card.behaviour if card is not None and state is TransactionState.FAILED else None
+        return self._store(
+            attrs.evolve(
+                transaction,
+                state=state,
+                captures=captures,
+                fail_reason=reasons and reasons.fail_reason,
+                fail_direction=reasons and reasons.fail_direction,
+            )
         )
 
 

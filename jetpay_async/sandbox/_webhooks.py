@@ -14,16 +14,7 @@ if TYPE_CHECKING:
 
     from jetpay_async.models import JSONValue
 
-__all__ = [
-    "MAX_BATCH_SIZE",
-    "MAX_WAIT_SECONDS",
-    "MIN_WAIT_SECONDS",
-    "Webhook",
-    "WebhookState",
-    "Webhooks",
-    "is_http",
-    "is_loopback",
-]
+__all__ = ["MAX_BATCH_SIZE", "MAX_WAIT_SECONDS", "MIN_WAIT_SECONDS", "Webhook", "WebhookState", "Webhooks"]
 
 # [docs]: a batch holds 1 to 100 events, 10 unless told otherwise, and waits for 60 to 3600 seconds, 60 by default.
 MAX_BATCH_SIZE = 100
@@ -91,10 +82,12 @@ class Webhooks:
 
     Args:
         new_id: Makes identifiers.
+        public_callbacks: Whether callback URLs may lead elsewhere than to this machine.
     """
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
+    def __init__(self, new_id: Callable[[], str], *, public_callbacks: bool) -> None:
         self._new_id = new_id
+        self._public_callbacks = public_callbacks
         self._registered: dict[str, Webhook] = {}
         self._count = 0
         self.on_change: Callable[[Webhook], None] = _nobody
@@ -107,9 +100,15 @@ class Webhooks:
         """Look one up."""
         return self._registered.get(identifier)
 
-    def owner(self, callback_url: str) -> Webhook | None:
-        """Look up the one that delivers to this URL."""
-        return next((webhook for webhook in self if webhook.callback_url == callback_url), None)
+    def objection(self, callback_url: str, *, of: Webhook | None = None) -> tuple[str, str] | None:
+        """Say what is wrong with a URL for a new webhook, or for a given one: the message and its FastAPI type."""
+        if not _is_http(callback_url):
+            return "Input should be a valid URL", "url_parsing"
+        if not self._public_callbacks and not _is_loopback(callback_url):
+            return "The sandbox delivers to this machine only", "value_error"
+        if any(webhook.callback_url == callback_url for webhook in self if webhook is not of):
+            return "A webhook for this URL exists already", "value_error"
+        return None
 
     def add(self, callback_url: str, *, next_event_id: int) -> Webhook:
         """Register one. It delivers once it is `restart`-ed."""
@@ -131,7 +130,7 @@ class Webhooks:
         self.on_change(webhook)
 
 
-def is_http(url: str) -> bool:
+def _is_http(url: str) -> bool:
     """Tell whether this is a URL that can be posted to."""
     try:
         parsed = URL(url)
@@ -140,7 +139,7 @@ def is_http(url: str) -> bool:
     return parsed.scheme in {"http", "https"} and bool(parsed.host)
 
 
-def is_loopback(url: str) -> bool:
+def _is_loopback(url: str) -> bool:
     """Tell whether an http URL leads to this machine and nowhere else."""
     host = URL(url).host
     try:

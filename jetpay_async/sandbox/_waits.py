@@ -1,0 +1,57 @@
+"""Waits that a stop of the sandbox ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jetpay_async._clock import Clock
+
+__all__ = ["Waits"]
+
+
+class Waits:
+    """Every wait of a request or of a bank, so that none outlives the sandbox.
+
+    aiohttp leaves a request's task alone once its client has gone: that is what lets slow work be done late, and what
+    would let it be done after the end.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waits: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait so long, or for ever. When the sandbox stops, this raises `asyncio.CancelledError`."""
+        wait: asyncio.Future[None]
+        if seconds is None:
+            wait = asyncio.get_running_loop().create_future()
+        else:
+            wait = asyncio.ensure_future(self._clock.sleep(seconds))
+        self._waits.add(wait)
+        try:
+            await wait
+        finally:
+            self._waits.discard(wait)
+
+    def later(self, seconds: float, action: Callable[[], object]) -> None:
+        """Do something after so long, unless the sandbox stops before."""
+
+        async def act() -> None:
+            await self.wait(seconds)
+            action()
+
+        task = asyncio.create_task(act())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """End every wait."""
+        for wait in (*self._waits, *self._tasks):
+            wait.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
