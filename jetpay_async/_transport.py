@@ -145,7 +145,7 @@ class Transport:
         self._session = session
         self._max_connections = max_connections
         self._trust_env = trust_env
-        self._settle_after = settle_after
+        self._make_socket = _socket_factory(settle_after)
         self._clock = clock
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -254,7 +254,7 @@ class Transport:
             connector=aiohttp.TCPConnector(
                 limit=self._max_connections,
                 keepalive_timeout=_KEEPALIVE,
-                socket_factory=_socket_factory(self._settle_after),
+                socket_factory=self._make_socket,
             ),
             headers=self._own_headers,
             cookie_jar=aiohttp.DummyCookieJar(),
