@@ -206,7 +206,8 @@ class Transport:
                 allow_redirects=False,
                 raise_for_status=False,
             )
-            return Reply(response.status, response.headers, await _read(response))
+            reply = Reply(response.status, response.headers, await _read(response))
+            return reply if reply.status == 200 else _without_token(reply, headers or self._own_headers)
         except asyncio.CancelledError as cancel:
             # The frames of aiohttp hold the headers, and with them the token.
             raise cancel.with_traceback(None) from None
@@ -280,6 +281,13 @@ class _Headers(dict[str, str]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} headers>"
+
+
+def _without_token(reply: Reply, sent: _Headers | None) -> Reply:
+    """Take the token out of a reply that ends in an error: some servers repeat what they refuse."""
+    token = (sent or {}).get("Authorization", "").removeprefix("Bearer ")
+    headers = CIMultiDict((name, value.replace(token, "***")) for name, value in reply.headers.items())
+    return Reply(reply.status, headers, reply.body.replace(token.encode(), b"***"))
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

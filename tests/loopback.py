@@ -36,7 +36,7 @@ class Request:
 
     method: str
     target: str
-    headers: dict[str, str]
+    headers: dict[str, str] = attrs.field(repr=False)
     body: bytes
 
     @property
