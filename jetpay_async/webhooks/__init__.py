@@ -1,11 +1,36 @@
-"""Receive webhook deliveries: verify the raw body, decode typed events."""
+"""Receive webhook deliveries: verify the raw body, decode typed events.
+
+The recipe, for any framework::
+
+    verifier = WebhookVerifier(RemoteKeySet(PRODUCTION_URL))  # once per process; close the key set at the end
+
+    async def receive(request):
+        body = await request.body()  # the raw bytes, before anything parses or decompresses them
+        try:
+            delivery = await verifier.verify(body, request.headers.get("authorization"))
+        except WebhookError as refusal:
+            logger.warning("refused a delivery: %s: %s", refusal.reason, refusal.explain())
+            return Response(status_code=refusal.status_hint)
+        for event in delivery.events:
+            match event:
+                case TransactionPaid(transaction_id=debit_id): ...
+                case TransactionFailed(transaction_id=debit_id, fail_reason=reason): ...
+        return Response(status_code=204)  # within 15 seconds [docs]
+
+Jetpay delivers at least once: an event comes again until it was answered with 2xx, and sometimes after that. Handle
+each ``event.id`` once.
+
+Importing this package imports neither aiohttp nor asyncio, and with pinned keys (`KeySet.from_jwks`) it needs no
+network.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jetpay_async.webhooks._explanation import explain
     from jetpay_async.webhooks._signing import sign
-    from jetpay_async.webhooks._token import Claims
+    from jetpay_async.webhooks._token import Claims, verify
     from jetpay_async.webhooks.errors import (
         InvalidTokenError,
         KeysUnavailableError,
@@ -24,24 +49,33 @@ if TYPE_CHECKING:
         UnknownEvent,
         decode,
     )
+    from jetpay_async.webhooks.keys import KeySet
+    from jetpay_async.webhooks.remote import RemoteKeySet
+    from jetpay_async.webhooks.verifier import WebhookVerifier, authorization_of
 
 __all__ = [
     "Claims",
     "Delivery",
     "Event",
     "InvalidTokenError",
+    "KeySet",
     "KeysUnavailableError",
     "MalformedDeliveryError",
     "PayloadMismatchError",
     "Reason",
+    "RemoteKeySet",
     "StaleDeliveryError",
     "TransactionEvent",
     "TransactionFailed",
     "TransactionPaid",
     "UnknownEvent",
     "WebhookError",
+    "WebhookVerifier",
+    "authorization_of",
     "decode",
+    "explain",
     "sign",
+    "verify",
 ]
 
 # Keys need cryptography, events need cattrs, the remote key set needs asyncio, and an adapter its framework: a name is
@@ -50,12 +84,18 @@ _HOMES = {
     "Claims": "_token",
     "Delivery": "events",
     "Event": "events",
+    "KeySet": "keys",
+    "RemoteKeySet": "remote",
     "TransactionEvent": "events",
     "TransactionFailed": "events",
     "TransactionPaid": "events",
     "UnknownEvent": "events",
+    "WebhookVerifier": "verifier",
+    "authorization_of": "verifier",
     "decode": "events",
+    "explain": "_explanation",
     "sign": "_signing",
+    "verify": "_token",
 }
 
 

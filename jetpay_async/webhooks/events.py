@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
     Payload: TypeAlias = JSONValue
     TransactionPayload: TypeAlias = Mapping[str, JSONValue]
+    _WirePayload: TypeAlias = dict[str, JSONValue] | None  # or any other JSON, but then nothing of it is read
 else:
     # The readers of annotations at run time (cattrs, msgspec) are to pass the payload on as it is.
-    Claims = Payload = TransactionPayload = object
+    Claims = Payload = TransactionPayload = _WirePayload = object
 
 __all__ = [
     "Delivery",
@@ -140,7 +141,7 @@ class _WireEvent(msgspec.Struct, rename={"created_at": "createdAt"}):
     id: _Id
     created_at: datetime
     type: str
-    data: object = None
+    data: _WirePayload = None
     # Taken out of ``data`` for the classes that have them, which always overwrites what a sender puts here.
     transaction_id: object = None
     state: object = None
