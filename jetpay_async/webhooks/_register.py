@@ -8,6 +8,7 @@ a few ranges say it all; a gap is the space between two of them.
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -91,7 +92,7 @@ class Register:
             connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
         try:
             with _translated():
-                connection.execute("PRAGMA journal_mode=WAL")
+                _use_wal(connection, within=busy_timeout)
                 connection.execute("PRAGMA synchronous=FULL")
                 _install(connection)
         except BaseException:
@@ -186,6 +187,14 @@ class Register:
 
     def take(self, *, owner: str, seconds: float, limit: int) -> Sequence[bytes]:
         """Lease the first stored events that are due, unless somebody else has some."""
+        # Looking takes no write lock, so an idle worker is in nobody's way.
+        with _translated():
+            waiting_for = self._connection.execute(
+                "SELECT 1 FROM jetpay_inbox WHERE source = ? AND handled_at IS NULL AND document IS NOT NULL LIMIT 1",
+                (self._source,),
+            ).fetchone()
+        if waiting_for is None:
+            return []
         with self._transaction():
             now = self._now()
             others = self._connection.execute(
@@ -319,6 +328,20 @@ def mark(connection: sqlite3.Connection, source: str, event_id: int, *, owner: s
         raise LeaseLostError(
             f"event {event_id} was taken over by another worker; its effects must not be committed here"
         )
+
+
+def _use_wal(connection: sqlite3.Connection, *, within: float) -> None:
+    # SQLite's own waiting does not cover this change, and workers that start together all try it on a new file.
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _install(connection: sqlite3.Connection) -> None:

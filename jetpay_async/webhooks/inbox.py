@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -35,8 +36,10 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
 import attrs
 
+from jetpay_async import _json
 from jetpay_async._clock import SYSTEM_CLOCK, Clock
 from jetpay_async.errors import ConfigurationError, Context, JetpayError
+from jetpay_async.webhooks.events import Event, decode
 
 if TYPE_CHECKING:
     import sqlite3
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from jetpay_async.webhooks._register import Register
-    from jetpay_async.webhooks.events import Event
 
 __all__ = [
     "EventInbox",
@@ -175,25 +177,25 @@ class EventInbox(Protocol):
 class EventStore(EventInbox, Protocol):
     """An inbox that also keeps the events themselves, durably, to be handled after the sender got its answer."""
 
-    async def store(self, events: Sequence[tuple[Event, bytes]]) -> Stored:
+    async def store(self, events: Sequence[Event]) -> Stored:
         """Write events to disk, all or none.
 
         Args:
-            events: The events of a delivery with the JSON of each, in the order of their ids.
+            events: The events of a delivery, in the order of their ids.
 
         Returns:
             What was new. When this returns, the events survive a crash of the machine.
         """
         ...
 
-    async def take(self, *, owner: str, seconds: float, limit: int) -> Sequence[bytes]:
+    async def take(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
         """Lease the first stored events that are due, in the order of their ids.
 
         Only one owner at a time gets any, so that the order holds across workers. Events of a transaction one of whose
         earlier events is deferred wait for that one.
 
         Returns:
-            The JSON of at most ``limit`` events; empty if nothing is due or another worker is at it.
+            At most ``limit`` events; none if nothing is due or another worker is at it.
         """
         ...
 
@@ -202,11 +204,11 @@ class EventStore(EventInbox, Protocol):
         ...
 
 
-class _RegisterInbox:
+class _RegisterInbox(ABC):
     """The inbox over a `Register`, wherever that lives."""
 
-    async def _run(self, step: Callable[[Register], T]) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    async def _run(self, step: Callable[[Register], T]) -> T: ...
 
     async def lease(self, events: Sequence[Event], *, owner: str, seconds: float) -> Leased:
         """Take the events that nobody has handled; see `EventInbox.lease`."""
@@ -305,18 +307,19 @@ class SqliteInbox(_RegisterInbox):
         self._pid = 0
         self._closed = False
 
-    async def store(self, events: Sequence[tuple[Event, bytes]]) -> Stored:
+    async def store(self, events: Sequence[Event]) -> Stored:
         """Write events to disk, all or none; see `EventStore.store`."""
         rows = [
-            (event.id, _microseconds(event.created_at), getattr(event, "transaction_id", None), document)
-            for event, document in events
+            (event.id, _microseconds(event.created_at), getattr(event, "transaction_id", None), _document(event))
+            for event in events
         ]
         new, known, last_seen = await self._run(lambda register: register.store(rows))
         return Stored(new=new, known=known, last_seen=last_seen)
 
-    async def take(self, *, owner: str, seconds: float, limit: int) -> Sequence[bytes]:
+    async def take(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
         """Lease the first stored events that are due; see `EventStore.take`."""
-        return await self._run(lambda register: register.take(owner=owner, seconds=seconds, limit=limit))
+        documents = await self._run(lambda register: register.take(owner=owner, seconds=seconds, limit=limit))
+        return decode(b'{"webhookId":0,"events":[%b]}' % b",".join(documents)).events
 
     async def defer(self, event: Event, *, owner: str, seconds: float) -> None:
         """Give one event back for later; see `EventStore.defer`."""
@@ -390,6 +393,12 @@ class SqliteInbox(_RegisterInbox):
     def _close(self) -> None:
         if self._register is not None:
             self._register.close()
+
+
+def _document(event: Event) -> bytes:
+    """Write an event as a delivery has it, so that it is read back by what reads deliveries."""
+    created_at = event.created_at.isoformat()
+    return _json.dump({"id": event.id, "createdAt": created_at, "type": event.type, "data": event.data})
 
 
 def _microseconds(moment: datetime) -> int:

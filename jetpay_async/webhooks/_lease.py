@@ -1,0 +1,140 @@
+"""Hold the lease of some events while their handlers run, and tell the handlers when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from jetpay_async.webhooks.inbox import LeaseLostError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from jetpay_async._clock import Clock
+    from jetpay_async.webhooks.events import Event
+    from jetpay_async.webhooks.inbox import EventInbox, EventStore, Leased
+
+_log = logging.getLogger("jetpay_async.webhooks")
+
+# What cancelled work gets to give its leases back; past that they simply run out.
+RELEASE_WITHIN = 1.0
+
+_current: ContextVar[Lease] = ContextVar("jetpay_lease")
+
+
+def ensure_leased() -> None:
+    """Raise unless the events of the handler that calls this are still this worker's.
+
+    Call it in a handler right before an effect that can't be undone or repeated: an e-mail, a request to another
+    service. A process that was stalled for longer than the lease may find itself in the middle of a handler whose event
+    another worker has taken over; such a handler is cancelled, but the line after an ``await`` may come first. Outside
+    of a receiver, as in a test that calls the handler itself, this does nothing.
+
+    Raises:
+        LeaseLostError: The lease has run out. Let it propagate.
+    """
+    lease = _current.get(None)
+    if lease is not None and not lease.held:
+        raise LeaseLostError("the lease has run out; another worker may have the event")
+
+
+class Lease:
+    """What one owner holds, and until when.
+
+    Attributes:
+        owner: The token that the inbox knows it by.
+        pending: The ids that are held and not marked yet; whoever marks one takes it out.
+    """
+
+    def __init__(self, inbox: EventInbox, *, seconds: float, clock: Clock) -> None:
+        self.owner = uuid4().hex
+        self.pending: frozenset[int] = frozenset()
+        self._inbox = inbox
+        self._seconds = seconds
+        self._clock = clock
+        self._since = self._reading()
+        self._in_doubt = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease has not run out, by the clock that has gone further.
+
+        The monotonic clock stands still while the machine is suspended, and the other one may be set back.
+        """
+        return self._age() < self._seconds
+
+    async def take(self, events: Sequence[Event]) -> Leased:
+        """Take the events of a delivery; see `EventInbox.lease`."""
+        self._in_doubt = True
+        leased = await self._inbox.lease(events, owner=self.owner, seconds=self._seconds)
+        self._in_doubt = False
+        self.pending = leased.mine
+        return leased
+
+    async def take_stored(self, store: EventStore, *, limit: int) -> Sequence[Event]:
+        """Take stored events; see `EventStore.take`."""
+        self._in_doubt = True
+        events = await store.take(owner=self.owner, seconds=self._seconds, limit=limit)
+        self._in_doubt = False
+        self.pending = frozenset(event.id for event in events)
+        return events
+
+    async def give_back(self) -> None:
+        """Release what is not marked. If that fails, the lease runs out by itself."""
+        if not self.pending and not self._in_doubt:
+            return
+        try:
+            async with asyncio.timeout(RELEASE_WITHIN):
+                await self._inbox.release(owner=self.owner)
+        except Exception:  # noqa: BLE001 - an inbox may be anybody's, and waiting is what remains
+            _log.warning("could not give events back; they are free again in %g s", self._seconds, exc_info=True)
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator[None]:
+        """Renew the lease while the block runs; cancel the block when the lease is lost.
+
+        Raises:
+            LeaseLostError: It was lost.
+        """
+        limit = asyncio.timeout(self._seconds - self._age())
+        token = _current.set(self)
+        try:
+            async with limit:
+                keeper = asyncio.create_task(self._keep(limit))
+                try:
+                    yield
+                finally:
+                    keeper.cancel()
+                    await asyncio.wait([keeper])
+        except TimeoutError:
+            raise LeaseLostError("the lease was lost while its events were being handled") from None
+        finally:
+            _current.reset(token)
+
+    async def _keep(self, limit: asyncio.Timeout) -> None:
+        while True:
+            # A renewal may fail twice, and there is still time for a third.
+            await self._clock.sleep(self._seconds / 4)
+            asked = self._reading()
+            try:
+                mine = await self._inbox.renew(self.pending, owner=self.owner, seconds=self._seconds)
+            except Exception:  # noqa: BLE001 - an inbox may be anybody's; if it stays so, the limit strikes
+                _log.warning("could not renew the lease of %d events", len(self.pending), exc_info=True)
+                continue
+            if limit.expired():
+                return
+            if not self.pending <= mine:
+                limit.reschedule(0)
+                return
+            self._since = asked
+            limit.reschedule(asyncio.get_running_loop().time() + self._seconds - self._age())
+
+    def _reading(self) -> tuple[float, float]:
+        return self._clock.monotonic(), self._clock.time()
+
+    def _age(self) -> float:
+        return max(now - then for now, then in zip(self._reading(), self._since, strict=True))
