@@ -106,20 +106,21 @@ def preauthorize(
     *, contact_id: str, credit_card_id: str, amount: Amount, to_bank_account_id: str, statement: str
 ) -> Call[Preauthorization]:
     """Reserve an amount on a saved card [guide]."""
+    contact = _read_id(contact_id, "contact_id")
+    card = _read_id(credit_card_id, "credit_card_id")
     exact = to_amount(amount)
-    _check_id(to_bank_account_id, "to_bank_account_id")
-    _check_statement(statement)
-    path = f"/contact/{_segment(contact_id, 'contact_id')}/creditcards/{_segment(credit_card_id, 'credit_card_id')}"
-    body: dict[str, JSONValue] = {"amount": exact, "to_bank_account_id": to_bank_account_id, "statement": statement}
+    account = _read_id(to_bank_account_id, "to_bank_account_id")
+    text = _read_statement(statement)
+    body: dict[str, JSONValue] = {"amount": exact, "to_bank_account_id": account, "statement": text}
     return Call(
         operation=PREAUTHORIZE,
-        path=f"{path}/preauthorize",
+        path=f"/contact/{_segment(contact)}/creditcards/{_segment(card)}/preauthorize",
         arguments={
-            "contact_id": contact_id,
-            "credit_card_id": credit_card_id,
+            "contact_id": contact,
+            "credit_card_id": card,
             "amount": str(exact),
-            "to_bank_account_id": to_bank_account_id,
-            "statement": statement,
+            "to_bank_account_id": account,
+            "statement": text,
         },
         body=_json.dump(body),
     )
@@ -127,52 +128,61 @@ def preauthorize(
 
 def capture(debit_id: str) -> Call[Capture]:
     """Take the full amount of a preauthorized debit [guide]."""
-    return Call(CAPTURE, f"/debit/{_segment(debit_id, 'debit_id')}/capture", {"debit_id": debit_id}, debit_id)
+    debit = _read_id(debit_id, "debit_id")
+    return Call(CAPTURE, f"/debit/{_segment(debit)}/capture", {"debit_id": debit}, debit)
 
 
 def transaction_status(identifier: str) -> Call[TransactionStatus]:
     """Read where a transaction stands [docs]."""
-    path = f"/transaction/{_segment(identifier, 'identifier')}/status"
-    return Call(STATUS, path, {"identifier": identifier}, identifier)
+    transaction = _read_id(identifier, "identifier")
+    return Call(STATUS, f"/transaction/{_segment(transaction)}/status", {"identifier": transaction}, transaction)
 
 
 def cancel_transaction(identifier: str) -> Call[None]:
     """Cancel a transaction while no funds have been pulled [docs]."""
-    path = f"/transaction/{_segment(identifier, 'identifier')}"
-    return Call(CANCEL, path, {"identifier": identifier}, identifier)
+    transaction = _read_id(identifier, "identifier")
+    return Call(CANCEL, f"/transaction/{_segment(transaction)}", {"identifier": transaction}, transaction)
 
 
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]+")
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\\ud800-\udfff]|^\s|\s$|^\.{1,2}$")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%\ud800-\udfff]|^\s|\s$|^\.{1,2}$")
 _ID_LIMIT = 255
 
 
-def _segment(value: str, field: str) -> str:
+def _segment(identifier: str) -> str:
     """Percent-encode an id as one segment of a path."""
-    if isinstance(value, str) and _PLAIN_ID.fullmatch(value) and len(value) <= _ID_LIMIT:
+    return identifier if _PLAIN_ID.fullmatch(identifier) else quote(identifier, safe="")
+
+
+def _read_id(value: str, field: str) -> str:
+    if type(value) is str and _PLAIN_ID.fullmatch(value):
         return value
-    _check_id(value, field)
-    return quote(value, safe="")
-
-
-def _check_id(value: str, field: str) -> None:
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{field}: an id is a str, not {type(value).__name__}", field=field)
     if not value:
         raise InvalidArgumentError(f"{field}: is empty; pass the id that the API gave", field=field)
-    # Servers decode %2F before they route, so an encoded slash would still reach another resource.
-    if len(value) > _ID_LIMIT or _FORBIDDEN.search(value):
+    plain = _plain(value)
+    # Servers decode %2F before they route, so an encoded slash would still reach another resource; and so would "%2F"
+    # itself, encoded, where a proxy decodes first. An id with a percent sign is most likely one encoded already.
+    if len(plain) > _ID_LIMIT or _FORBIDDEN.search(plain):
         raise InvalidArgumentError(
-            f"{field}: {value[:60]!r} is not an id: no slash, dot segment, control character or surrounding space, and "
-            f"at most {_ID_LIMIT} characters; pass it exactly as the API gave it",
+            f"{field}: {plain[:60]!r} is not an id: no slash, percent sign, dot segment, control character or "
+            f"surrounding space, and at most {_ID_LIMIT} characters; pass it exactly as the API gave it, not encoded",
             field=field,
         )
+    return plain
 
 
-def _check_statement(statement: str) -> None:
+def _plain(value: str) -> str:
+    """Take the characters that a `str` holds: its subclasses, enumerations among them, may print as others."""
+    return str.__str__(value)
+
+
+def _read_statement(value: str) -> str:
     field = "statement"
-    if not isinstance(statement, str):
-        raise InvalidArgumentError(f"{field}: is a str, not {type(statement).__name__}", field=field)
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{field}: is a str, not {type(value).__name__}", field=field)
+    statement = _plain(value)
     if not statement.strip():
         raise InvalidArgumentError(f"{field}: is empty; it is what the payer's bank statement shows", field=field)
     if len(statement) > STATEMENT_LIMIT:
@@ -181,7 +191,8 @@ def _check_statement(statement: str) -> None:
             field=field,
         )
     if not statement.isprintable():
-        raise InvalidArgumentError(f"{field}: has unprintable characters; remove {statement!a}", field=field)
+        raise InvalidArgumentError(f"{field}: has unprintable characters; remove them: {statement!a}", field=field)
+    return statement
 
 
 _preauthorize_shape = Shape(PreauthorizeReply)
@@ -197,16 +208,19 @@ _RESERVED = frozenset({TransactionState.PREAUTHORIZED})
 def _read_preauthorize(call: Call[Preauthorization], document: dict[str, JSONValue], facts: Facts) -> Preauthorization:
     reply = _preauthorize_shape.read(document)
     asked = call.arguments
+    amount = Decimal(asked["amount"])
+    if not reply.debit_id:
+        raise ValueError("the reply names no debit")
     # A reply that belongs to another request would tie this customer's booking to somebody else's money.
     if (reply.contact_id, reply.from_credit_card_id) != (asked["contact_id"], asked["credit_card_id"]):
         raise ValueError("the reply is about another contact or card")
-    if reply.amount != Decimal(asked["amount"]):
+    if reply.amount != amount:
         raise ValueError(f"the reply is about another amount, {reply.amount}")
     if reply.transaction_state in _LOST:
         raise over(call, TransactionStatus(state=reply.transaction_state, raw=document), facts, debit_id=reply.debit_id)
     return Preauthorization(
         debit_id=reply.debit_id,
-        amount=reply.amount,
+        amount=amount,
         statement=reply.statement,
         to_bank_account_id=reply.to_bank_account_id,
         contact_id=reply.contact_id,

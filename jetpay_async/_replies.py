@@ -93,7 +93,7 @@ def read(call: Call[_T], reply: Reply, *, attempts: int, elapsed: float, now: fl
             return call.operation.read(call, document, facts)
         except ValueError as error:
             debit_id = document.get("debit_id")
-            named = debit_id if isinstance(debit_id, str) else None
+            named = debit_id if isinstance(debit_id, str) and debit_id else None
             raise _unanswered(reply, now, str(error), debit_id=named) from None
     if 400 <= reply.status < 500:
         raise _refusal(call, document, facts, now)
@@ -149,7 +149,10 @@ def _read_detail(document: Mapping[str, JSONValue]) -> tuple[str, tuple[FieldErr
             return text[:_DETAIL_LIMIT], fields
     if detail is None:
         return "", ()
-    return _json.dump(detail).decode(errors="replace")[:_DETAIL_LIMIT], ()
+    try:
+        return _json.dump(detail).decode()[:_DETAIL_LIMIT], ()
+    except RecursionError:
+        return "", ()
 
 
 def _read_field(item: Mapping[str, JSONValue]) -> FieldError:
@@ -163,4 +166,5 @@ def _read_field(item: Mapping[str, JSONValue]) -> FieldError:
 
 
 def _text(value: JSONValue) -> str:
-    return value[:_DETAIL_LIMIT] if isinstance(value, str) else "" if value is None else str(value)[:_DETAIL_LIMIT]
+    """Read one word; an array or an object is none."""
+    return "" if value is None or isinstance(value, Mapping | list) else str(value)[:_DETAIL_LIMIT]

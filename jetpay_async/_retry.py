@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from enum import Enum
 
 import attrs
@@ -46,8 +46,10 @@ class RetryPolicy:
             raise ConfigurationError(f"RetryPolicy: max_attempts={self.max_attempts!r} must be an int of at least 1")
         for name in ("base_delay", "max_delay", "settle_after"):
             value = getattr(self, name)
-            if type(value) not in {int, float} or not 0 <= value < math.inf:
+            if type(value) not in {int, float} or not 0 <= value <= sys.float_info.max:
                 raise ConfigurationError(f"RetryPolicy: {name}={value!r} must be a number of seconds, 0 or more")
+        if type(self.resend_rate_limited) is not bool:
+            raise ConfigurationError(f"RetryPolicy: resend_rate_limited={self.resend_rate_limited!r} must be a bool")
 
     def delay(self, attempt: int, chance: float) -> float:
         """Seconds to wait after this attempt (1, 2, ...); ``chance`` is a random number in [0, 1)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import attrs
@@ -35,7 +36,8 @@ _REQUEST_ID_LIMIT = 200
 def find_request_id(headers: Mapping[str, str]) -> str | None:
     """Find the service's id of this request; which header carries it is not documented."""
     for name in _REQUEST_ID_HEADERS:
-        if value := headers.get(name):
+        # What can't be printed is no id that anybody could ask about, and it would end up in the logs.
+        if (value := headers.get(name)) and value.isascii() and value.isprintable():
             return value[:_REQUEST_ID_LIMIT]
     return None
 
@@ -51,6 +53,9 @@ def read_retry_after(value: str | None, now: float) -> float | None:
     if _SECONDS.fullmatch(text):
         return float(text)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+        date = parsedate_to_datetime(text)
+        # The oldest of the three forms of an HTTP date names no zone: it means UTC, not the zone of this machine.
+        aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+        return max(0.0, aware.timestamp() - now)
     except (ValueError, TypeError, OverflowError, IndexError):
         return None

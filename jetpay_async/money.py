@@ -15,7 +15,7 @@ Amount = Decimal | int | str | float
 _CENT = Decimal("0.01")
 # The receiver may read JSON numbers as doubles, which hold every number of 15 significant digits:
 # 13 before the point and two behind it survive any parser.
-_LIMIT = Decimal(10) ** 13
+_LIMIT = Decimal(10**13)
 _PLAIN = re.compile(r"[0-9]{1,13}(?:\.[0-9]{1,2})?")
 _EXACT = Context(prec=15, traps=[Inexact, InvalidOperation])
 
