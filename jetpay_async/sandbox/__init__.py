@@ -51,13 +51,13 @@ status        transactions    ``GET /transaction/{identifier}/status``
 cancel        cancellations   ``DELETE /transaction/{identifier}``
 contact       contacts        ``PUT /contact``
 card_url      contacts        ``POST /contact/{contact_id}/creditcards/url``
-card_form     none            the page that ``card_url`` leads to
 bank_account  bank_accounts   ``PUT /contact/bank_account``
 debit         payments        ``PUT /debit``
 credit        payments        ``PUT /credit``
-payment       none            the page that the ``link`` of a debit or credit leads to
 webhooks      webhooks        ``GET, POST /webhooks/``, ``GET, PATCH, DELETE /webhooks/{identifier}``
 jwks          none            ``GET /.well-known/jwks.json``
+card_form     none            the page that ``card_url`` leads to
+payment       none            the page that the ``link`` of a debit or credit leads to
 ============  ==============  ====================================================================
 
 A request is worked on whole, also when the client has gone. `Fault` strikes before the work or after it, and at most

@@ -41,13 +41,13 @@ ROUTES = (
     "cancel",
     "contact",
     "card_url",
-    "card_form",
     "bank_account",
     "debit",
     "credit",
-    "payment",
     "webhooks",
     "jwks",
+    "card_form",
+    "payment",
 )
 """The names of the calls, for faults and counts."""
 
@@ -182,9 +182,9 @@ class Fault:
         Raises:
             ValueError: There is no such kind, name or value.
         """
-        kind, *pairs = text.split()
+        kind, _, pairs = text.strip().partition(" ")
         given: dict[str, Any] = {}
-        for pair in pairs:
+        for pair in pairs.split():
             name, _, value = pair.partition("=")
             if name not in _READERS:
                 raise ValueError(f"{name} is not one of {', '.join(_READERS)}")

@@ -103,7 +103,7 @@ class Form:
     def optional_moment(self, name: str) -> datetime | None:
         """Read an ISO 8601 moment that may be missing or null; without an offset it is UTC."""
         value = self.optional_text(name)
-        if value is None:
+        if not value:
             return None
         try:
             moment = datetime.fromisoformat(value)

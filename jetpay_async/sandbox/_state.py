@@ -413,8 +413,8 @@ class Account:
                 transaction,
                 state=state,
                 captures=captures,
-                fail_reason=reasons and reasons.fail_reason,
-                fail_direction=reasons and reasons.fail_direction,
+                fail_reason=reasons.fail_reason if reasons else None,
+                fail_direction=reasons.fail_direction if reasons else None,
             )
         )
 

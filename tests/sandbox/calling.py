@@ -1,0 +1,118 @@
+"""A few lines around aiohttp, so that a test reads as request and reply; no retries, no redirects, nothing clever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from io import BytesIO
+
+    import aiohttp
+
+    from jetpay_async.sandbox import Payer, Sandbox
+
+
+@attrs.frozen
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+
+@attrs.frozen
+class Caller:
+    sandbox: Sandbox
+    session: aiohttp.ClientSession
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        document: object = None,
+        *,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | BytesIO | None = None,
+    ) -> Answer:
+        sent = {"Authorization": f"Bearer {token or self.sandbox.api_token}", **(headers or {})}
+        if document is not None:
+            data = json.dumps(document).encode()
+            sent.setdefault("Content-Type", "application/json")
+        url = path if path.startswith("http") else self.sandbox.url + path
+        async with self.session.request(method, url, data=data, headers=sent, allow_redirects=False) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    def request(self, **changes: object) -> dict[str, object]:
+        """Make the body of a preauthorization."""
+        body = {"amount": 100.50, "to_bank_account_id": self.sandbox.merchant_account_id, "statement": "Deposit"}
+        return {name: value for name, value in {**body, **changes}.items() if value is not ...}
+
+    async def preauthorize(self, payer: Payer | None = None, **changes: object) -> Answer:
+        payer = payer or self.sandbox.add_payer()
+        path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/preauthorize"
+        return await self.call("POST", path, self.request(**changes))
+
+    async def charge(self, payer: Payer) -> Answer:
+        path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/charge"
+        return await self.call("POST", path, self.request())
+
+    async def reserve(self, *, card_number: str = "4111111111111111") -> str:
+        """Preauthorize and return the debit's id."""
+        answer = await self.preauthorize(self.sandbox.add_payer(card_number=card_number))
+        debit_id: str = answer.document["debit_id"]
+        return debit_id
+
+    async def capture(self, debit_id: str) -> Answer:
+        return await self.call("POST", f"/debit/{debit_id}/capture")
+
+    async def status(self, identifier: str) -> Answer:
+        return await self.call("GET", f"/transaction/{identifier}/status")
+
+    async def cancel(self, identifier: str) -> Answer:
+        return await self.call("DELETE", f"/transaction/{identifier}")
+
+
+@attrs.frozen
+class Received:
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def event_ids(self) -> list[int]:
+        return [event["id"] for event in self.document["events"]]
+
+
+@attrs.define
+class Receiver:
+    """A webhook receiver; `answers` are the statuses of its next replies, 204 once they are used up.
+
+    Each reply comes after `delay` seconds.
+    """
+
+    url: str = ""
+    received: list[Received] = attrs.field(factory=list[Received])
+    answers: list[int] = attrs.field(factory=list[int])
+    delay: float = 0.0
+
+    @property
+    def event_ids(self) -> list[list[int]]:
+        return [each.event_ids for each in self.received]
+
+    async def receive(self, request: web.Request) -> web.Response:
+        self.received.append(Received(request.headers.copy(), await request.read()))
+        await asyncio.sleep(self.delay)
+        return web.Response(status=self.answers.pop(0) if self.answers else 204)
