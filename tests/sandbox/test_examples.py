@@ -1,0 +1,100 @@
+"""The vendor's examples, with nothing changed but the host, the token and the ids: preauthorize, then capture."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jetpay_async.sandbox import Payer, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NODE = """
+const [base, token, contact, card, account] = process.argv.slice(1);
+const headers = { "Authorization": `Bearer ${token}`, "Content-Type": "application/json" };
+const reserved = await fetch(`${base}/contact/${contact}/creditcards/${card}/preauthorize`, {
+  method: "POST", headers,
+  body: JSON.stringify({ amount: 100.50, to_bank_account_id: account, statement: "Test statement" }),
+});
+const { debit_id } = await reserved.json();
+const captured = await fetch(`${base}/debit/${debit_id}/capture`, { method: "POST", headers });
+console.log(JSON.stringify(await captured.json()));
+"""
+
+
+def _preauthorization(sandbox: Sandbox) -> str:
+    request = {"amount": 100.50, "to_bank_account_id": sandbox.merchant_account_id, "statement": "Test statement"}
+    return json.dumps(request)
+
+
+async def _run(*command: str) -> bytes:
+    program = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await program.communicate()
+    assert program.returncode == 0
+    return output
+
+
+def _assert_captured(sandbox: Sandbox, reply: bytes) -> None:
+    (debit,) = sandbox.debits
+    assert json.loads(reply) == {"identifier": debit.identifier, "state": "paid"}
+    assert (str(debit.amount), debit.statement, debit.captures) == ("100.50", "Test statement", 1)
+
+
+@pytest.fixture
+def payer(sandbox: Sandbox) -> Payer:
+    return sandbox.add_payer()
+
+
+def _curl(sandbox: Sandbox, path: str, *more: str) -> Sequence[str]:
+    token = f"Authorization: Bearer {sandbox.api_token}"
+    return ("curl", "--silent", "--noproxy", "*", "-X", "POST", f"{sandbox.url}{path}", "-H", token, *more)
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_curl(sandbox: Sandbox, payer: Payer) -> None:
+    """The curl example works: a POST with JSON, then a POST without a body or a length."""
+    path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/preauthorize"
+    content = ("-H", "Content-Type: application/json", "-d", _preauthorization(sandbox))
+
+    reserved = json.loads(await _run(*_curl(sandbox, path, *content)))
+    captured = await _run(*_curl(sandbox, f"/debit/{reserved['debit_id']}/capture"))
+
+    _assert_captured(sandbox, captured)
+
+
+@pytest.mark.asyncio
+async def test_python(sandbox: Sandbox, payer: Payer) -> None:
+    """The Python example works with the standard library, which sends no Accept header and closes each time."""
+
+    def post(path: str, data: bytes) -> bytes:
+        headers = {"Authorization": f"Bearer {sandbox.api_token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(sandbox.url + path, data=data, headers=headers, method="POST")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=5) as response:
+            body: bytes = response.read()
+            return body
+
+    path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/preauthorize"
+
+    reserved = json.loads(await asyncio.to_thread(post, path, _preauthorization(sandbox).encode()))
+    captured = await asyncio.to_thread(post, f"/debit/{reserved['debit_id']}/capture", b"")
+
+    _assert_captured(sandbox, captured)
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+async def test_node(sandbox: Sandbox, payer: Payer) -> None:
+    """The Node example works with the built-in fetch."""
+    arguments = (sandbox.url, sandbox.api_token, payer.contact_id, payer.credit_card_id, sandbox.merchant_account_id)
+
+    captured = await _run("node", "--input-type=module", "-e", NODE, *arguments)
+
+    _assert_captured(sandbox, captured)
