@@ -1,0 +1,46 @@
+"""Where a command writes: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from decimal import Decimal
+
+import msgspec
+
+from jetpay_async import _json
+
+__all__ = ["close_stdout", "say", "tell", "to_json", "warn"]
+
+
+def say(text: str) -> None:
+    """Write lines to stdout, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    """Write a message to stderr."""
+    sys.stderr.write(f"jetpay: {text}\n")
+    sys.stderr.flush()
+
+
+def tell(result: str) -> None:
+    """Write what became of money to stdout; to stderr if nobody reads that, or the disk is full."""
+    try:
+        say(result)
+    except OSError as error:
+        close_stdout()
+        warn(f"stdout can't be written ({error.strerror}); the result is\n{result}")
+
+
+def close_stdout() -> None:
+    """Send whatever is still to be written to nowhere, so that the interpreter does not fail over it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def to_json(document: object) -> str:
+    """Write a document of builtins, attrs values, enums and times as one line of JSON; decimals as exact numbers."""
+    return _json.dump(msgspec.to_builtins(document, builtin_types=(Decimal,))).decode()

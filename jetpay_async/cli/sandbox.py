@@ -1,0 +1,45 @@
+"""``jetpay sandbox``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from jetpay_async.cli._output import say
+from jetpay_async.errors import ConfigurationError
+from jetpay_async.sandbox import DeliveryPolicy, Fault, Sandbox, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["sandbox"]
+
+
+def sandbox(
+    *,
+    host: str,
+    port: int,
+    seed: int,
+    latency: float,
+    faults: Sequence[str],
+    webhooks: Sequence[str],
+    speedup: float,
+) -> int:
+    """Run the sandbox until Ctrl-C.
+
+    Raises:
+        ConfigurationError: A fault or a webhook makes no sense, or the address can't be listened on.
+        KeyboardInterrupt: It was stopped.
+    """
+    service = Sandbox(host=host, port=port, seed=seed, latency=latency, delivery=DeliveryPolicy(speedup=speedup))
+    try:
+        service.faults.add(*map(Fault.from_text, faults))
+        for url in webhooks:
+            service.add_webhook(url)
+    except ValueError as error:
+        raise ConfigurationError(f"argument --fault or --webhook: {error}") from None
+    try:
+        asyncio.run(serve(service, announce=say))
+    except OSError as error:
+        raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror}; try another --port") from None
+    raise AssertionError("it serves until it is interrupted")
