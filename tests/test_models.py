@@ -1,0 +1,239 @@
+"""Values: what they compare, show and survive."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import typing
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, cast
+
+import attrs
+import cattrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetpay_async import Capture, FieldError, JSONValue, Preauthorization, TransactionState, TransactionStatus, models
+
+KNOWN = ["requested", "initiated", "preauthorized", "processing", "paid", "completed", "failed", "cancelled"]
+
+# Names of members and of attributes among them: a state is looked up by what it is, never by a name.
+UNKNOWN = ["settling", "Paid", "PAID", " paid", "name", "known", "__class__", "_value_", "café", "a b", "1", ""]
+
+every_state = pytest.mark.parametrize("text", [*KNOWN, *UNKNOWN])
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_a_named_state_is_its_member(text: str) -> None:
+    """The states that the vendor names are members, the same object each time."""
+    state = TransactionState(text)
+
+    assert state is getattr(TransactionState, text.upper())
+    assert state.known
+    assert repr(state) == f"<TransactionState.{text.upper()}>"
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
+def test_any_other_state_is_a_value_too(text: str) -> None:
+    """A state that this release does not know is carried through, and says that it is not known."""
+    state = TransactionState(text)
+
+    assert type(state) is TransactionState
+    assert not state.known
+    assert repr(state) == f"TransactionState({text!r})"
+    assert state.value == state.name == text
+
+
+def test_reading_unknown_states_adds_no_member() -> None:
+    """The enumeration lists the named states only, whatever was read before."""
+    TransactionState("settling")
+
+    assert [state.value for state in TransactionState] == KNOWN
+    assert len(TransactionState) == len(KNOWN)
+    assert "SETTLING" not in TransactionState.__members__
+
+
+@every_state
+def test_a_state_compares_and_hashes_like_its_string(text: str) -> None:
+    """A state finds its string in a set and a dict, and the other way round."""
+    state = TransactionState(text)
+
+    assert state == text
+    assert text == state
+    assert hash(state) == hash(text)
+    assert {text, state} == {text}
+    assert {state: 1}.keys() == {text}
+    assert state == TransactionState(text)
+
+
+def test_different_states_are_not_equal() -> None:
+    """No two of the states are equal or share a hash bucket by accident of spelling."""
+    assert len({TransactionState(text) for text in [*KNOWN, *UNKNOWN]}) == len(KNOWN) + len(UNKNOWN)
+
+
+@every_state
+def test_a_state_prints_as_its_string(text: str) -> None:
+    """Logs, URLs and formats show the state, not the class."""
+    state = TransactionState(text)
+
+    assert str(state) == f"{state}" == "%s" % state == text  # noqa: UP031 - old formats are a way to print
+    assert type(str(state)) is str
+    assert f"{state:>20}" == text.rjust(20)
+    assert json.dumps({"state": state}) == json.dumps({"state": text})
+
+
+COPIES: list[tuple[str, Callable[[Any], Any]]] = [
+    *((f"pickle {protocol}", lambda value, p=protocol: pickle.loads(pickle.dumps(value, p))) for protocol in range(6)),
+    ("copy", copy.copy),
+    ("deepcopy", copy.deepcopy),
+]
+every_copy = pytest.mark.parametrize("duplicate", [row[1] for row in COPIES], ids=[row[0] for row in COPIES])
+
+
+@every_state
+@every_copy
+def test_a_state_survives_copying(text: str, duplicate: Callable[[TransactionState], TransactionState]) -> None:
+    """A copied or unpickled state is the same state, of the same class, known or not."""
+    state = TransactionState(text)
+
+    again = duplicate(state)
+
+    assert type(again) is TransactionState
+    assert again == state
+    assert (again.value, again.name, again.known) == (state.value, state.name, state.known)
+
+
+@given(st.text())
+def test_any_text_is_a_state_and_comes_back(text: str) -> None:
+    """Whatever the service calls a state, it can be read, written as JSON, pickled and read again."""
+    state = TransactionState(text)
+
+    assert TransactionState(json.loads(json.dumps(state))) == state
+    assert TransactionState(state) == pickle.loads(pickle.dumps(state)) == text
+    assert state.known == (text in KNOWN)
+
+
+@pytest.mark.parametrize("value", [None, 1, True, b"paid", ["paid"], 1.5], ids=repr)
+def test_what_is_no_text_is_no_state(value: Any) -> None:
+    """Only a string is a state."""
+    with pytest.raises(ValueError, match="is not a valid TransactionState"):
+        TransactionState(value)
+
+
+def test_states_match() -> None:
+    """A match statement tells states apart, the unknown ones too."""
+
+    def answer(state: TransactionState) -> str:
+        match state:
+            case TransactionState.PAID | TransactionState.COMPLETED:
+                return "done"
+            case other if not other.known:
+                return "unknown"
+            case _:
+                return "wait"
+
+    states = ["paid", "completed", "settling", "PAID", "failed"]
+    assert [answer(TransactionState(text)) for text in states] == ["done", "done", "unknown", "unknown", "wait"]
+
+
+RAW: Mapping[str, JSONValue] = {"secret": "raw-must-not-show", "more": [Decimal("1.5"), None, {"deep": True}]}
+VALUES = [
+    Preauthorization(
+        debit_id="debit_123",
+        amount=Decimal("100.50"),
+        statement="Test statement",
+        to_bank_account_id="bank_789",
+        contact_id="contact_123",
+        from_credit_card_id="cc_456",
+        transaction_state=TransactionState.PREAUTHORIZED,
+        raw=RAW,
+    ),
+    Capture(identifier="debit_123", state=TransactionState("settling"), raw=RAW),
+    TransactionStatus(state=TransactionState.FAILED, fail_reason="account_frozen", fail_direction="pull", raw=RAW),
+]
+Value = Preauthorization | Capture | TransactionStatus
+every_value = pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+
+
+@every_value
+def test_a_value_is_frozen(value: Value) -> None:
+    """No attribute of a result can be set, and none can be added."""
+    for name in [*(field.name for field in attrs.fields(type(value))), "new"]:
+        with pytest.raises((attrs.exceptions.FrozenInstanceError, AttributeError)):
+            setattr(value, name, None)
+
+
+@every_value
+def test_a_value_is_made_by_keyword(value: Value) -> None:
+    """Ids that are all strings can't be mixed up by position."""
+    with pytest.raises(TypeError, match="positional"):
+        cast("Any", type(value))("debit_123")
+
+
+@every_value
+def test_values_are_equal_when_the_api_said_the_same(value: Value) -> None:
+    """The raw reply, the attempts and the time it took make no difference; anything else does."""
+    same = attrs.evolve(value, raw={}, attempts=7, elapsed=1.5)
+
+    assert same == value
+    assert hash(same) == hash(value)
+    for field in attrs.fields(type(value)):
+        if field.name not in {"raw", "attempts", "elapsed"}:
+            change: dict[str, Any] = {field.name: "another"}
+            assert attrs.evolve(value, **change) != value
+
+
+@every_value
+def test_the_raw_reply_is_not_shown(value: Value) -> None:
+    """The representation has every attribute but the raw reply."""
+    shown = repr(value)
+
+    assert "raw" not in shown
+    for field in attrs.fields(type(value)):
+        assert field.name == "raw" or f"{field.name}={getattr(value, field.name)!r}" in shown
+
+
+@every_value
+@every_copy
+def test_a_value_survives_copying(value: Value, duplicate: Callable[[Value], Value]) -> None:
+    """A copied or unpickled value has every attribute, the raw reply included."""
+    again = duplicate(value)
+
+    assert type(again) is type(value)
+    assert attrs.asdict(again, recurse=False) == attrs.asdict(value, recurse=False)
+
+
+@pytest.mark.parametrize("cls", [Preauthorization, Capture, TransactionStatus, FieldError])
+def test_annotations_resolve_at_run_time(cls: type) -> None:
+    """Tools that read annotations (cattrs, dependency injection, documentation) can resolve each of them."""
+    hints = typing.get_type_hints(cls)
+
+    assert set(hints) == {field.name for field in attrs.fields(cls)}
+    assert hints.get("state", TransactionState) is TransactionState
+
+
+@every_value
+def test_a_value_round_trips_through_cattrs(value: Value) -> None:
+    """Results can be stored as plain data and read back with cattrs, given hooks for decimals and the raw reply."""
+    converter = cattrs.Converter(unstruct_strat=cattrs.UnstructureStrategy.AS_DICT)
+    converter.register_unstructure_hook(Decimal, str)
+    converter.register_structure_hook(Decimal, lambda text, _: Decimal(text))
+    converter.register_structure_hook_func(
+        lambda kind: getattr(kind, "__origin__", None) is Mapping, lambda raw, _: raw
+    )
+
+    plain = converter.unstructure(value)
+    again = converter.structure(plain, type(value))
+
+    assert again == value
+    assert again.raw["secret"] == "raw-must-not-show"
+
+
+def test_every_value_is_tested() -> None:
+    """The tables of this file name every value of the module."""
+    classes = {getattr(models, name) for name in models.__all__ if attrs.has(getattr(models, name))}
+
+    assert classes == {type(value) for value in VALUES}
