@@ -138,7 +138,7 @@ class Deliveries:
         if session is not None:
             await session.close()
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - the caller's patience is an argument of the public method
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - the sandbox's own argument
         """Deliver without waiting for batches to fill, until every webhook has everything or is given up."""
         if self._session is None:
             raise RuntimeError("the sandbox does not run: nothing is delivered")
@@ -203,7 +203,8 @@ class _Courier:
             self._office.progress.set()
 
     def _backlog(self, first: int) -> int:
-        return self._office.events.last_id - first + 1
+        # A replay may ask for an event that is still to come.
+        return max(0, self._office.events.last_id - first + 1)
 
     async def _woken(self) -> None:
         self.wake.clear()

@@ -132,6 +132,12 @@ def _probability() -> float:
     return attrs.field(default=1.0, validator=(attrs.validators.ge(0), attrs.validators.le(1)))
 
 
+def _count() -> int | None:
+    return attrs.field(
+        default=attrs.Factory(_times, takes_self=True), validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
+
+
 @attrs.frozen(kw_only=True)
 class Fault:
     """One fault, and which requests it strikes.
@@ -155,7 +161,7 @@ class Fault:
     route: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.in_(ROUTES)))
     identifier: str | None = None
     probability: float = _probability()
-    count: int | None = attrs.field(default=attrs.Factory(_times, takes_self=True))
+    count: int | None = _count()
     seconds: float = 1.0
     status: int | None = None
     body: Literal["json", "html", "empty"] = attrs.field(
@@ -222,7 +228,7 @@ class DeliveryFault:
     kind: DeliveryFaultKind
     webhook: str | None = None
     probability: float = _probability()
-    count: int | None = attrs.field(default=attrs.Factory(_times, takes_self=True))
+    count: int | None = _count()
     seconds: float = 0.0
     keep_old: bool = True
 

@@ -367,6 +367,18 @@ async def test_replay(receiver: Receiver, method: str, replay: dict[str, object]
 
 
 @pytest.mark.asyncio
+async def test_replay_from_the_future(caller: Caller, receiver: Receiver) -> None:
+    """A webhook may start at an event that is still to come."""
+    await _events(caller, 1)
+    await caller.call("POST", "/webhooks/", {"callback_url": receiver.url, "replay_from_event_id": 4})
+
+    await _events(caller, 4)
+    await caller.sandbox.drain_deliveries()
+
+    assert receiver.event_ids == [[4, 5]]
+
+
+@pytest.mark.asyncio
 async def test_retries(caller: Caller, receiver: Receiver) -> None:
     """What is not answered with 2xx is sent again, the same events with another token, before anything newer."""
     receiver.answers = [500, 302, 404, 200]

@@ -180,7 +180,8 @@ async def test_too_large_a_body(caller: Caller) -> None:
     """A body of more than a megabyte is a 413 in the same shape."""
     answer = await caller.call("PUT", "/contact", data=BytesIO(b"x" * 1_100_000))
 
-    assert (answer.status, answer.document) == (413, {"detail": "Request Entity Too Large"})
+    assert (answer.status, list(answer.document)) == (413, ["detail"])
+    assert answer.document["detail"].endswith(" Too Large")
 
 
 @pytest.mark.asyncio
