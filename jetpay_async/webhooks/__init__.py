@@ -49,27 +49,35 @@ if TYPE_CHECKING:
         UnknownEvent,
         decode,
     )
+    from jetpay_async.webhooks.inbox import EventInbox, MemoryInbox, SqliteInbox
     from jetpay_async.webhooks.keys import KeySet
+    from jetpay_async.webhooks.receiver import WebhookReceiver
     from jetpay_async.webhooks.remote import RemoteKeySet
+    from jetpay_async.webhooks.router import EventRouter
     from jetpay_async.webhooks.verifier import WebhookVerifier, authorization_of
 
 __all__ = [
     "Claims",
     "Delivery",
     "Event",
+    "EventInbox",
+    "EventRouter",
     "InvalidTokenError",
     "KeySet",
     "KeysUnavailableError",
     "MalformedDeliveryError",
+    "MemoryInbox",
     "PayloadMismatchError",
     "Reason",
     "RemoteKeySet",
+    "SqliteInbox",
     "StaleDeliveryError",
     "TransactionEvent",
     "TransactionFailed",
     "TransactionPaid",
     "UnknownEvent",
     "WebhookError",
+    "WebhookReceiver",
     "WebhookVerifier",
     "authorization_of",
     "decode",
@@ -84,12 +92,17 @@ _HOMES = {
     "Claims": "_token",
     "Delivery": "events",
     "Event": "events",
+    "EventInbox": "inbox",
+    "EventRouter": "router",
     "KeySet": "keys",
+    "MemoryInbox": "inbox",
     "RemoteKeySet": "remote",
+    "SqliteInbox": "inbox",
     "TransactionEvent": "events",
     "TransactionFailed": "events",
     "TransactionPaid": "events",
     "UnknownEvent": "events",
+    "WebhookReceiver": "receiver",
     "WebhookVerifier": "verifier",
     "authorization_of": "verifier",
     "decode": "events",
