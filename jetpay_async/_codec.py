@@ -76,7 +76,7 @@ def _amount(value: object, _: object) -> Decimal:
 def _state(value: object, _: object) -> TransactionState:
     if isinstance(value, str) and value:
         return TransactionState(value)
-    raise TypeError(f"expected a state, not {_json_type(value)}")
+    raise TypeError(f"expected a state, not {'an empty string' if value == '' else _json_type(value)}")
 
 
 def _truth(value: object, _: object) -> bool:
@@ -94,6 +94,11 @@ def _json_type(value: object) -> str:
         dict: "an object",
     }
     return names.get(type(value), "a number")
+
+
+def _explain(error: BaseException, _: object) -> str:
+    """Say what a hook said; cattrs's own texts tell the Python type that was expected, which is no word of JSON."""
+    return "required field missing" if isinstance(error, KeyError) else str(error)
 
 
 def _converter(*, detailed: bool) -> Converter:
@@ -132,5 +137,5 @@ class Shape(Generic[_T]):
         try:
             _detailed.structure(document, self._cls)
         except Exception as error:  # noqa: BLE001 - the same
-            return "; ".join(transform_error(error, "$"))
+            return "; ".join(transform_error(error, "$", _explain))
         raise AssertionError("the detailed converter took what the quick one refused")  # pragma: no cover - same hooks

@@ -8,6 +8,11 @@ from unittest.mock import Mock
 import aiohttp
 import pytest
 from aioresponses import aioresponses
+from hypothesis import settings
+
+# A loaded machine is slow, which is no fault of the code: the time that an example takes is not judged.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture
