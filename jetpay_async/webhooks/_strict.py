@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import string
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from typing import TYPE_CHECKING
 
 from msgspec import convert
@@ -22,6 +22,7 @@ _ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
 _STANDARD = (string.ascii_letters + string.digits + "+/").encode()
 # Every byte that isn't in the alphabet, padding included, becomes one that is in neither.
 _TO_STANDARD = bytes(_STANDARD[_ALPHABET.index(byte)] if byte in _ALPHABET else ord("*") for byte in range(256))
+_FROM_STANDARD = bytes.maketrans(b"+/", b"-_")
 # By the length modulo 4: the padding to add, and the last characters whose spare bits are zero.
 _ENDINGS: dict[int, tuple[bytes, frozenset[int]]] = {
     0: (b"", frozenset(_ALPHABET)),
@@ -42,7 +43,7 @@ def decode_base64url(text: bytes) -> bytes:
 
 def encode_base64url(data: bytes) -> bytes:
     """Write base64url without padding."""
-    return urlsafe_b64encode(data).rstrip(b"=")
+    return b2a_base64(data, newline=False).translate(_FROM_STANDARD, b"=")
 
 
 def read_object(data: bytes) -> dict[str, JSONValue]:

@@ -121,8 +121,9 @@ def verify(
             field="body",
         )
     try:
-        moment = time.time() if now is None else now
-        return _verify(body, authorization, keys, moment, leeway=leeway, max_body_bytes=max_body_bytes)
+        if len(body) > max_body_bytes:
+            raise MalformedDeliveryError(Reason.BODY_TOO_LARGE, {"size": len(body), "limit": max_body_bytes})
+        return _verify(body, authorization, keys, time.time() if now is None else now, leeway)
     except WebhookError as error:
         refusal = bare(error)
     del body, authorization  # a traceback that shows locals is not to show them
@@ -139,11 +140,7 @@ def check_leeway(leeway: float) -> None:
         raise InvalidArgumentError(f"leeway: {leeway!r} is not a number of seconds from 0 to 300", field="leeway")
 
 
-def _verify(
-    body: bytes, authorization: str | bytes | None, keys: KeySet, now: float, *, leeway: float, max_body_bytes: int
-) -> Claims:
-    if len(body) > max_body_bytes:
-        raise MalformedDeliveryError(Reason.BODY_TOO_LARGE, {"size": len(body), "limit": max_body_bytes})
+def _verify(body: bytes, authorization: str | bytes | None, keys: KeySet, now: float, leeway: float) -> Claims:
     token = _bearer(authorization)
     header, _, _ = token.partition(b".")
     known = keys.known_header(header)

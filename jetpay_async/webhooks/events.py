@@ -15,20 +15,23 @@ know never makes a delivery fail, and ``data`` always holds everything that was 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
 
 import attrs
 import cattrs
 import msgspec
 
+from jetpay_async import _json
 from jetpay_async.models import TransactionState
 from jetpay_async.webhooks.errors import MalformedDeliveryError, Reason, bare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from jetpay_async.models import JSONValue
     from jetpay_async.webhooks._token import Claims
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     _WirePayload: TypeAlias = dict[str, JSONValue] | None  # or any other JSON, but then nothing of it is read
 else:
     # The readers of annotations at run time (cattrs, msgspec) are to pass the payload on as it is.
-    Claims = Payload = TransactionPayload = _WirePayload = object
+    Claims = Payload = TransactionPayload = _WirePayload = Any
 
 __all__ = [
     "Delivery",
@@ -133,13 +136,13 @@ def decode(body: bytes) -> Delivery:
     raise refusal
 
 
-# Ids go into the databases of users: no more than what a signed 64-bit column holds.
+# Ids end up in the users' databases: no more than a signed 64-bit column holds.
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class _WireEvent(msgspec.Struct, rename={"created_at": "createdAt"}):
+class _WireEvent(msgspec.Struct, rename={"created_at": "createdAt"}, gc=False):
     id: _Id
-    created_at: datetime
+    created_at: Annotated[datetime, msgspec.Meta(tz=True)]
     type: str
     data: _WirePayload = None
     # Taken out of ``data`` for the classes that have them, which always overwrites what a sender puts here.
@@ -154,32 +157,37 @@ class _WireDelivery(msgspec.Struct, rename={"webhook_id": "webhookId"}):
     events: list[_WireEvent]
 
 
-_decoder = msgspec.json.Decoder(_WireDelivery, float_hook=Decimal)
+class _EventsByKind(msgspec.Struct):
+    """What msgspec fills in one go, several times faster than the constructors of the classes would be."""
 
-# msgspec fills a tuple of attrs instances from the wire's attributes several times faster than their constructors do.
-_TUPLES: dict[type[Event], type[tuple[Event, ...]]] = {
-    UnknownEvent: tuple[UnknownEvent, ...],
-    TransactionEvent: tuple[TransactionEvent, ...],
-    TransactionPaid: tuple[TransactionPaid, ...],
-    TransactionFailed: tuple[TransactionFailed, ...],
-}
-_KINDS_BY_STATE: dict[str, type[TransactionEvent]] = {"paid": TransactionPaid, "failed": TransactionFailed}
+    unknown: list[UnknownEvent]
+    changed: list[TransactionEvent]
+    paid: list[TransactionPaid]
+    failed: list[TransactionFailed]
+
+
+_decoder = msgspec.json.Decoder(_WireDelivery, float_hook=Decimal)
+_by_id = attrgetter("id")
+_TIME_WITHOUT_OFFSET = re.compile(r"[0-9-]{10}[Tt ][0-9:.]+")
 
 
 def _read(body: bytes) -> _WireDelivery:
     try:
         return _decoder.decode(body)
+    except msgspec.ValidationError:
+        # It is malformed, or a time lacks its offset: rare enough to read it once more for that.
+        return _converted(_json.parse(body), _WireDelivery)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise MalformedDeliveryError(Reason.MALFORMED_BODY, {"problem": str(error)}) from None
 
 
 def _structure_delivery(source: object, _: object) -> Delivery:
     wire = source if isinstance(source, _WireDelivery) else _converted(source, _WireDelivery)
-    return Delivery(webhook_id=wire.webhook_id, events=_events(wire.events))
+    return Delivery(webhook_id=wire.webhook_id, events=_typed(wire.events))
 
 
 def _structure_event(source: object, _: object) -> Event:
-    return _events([_converted(source, _WireEvent)])[0]
+    return _typed([_converted(source, _WireEvent)])[0]
 
 
 _Wire = TypeVar("_Wire", _WireDelivery, _WireEvent)
@@ -187,58 +195,64 @@ _Wire = TypeVar("_Wire", _WireDelivery, _WireEvent)
 
 def _converted(source: object, wire: type[_Wire]) -> _Wire:
     try:
-        return msgspec.convert(source, wire)
+        return msgspec.convert(_with_offsets(source), wire)
     except (ValueError, RecursionError) as error:
         raise MalformedDeliveryError(Reason.MALFORMED_BODY, {"problem": str(error)}) from None
 
 
-def _events(wires: Iterable[_WireEvent]) -> tuple[Event, ...]:
-    by_kind: dict[type[Event], list[_WireEvent]] = {}
-    last = -1
-    ascending = True
+def _with_offsets(document: object) -> object:
+    """Say UTC where the time of an event, or of the events of a delivery, lacks its offset [inferred]."""
+    if not isinstance(document, Mapping):
+        return document
+    members = cast("Mapping[str, object]", document)
+    created_at, events = members.get("createdAt"), members.get("events")
+    if isinstance(created_at, str) and _TIME_WITHOUT_OFFSET.fullmatch(created_at):
+        return {**members, "createdAt": f"{created_at}Z"}
+    if isinstance(events, list):
+        return {**members, "events": [_with_offsets(event) for event in cast("list[object]", events)]}
+    return members
+
+
+def _typed(wires: list[_WireEvent]) -> tuple[Event, ...]:
+    found = msgspec.convert(_sorted_out(wires), _EventsByKind, from_attributes=True)
+    events = [*found.unknown, *found.changed, *found.paid, *found.failed]
+    events.sort(key=_by_id)
+    if len({wire.id for wire in wires}) != len(events):
+        return _each_once(events)
+    return tuple(events)
+
+
+def _sorted_out(wires: list[_WireEvent]) -> dict[str, list[_WireEvent]]:
+    """Tell the kinds by the rules of this module's docstring, and take out of the data what their classes hold."""
+    unknown: list[_WireEvent] = []
+    changed: list[_WireEvent] = []
+    paid: list[_WireEvent] = []
+    failed: list[_WireEvent] = []
     for wire in wires:
-        if wire.created_at.tzinfo is None:
-            wire.created_at = wire.created_at.replace(tzinfo=UTC)
-        if wire.id <= last:
-            ascending = False
-        last = wire.id
-        kind = _kind(wire)
-        if kind in by_kind:
-            by_kind[kind].append(wire)
+        data = wire.data
+        if not (wire.type.startswith("transactions.") and isinstance(data, dict)):
+            unknown.append(wire)
+            continue
+        wire.state = state = data.get("state") or _state_of(wire.type)
+        wire.transaction_id = transaction_id = data.get("transactionId")
+        if not (isinstance(state, str) and isinstance(transaction_id, str)):
+            unknown.append(wire)
+        elif state == "paid":
+            paid.append(wire)
+        elif state == "failed":
+            reason = data.get("failReason") or data.get("fail_reason")
+            direction = data.get("failDirection") or data.get("fail_direction")
+            wire.fail_reason = reason if isinstance(reason, str) else None
+            wire.fail_direction = direction if isinstance(direction, str) else None
+            failed.append(wire)
         else:
-            by_kind[kind] = [wire]
-    events: list[Event] = []
-    for kind, members in by_kind.items():
-        events += msgspec.convert(members, _TUPLES[kind], from_attributes=True)
-    if len(by_kind) > 1 or not ascending:
-        events.sort(key=attrgetter("id"))
-    return tuple(events) if ascending else _each_once(events)
+            changed.append(wire)
+    return {"unknown": unknown, "changed": changed, "paid": paid, "failed": failed}
 
 
-def _kind(wire: _WireEvent) -> type[Event]:
-    """Tell an event's class by the rules of this module's docstring, and take out of its data what the class holds."""
-    data = wire.data
-    if not (isinstance(data, dict) and wire.type.startswith("transactions.")):
-        return UnknownEvent
-    state = data.get("state")
-    if state is None:
-        state = wire.type.rpartition(".")[2]
-        if state not in _KINDS_BY_STATE:
-            return UnknownEvent
-    transaction_id = data.get("transactionId")
-    if not (isinstance(state, str) and isinstance(transaction_id, str)):
-        return UnknownEvent
-    wire.transaction_id = transaction_id
-    wire.state = state
-    kind = _KINDS_BY_STATE.get(state, TransactionEvent)
-    if kind is TransactionFailed:
-        wire.fail_reason = _text(data, "failReason", "fail_reason")
-        wire.fail_direction = _text(data, "failDirection", "fail_direction")
-    return kind
-
-
-def _text(data: dict[str, JSONValue], *spellings: str) -> str | None:
-    return next((value for name in spellings if isinstance(value := data.get(name), str)), None)
+def _state_of(event_type: str) -> str | None:
+    last = event_type.rpartition(".")[2]
+    return last if last in {"paid", "failed"} else None
 
 
 def _each_once(events: Iterable[Event]) -> tuple[Event, ...]:
