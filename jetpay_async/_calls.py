@@ -38,7 +38,7 @@ class Resend(Enum):
     """There is nothing to read it from: never again."""
 
 
-@attrs.frozen
+@attrs.define
 class Facts:
     """What is known of a call besides what its reply says."""
 

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Read = TypeVar("_Read")
 
-# A capture that gets no byte for this share of its time is given up, so that the rest is left to settle it.
-_SILENCE = 2 / 3
+# A capture is given up after this share of the time that was left when it was sent: the rest is to settle it in.
+_PATIENCE = 2 / 3
 
 # Seconds that a call may be old to count as fresh.
 _MOMENT = 0.001
@@ -87,6 +87,8 @@ class Pursuit(Generic[_T]):
     """What the status said last."""
     trouble: Unanswered | None = None
     """Why there is no answer."""
+    left: bool = False
+    """An attempt began to leave."""
 
     def doubt(self, given_up_at: float) -> None:
         """Note that a request may have been carried out, given up at this time: settle it before anything else."""
@@ -131,7 +133,20 @@ class Runner:
             asyncio.CancelledError: With a note, if the outcome is unknown.
         """
         try:
-            return await self._run(pursuit)
+            while True:
+                if pursuit.doubtful and (settled := await self._settle(pursuit)) is not None:
+                    return settled.result
+                refusal: APIError | None = None
+                try:
+                    return await self._attempt(pursuit)
+                except Unanswered as trouble:
+                    pursuit.trouble = trouble
+                    pursuit.left |= trouble.started
+                except APIError as error:
+                    pursuit.body = None
+                    refusal = error
+                if (settled := await self._carry_on(pursuit, refusal)) is not None:
+                    return settled.result
         except asyncio.CancelledError as cancel:
             if pursuit.body is not None:
                 pursuit.body.seal()
@@ -147,29 +162,19 @@ class Runner:
             return self._unknown(pursuit, "no answer in time; the request is still under way for another caller")
         return self._failure(NotSentError, pursuit, "nothing was sent in time")
 
-    async def _run(self, pursuit: Pursuit[_T]) -> _T:
-        while True:
-            if pursuit.doubtful and (settled := await self._settle(pursuit)) is not None:
-                return settled.result
-            refusal: APIError | None = None
-            try:
-                return await self._attempt(pursuit)
-            except Unanswered as trouble:
-                pursuit.trouble = trouble
-            except APIError as error:
-                pursuit.body = None
-                refusal = error
-            decision = self._decide(pursuit, refusal)
-            match decision.step:
-                case Step.AGAIN:
-                    await self._clock.sleep(decision.delay)
-                case Step.SETTLE:
-                    pursuit.doubt(self._clock.monotonic())
-                case Step.STOP:
-                    if refusal is None:
-                        raise self._stopped(pursuit)
-                    if (settled := await self._confirm(pursuit, refusal)) is not None:
-                        return settled.result
+    async def _carry_on(self, pursuit: Pursuit[_T], refusal: APIError | None) -> _Settled[_T] | None:
+        """Do what follows an attempt without a result; None if that is another round."""
+        decision = self._decide(pursuit, refusal)
+        match decision.step:
+            case Step.AGAIN:
+                await self._clock.sleep(decision.delay)
+            case Step.SETTLE:
+                pursuit.doubt(self._clock.monotonic())
+            case Step.STOP:
+                if refusal is None:
+                    raise self._stopped(pursuit)
+                return await self._confirm(pursuit, refusal)
+        return None
 
     def _decide(self, pursuit: Pursuit[_T], refusal: APIError | None) -> Decision:
         trouble = pursuit.trouble
@@ -210,15 +215,10 @@ class Runner:
         if within > pursuit.options.timeout - _MOMENT:
             # The same number for each fresh call: what aiohttp needs for it is made once.
             within = pursuit.options.timeout
-        silence = None
-        if operation.resend is Resend.READ:
-            body = None
-        else:
-            body = GuardedBody(call.body, deadline=pursuit.deadline, clock=self._clock)
-            if operation.resend is Resend.SETTLE:
-                silence = within * _SILENCE
-        pursuit.body = body
-        reply = await self._transport.exchange(operation.method, call.path, body, within=within, silence=silence)
+        if operation.resend is not Resend.READ:
+            patience = within * _PATIENCE if operation.resend is Resend.SETTLE else None
+            pursuit.body = GuardedBody(call.body, deadline=pursuit.deadline, clock=self._clock, patience=patience)
+        reply = await self._transport.exchange(operation.method, call.path, pursuit.body, within=within)
         result = self._read(call, reply, pursuit)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s %s: done, attempt %d", operation.name, call.debit_id or "", pursuit.attempts)
@@ -266,7 +266,7 @@ class Runner:
         try:
             # Half of the time that is left, so that a look that stalls is not the last one.
             within = self.remaining(pursuit) / 2
-            reply = await self._transport.exchange("GET", call.path, None, within=within, silence=None)
+            reply = await self._transport.exchange("GET", call.path, None, within=within)
             return self._read(call, reply, pursuit)
         except (Unanswered, RateLimitedError):
             return None
@@ -300,7 +300,7 @@ class Runner:
             return None
         options = Options(remaining, pursuit.options.retry)
         try:
-            return await self._run(self.pursue(transaction_status(pursuit.call.debit_id or ""), options))
+            return await self.run(self.pursue(transaction_status(pursuit.call.debit_id or ""), options))
         except JetpayError:
             return None
 
@@ -309,12 +309,12 @@ class Runner:
 
     def _stopped(self, pursuit: Pursuit[_T]) -> JetpayError:
         """Make the error for a call that is given up without an answer."""
-        trouble = pursuit.trouble
-        if trouble is not None and not trouble.started:
-            return self._failure(NotSentError, pursuit, "nothing was sent; calling again is safe")
-        if pursuit.call.operation.resend is Resend.READ:
+        reads = pursuit.call.operation.resend is Resend.READ
+        if reads and pursuit.left:
             return self._failure(ServiceError, pursuit, "no usable answer; calling again is safe")
-        return self._unknown(pursuit, _reason(pursuit))
+        if pursuit.trouble is not None and pursuit.trouble.started:
+            return self._unknown(pursuit, _reason(pursuit))
+        return self._failure(NotSentError, pursuit, "nothing was sent; calling again is safe")
 
     def _failure(
         self, error_class: type[NotSentError | ServiceError], pursuit: Pursuit[_T], message: str

@@ -27,7 +27,7 @@ from jetpay_async._wire import Reply
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
 
@@ -48,22 +48,31 @@ class GuardedBody(Payload):
 
     It is the single authority on whether the request began to leave: either `seal` comes first, and nothing can leave
     any more, or the write comes first. Both happen on the event loop, so there is no third case.
+
+    Args:
+        body: What to send.
+        deadline: When it may not leave any more, on the monotonic clock.
+        clock: That clock.
+        patience: Seconds to wait for the whole reply, from when it leaves; the connection is aborted then. None
+            leaves that to the deadline.
     """
 
     _default_content_type = "application/json"
 
-    def __init__(self, body: bytes, *, deadline: float, clock: Clock) -> None:
+    def __init__(self, body: bytes, *, deadline: float, clock: Clock, patience: float | None = None) -> None:
         # The base class would build headers from its arguments on each call; both are fixed here.
         self._value: bytes = body
         self._size = len(body)
         self._headers = _JSON_HEADERS if body else _EMPTY_HEADERS
         self._deadline = deadline
         self._monotonic = clock.monotonic
+        self._patience = patience
+        self._alarm: asyncio.TimerHandle | None = None
         self._sealed = False
         self.started_at: float | None = None
         """When it began to leave, on the monotonic clock."""
         self.refusal: str | None = None
-        """Why it was not sent, or not sent again."""
+        """Why it was not sent, not sent again, or given up."""
 
     @property
     def started(self) -> bool:
@@ -76,8 +85,10 @@ class GuardedBody(Payload):
         return self.started_at is not None
 
     def seal(self) -> bool:
-        """Forbid that it leaves from now on; return whether it had begun to."""
+        """End it: nothing leaves from now on, and no alarm goes off. Return whether it had begun to leave."""
         self._sealed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         return self.started_at is not None
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -98,7 +109,15 @@ class GuardedBody(Payload):
         if now >= self._deadline:
             raise self._refuse("the deadline had passed before anything left")
         self.started_at = now
+        if self._patience is not None:
+            # One timer from here; aiohttp's `sock_read` would set a new one with each chunk that it reads.
+            self._alarm = asyncio.get_running_loop().call_later(self._patience, self._give_up, writer)
         await writer.write(self._value)
+
+    def _give_up(self, writer: AbstractStreamWriter) -> None:
+        self.refusal = f"no whole reply within {self._patience:.3g} s"
+        if writer.transport is not None:
+            writer.transport.abort()
 
     def _refuse(self, reason: str) -> _StopError:
         self.refusal = reason
@@ -156,7 +175,7 @@ class Transport:
             "User-Agent": f"{agent} {user_agent_suffix}" if user_agent_suffix else agent,
         }
         # Our own session has the headers as its defaults, which is quickest; a given one must not get the token.
-        self._own_headers: _Headers | None = None
+        self._own_headers = _Headers()
         self._headers: _Headers | None = None
         self._provide: Callable[[], Awaitable[str]] | None = None
         if callable(api_token):
@@ -173,9 +192,7 @@ class Transport:
         """Whether it can't be used any more."""
         return self._closed or (self._session is not None and self._session.closed)
 
-    async def exchange(
-        self, method: str, path: str, body: GuardedBody | None, *, within: float, silence: float | None
-    ) -> Reply:
+    async def exchange(self, method: str, path: str, body: GuardedBody | None, *, within: float) -> Reply:
         """Send one request and read its reply to the end.
 
         Args:
@@ -183,13 +200,14 @@ class Transport:
             path: The percent-encoded path below the base URL.
             body: What to send; None for a request that may be repeated.
             within: Seconds for all of it.
-            silence: Seconds without a byte, once it is sent, after which it is given up.
 
         Raises:
             Unanswered: There is no whole reply; ``started`` says whether the request began to leave.
             ConfigurationError: The client can't be used here.
         """
         session = self._usable_session()
+        if within <= 0:  # to aiohttp that would mean no limit
+            raise Unanswered("the deadline had passed before anything left", started=False)
         headers = self._headers
         if self._provide is not None:
             asked = self._clock.monotonic()
@@ -202,11 +220,13 @@ class Transport:
                 self._origin.with_path(self._prefix + path, encoded=True),
                 data=body,
                 headers=headers,
-                timeout=_timeout(within, silence),
+                timeout=_timeout(within),
                 allow_redirects=False,
                 raise_for_status=False,
             )
             reply = Reply(response.status, response.headers, await _read(response))
+            if body is not None:
+                body.seal()
             return reply if reply.status == 200 else _without_token(reply, headers or self._own_headers)
         except asyncio.CancelledError as cancel:
             # The frames of aiohttp hold the headers, and with them the token.
@@ -237,10 +257,11 @@ class Transport:
         if self._closed:
             raise ConfigurationError("the client is closed; make a new one")
         loop = asyncio.get_running_loop()
+        pid = os.getpid()
         if self._loop is None:
             self._loop = loop
-            self._pid = os.getpid()
-        if self._pid != os.getpid():
+            self._pid = pid
+        if self._pid != pid:
             raise ConfigurationError("the client was used before this process was forked; make one in each process")
         if self._loop is not loop:
             raise ConfigurationError("the client belongs to another event loop; make one for each loop")
@@ -283,9 +304,9 @@ class _Headers(dict[str, str]):
         return f"<{len(self)} headers>"
 
 
-def _without_token(reply: Reply, sent: _Headers | None) -> Reply:
+def _without_token(reply: Reply, sent: Mapping[str, str]) -> Reply:
     """Take the token out of a reply that ends in an error: some servers repeat what they refuse."""
-    token = (sent or {}).get("Authorization", "").removeprefix("Bearer ")
+    token = sent["Authorization"].removeprefix("Bearer ")
     headers = CIMultiDict((name, value.replace(token, "***")) for name, value in reply.headers.items())
     return Reply(reply.status, headers, reply.body.replace(token.encode(), b"***"))
 
@@ -306,9 +327,9 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _timeout(within: float, silence: float | None) -> aiohttp.ClientTimeout:
+def _timeout(within: float) -> aiohttp.ClientTimeout:
     # aiohttp rounds longer timeouts up to whole seconds; a deadline is a deadline.
-    return aiohttp.ClientTimeout(total=within, sock_read=silence, ceil_threshold=math.inf)
+    return aiohttp.ClientTimeout(total=within, ceil_threshold=math.inf)
 
 
 def _socket_factory(settle_after: float) -> Callable[[aiohttp.AddrInfoType], socket.socket] | None:

@@ -521,3 +521,41 @@ def test_not_sent_and_unknown_are_apart() -> None:
     """Neither of the two is the other: catching one never catches what needs the other's care."""
     assert not issubclass(NotSentError, OutcomeUnknownError)
     assert not issubclass(OutcomeUnknownError, NotSentError | APIError | ServiceError)
+
+
+@pytest.mark.asyncio
+async def test_a_deadline_that_passes_while_waiting_ends_the_looking() -> None:
+    """A process that wakes up after its deadline asks nobody any more, and does not wait for an answer for ever."""
+    now = 1000.0
+
+    async def oversleep(_: float) -> None:
+        nonlocal now
+        now += 3600.0
+
+    scripts = {"capture": [loopback.hang_up], "status": [status("processing"), loopback.silence]}
+    clock = Clock(monotonic=lambda: now, sleep=oversleep)
+    async with Loopback(scripts=scripts).listen() as server, connect(server, timeout=30.0, clock=clock) as client:
+        with pytest.raises(OutcomeUnknownError):
+            async with asyncio.timeout(0.5):
+                await client.capture(DEBIT_ID)
+
+    assert server.count("status") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_deadline_that_passed_before_a_read_reads_nothing() -> None:
+    """The same holds for a read: no time left means no request."""
+    now = 1000.0
+
+    async def oversleep(_: float) -> None:
+        nonlocal now
+        now += 3600.0
+
+    clock = Clock(monotonic=lambda: now, sleep=oversleep)
+    async with Loopback(scripts={"status": [replies(503, HTML), loopback.silence]}).listen() as server:
+        async with connect(server, timeout=30.0, clock=clock) as client:
+            with pytest.raises(ServiceError, match="deadline had passed"):
+                async with asyncio.timeout(0.5):
+                    await client.transaction_status(DEBIT_ID)
+
+    assert server.count("status") == 1

@@ -1,0 +1,100 @@
+"""What is checked, and how: ``nox`` runs all of it, ``nox -s NAME`` one session.
+
+The Python versions are the classifiers of ``pyproject.toml``; those that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
+PYTHONS = nox.project.python_versions(PROJECT)
+OLDEST = ["aiohttp==3.12.0", "attrs==24.2.0", "cattrs==24.1.0", "cryptography==43.0.0", "msgspec==0.19.0"]
+
+nox.needs_version = ">=2025.5.1"
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs"]
+
+# pyenv keeps its interpreters where nobody looks.
+for directory in sorted((Path.home() / ".pyenv" / "versions").glob("3.*/bin")):
+    os.environ["PATH"] += os.pathsep + str(directory)
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package with everything optional, and the tools of some dependency groups."""
+    session.install("-e", ".[all]", *nox.project.dependency_groups(PROJECT, *groups))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*GROUPS["lint"])
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the package, and the typed example of its use, with mypy and pyright."""
+    install(session, "types", "test")
+    session.run("mypy", "-p", "jetpay_async")
+    session.run("mypy", "tests/typing")
+    session.run("pyright")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests, measuring branch coverage."""
+    install(session, "test", "coverage", "frameworks")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest dependencies that are supported."""
+    install(session, "test")
+    session.install(*OLDEST)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Combine what the tests measured, and refuse a gap."""
+    session.install(*GROUPS["coverage"])
+    session.run("coverage", "combine")
+    session.run("coverage", "report", "--fail-under=100")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run the examples of the README and of the docstrings."""
+    install(session, "test")
+    session.run("pytest", "tests/test_docs.py", "--doctest-modules", "jetpay_async/money.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure against hand-written code; see ``benchmarks/README.md``."""
+    install(session, "bench")
+    for script in sorted((ROOT / "benchmarks").glob("[a-z]*.py")):
+        session.run("python", str(script), *session.posargs)
+
+
+@nox.session(python="3.11")
+def fuzz(session: nox.Session) -> None:
+    """Feed the webhook verification with what a fuzzer thinks of; ``nox -s fuzz -- -max_total_time=600``."""
+    install(session)
+    session.install("atheris")
+    session.run("python", "tests/fuzz/fuzz_webhooks.py", *(session.posargs or ["-max_total_time=60"]))
+
+
+if __name__ == "__main__":
+    sys.exit("run me with nox")
