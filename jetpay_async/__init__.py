@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jetpay_async._clock import Clock
+    from jetpay_async._hosts import DEMO_URL, PRODUCTION_URL
     from jetpay_async._retry import RetryPolicy
     from jetpay_async._version import __version__
-    from jetpay_async.client import DEMO_URL, PRODUCTION_URL, JetpayClient
+    from jetpay_async.client import JetpayClient
     from jetpay_async.errors import (
         APIError,
         AuthenticationError,
@@ -66,8 +67,8 @@ __all__ = [
 
 # Importing aiohttp takes far longer than verifying a webhook; so a name is imported when it is first used (PEP 562).
 _HOMES = {
-    "DEMO_URL": "client",
-    "PRODUCTION_URL": "client",
+    "DEMO_URL": "_hosts",
+    "PRODUCTION_URL": "_hosts",
     "Amount": "money",
     "Capture": "models",
     "Clock": "_clock",
@@ -90,4 +91,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -1,0 +1,324 @@
+"""The shape of the package: which way its imports point, what it exposes, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from enum import Enum
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+import jetpay_async
+import jetpay_async.webhooks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import ModuleType
+
+PACKAGE = "jetpay_async"
+ROOT = Path(jetpay_async.__file__).parent
+
+# From the first rank to the last: a part may import the parts of the ranks before its own.
+RANKS = [
+    {"_clock", "_hosts", "_json", "_log", "_version", "_wire", "errors", "models", "money"},
+    {"_codec"},
+    {"_calls"},
+    {"_replies", "_retry"},
+    {"_transport"},
+    {"_runner"},
+    {"_flights"},
+    {"client"},
+]
+FIRST = RANKS[0]
+CORE = set[str]().union(*RANKS)
+
+# What each part may import besides itself. Nothing imports the last three, but the last two the sandbox.
+MAY_IMPORT = {
+    "__init__": CORE,  # for type checkers only, see below
+    **{
+        part: set[str]().union(*RANKS[:rank]) | (FIRST if part in FIRST else set[str]())
+        for rank, parts in enumerate(RANKS)
+        for part in parts
+    },
+    "webhooks": FIRST,
+    "sandbox": FIRST | {"webhooks"},
+    "testing": CORE | {"webhooks", "sandbox"},
+    "cli": CORE | {"webhooks", "sandbox"},
+}
+
+# The only modules that talk HTTP by themselves; the client's own is _transport alone.
+MAY_IMPORT_AIOHTTP = ("_transport", "webhooks._fetch", "webhooks.aiohttp", "sandbox.", "testing", "cli.")
+
+# Data in, data out: nothing in here can wait, send, look at the clock or roll a die.
+PURE = {"_wire", "_hosts", "_json", "errors", "models", "money", "_codec", "_calls", "_replies", "_retry"}
+IMPURE = {"aiohttp", "asyncio", "logging", "os", "random", "socket", "ssl", "subprocess", "threading", "time"}
+
+
+class When(Enum):
+    """When an import takes place."""
+
+    LOADING = "when the module is imported"
+    RUNNING = "when a function is called"
+    CHECKING = "never, but for type checkers"
+
+
+@attrs.frozen
+class Import:
+    """One import of one module."""
+
+    importer: str
+    """Below the package, for example ``webhooks.keys``."""
+    line: int
+    target: str
+    """In full, for example ``jetpay_async.errors``."""
+    when: When
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.target} {self.when.value}"
+
+
+def module_name(path: Path) -> str:
+    """The name of a file's module below the package; a package's is its own."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def part_of(module: str) -> str:
+    """The first name below the package."""
+    return module.split(".", maxsplit=1)[0]
+
+
+def is_module(name: str) -> bool:
+    base = ROOT.joinpath(*name.split(".")[1:])
+    return base.is_dir() or base.with_suffix(".py").is_file()
+
+
+def targets(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """The modules that a statement imports; of a package's submodule, only the submodule."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    assert node.level == 0, "imports are absolute"
+    module = node.module or ""
+    for alias in node.names:
+        submodule = f"{module}.{alias.name}"
+        yield submodule if part_of(module) == PACKAGE and is_module(submodule) else module
+
+
+def walk(nodes: Iterable[ast.AST], importer: str, when: When) -> Iterator[Import]:
+    for node in nodes:
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                yield from (Import(importer, node.lineno, target, when) for target in targets(node))
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield from walk(node.body, importer, When.CHECKING)
+                yield from walk(node.orelse, importer, when)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                inner = When.RUNNING if when is When.LOADING else when
+                yield from walk(ast.iter_child_nodes(node), importer, inner)
+            case _:
+                yield from walk(ast.iter_child_nodes(node), importer, when)
+
+
+def imports_of(path: Path) -> list[Import]:
+    return list(walk([ast.parse(path.read_text(encoding="utf-8"))], module_name(path), When.LOADING))
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+IMPORTS = [found for path in FILES for found in imports_of(path)]
+INSIDE = [found for found in IMPORTS if part_of(found.target) == PACKAGE]
+
+
+def test_every_module_has_its_place() -> None:
+    """A new part of the package says where it stands before it imports anything."""
+    assert {part_of(module_name(path)) for path in FILES} == set(MAY_IMPORT)
+
+
+def test_imports_point_one_way() -> None:
+    """A module imports its own part and the ranks before it, even for type checkers or inside functions."""
+    wrong = [
+        str(found)
+        for found in INSIDE
+        if part_of(found.importer) != (to := part_of(found.target.removeprefix(f"{PACKAGE}.")))
+        and to not in MAY_IMPORT[part_of(found.importer)]
+    ]
+
+    assert wrong == []
+
+
+def test_the_parts_form_no_circle() -> None:
+    """The parts can be put into an order, the first rank included."""
+    graph: dict[str, set[str]] = {part: set() for part in MAY_IMPORT}
+    for found in INSIDE:
+        graph[part_of(found.importer)].add(part_of(found.target.removeprefix(f"{PACKAGE}.")))
+    for part, needs in graph.items():
+        needs.discard(part)
+
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MAY_IMPORT)
+
+
+def test_nothing_is_imported_by_way_of_the_package() -> None:
+    """Inside the package a name comes from its own module, or the arrows would not show it."""
+    assert [str(found) for found in INSIDE if found.target == PACKAGE] == []
+
+
+def test_only_the_ends_import_aiohttp() -> None:
+    """aiohttp is imported where HTTP is spoken, and elsewhere for type checkers at most."""
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if part_of(found.target) == "aiohttp"
+        and found.when is not When.CHECKING
+        and not f"{found.importer}.".startswith(tuple(f"{name.rstrip('.')}." for name in MAY_IMPORT_AIOHTTP))
+    ]
+
+    assert wrong == []
+
+
+def test_the_pure_modules_are_pure() -> None:
+    """What decides about money has no clock, no chance, no network and no log."""
+    wrong = [str(found) for found in IMPORTS if found.importer in PURE and part_of(found.target) in IMPURE]
+
+    assert wrong == []
+
+
+def test_the_rules_can_be_broken() -> None:
+    """The walk finds imports at any depth, and knows when they take place."""
+    source = """
+import jetpay_async.client
+from jetpay_async import _json, errors
+if TYPE_CHECKING:
+    from aiohttp import web
+else:
+    import ssl
+class Thing:
+    async def method(self):
+        try:
+            from jetpay_async.sandbox import Sandbox
+        finally:
+            pass
+"""
+    found = {(i.target, i.when) for i in walk([ast.parse(source)], "errors", When.LOADING)}
+
+    assert found == {
+        ("jetpay_async.client", When.LOADING),
+        ("jetpay_async._json", When.LOADING),
+        ("jetpay_async.errors", When.LOADING),
+        ("aiohttp", When.CHECKING),
+        ("ssl", When.LOADING),
+        ("jetpay_async.sandbox", When.RUNNING),
+    }
+
+
+# --- what is exposed --------------------------------------------------------------------------------------------------
+
+LAZY = [jetpay_async, jetpay_async.webhooks]
+every_lazy_package = pytest.mark.parametrize("package", LAZY, ids=lambda package: package.__name__)
+
+
+def declared(package: ModuleType) -> dict[str, str]:
+    """The names that a package declares to type checkers, and the module of each."""
+    assert package.__file__ is not None
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
+    return {
+        alias.asname or alias.name: node.module or ""
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+@every_lazy_package
+def test_all_is_what_type_checkers_see(package: ModuleType) -> None:
+    """__all__ has each declared name once, and no other."""
+    assert len(set(package.__all__)) == len(package.__all__)
+    assert set(package.__all__) == set(declared(package))
+
+
+@every_lazy_package
+def test_each_name_is_what_type_checkers_believe(package: ModuleType) -> None:
+    """A name imported at run time is the object of the module that type checkers look at."""
+    for name, home in declared(package).items():
+        assert getattr(package, name) is getattr(importlib.import_module(home), name), name
+
+
+@every_lazy_package
+def test_dir_lists_every_name(package: ModuleType) -> None:
+    """Completion and documentation tools find the names before anyone has used them."""
+    assert set(package.__all__) <= set(dir(package))
+
+
+def test_nothing_else_is_exposed() -> None:
+    """What dir() lists of the package is __all__, and a star import brings the same."""
+    names: dict[str, object] = {}
+    exec(f"from {PACKAGE} import *", names)
+
+    assert sorted(dir(jetpay_async)) == sorted(jetpay_async.__all__)
+    assert set(names) - {"__builtins__"} == set(jetpay_async.__all__)
+
+
+@every_lazy_package
+@pytest.mark.parametrize("name", ["NoSuchName", "Capturee", "_private", "aiohttp", "client_"])
+def test_another_name_is_an_attribute_error(package: ModuleType, name: str) -> None:
+    """A name that does not exist is an AttributeError in Python's own words, and no import is tried for it."""
+    with pytest.raises(AttributeError, match=f"^module '{package.__name__}' has no attribute '{name}'$"):
+        getattr(package, name)
+
+
+@pytest.mark.parametrize("name", ["errors", "models", "money"])
+def test_a_public_module_exposes_its_classes(name: str) -> None:
+    """Each name of a public module's __all__ exists, and is exposed by the package unless it is a function."""
+    module = importlib.import_module(f"{PACKAGE}.{name}")
+
+    for public in module.__all__:
+        assert public in jetpay_async.__all__ or public == "to_amount"
+        assert getattr(module, public) is not None
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    """Type checkers of those who install the package read its annotations."""
+    assert (ROOT / "py.typed").is_file()
+
+
+# --- what importing costs -------------------------------------------------------------------------------------------
+
+SLOW = {"aiohttp", "asyncio", "attr", "attrs", "cattrs", "cryptography", "msgspec", "multidict", "ssl", "yarl"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that a statement loads in a fresh interpreter, by their first names."""
+    code = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {part_of(name) for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import jetpay_async", set[str]()),
+        ("import jetpay_async; dir(jetpay_async)", set[str]()),
+        ("import jetpay_async.webhooks", set[str]()),
+        ("from jetpay_async import PRODUCTION_URL, JetpayError, TransactionState", {"attr", "attrs"}),
+        ("from jetpay_async.webhooks import WebhookError", {"attr", "attrs"}),
+        (
+            "from jetpay_async.webhooks import KeySet, decode, verify",
+            {"attr", "attrs", "cattrs", "cryptography", "msgspec"},
+        ),
+        ("from jetpay_async import JetpayClient", SLOW - {"cryptography"}),
+    ],
+    ids=["package", "dir", "webhooks", "errors and states", "webhook errors", "verifying", "client"],
+)
+def test_importing_loads_no_more_than_is_used(statement: str, allowed: set[str]) -> None:
+    """A name is paid for by those who use it: webhooks need no aiohttp, and the client no cryptography."""
+    loaded = loaded_by(statement)
+
+    assert PACKAGE in loaded
+    assert loaded & SLOW <= allowed
