@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING
+
+from jetpay_async._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks._shift import Shift
     from jetpay_async.webhooks.events import Event
     from jetpay_async.webhooks.inbox import EventStore
-
-_log = logging.getLogger("jetpay_async.webhooks")
 
 # As many as a delivery has at most [docs].
 _PORTION = 100
@@ -113,7 +112,7 @@ class Backlog:
                     if event.id not in shift.lease.pending:
                         self._attempts.pop(event.id, None)
         except Exception as error:  # noqa: BLE001 - a store may be anybody's, and the events are still in it
-            _log.error("could not work off stored events", exc_info=error)
+            logger.error("could not work off stored events", exc_info=error)
             return _Round.TROUBLE
         return _Round.TROUBLE if shift.stopped else _Round.DONE
 

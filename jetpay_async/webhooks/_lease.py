@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from jetpay_async._log import logger
 from jetpay_async.webhooks.inbox import LeaseLostError
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from jetpay_async._clock import Clock
     from jetpay_async.webhooks.events import Event
     from jetpay_async.webhooks.inbox import EventInbox, EventStore, Leased
-
-_log = logging.getLogger("jetpay_async.webhooks")
 
 # What cancelled work gets to give its leases back; past that they simply run out.
 RELEASE_WITHIN = 1.0
@@ -91,7 +89,7 @@ class Lease:
             async with asyncio.timeout(RELEASE_WITHIN):
                 await self._inbox.release(owner=self.owner)
         except Exception:  # noqa: BLE001 - an inbox may be anybody's, and waiting is what remains
-            _log.warning("could not give events back; they are free again in %g s", self._seconds, exc_info=True)
+            logger.warning("could not give events back; they are free again in %g s", self._seconds, exc_info=True)
 
     @asynccontextmanager
     async def kept(self) -> AsyncGenerator[None]:
@@ -123,7 +121,7 @@ class Lease:
             try:
                 mine = await self._inbox.renew(self.pending, owner=self.owner, seconds=self._seconds)
             except Exception:  # noqa: BLE001 - an inbox may be anybody's; if it stays so, the limit strikes
-                _log.warning("could not renew the lease of %d events", len(self.pending), exc_info=True)
+                logger.warning("could not renew the lease of %d events", len(self.pending), exc_info=True)
                 continue
             if limit.expired():
                 return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
+from jetpay_async._log import logger
 from jetpay_async.webhooks.inbox import InboxError, LeaseLostError
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.events import Event
     from jetpay_async.webhooks.inbox import EventInbox
     from jetpay_async.webhooks.router import EventRouter
-
-_log = logging.getLogger("jetpay_async.webhooks")
 
 
 class Shift:
@@ -92,7 +90,7 @@ class Shift:
         self.unhandled += not found
 
     def _fail(self, event: Event, error: Exception) -> None:
-        _log.error("the handler of event %d (%s) failed", event.id, event.type, exc_info=error)
+        logger.error("the handler of event %d (%s) failed", event.id, event.type, exc_info=error)
         self.failed.append(event)
         self.problem = self.problem or "handler_failed"
         self.stopped = self.stopped or not self._goes_on
@@ -105,7 +103,7 @@ class Shift:
 def inbox_failed(error: Exception) -> str:
     """Log what an inbox raised, and name it with one code."""
     reason = error.reason if isinstance(error, InboxError) else "unavailable"
-    _log.error("the inbox failed (%s): %s", reason, error, exc_info=error)
+    logger.error("the inbox failed (%s): %s", reason, error, exc_info=error)
     return reason
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 import attrs
 
 from jetpay_async._clock import SYSTEM_CLOCK, Clock
+from jetpay_async._log import logger
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks._backlog import Backlog
 from jetpay_async.webhooks._lease import RELEASE_WITHIN, Lease, ensure_leased
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
 
-_log = logging.getLogger("jetpay_async.webhooks")
-
 # The answer still has to travel.
 _SHARE_OF_THE_TIME = 0.9
 # What handlers that run get to end when the receiver is closed: less than servers wait before they kill.
@@ -50,7 +49,7 @@ _CLOSE_WITHIN = 5.0
 class DeliveryVerifier(Protocol):
     """What checks and decodes a delivery: a `~jetpay_async.webhooks.WebhookVerifier`."""
 
-    async def verify(self, body: bytes, authorization: str | None) -> Delivery:
+    async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
         """Return the delivery, or raise a `WebhookError`."""
         ...
 
@@ -164,7 +163,7 @@ class WebhookReceiver:
         self._at_work: set[asyncio.Task[Answer]] = set()
         self._closed = False
 
-    async def receive(self, body: bytes, authorization: str | None) -> Answer:
+    async def receive(self, body: bytes, authorization: str | bytes | None) -> Answer:
         """Take one delivery.
 
         Args:
@@ -203,7 +202,7 @@ class WebhookReceiver:
         else:
             answer = work.result()
         if answer.left:
-            _log.warning("answering %d (%s): %d events are left", answer.status, answer.reason, answer.left)
+            logger.warning("answering %d (%s): %d events are left", answer.status, answer.reason, answer.left)
         return answer
 
     async def last_event_id(self) -> int | None:
@@ -293,7 +292,7 @@ class WebhookReceiver:
                 try:
                     await self._on_gap(last_seen + 1, event.id - 1)
                 except Exception as error:  # noqa: BLE001 - it must not keep the events from being handled
-                    _log.error("on_gap failed for %d to %d", last_seen + 1, event.id - 1, exc_info=error)
+                    logger.error("on_gap failed for %d to %d", last_seen + 1, event.id - 1, exc_info=error)
             last_seen = event.id if last_seen is None else max(last_seen, event.id)
 
 
@@ -307,5 +306,5 @@ async def _cancelled(tasks: Collection[asyncio.Task[Answer]]) -> None:
 def _refused(error: WebhookError) -> Answer:
     # Anybody can send rubbish to a public address; what has the right signature deserves a look.
     level = logging.INFO if isinstance(error, InvalidTokenError | MalformedDeliveryError) else logging.WARNING
-    _log.log(level, "refused a delivery with %d (%s): %s", error.status_hint, error.reason, error)
+    logger.log(level, "refused a delivery with %d (%s): %s", error.status_hint, error.reason, error)
     return Answer(status=error.status_hint, reason=str(error.reason))

@@ -41,7 +41,7 @@ TOKEN = "Bearer let-me-in"
 class Trusting:
     """Verification has tests of its own; here whatever decodes is authentic."""
 
-    async def verify(self, body: bytes, authorization: str | None) -> Delivery:
+    async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
         assert authorization == TOKEN
         return decode(body)
 
@@ -50,7 +50,7 @@ class Refusing:
     def __init__(self, error: WebhookError) -> None:
         self.error = error
 
-    async def verify(self, body: bytes, authorization: str | None) -> Delivery:
+    async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
         raise self.error
 
 
@@ -521,7 +521,7 @@ class TestTime:
         time = HandClock()
 
         class Slow(Trusting):
-            async def verify(self, body: bytes, authorization: str | None) -> Delivery:
+            async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
                 time.tick(14)
                 return await super().verify(body, authorization)
 

@@ -1,0 +1,94 @@
+"""The adapter for aiohttp.web, over a real socket."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from jetpay_async.webhooks import EventRouter, KeySet, MemoryInbox, TransactionPaid, WebhookReceiver, WebhookVerifier
+from jetpay_async.webhooks.aiohttp import add_receiver, handler
+from tests.webhooks.receiving import body_of, document
+from tests.webhooks.serving import JWKS, PATH, aiohttp_web, authorization, post
+
+if TYPE_CHECKING:
+    from jetpay_async.webhooks import TransactionEvent
+
+BODY = body_of([document(1)])
+
+
+@pytest.fixture
+def paid() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def receiver(paid: list[str]) -> WebhookReceiver:
+    router = EventRouter()
+
+    @router.on(TransactionPaid)
+    async def note(event: TransactionEvent) -> None:
+        paid.append(event.transaction_id)
+
+    return WebhookReceiver(WebhookVerifier(KeySet.from_jwks(JWKS)), router, inbox=MemoryInbox())
+
+
+@pytest.mark.asyncio
+async def test_the_receiver_lives_as_long_as_the_application(receiver: WebhookReceiver, paid: list[str]) -> None:
+    """A route receives while the application runs; when it has stopped the receiver is closed."""
+    app = web.Application()
+    add_receiver(app, PATH, receiver)
+
+    async with aiohttp_web(app) as url:
+        status = await post(url + PATH, BODY, authorization(BODY))
+
+    assert (status, paid) == (200, ["t-1"])
+    assert (await receiver.receive(BODY, authorization(BODY))).reason == "closed"
+
+
+@pytest.mark.asyncio
+async def test_the_handler_alone_leaves_the_receiver_open(receiver: WebhookReceiver, paid: list[str]) -> None:
+    """An application that opens and closes the receiver itself takes just the handler."""
+    app = web.Application()
+    app.router.add_post(PATH, handler(receiver))
+
+    async with aiohttp_web(app) as url:
+        status = await post(url + PATH, BODY, authorization(BODY))
+
+    assert (status, paid) == (200, ["t-1"])
+    assert (await receiver.receive(BODY, authorization(BODY))).skipped == 1
+
+
+@pytest.mark.asyncio
+async def test_several_tokens_are_refused(receiver: WebhookReceiver, paid: list[str]) -> None:
+    """Which of two different tokens counts must not depend on who reads them."""
+    app = web.Application()
+    app.router.add_post(PATH, handler(receiver))
+    headers = [("Authorization", authorization(BODY)), ("Authorization", "Bearer another")]
+
+    async with aiohttp_web(app) as url, aiohttp.request("POST", url + PATH, data=BODY, headers=headers) as response:
+        status = response.status
+
+    assert (status, paid) == (401, [])
+
+
+@pytest.mark.asyncio
+async def test_the_applications_own_limit_holds(receiver: WebhookReceiver, paid: list[str]) -> None:
+    """A body above ``client_max_size`` is a 413 of aiohttp's own."""
+    app = web.Application(client_max_size=10)
+    add_receiver(app, PATH, receiver)
+
+    async with aiohttp_web(app) as url:
+        assert await post(url + PATH, BODY, authorization(BODY)) == 413
+    assert paid == []
+
+
+def test_the_adapter_does_not_hide_the_library() -> None:
+    """Inside the package ``import aiohttp`` is still the library."""
+    adapter = importlib.import_module("jetpay_async.webhooks.aiohttp")
+
+    assert adapter.web is web
+    assert not hasattr(adapter, "ClientSession")

@@ -1,0 +1,87 @@
+"""What the documentation says about receiving, done as it says."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jetpay_async.webhooks.inbox import SqliteInbox
+from tests.webhooks.receiving import body_of, document, until
+from tests.webhooks.serving import Pages, asgi, authorization, blocks, key_server, listen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Run by test_frameworks.py and test_own_transaction.py.
+ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_django", "app_sanic", "app_asgi"} | {
+    "shop_sqlite",
+    "shop_postgres",
+}
+
+
+@pytest.fixture
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
+    with Pages(tmp_path, monkeypatch) as pages:
+        yield pages
+
+
+def test_every_block_is_run() -> None:
+    """No block of the documentation about receiving goes unexecuted."""
+    assert set(blocks()) == ELSEWHERE | {"shop", "app", "pay", "shop_early"}
+
+
+@pytest.mark.asyncio
+async def test_three_minutes(pages: Pages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a FastAPI app to a verified, typed, handled paid event of the sandbox's: the three files, as printed."""
+    for needed in ("fastapi", "uvicorn"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install --group frameworks")
+    with listen() as unused:
+        port = unused.getsockname()[1]
+    with listen() as unused:
+        shop_port = unused.getsockname()[1]
+    pages.change("pay", "port=8001", f"port={port}")
+    pages.change("pay", "127.0.0.1:8000", f"127.0.0.1:{shop_port}")
+    monkeypatch.setenv("JETPAY_BASE_URL", f"http://127.0.0.1:{port}")
+    sandbox_is_up, enter = threading.Event(), threading.Event()
+    prompts: list[str] = []
+
+    def press_enter(prompt: str) -> str:
+        prompts.append(prompt)
+        sandbox_is_up.set()
+        assert enter.wait(5)
+        return ""
+
+    monkeypatch.setattr("builtins.input", press_enter)
+    paying = asyncio.create_task(asyncio.to_thread(pages.load, "pay"))
+    await asyncio.to_thread(sandbox_is_up.wait, 5)
+    async with asgi(pages.load("app").app, port=shop_port):
+        enter.set()
+        await paying
+
+    assert prompts == ["The sandbox is up. Start the app, then press Enter. "]
+    paid, captured = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"paid: \S+", paid)
+    assert captured == f"captured {paid.removeprefix('paid: ')}, and the shop knows: True"
+
+
+@pytest.mark.asyncio
+async def test_an_early_answer(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With answer_when="stored" the same handlers run after the answer."""
+    body = body_of([document(1)])
+    async with key_server() as url:
+        monkeypatch.setenv("JETPAY_BASE_URL", url)
+        early = pages.load("shop_early")
+        async with early.keys, early.inbox, early.receiver:
+            answer = await early.receiver.receive(body, authorization(body))
+            printed: list[str] = []
+            await until(lambda: printed.append(capsys.readouterr().out) or "paid: t-1\n" in printed)  # type: ignore[func-returns-value]
+
+    assert isinstance(early.inbox, SqliteInbox)
+    assert (answer.status, answer.reason, answer.stored) == (200, "stored", 1)
