@@ -288,6 +288,19 @@ def test_the_package_is_marked_as_typed() -> None:
     assert (ROOT / "py.typed").is_file()
 
 
+def test_each_public_name_is_in_the_typed_example() -> None:
+    """What type checkers are asked about in tests/typing is the whole surface of the client."""
+    tree = ast.parse((Path(__file__).parent / "typing" / "example.py").read_text(encoding="utf-8"))
+    imported = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE
+        for alias in node.names
+    }
+
+    assert imported == set(jetpay_async.__all__) - {"__version__"}
+
+
 # --- what importing costs -------------------------------------------------------------------------------------------
 
 SLOW = {"aiohttp", "asyncio", "attr", "attrs", "cattrs", "cryptography", "msgspec", "multidict", "ssl", "yarl"}

@@ -1,0 +1,283 @@
+"""The public surface as a user types it. Only type-checked, by mypy --strict and pyright; never run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import assert_type
+
+import aiohttp
+
+import jetpay_async
+from jetpay_async import (
+    DEMO_URL,
+    PRODUCTION_URL,
+    Amount,
+    APIError,
+    AuthenticationError,
+    Capture,
+    Clock,
+    ConfigurationError,
+    ConflictError,
+    FieldError,
+    InvalidArgumentError,
+    InvalidRequestError,
+    JetpayClient,
+    JetpayError,
+    JSONValue,
+    NotFoundError,
+    NotSentError,
+    Outcome,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    Preauthorization,
+    RateLimitedError,
+    RetryPolicy,
+    ServiceError,
+    TransactionFailedError,
+    TransactionState,
+    TransactionStatus,
+)
+from jetpay_async.money import to_amount
+
+URLS: list[str] = [PRODUCTION_URL, DEMO_URL]
+VERSION: str = jetpay_async.__version__
+
+
+# --- making a client --------------------------------------------------------------------------------------------------
+
+
+async def rotating_token() -> str:
+    return "token"
+
+
+class Vault:
+    async def read(self) -> str:
+        return "token"
+
+
+def write_down(error: OutcomeUnknownError) -> None:
+    assert_type(error.operation, str | None)
+
+
+async def every_way_to_make_a_client(session: aiohttp.ClientSession, vault: Vault) -> None:
+    assert_type(JetpayClient("token"), JetpayClient)
+    assert_type(JetpayClient(rotating_token), JetpayClient)
+    assert_type(JetpayClient(vault.read), JetpayClient)
+    assert_type(JetpayClient.from_env(), JetpayClient)
+    assert_type(JetpayClient.from_env(timeout=5, session=session, retry=RetryPolicy(max_attempts=2)), JetpayClient)
+    client = JetpayClient(
+        "token",
+        base_url=DEMO_URL,
+        session=session,
+        timeout=10,
+        max_connections=50,
+        retry=RetryPolicy(max_attempts=3, base_delay=0.1, max_delay=2, settle_after=3.5, resend_rate_limited=False),
+        user_agent_suffix="rentals/2.1",
+        trust_env=True,
+        trusted_origins=["https://gateway.example.com"],
+        on_unknown=write_down,
+        clock=Clock(monotonic=lambda: 0.0, time=lambda: 0.0, sleep=asyncio.sleep, random=lambda: 0.5),
+    )
+    assert_type(client.closed, bool)
+    assert_type(client.with_options(timeout=1.5), JetpayClient)
+    assert_type(client.with_options(retry=RetryPolicy()), JetpayClient)
+    assert_type(await client.aclose(), None)
+    assert_type(await client.close(), None)
+
+
+class RentalsClient(JetpayClient):
+    """A subclass keeps its class."""
+
+
+async def a_subclass_keeps_its_class() -> None:
+    assert_type(RentalsClient.from_env(), RentalsClient)
+    async with RentalsClient("token") as client:
+        assert_type(client, RentalsClient)
+
+
+# --- the operations ---------------------------------------------------------------------------------------------------
+
+
+async def every_operation() -> None:
+    async with JetpayClient("token", base_url=PRODUCTION_URL) as client:
+        assert_type(client, JetpayClient)
+        amounts: list[Amount] = [Decimal("100.50"), "100.50", 100, 100.5]
+        reserved = await client.preauthorize(
+            contact_id="contact_123",
+            credit_card_id="cc_456",
+            amount=amounts[0],
+            to_bank_account_id="bank_789",
+            statement="Test statement",
+        )
+        assert_type(reserved, Preauthorization)
+        assert_type(await client.capture(reserved.debit_id), Capture)
+        assert_type(await client.transaction_status(reserved.debit_id), TransactionStatus)
+        assert_type(await client.cancel_transaction(reserved.debit_id), None)
+
+
+async def many_at_once(client: JetpayClient, debit_ids: list[str]) -> list[Capture]:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(client.capture(debit_id)) for debit_id in debit_ids]
+    return [task.result() for task in tasks]
+
+
+async def each(operation: Callable[[str], Awaitable[Capture]], debit_ids: list[str]) -> list[Capture]:
+    return [await operation(debit_id) for debit_id in debit_ids]
+
+
+async def an_operation_can_be_passed_on(client: JetpayClient) -> None:
+    assert_type(await each(client.capture, ["debit_123"]), list[Capture])
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def every_result(reserved: Preauthorization, captured: Capture, status: TransactionStatus) -> None:
+    assert_type(reserved.debit_id, str)
+    assert_type(reserved.amount, Decimal)
+    assert_type(reserved.statement, str)
+    assert_type(reserved.to_bank_account_id, str)
+    assert_type(reserved.contact_id, str)
+    assert_type(reserved.from_credit_card_id, str)
+    assert_type(reserved.transaction_state, TransactionState)
+    assert_type(captured.identifier, str)
+    assert_type(captured.state, TransactionState)
+    assert_type(captured.settled, bool)
+    assert_type(status.state, TransactionState)
+    assert_type(status.fail_reason, str | None)
+    assert_type(status.fail_direction, str | None)
+    for result in (reserved, captured, status):
+        assert_type(result.raw, Mapping[str, JSONValue])
+        assert_type(result.attempts, int)
+        assert_type(result.elapsed, float)
+    assert_type({reserved: captured}[reserved], Capture)
+    assert_type(to_amount("100.50"), Decimal)
+    assert_type(to_amount(100, field="deposit"), Decimal)
+
+
+def raw_fields_are_json(captured: Capture) -> str:
+    match captured.raw.get("merchant"):
+        case str() as name:
+            return name
+        case {"name": str() as name}:
+            return name
+        case Decimal() | int() as number:
+            return f"{number}"
+        case _:
+            return "nobody"
+
+
+def states_match(status: TransactionStatus) -> str:
+    match status.state:
+        case TransactionState.PAID | TransactionState.COMPLETED:
+            return "done"
+        case TransactionState.FAILED | TransactionState.CANCELLED:
+            return status.fail_reason or "over"
+        case state if not state.known:
+            return f"new to this release: {state}"
+        case state:
+            return state.value
+
+
+def results_match(result: Preauthorization | Capture | TransactionStatus) -> str:
+    match result:
+        case Preauthorization(debit_id=debit_id, amount=amount):
+            return f"{debit_id} {amount:.2f}"
+        case Capture(identifier=identifier, settled=True):
+            return f"{identifier}, learnt from its status"
+        case Capture(identifier=identifier):
+            return identifier
+        case TransactionStatus(fail_reason=str() as reason):
+            return reason
+        case TransactionStatus(state=state):
+            return state
+
+
+def states_are_strings(state: TransactionState) -> str:
+    words: dict[str, int] = {state: 1, TransactionState("settling"): 2}
+    assert_type(state == TransactionState("settling"), bool)
+    assert_type(list(TransactionState), list[TransactionState])
+    return "".join(words) + state
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+async def every_answer_of_the_api(client: JetpayClient) -> None:
+    try:
+        await client.capture("debit_123")
+    except TransactionFailedError as error:
+        assert_type(error.state, TransactionState | None)
+        assert_type(error.fail_reason, str | None)
+        assert_type(error.fail_direction, str | None)
+    except RateLimitedError as error:
+        assert_type(error.retry_after, float | None)
+        await asyncio.sleep(error.retry_after or 1)
+    except InvalidRequestError as error:
+        assert_type(error.fields, tuple[FieldError, ...])
+        for field in error.fields:
+            assert_type((field.path, field.message, field.type), tuple[str, str, str])
+    except (AuthenticationError, PermissionDeniedError, NotFoundError, ConflictError) as error:
+        assert_type(error.detail, str)
+    except APIError as error:
+        assert_type(error.detail, str)
+
+
+async def every_other_error(client: JetpayClient) -> None:
+    try:
+        await client.capture("debit_123")
+    except OutcomeUnknownError as error:
+        assert_type(error.arguments, dict[str, str])
+        assert_type(error.started_at, datetime | None)
+        assert_type(error.state, TransactionState | None)
+        assert_type(error.reason, str)
+        assert_type(error.next_step, str)
+    except (NotSentError, ServiceError) as error:
+        assert_type(error.retryable, bool)
+    except InvalidArgumentError as error:
+        assert_type(error.field, str)
+        as_value_error: ValueError = error
+        raise as_value_error from None
+    except ConfigurationError as error:
+        assert_type(error.message, str)
+    except JetpayError as error:
+        assert_type(error.outcome, Outcome)
+        assert_type(error.operation, str | None)
+        assert_type(error.debit_id, str | None)
+        assert_type(error.status, int | None)
+        assert_type(error.request_id, str | None)
+        assert_type(error.attempts, int)
+        assert_type(error.elapsed, float)
+
+
+def outcomes_match(error: JetpayError) -> str:
+    match error.outcome:
+        case Outcome.UNKNOWN:
+            return "look before you do anything"
+        case Outcome.NOT_SENT | Outcome.NO_ANSWER:
+            return "call again" if error.retryable else "correct the call"
+        case Outcome.REJECTED:
+            return f"refused: {error.message}"
+
+
+async def groups_of_errors(client: JetpayClient, debit_ids: list[str]) -> None:
+    try:
+        await many_at_once(client, debit_ids)
+    except* OutcomeUnknownError as group:
+        assert_type(group, ExceptionGroup[OutcomeUnknownError])
+    except* (APIError, NotSentError) as group:
+        assert_type(group, ExceptionGroup[APIError | NotSentError])
+
+
+def errors_can_be_made_for_tests() -> list[JetpayError]:
+    return [
+        NotSentError("nothing left", operation="capture", debit_id="debit_123", attempts=3, elapsed=1.5),
+        ConflictError("no", status=409, detail="already captured", fields=[FieldError(path="body", message="no")]),
+        RateLimitedError("slow down", status=429, retry_after=3),
+        TransactionFailedError("over", state=TransactionState.FAILED, fail_reason="account_frozen"),
+        OutcomeUnknownError("lost", arguments={"debit_id": "debit_123"}, reason="reset", next_step="look"),
+        InvalidArgumentError("no amount", field="amount"),
+    ]
