@@ -1,0 +1,153 @@
+"""The pytest plugin, used as its users do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from jetpay_async import JetpayClient
+from jetpay_async.sandbox import Fault, FaultKind, Sandbox
+from jetpay_async.testing import DeliveryBuilder, ManualClock, SignedDelivery, SigningKeys
+from jetpay_async.webhooks import (
+    InvalidTokenError,
+    MalformedDeliveryError,
+    PayloadMismatchError,
+    StaleDeliveryError,
+    TransactionFailed,
+    TransactionPaid,
+    UnknownEvent,
+    WebhookError,
+    decode,
+    verify,
+)
+
+
+@pytest.mark.asyncio
+async def test_the_client_pays_at_the_sandbox(jetpay_sandbox: Sandbox, jetpay_client: JetpayClient) -> None:
+    """The two fixtures fit together, faults included."""
+    payer = jetpay_sandbox.add_payer()
+    jetpay_sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_BEFORE, route="capture"))
+
+    reserved = await jetpay_client.preauthorize(
+        contact_id=payer.contact_id,
+        credit_card_id=payer.credit_card_id,
+        amount="1.00",
+        to_bank_account_id=jetpay_sandbox.merchant_account_id,
+        statement="Test",
+    )
+    captured = await jetpay_client.capture(reserved.debit_id)
+
+    assert captured.attempts == 2
+    assert jetpay_sandbox.debit(reserved.debit_id).captures == 1
+
+
+def test_a_delivery_is_right_unless_broken(signed_delivery: DeliveryBuilder, jetpay_keys: SigningKeys) -> None:
+    """Without arguments it is a paid event that verifies."""
+    delivery = signed_delivery()
+
+    claims = verify(delivery.body, delivery.authorization, keys=jetpay_keys.key_set)
+    (event,) = decode(delivery.body).events
+
+    assert claims.iss == "jetpay"
+    assert isinstance(event, TransactionPaid)
+    assert event.id == 1
+    assert delivery.headers["Authorization"] == delivery.authorization
+    assert delivery.authorization not in repr(delivery)
+
+
+def test_events_are_numbered_and_can_be_written(signed_delivery: DeliveryBuilder) -> None:
+    """Ids count up over deliveries; each member of an event can be said."""
+    signed_delivery()
+    failed = signed_delivery.event("failed", transaction_id="t-1", data={"failReason": "account_frozen"})
+    other = signed_delivery.event(
+        type="kyc.approved", id=7, created_at="2026-01-22T10:15:30.123456Z", data={"state": None}
+    )
+    delivery = signed_delivery(failed, other, signed_delivery.event(), webhook_id=9)
+
+    decoded = decode(delivery.body)
+
+    assert decoded.webhook_id == 9
+    assert [event.id for event in decoded.events] == [2, 7, 8]
+    assert isinstance(decoded.events[0], TransactionFailed)
+    assert decoded.events[0].fail_reason == "account_frozen"
+    assert isinstance(decoded.events[1], UnknownEvent)
+    assert decoded.events[1].created_at.isoformat() == "2026-01-22T10:15:30.123456+00:00"
+    assert "state" not in decoded.events[1].data
+
+
+BROKEN: dict[str, tuple[Callable[[DeliveryBuilder], SignedDelivery], type[WebhookError]]] = {
+    "stale": (lambda build: build(now=time.time() - 3600), StaleDeliveryError),
+    "claim": (lambda build: build(claims={"iss": "somebody"}), InvalidTokenError),
+    "no claim": (lambda build: build(claims={"payload_hash": None}), InvalidTokenError),
+    "header": (lambda build: build(header={"alg": "none"}), InvalidTokenError),
+    "hash": (lambda build: build(claims={"payload_hash": "A" * 43}), PayloadMismatchError),
+    "authorization": (lambda build: build(authorization="Basic dXNlcg=="), InvalidTokenError),
+    "key": (
+        lambda build: build(private_key=rsa.generate_private_key(public_exponent=65537, key_size=2048)),
+        InvalidTokenError,
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "error"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_delivery_is_refused(
+    build: Callable[[DeliveryBuilder], SignedDelivery],
+    error: type[WebhookError],
+    signed_delivery: DeliveryBuilder,
+    jetpay_keys: SigningKeys,
+) -> None:
+    """Each way to break it is one argument."""
+    delivery = build(signed_delivery)
+
+    with pytest.raises(error):
+        verify(delivery.body, delivery.authorization, keys=jetpay_keys.key_set)
+
+
+def test_a_body_of_one_s_own(signed_delivery: DeliveryBuilder, jetpay_keys: SigningKeys) -> None:
+    """Any bytes can be signed, also such that are no delivery."""
+    delivery = signed_delivery(body=b"not json")
+
+    verify(delivery.body, delivery.authorization, keys=jetpay_keys.key_set)
+    with pytest.raises(MalformedDeliveryError):
+        decode(delivery.body)
+
+
+@pytest.mark.asyncio
+async def test_the_clock_moves_when_told(jetpay_clock: ManualClock) -> None:
+    """Time stands still, and sleeping takes none of ours."""
+    clock = jetpay_clock.clock
+    before = (clock.monotonic(), clock.time())
+
+    await clock.sleep(60.0)
+    jetpay_clock.advance(1.0)
+
+    assert (clock.monotonic() - before[0], clock.time() - before[1]) == (61.0, 61.0)
+    assert jetpay_clock.slept == [60.0]
+    assert clock.random() == 0.5
+
+
+def test_pytest_finds_the_plugin_and_pays_little_for_it(tmp_path: Path) -> None:
+    """It is registered, and a run that does not use it imports neither aiohttp nor cryptography."""
+    (tmp_path / "test_user.py").write_text(
+        "import sys\n"
+        "def test_light():\n"
+        "    assert 'jetpay_async.testing' in sys.modules\n"
+        "    assert not {'aiohttp', 'cryptography', 'cattrs'} & set(sys.modules)\n"
+        "def test_found(signed_delivery):\n"
+        "    assert signed_delivery().body\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "2 passed" in run.stdout, run.stdout
