@@ -192,7 +192,7 @@ def _kid(segment: bytes) -> str:
         header = _header_decoder.decode(data)
         if data.count(b":") != (2 if header.typ is None else 3):
             refuse_repetitions(data)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise _header_refusal(segment) from None
     if header.alg != "RS256":
         raise InvalidTokenError(Reason.WRONG_ALGORITHM)
