@@ -119,12 +119,8 @@ def decide(
 
 
 def _may_leave_again(happened: Happened, resend: Resend, policy: RetryPolicy) -> bool:
-    match happened:
-        case Happened.UNSENT:
-            return True
-        case Happened.RATE_LIMITED:
-            return resend is Resend.READ or policy.resend_rate_limited
-        case Happened.UNANSWERED:
-            return resend is Resend.READ
-        case Happened.REFUSED:
-            return False
+    if happened is Happened.UNSENT:
+        return True
+    if happened is Happened.RATE_LIMITED:
+        return resend is Resend.READ or policy.resend_rate_limited
+    return happened is Happened.UNANSWERED and resend is Resend.READ
