@@ -143,7 +143,7 @@ def audit(record: Record) -> Report:
         books[debit.from_credit_card_id or ""].append(debit)
     paid = Counter(event.transaction_id for event in record.events if isinstance(event, TransactionPaid))
     failed = Counter(event.transaction_id for event in record.events if isinstance(event, TransactionFailed))
-    problems = [*_missing(record), *_strays(record)]
+    problems = [*_event_problems(record), *_strays(record)]
     for story in record.stories:
         debits = books[story.order.payer.credit_card_id]
         problems += (
@@ -180,10 +180,14 @@ def audit(record: Record) -> Report:
     )
 
 
-def _missing(record: Record) -> Iterator[Problem]:
-    missing = set(range(1, record.events_made + 1)) - {event.id for event in record.events}
+def _event_problems(record: Record) -> Iterator[Problem]:
+    times = Counter(event.id for event in record.events)
+    missing = set(range(1, record.events_made + 1)) - times.keys()
     if missing:
         yield Problem(kind=Kind.LOST, what=f"{len(missing)} webhook events never arrived, the first is {min(missing)}")
+    for event_id, count in times.items():
+        if count > 1:
+            yield Problem(kind=Kind.DOUBLED, what=f"webhook event {event_id} was handled {count} times")
 
 
 def _strays(record: Record) -> Iterator[Problem]:
@@ -216,7 +220,8 @@ def _disagreements(
 def _books_agree(story: Story, debits: Sequence[Transaction]) -> bool:
     verdict = verdict_on(story.outcome)
     if story.debit_id is None:
-        return verdict is Verdict.UNKNOWN or (verdict in {Verdict.DECLINED, Verdict.NOT_DONE} and not debits)
+        reserved_at_most = all(debit.state is TransactionState.PREAUTHORIZED for debit in debits)
+        return reserved_at_most if verdict is Verdict.UNKNOWN else not debits
     return story.debit_id in {debit.identifier for debit in debits} and all(
         _debit_agrees(verdict, debit) for debit in debits
     )

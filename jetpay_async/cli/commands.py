@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -30,8 +30,8 @@ def preauthorize(
 ) -> int:
     """Reserve an amount on a saved card."""
 
-    async def ask(client: JetpayClient) -> Preauthorization:
-        return await client.preauthorize(
+    def ask(client: JetpayClient) -> Awaitable[Preauthorization]:
+        return client.preauthorize(
             contact_id=contact_id,
             credit_card_id=credit_card_id,
             amount=amount,
@@ -39,7 +39,7 @@ def preauthorize(
             statement=statement,
         )
 
-    return _run([_Errand("preauthorize", "this preauthorization", ask)], as_json=as_json)
+    return _run([_Errand("preauthorize", None, ask)], as_json=as_json)
 
 
 def capture(*, debit_ids: Sequence[str], as_json: bool) -> int:
@@ -54,13 +54,14 @@ def capture(*, debit_ids: Sequence[str], as_json: bool) -> int:
 
 def status(*, identifier: str, as_json: bool) -> int:
     """Tell where a transaction stands."""
-    errand = _Errand("status", identifier, lambda client: client.transaction_status(identifier))
+    errand = _Errand("transaction_status", identifier, lambda client: client.transaction_status(identifier))
     return _run([errand], as_json=as_json)
 
 
 def cancel(*, identifier: str, as_json: bool) -> int:
     """Cancel a transaction."""
-    return _run([_Errand("cancel", identifier, lambda client: client.cancel_transaction(identifier))], as_json=as_json)
+    errand = _Errand("cancel_transaction", identifier, lambda client: client.cancel_transaction(identifier))
+    return _run([errand], as_json=as_json)
 
 
 _Result: TypeAlias = Preauthorization | Capture | TransactionStatus | None
@@ -68,9 +69,9 @@ _Result: TypeAlias = Preauthorization | Capture | TransactionStatus | None
 
 @attrs.frozen
 class _Errand:
-    command: str
-    subject: str
-    """What it is about, in messages."""
+    operation: str
+    """The client's method."""
+    debit_id: str | None
     ask: Callable[[JetpayClient], Awaitable[_Result]]
 
 
@@ -100,22 +101,25 @@ def _run(errands: Sequence[_Errand], *, as_json: bool) -> ExitStatus:
     try:
         asyncio.run(run())
     except KeyboardInterrupt:
-        left = ", ".join(f"{errand.command} {errand.subject}" for errand in errands[len(statuses) :])
+        left = ", ".join(f"{errand.operation} {errand.debit_id or ''}".strip() for errand in errands[len(statuses) :])
         warn(f"interrupted; not done: {left}" if left else "interrupted")
         return ExitStatus.UNKNOWN if ExitStatus.UNKNOWN in statuses else ExitStatus.INTERRUPTED
     return max(statuses)
 
 
 def _tell_result(errand: _Errand, result: _Result, *, as_json: bool) -> None:
-    if as_json:
-        fields = {} if result is None else attrs.asdict(result, recurse=False, filter=_not_raw)
-        tell(to_json({"outcome": "done", "command": errand.command, **fields}))
-    else:
+    if not as_json:
         tell(_words(errand, result))
+        return
+    told = {} if result is None else attrs.asdict(result, recurse=False)
+    _tell_json("done", {"operation": errand.operation, "debit_id": errand.debit_id, **told})
 
 
-def _not_raw(attribute: attrs.Attribute[object], _: object) -> bool:
-    return attribute.name != "raw"
+def _tell_json(outcome: str, told: dict[str, Any]) -> None:
+    told.pop("raw", None)
+    if "elapsed" in told:
+        told["elapsed"] = round(told["elapsed"], 3)
+    tell(to_json({"outcome": outcome, **told}))
 
 
 def _words(errand: _Errand, result: _Result) -> str:
@@ -131,14 +135,14 @@ def _words(errand: _Errand, result: _Result) -> str:
             return f"{result.identifier}  {result.state}"
         case TransactionStatus():
             reasons = [reason for reason in (result.fail_reason, result.fail_direction) if reason]
-            return f"{errand.subject}  {result.state}" + (f"  ({', '.join(reasons)})" if reasons else "")
+            return f"{errand.debit_id}  {result.state}" + (f"  ({', '.join(reasons)})" if reasons else "")
         case None:
-            return f"{errand.subject}  cancelled"
+            return f"{errand.debit_id}  cancelled"
 
 
 def _tell_error(error: JetpayError, *, as_json: bool) -> None:
     if as_json:
-        tell(to_json({"outcome": error.outcome, "error": type(error).__name__, **vars(error)}))
+        _tell_json(error.outcome, {"error": type(error).__name__, **vars(error)})
     if isinstance(error, OutcomeUnknownError):
         warn(_all_that_is_known(error))
     elif isinstance(error, InvalidArgumentError) and error.field in _OPTIONS:
@@ -172,7 +176,7 @@ def _all_that_is_known(error: OutcomeUnknownError) -> str:
         "next step": _next_step(error),
     }
     lines = [f"  {name:<20}{value}" for name, value in known.items() if value]
-    return "\n".join((f"{error.operation}: the outcome is UNKNOWN. {error.message}", *lines))
+    return "\n".join((f"{error.operation}: the outcome is UNKNOWN: {error.message}", *lines))
 
 
 def _next_step(error: OutcomeUnknownError) -> str:

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from jetpay_async import RetryPolicy
+from jetpay_async.cli import main
+from jetpay_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@attrs.frozen
+class Run:
+    """What a command did."""
+
+    status: int | str | None
+    out: str
+    err: str
+
+
+@pytest.fixture
+def jetpay(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Run a command in this process."""
+
+    def run(*arguments: str) -> Run:
+        status: int | str | None
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return Run(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A sandbox in a thread of its own, which the environment leads to; there are no pauses between attempts."""
+    monkeypatch.setattr(RetryPolicy, "delay", lambda *_: 0.0)
+    made = Sandbox(slow_bank_seconds=0.01)
+    with _running(made):
+        monkeypatch.setenv("JETPAY_API_TOKEN", made.api_token)
+        monkeypatch.setenv("JETPAY_BASE_URL", made.url)
+        yield made
+
+
+@contextmanager
+def _running(sandbox: Sandbox) -> Iterator[None]:
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+    over = asyncio.Event()
+
+    async def serve() -> None:
+        async with sandbox:
+            ready.set()
+            await over.wait()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(serve())
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(5)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+
+
+@pytest.fixture
+def interrupt_when() -> Iterator[Callable[[Callable[[], bool]], None]]:
+    """Send this process a Ctrl-C as soon as a condition holds."""
+    threads: list[threading.Thread] = []
+
+    def interrupt_when(holds: Callable[[], bool]) -> None:
+        def wait() -> None:
+            patience = time.monotonic() + 5
+            while time.monotonic() < patience:
+                if holds():
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+                time.sleep(0.005)
+
+        thread = threading.Thread(target=wait)
+        threads.append(thread)
+        thread.start()
+
+    yield interrupt_when
+    for thread in threads:
+        thread.join()

@@ -1,0 +1,319 @@
+"""Single operations: what they print, and what they exit with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jetpay_async.sandbox import Fault, FaultKind, Sandbox, Scope
+
+from .conftest import Run
+
+if TYPE_CHECKING:
+    from jetpay_async.sandbox import Payer
+
+Jetpay = Callable[..., Run]
+
+
+def asking(sandbox: Sandbox, payer: Payer | None = None, **changes: str) -> list[str]:
+    payer = payer or sandbox.add_payer()
+    options = {
+        "contact": payer.contact_id,
+        "card": payer.credit_card_id,
+        "amount": "100.50",
+        "to-account": sandbox.merchant_account_id,
+        "statement": "Two nights",
+        **changes,
+    }
+    return ["preauthorize", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def reserve(jetpay: Jetpay, sandbox: Sandbox, card_number: str = "4111111111111111") -> str:
+    run = jetpay(*asking(sandbox, sandbox.add_payer(card_number=card_number)), "--json")
+    return str(json.loads(run.out)["debit_id"])
+
+
+def test_preauthorize_prints_the_debit(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """What was reserved is printed with the command that takes it."""
+    run = jetpay(*asking(sandbox))
+
+    (debit,) = sandbox.debits
+    assert run == Run(
+        0,
+        f"{debit.identifier}  preauthorized  100.50\nTo take it: jetpay capture {debit.identifier}\n",
+        "",
+    )
+    assert (str(debit.amount), debit.statement) == ("100.50", "Two nights")
+
+
+def test_preauthorize_as_json(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """--json prints one object, whose amount is an exact number with its cents."""
+    payer = sandbox.add_payer()
+
+    run = jetpay(*asking(sandbox, payer), "--json")
+
+    told = json.loads(run.out, parse_float=str)
+    assert told.pop("elapsed") >= "0"
+    assert told == {
+        "outcome": "done",
+        "operation": "preauthorize",
+        "debit_id": sandbox.debits[0].identifier,
+        "amount": "100.50",
+        "statement": "Two nights",
+        "to_bank_account_id": sandbox.merchant_account_id,
+        "contact_id": payer.contact_id,
+        "from_credit_card_id": payer.credit_card_id,
+        "transaction_state": "preauthorized",
+        "attempts": 1,
+    }
+    assert (run.status, run.err) == (0, "")
+
+
+def test_capture_takes_each_debit_once(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """Several debits are captured in their order, and one that is named twice is captured once."""
+    first, second = reserve(jetpay, sandbox), reserve(jetpay, sandbox)
+
+    run = jetpay("capture", first, second, first)
+
+    assert run == Run(0, f"{first}  paid\n{second}  paid\n", "")
+    assert sandbox.requests("capture", first) == 1
+
+
+def test_capture_says_when_the_status_told(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """A capture whose reply was lost is settled by the status, and says so."""
+    debit_id = reserve(jetpay, sandbox)
+    sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="capture"))
+
+    run = jetpay("capture", debit_id)
+
+    assert run == Run(0, f"{debit_id}  paid  (learnt from its status)\n", "")
+    assert sandbox.requests("capture") == 1
+
+
+def test_several_outcomes_exit_with_the_gravest(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """A refused debit does not keep the others from being captured; the highest status counts."""
+    good = reserve(jetpay, sandbox)
+
+    run = jetpay("capture", "nowhere", "a/b", good, "--json")
+
+    outcomes = [json.loads(line) for line in run.out.splitlines()]
+    assert [(told["outcome"], told["debit_id"]) for told in outcomes] == [
+        ("rejected", "nowhere"),
+        ("not_sent", None),
+        ("done", good),
+    ]
+    assert run.status == 2
+    assert sandbox.debit(good).captures == 1
+
+
+@pytest.mark.parametrize(
+    ("card_number", "words"),
+    [
+        pytest.param("4111111111111111", "paid", id="paid"),
+        pytest.param("4000000000000036", "failed  (account_frozen, pull)", id="failed"),
+    ],
+)
+def test_status_tells_the_state(jetpay: Jetpay, sandbox: Sandbox, card_number: str, words: str) -> None:
+    """The status is one line, with the reasons of a failure."""
+    debit_id = reserve(jetpay, sandbox, card_number)
+    jetpay("capture", debit_id)
+
+    assert jetpay("status", debit_id) == Run(0, f"{debit_id}  {words}\n", "")
+
+
+def test_cancel_releases(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """A reservation is cancelled, and the outcome told in words or as JSON."""
+    first, second = reserve(jetpay, sandbox), reserve(jetpay, sandbox)
+
+    assert jetpay("cancel", first) == Run(0, f"{first}  cancelled\n", "")
+    assert json.loads(jetpay("cancel", second, "--json").out) == {
+        "outcome": "done",
+        "operation": "cancel_transaction",
+        "debit_id": second,
+    }
+    assert {debit.state for debit in sandbox.debits} == {"cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        pytest.param(["status", "nowhere"], 1, "the API answered 404: Transaction not found", id="not found"),
+        pytest.param(["capture", "nowhere"], 1, "the API answered 404: Debit not found", id="no such debit"),
+        pytest.param(["cancel", "a/b"], 2, "argument ID: 'a/b' is not an id", id="bad id"),
+        pytest.param(["capture", "a/b"], 2, "argument DEBIT_ID: 'a/b' is not an id", id="bad debit id"),
+    ],
+)
+def test_refusals(jetpay: Jetpay, sandbox: Sandbox, arguments: list[str], status: int, message: str) -> None:
+    """A refusal is one message on stderr and nothing on stdout."""
+    run = jetpay(*arguments)
+
+    assert (run.status, run.out) == (status, "")
+    assert run.err.startswith(f"jetpay: {message}")
+    assert run.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"contact": ""}, "argument --contact: is empty", id="contact"),
+        pytest.param({"card": "a b/"}, "argument --card: 'a b/' is not an id", id="card"),
+        pytest.param({"to-account": ""}, "argument --to-account: is empty", id="account"),
+        pytest.param({"statement": "x" * 31}, "argument --statement: has 31 characters", id="statement"),
+        pytest.param({"amount": "100.501"}, "argument --amount: '100.501' is no amount", id="fraction of a cent"),
+        pytest.param({"amount": "-5"}, "argument --amount: '-5' is no amount", id="negative amount"),
+        pytest.param({"amount": "1e3"}, "argument --amount: '1e3' is no amount", id="exponent"),
+    ],
+)
+def test_bad_arguments_send_nothing(jetpay: Jetpay, sandbox: Sandbox, changes: dict[str, str], message: str) -> None:
+    """An argument that makes no sense is named by its option, with status 2, and nothing is sent."""
+    run = jetpay(*asking(sandbox, **changes))
+
+    assert (run.status, run.out) == (2, "")
+    assert message in run.err
+    assert sandbox.requests() == 0
+
+
+def test_a_declined_card_is_refused(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """A declined card exits with 1 and, with --json, is told on stdout as well."""
+    payer = sandbox.add_payer(card_number="4000000000000002")
+
+    run = jetpay(*asking(sandbox, payer), "--json")
+
+    told = json.loads(run.out)
+    assert run.status == 1
+    assert (told["outcome"], told["error"], told["status"], told["detail"]) == (
+        "rejected",
+        "APIError",
+        402,
+        "Card declined",
+    )
+    assert "Card declined" in run.err
+
+
+def test_rate_limited_is_safe_to_repeat(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """What the API had no time for exits with 3."""
+    sandbox.faults.add(Fault(kind=FaultKind.RATE_LIMIT, route="capture", count=9))
+
+    assert jetpay("capture", reserve(jetpay, sandbox)).status == 3
+
+
+def test_nothing_sent_is_safe_to_repeat(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody listens, nothing is sent: status 3."""
+    monkeypatch.setenv("JETPAY_BASE_URL", "http://127.0.0.1:1")
+
+    run = jetpay("capture", "debit_1")
+
+    assert run.status == 3
+    assert run.err.startswith("jetpay: nothing was sent; calling again is safe")
+
+
+def test_no_token_is_a_configuration_error(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing token is named, with status 2."""
+    monkeypatch.delenv("JETPAY_API_TOKEN", raising=False)
+
+    run = jetpay("status", "debit_1")
+
+    assert (run.status, run.out) == (2, "")
+    assert run.err.startswith("jetpay: JETPAY_API_TOKEN is not set")
+
+
+def test_an_unknown_preauthorization_prints_everything(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """A lost reply to a preauthorization exits with 4 and tells what a person needs to look for it; no secret."""
+    payer = sandbox.add_payer()
+    sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="preauthorize"))
+
+    run = jetpay(*asking(sandbox, payer))
+
+    assert (run.status, run.out) == (4, "")
+    for needed in (
+        "the outcome is UNKNOWN",
+        payer.contact_id,
+        payer.credit_card_id,
+        "100.50",
+        sandbox.merchant_account_id,
+        "Two nights",
+        "sent at",
+        "attempts            1,",
+        "cause               ServerDisconnectedError",
+        "next step           Look for it",
+    ):
+        assert needed in run.err
+    assert sandbox.api_token not in run.err
+
+
+def test_an_unknown_preauthorization_names_the_debit_of_a_bad_reply(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """If the unusable reply named a debit, the next step is to look at that one."""
+    document = {"debit_id": "debit_7"}
+    sandbox.faults.add(Fault(kind=FaultKind.WRONG_SHAPE_AFTER, route="preauthorize", document=document))
+
+    run = jetpay(*asking(sandbox))
+
+    assert run.status == 4
+    assert "next step           run `jetpay status debit_7`: the reply named this debit" in run.err
+
+
+def test_an_unknown_capture_names_the_next_command(
+    jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A capture that can't be settled exits with 4, on stdout as JSON, and says how to look."""
+    debit_id, other = reserve(jetpay, sandbox), reserve(jetpay, sandbox)
+    # The status can't be read with this token.
+    monkeypatch.setenv("JETPAY_API_TOKEN", sandbox.issue_token(Scope.CAPTURES))
+    sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_BEFORE, route="capture", identifier=debit_id))
+
+    run = jetpay("capture", debit_id, other, "--json")
+
+    unknown, done = map(json.loads, run.out.splitlines())
+    assert run.status == 4
+    assert (unknown["outcome"], unknown["debit_id"], unknown["arguments"]) == (
+        "unknown",
+        debit_id,
+        {"debit_id": debit_id},
+    )
+    assert unknown["started_at"].endswith("Z")
+    assert (done["outcome"], done["debit_id"]) == ("done", other)
+    assert f"run `jetpay status {debit_id}` until it is final" in run.err
+
+
+def test_an_interrupted_capture_is_unknown(
+    jetpay: Jetpay, sandbox: Sandbox, interrupt_when: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Ctrl-C after a capture has left tells that its outcome is unknown, and what was not begun."""
+    debit_id = reserve(jetpay, sandbox)
+    sandbox.faults.add(Fault(kind=FaultKind.STALL_BEFORE, route="capture"))
+    interrupt_when(lambda: sandbox.requests("capture") == 1)
+
+    run = jetpay("capture", debit_id, "debit_2")
+
+    assert run.status == 4
+    assert f"debit_id            {debit_id}" in run.err
+    assert "cause               the call was cancelled" in run.err
+    assert run.err.endswith("jetpay: interrupted; not done: capture debit_2\n")
+
+
+def test_an_interrupted_question_is_only_interrupted(
+    jetpay: Jetpay, sandbox: Sandbox, interrupt_when: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Ctrl-C where nothing is at stake exits with 130."""
+    sandbox.faults.add(Fault(kind=FaultKind.STALL_BEFORE, route="status"))
+    interrupt_when(lambda: sandbox.requests("status") == 1)
+
+    run = jetpay("status", "debit_1")
+
+    assert run == Run(130, "", "jetpay: interrupted; not done: transaction_status debit_1\n")
+
+
+def test_an_interruption_after_the_last_outcome_leaves_nothing(
+    jetpay: Jetpay, sandbox: Sandbox, interrupt_when: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Ctrl-C in the only, unknown errand has nothing left to name."""
+    sandbox.faults.add(Fault(kind=FaultKind.STALL_BEFORE, route="preauthorize"))
+    interrupt_when(lambda: sandbox.requests("preauthorize") == 1)
+
+    run = jetpay(*asking(sandbox))
+
+    assert run.status == 4
+    assert run.err.endswith("jetpay: interrupted\n")

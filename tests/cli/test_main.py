@@ -1,0 +1,168 @@
+"""The program itself: help, version, bad usage, interruptions, a closed stdout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jetpay_async import (
+    APIError,
+    ConfigurationError,
+    InvalidArgumentError,
+    JetpayError,
+    NotSentError,
+    OutcomeUnknownError,
+    RateLimitedError,
+    ServiceError,
+    TransactionFailedError,
+    __version__,
+)
+from jetpay_async.cli._status import exit_status
+from jetpay_async.sandbox import Sandbox
+from jetpay_async.webhooks import KeysUnavailableError, Reason, StaleDeliveryError
+
+from .conftest import Run
+
+Jetpay = Callable[..., Run]
+
+MODULE = (sys.executable, "-m", "jetpay_async.cli")
+SCRIPT = (str(Path(sys.executable).with_name("jetpay")),)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        pytest.param(APIError("no"), 1, id="refused"),
+        pytest.param(TransactionFailedError("failed"), 1, id="failed"),
+        pytest.param(StaleDeliveryError(Reason.EXPIRED), 1, id="stale delivery"),
+        pytest.param(ConfigurationError("no token"), 2, id="configuration"),
+        pytest.param(InvalidArgumentError("bad id"), 2, id="argument"),
+        pytest.param(NotSentError("refused"), 3, id="not sent"),
+        pytest.param(ServiceError("silence"), 3, id="no answer"),
+        pytest.param(RateLimitedError("slow down"), 3, id="rate limited"),
+        pytest.param(KeysUnavailableError(Reason.KEYS_UNREACHABLE), 3, id="no keys"),
+        pytest.param(OutcomeUnknownError("unknown"), 4, id="unknown"),
+    ],
+)
+def test_each_error_has_its_exit_status(error: JetpayError, status: int) -> None:
+    """The exit status follows from what the error says about the operation."""
+    assert exit_status(error) == status
+
+
+@pytest.mark.parametrize("program", [pytest.param(MODULE, id="module"), pytest.param(SCRIPT, id="script")])
+def test_version(program: tuple[str, ...]) -> None:
+    """The script and the module tell the version."""
+    ran = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"jetpay-async {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [pytest.param([], id="nothing"), pytest.param(["--help"], id="help")])
+def test_help_tells_commands_environment_and_statuses(jetpay: Jetpay, arguments: list[str]) -> None:
+    """Without arguments, and with --help, the commands, the environment and the exit statuses are told."""
+    run = jetpay(*arguments)
+
+    assert (run.status, run.err) == (0, "")
+    for told in ("demo", "sandbox", "preauthorize", "capture", "status", "cancel", "webhooks", "JETPAY_API_TOKEN"):
+        assert told in run.out
+    for status in (0, 1, 2, 3, 4, 130):
+        assert f"\n  {status:<4} " in run.out
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "sandbox", "preauthorize", "capture", "status", "cancel", "webhooks explain"]
+)
+def test_each_command_has_help(jetpay: Jetpay, command: str) -> None:
+    """Each command has a help of its own."""
+    run = jetpay(*command.split(), "--help")
+
+    assert run.status == 0
+    assert run.out.startswith(f"usage: jetpay {command}")
+
+
+def test_help_is_quick() -> None:
+    """For the help, nothing is imported that takes its time."""
+    code = """
+import sys
+from jetpay_async.cli import main
+try:
+    main(["capture", "--help"])
+except SystemExit:
+    print(sorted({"aiohttp", "asyncio", "cryptography", "msgspec", "rich"} & set(sys.modules)))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["charge"], "argument COMMAND: invalid choice: 'charge'", id="command"),
+        pytest.param(["webhooks"], "the following arguments are required: COMMAND", id="nested command"),
+        pytest.param(["capture"], "the following arguments are required: DEBIT_ID", id="no debit"),
+        pytest.param(["demo", "--count", "0"], "argument --count: '0' is not a number that fits", id="count"),
+        pytest.param(["demo", "--count", "many"], "argument --count: 'many' is not a number that fits", id="no number"),
+        pytest.param(["demo", "--concurrency", "0"], "argument --concurrency: '0' is not", id="concurrency"),
+        pytest.param(["sandbox", "--port", "65536"], "argument --port: '65536' is not", id="port"),
+        pytest.param(["sandbox", "--latency", "nan"], "argument --latency: 'nan' is not", id="latency"),
+        pytest.param(["sandbox", "--speedup", "0"], "argument --speedup: '0' is not", id="speedup"),
+    ],
+)
+def test_bad_usage(jetpay: Jetpay, arguments: list[str], message: str) -> None:
+    """Bad usage is explained on stderr, with status 2."""
+    run = jetpay(*arguments)
+
+    assert (run.status, run.out) == (2, "")
+    assert message in run.err
+
+
+def test_the_arguments_of_the_process_are_the_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script calls main() without arguments, and those of the process count."""
+    from jetpay_async.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["jetpay", "--version"])
+
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert capsys.readouterr().out == f"jetpay-async {__version__}\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """``jetpay demo | head -0`` ends with status 1, without a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as stdout:
+        ran = subprocess.run(
+            [*MODULE, "demo", "--count=1"], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+        )
+
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+def test_a_result_is_not_lost_with_stdout(sandbox: Sandbox) -> None:
+    """What became of money is told on stderr if stdout is full; the status is the operation's."""
+    payer = sandbox.add_payer()
+    asking = [
+        "preauthorize",
+        f"--contact={payer.contact_id}",
+        f"--card={payer.credit_card_id}",
+        "--amount=5",
+        f"--to-account={sandbox.merchant_account_id}",
+        "--statement=Stay",
+    ]
+
+    with Path("/dev/full").open("wb") as stdout:
+        ran = subprocess.run([*MODULE, *asking], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+
+    (debit,) = sandbox.debits
+    assert ran.returncode == 0
+    assert ran.stderr.startswith("jetpay: stdout can't be written (No space left on device); the result is\n")
+    assert debit.identifier in ran.stderr
