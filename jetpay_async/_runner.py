@@ -87,12 +87,13 @@ class Pursuit(Generic[_T]):
     """What the status said last."""
     trouble: Unanswered | None = None
     """Why there is no answer."""
-    left: bool = False
-    """An attempt began to leave."""
+    unanswered: bool = False
+    """Some request for it, of this call or an earlier one, began to leave and was not answered."""
 
     def doubt(self, given_up_at: float) -> None:
         """Note that a request may have been carried out, given up at this time: settle it before anything else."""
         self.doubtful = True
+        self.unanswered = True
         self.given_up_at = given_up_at
 
     @property
@@ -141,7 +142,7 @@ class Runner:
                     return await self._attempt(pursuit)
                 except Unanswered as trouble:
                     pursuit.trouble = trouble
-                    pursuit.left |= trouble.started
+                    pursuit.unanswered |= trouble.started
                 except APIError as error:
                     pursuit.body = None
                     refusal = error
@@ -288,7 +289,7 @@ class Runner:
                 return _Settled(goal.settled(call, status, self._facts(pursuit)))
             if status.state in goal.over and isinstance(failure, TransactionFailedError):
                 raise over(call, status, self._facts(pursuit))
-        if pursuit.attempts > 1 and (status is None or status.state not in goal.undone | goal.over):
+        if pursuit.unanswered and (status is None or status.state not in goal.undone | goal.over):
             # It may be an earlier request of ours that stands in the way of this one.
             pursuit.doubt(self._clock.monotonic())
             return None
@@ -310,7 +311,7 @@ class Runner:
     def _stopped(self, pursuit: Pursuit[_T]) -> JetpayError:
         """Make the error for a call that is given up without an answer."""
         reads = pursuit.call.operation.resend is Resend.READ
-        if reads and pursuit.left:
+        if reads and pursuit.unanswered:
             return self._failure(ServiceError, pursuit, "no usable answer; calling again is safe")
         if pursuit.trouble is not None and pursuit.trouble.started:
             return self._unknown(pursuit, _reason(pursuit))

@@ -269,6 +269,39 @@ async def test_a_refusal_after_a_doubt_is_checked_until_it_is_certain() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_refusal_after_an_earlier_call_s_doubt_is_checked_too() -> None:
+    """It makes no difference whether the earlier attempt belongs to this call or to the one before."""
+    server = Loopback(scripts={"capture": [loopback.hang_up], "status": [replies(401, FASTAPI[401])]})
+
+    async def confirm(exchange: Exchange) -> None:
+        server.scripts["status"] = [status("processing"), status("paid")]
+        await exchange.reply(409, FASTAPI[409])
+
+    async with server.listen(), connect(server) as client:
+        with pytest.raises(OutcomeUnknownError):
+            await client.capture(DEBIT_ID)
+        server.scripts["capture"] = [confirm]
+        capture = await client.capture(DEBIT_ID)
+
+    assert capture.settled
+    assert capture.attempts == 1
+
+
+@pytest.mark.asyncio
+async def test_a_refusal_of_what_was_only_delayed_stands() -> None:
+    """Attempts that never left, or were rate-limited, leave nothing in doubt: the refusal is the answer."""
+    scripts = {
+        "capture": [replies(429, FASTAPI[429]), replies(409, FASTAPI[409])],
+        "status": [status("processing")] * 99,
+    }
+    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
+        with pytest.raises(ConflictError):
+            await client.capture(DEBIT_ID)
+
+    assert server.count("status") == 1
+
+
+@pytest.mark.asyncio
 async def test_a_capture_answered_by_failed_tells_the_reason() -> None:
     """A 200 that says failed is an error, with the reason from the status."""
     scripts = {
