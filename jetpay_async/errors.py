@@ -114,12 +114,12 @@ class JetpayError(Exception):
     def __init__(self, message: str, **context: Unpack[Context]) -> None:
         super().__init__(message)
         self.message = message
-        self.operation = context.get("operation")
-        self.debit_id = context.get("debit_id")
-        self.status = context.get("status")
-        self.request_id = context.get("request_id")
-        self.attempts = context.get("attempts", 0)
-        self.elapsed = context.get("elapsed", 0.0)
+        self.operation: str | None = context.get("operation")
+        self.debit_id: str | None = context.get("debit_id")
+        self.status: int | None = context.get("status")
+        self.request_id: str | None = context.get("request_id")
+        self.attempts: int = context.get("attempts", 0)
+        self.elapsed: float = context.get("elapsed", 0.0)
 
     @property
     def retryable(self) -> bool:
@@ -214,7 +214,7 @@ class OutcomeUnknownError(JetpayError):
         **context: Unpack[Context],
     ) -> None:
         super().__init__(message, **context)
-        self.arguments = dict(arguments or {})
+        self.arguments: dict[str, str] = dict(arguments or {})
         self.started_at = started_at
         self.state = state
         self.reason = reason
@@ -253,7 +253,7 @@ class APIError(JetpayError):
     ) -> None:
         super().__init__(message, **context)
         self.detail = detail
-        self.fields = tuple(fields)
+        self.fields: tuple[FieldError, ...] = tuple(fields)
 
 
 class InvalidRequestError(APIError):
