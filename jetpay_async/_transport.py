@@ -57,13 +57,9 @@ class GuardedBody(Payload):
             leaves that to the deadline.
     """
 
-    _default_content_type = "application/json"
-
     def __init__(self, body: bytes, *, deadline: float, clock: Clock, patience: float | None = None) -> None:
-        # The base class would build headers from its arguments on each call; both are fixed here.
-        self._value: bytes = body
-        self._size = len(body)
-        self._headers = _JSON_HEADERS if body else _EMPTY_HEADERS
+        # Not the base class's, which makes new headers for each payload: ours are always the same.
+        self._body = body
         self._deadline = deadline
         self._monotonic = clock.monotonic
         self._patience = patience
@@ -80,6 +76,21 @@ class GuardedBody(Payload):
         return self.started_at is not None
 
     @property
+    def size(self) -> int:
+        """Bytes, for ``Content-Length``."""
+        return len(self._body)
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        """What it adds to the request's headers."""
+        return _JSON_HEADERS if self._body else _EMPTY_HEADERS
+
+    @property
+    def autoclose(self) -> bool:
+        """Whether there is nothing to close."""
+        return True
+
+    @property
     def consumed(self) -> bool:
         """Whether it can't be sent again; aiohttp asks before it resends a request by itself."""
         return self.started_at is not None
@@ -93,7 +104,7 @@ class GuardedBody(Payload):
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the body as text."""
-        return self._value.decode(encoding, errors)
+        return self._body.decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Send it, if it may leave."""
@@ -112,7 +123,7 @@ class GuardedBody(Payload):
         if self._patience is not None:
             # One timer from here; aiohttp's `sock_read` would set a new one with each chunk that it reads.
             self._alarm = asyncio.get_running_loop().call_later(self._patience, self._give_up, writer)
-        await writer.write(self._value)
+        await writer.write(self._body)
 
     def _give_up(self, writer: AbstractStreamWriter) -> None:
         self.refusal = f"no whole reply within {self._patience:.3g} s"
