@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Final
 
 from jetpay_async import _json
@@ -20,6 +20,8 @@ STATEMENT_LENGTH: Final = 30
 """Characters that a bank statement shows [docs]."""
 
 _CENT = Decimal("0.01")
+# Of the sandbox alone: what the process sets for its own decimals changes nothing here.
+_EXACT = Context(prec=28, traps=[InvalidOperation])
 
 
 class Form:
@@ -65,7 +67,7 @@ class Form:
             self.complain(name, "Input should be greater than 0", "greater_than")
             return _CENT
         try:
-            exact = number.quantize(_CENT)
+            exact = number.quantize(_CENT, context=_EXACT)
         except InvalidOperation:
             self.complain(
                 name, "Decimal input should have no more than 26 digits before the point", "decimal_max_digits"

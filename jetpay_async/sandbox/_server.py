@@ -90,12 +90,8 @@ class Server:
             self._application(), access_log=None, handler_cancellation=False, shutdown_timeout=_SHUTDOWN_SECONDS
         )
         await runner.setup()
-        try:
-            site = web.TCPSite(runner, self._host, self._port, ssl_context=self._ssl_context, backlog=_BACKLOG)
-            await site.start()
-        except BaseException:
-            await runner.cleanup()
-            raise
+        site = web.TCPSite(runner, self._host, self._port, ssl_context=self._ssl_context, backlog=_BACKLOG)
+        await site.start()
         self._runner = runner
         # The port that was found is kept, so that clients find a restarted sandbox again.
         self._host, self._port = runner.addresses[0][:2]

@@ -23,35 +23,28 @@ class Waits:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waits: set[asyncio.Future[None]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def wait(self, seconds: float | None) -> None:
         """Wait so long, or for ever. When the sandbox stops, this raises `asyncio.CancelledError`."""
+        await self._begin(seconds)
+
+    def later(self, seconds: float, action: Callable[[], object]) -> None:
+        """Do something after so long, unless the sandbox stops before."""
+        self._begin(seconds).add_done_callback(lambda wait: wait.cancelled() or action())
+
+    async def stop(self) -> None:
+        """End every wait."""
+        waits = tuple(self._waits)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    def _begin(self, seconds: float | None) -> asyncio.Future[None]:
         wait: asyncio.Future[None]
         if seconds is None:
             wait = asyncio.get_running_loop().create_future()
         else:
             wait = asyncio.ensure_future(self._clock.sleep(seconds))
         self._waits.add(wait)
-        try:
-            await wait
-        finally:
-            self._waits.discard(wait)
-
-    def later(self, seconds: float, action: Callable[[], object]) -> None:
-        """Do something after so long, unless the sandbox stops before."""
-
-        async def act() -> None:
-            await self.wait(seconds)
-            action()
-
-        task = asyncio.create_task(act())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def stop(self) -> None:
-        """End every wait."""
-        for wait in (*self._waits, *self._tasks):
-            wait.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        wait.add_done_callback(self._waits.discard)
+        return wait

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from aiohttp import web
 
+from jetpay_async import Clock
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from io import BytesIO
 
     import aiohttp
@@ -82,6 +84,29 @@ class Caller:
         return await self.call("DELETE", f"/transaction/{identifier}")
 
 
+@attrs.define
+class HeldClock:
+    """A clock whose sleeps last until the test lets them end."""
+
+    slept: list[float] = attrs.field(factory=list[float])
+    released: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await self.released.wait()
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(sleep=self.sleep)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what is bound to happen."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 @attrs.frozen
 class Received:
     headers: Mapping[str, str]
@@ -100,13 +125,13 @@ class Received:
 class Receiver:
     """A webhook receiver; `answers` are the statuses of its next replies, 204 once they are used up.
 
-    Each reply comes after `delay` seconds.
+    A silent one takes what comes and does not answer until it is silent no more.
     """
 
     url: str = ""
     received: list[Received] = attrs.field(factory=list[Received])
     answers: list[int] = attrs.field(factory=list[int])
-    delay: float = 0.0
+    silent: bool = False
 
     @property
     def event_ids(self) -> list[list[int]]:
@@ -114,5 +139,7 @@ class Receiver:
 
     async def receive(self, request: web.Request) -> web.Response:
         self.received.append(Received(request.headers.copy(), await request.read()))
-        await asyncio.sleep(self.delay)
-        return web.Response(status=self.answers.pop(0) if self.answers else 204)
+        while self.silent:
+            await asyncio.sleep(0.001)
+        status = self.answers.pop(0) if self.answers else 204
+        return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else None)

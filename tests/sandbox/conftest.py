@@ -36,4 +36,5 @@ async def receiver() -> AsyncIterator[Receiver]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     listening.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
     yield listening
+    listening.silent = False
     await runner.cleanup()

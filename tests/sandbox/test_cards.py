@@ -13,18 +13,12 @@ from jetpay_async import TransactionState
 from jetpay_async import sandbox as package
 from jetpay_async.sandbox import APPROVED, CARDS, CardBehaviour, Sandbox
 
-from .calling import Caller
+from .calling import Caller, HeldClock, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ALL = pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
-
-
-async def _reaches(sandbox: Sandbox, debit_id: str, state: TransactionState) -> None:
-    async with asyncio.timeout(5):
-        while sandbox.debit(debit_id).state != state:
-            await asyncio.sleep(0)
 
 
 @pytest.mark.asyncio
@@ -44,8 +38,10 @@ async def test_each_card_does_what_its_row_says(caller: Caller, card: CardBehavi
     captured = await caller.capture(debit_id)
     assert (captured.status, captured.document) == (200, {"identifier": debit_id, "state": card.capture})
     last = card.later or card.capture
-    await _reaches(caller.sandbox, debit_id, last)
+    await until(lambda: caller.sandbox.debit(debit_id).state == last)
     failure = {"fail_reason": card.fail_reason, "fail_direction": card.fail_direction}
+    reasons = [{"failReason", "failDirection"} & event.data.keys() for event in caller.sandbox.events]
+    assert [bool(each) for each in reasons] == [event.data["state"] == "failed" for event in caller.sandbox.events]
     expected = {"state": last, **(failure if last == "failed" else {})}
     assert (await caller.status(debit_id)).document == expected
     paid = TransactionState.PAID in {card.capture, card.later}
@@ -78,7 +74,8 @@ async def test_other_numbers_are_approved(caller: Caller) -> None:
 @pytest.mark.asyncio
 async def test_a_slow_bank_takes_its_time() -> None:
     """A slow bank's answer comes after `slow_bank_seconds`, and never once it was overruled or the sandbox stopped."""
-    async with Sandbox(slow_bank_seconds=0.05) as sandbox, aiohttp.ClientSession() as session:
+    held = HeldClock()
+    async with Sandbox(slow_bank_seconds=7, clock=held.clock) as sandbox, aiohttp.ClientSession() as session:
         caller = Caller(sandbox, session)
         slow, overruled = [await caller.reserve(card_number="4000000000000051") for _ in range(2)]
         for debit_id in (slow, overruled):
@@ -86,14 +83,17 @@ async def test_a_slow_bank_takes_its_time() -> None:
         sandbox.set_state(overruled, "failed")
         assert sandbox.debit(slow).state == "processing"
         assert (await caller.capture(slow)).status == 409
-        await _reaches(sandbox, slow, TransactionState.PAID)
+        held.released.set()
+        await until(lambda: sandbox.debit(slow).state == "paid")
+        held.released.clear()
         dropped = await caller.reserve(card_number="4000000000000051")
         await caller.capture(dropped)
-
-    await asyncio.sleep(0.06)
+    held.released.set()
+    await asyncio.sleep(0.01)
 
     assert sandbox.debit(dropped).state == "processing"
     assert sandbox.debit(overruled).state == "failed"
+    assert held.slept == [7, 7, 7]
 
 
 def _rows(marker: str) -> Iterable[list[str]]:
@@ -122,6 +122,18 @@ def test_the_documented_calls_are_the_routes() -> None:
         (route.name, route.scope or "none") for route in served.values()
     ]
     assert tuple(served) == package.ROUTES
+
+
+@_ALL
+def test_each_meaning_says_what_the_row_does(card: CardBehaviour) -> None:
+    """The words of a row name its states and reasons, and promise nothing that the row does not do."""
+    if card.number != APPROVED:
+        assert ("402" in card.meaning) == (card.declined is not None)
+        assert card.declined is not None or card.capture in card.meaning
+        assert ("follows" in card.meaning) == (card.later is not None)
+        assert card.later is None or f"{card.later} follows" in card.meaning
+        reason = f"{card.fail_reason}, {card.fail_direction}"
+        assert ("_" in card.meaning) == (reason in card.meaning) == (card.fail_reason is not None)
 
 
 def test_card_numbers_are_plausible() -> None:
