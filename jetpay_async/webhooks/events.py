@@ -173,12 +173,17 @@ _TIME_WITHOUT_OFFSET = re.compile(r"[0-9-]{10}[Tt ][0-9:.]+")
 
 def _read(body: bytes) -> _WireDelivery:
     try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError:
-        # It is malformed, or a time lacks its offset: rare enough to read it once more for that.
-        return _converted(_json.parse(body), _WireDelivery)
+        try:
+            return _decoder.decode(body)
+        except msgspec.ValidationError:
+            # It is malformed, or a time lacks its offset: rare enough to read it once more for that.
+            return msgspec.convert(_with_offsets(_json.parse(body)), _WireDelivery)
     except (ValueError, ArithmeticError, RecursionError) as error:
-        raise MalformedDeliveryError(Reason.MALFORMED_BODY, {"problem": str(error)}) from None
+        raise _malformed(error) from None
+
+
+def _malformed(error: Exception) -> MalformedDeliveryError:
+    return MalformedDeliveryError(Reason.MALFORMED_BODY, {"problem": str(error)})
 
 
 def _structure_delivery(source: object, _: object) -> Delivery:
@@ -197,7 +202,7 @@ def _converted(source: object, wire: type[_Wire]) -> _Wire:
     try:
         return msgspec.convert(_with_offsets(source), wire)
     except (ValueError, RecursionError) as error:
-        raise MalformedDeliveryError(Reason.MALFORMED_BODY, {"problem": str(error)}) from None
+        raise _malformed(error) from None
 
 
 def _with_offsets(document: object) -> object:

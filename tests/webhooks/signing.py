@@ -32,7 +32,7 @@ def number(value: int) -> str:
     return base64url(value.to_bytes((value.bit_length() + 7) // 8))
 
 
-def jwk(public: RSAPublicKey, /, kid: str = KID, **changes: JSONValue) -> dict[str, JSONValue]:
+def jwk(public: RSAPublicKey, kid: str = KID, /, **changes: JSONValue) -> dict[str, JSONValue]:
     """A key as a key set has it; a change to None removes the member."""
     numbers = public.public_numbers()
     members: dict[str, JSONValue] = {

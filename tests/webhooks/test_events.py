@@ -1,0 +1,379 @@
+"""Decoding: the kinds of events, what is tolerated, and what is not a delivery."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, cast
+
+import attrs
+import cattrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jetpay_async import _json
+from jetpay_async.models import TransactionState
+from jetpay_async.webhooks import (
+    Delivery,
+    Event,
+    MalformedDeliveryError,
+    Reason,
+    TransactionEvent,
+    TransactionFailed,
+    TransactionPaid,
+    UnknownEvent,
+    decode,
+)
+from jetpay_async.webhooks.events import converter
+
+if TYPE_CHECKING:
+    from jetpay_async.models import JSONValue
+
+TIME = "2026-01-22T10:15:30.123456Z"
+ID = "41fc05d5-3148-4ee2-bfdf-9ad5ab7172c6"
+
+
+def wire(**changes: JSONValue) -> dict[str, JSONValue]:
+    """An event as it is on the wire; the vendor's own example but for the changes."""
+    event: dict[str, JSONValue] = {
+        "id": 45678,
+        "createdAt": TIME,
+        "type": "transactions.debits.created",
+        "data": {"state": "requested", "transactionId": ID},
+    }
+    return {**event, **changes}
+
+
+def body_of(*events: JSONValue, webhook_id: JSONValue = 123) -> bytes:
+    return _json.dump({"webhookId": webhook_id, "events": list(events)})
+
+
+def decoded(**changes: JSONValue) -> Event:
+    (event,) = decode(body_of(wire(**changes))).events
+    return event
+
+
+def test_the_example_of_the_docs() -> None:
+    """The vendor's printed example becomes a delivery with a transaction's event."""
+    delivery = decode(
+        b'{"webhookId": 123, "events": [{"id": 45678, "createdAt": "2026-01-22T10:15:30.123456Z", '
+        b'"type": "transactions.debits.created", "data": {"state": "requested", '
+        b'"transactionId": "41fc05d5-3148-4ee2-bfdf-9ad5ab7172c6"}}]}'
+    )
+
+    assert delivery == Delivery(
+        webhook_id=123,
+        events=(
+            TransactionEvent(
+                id=45678,
+                created_at=datetime(2026, 1, 22, 10, 15, 30, 123456, tzinfo=UTC),
+                type="transactions.debits.created",
+                data={"state": "requested", "transactionId": ID},
+                transaction_id=ID,
+                state=TransactionState.REQUESTED,
+            ),
+        ),
+        claims=None,
+    )
+    assert type(delivery.events) is tuple
+
+
+@pytest.mark.parametrize(
+    ("type_", "data", "kind"),
+    [
+        ("transactions.debits.updated", {"state": "paid", "transactionId": ID}, TransactionPaid),
+        ("transactions.credits.created", {"state": "paid", "transactionId": ID}, TransactionPaid),
+        ("transactions.paid", {"state": "failed", "transactionId": ID}, TransactionFailed),
+        ("transactions.debits.failed", {"state": "paid", "transactionId": ID}, TransactionPaid),
+        ("transactions.debits.paid", {"transactionId": ID}, TransactionPaid),
+        ("transactions.debits.paid", {"transactionId": ID, "state": None}, TransactionPaid),
+        ("transactions.debits.failed", {"transactionId": ID}, TransactionFailed),
+        ("transactions.debits.failed", {"state": "completed", "transactionId": ID}, TransactionEvent),
+        ("transactions.debits.created", {"state": "preauthorized", "transactionId": ID}, TransactionEvent),
+        ("transactions.debits.created", {"state": "settling", "transactionId": ID}, TransactionEvent),
+        ("transactions.debits.created", {"state": "PAID", "transactionId": ID}, TransactionEvent),
+        ("transactions.debits.created", {"transactionId": ID}, UnknownEvent),
+        ("transactions.debits.paid", {"state": "paid"}, UnknownEvent),
+        ("transactions.debits.paid", {"state": "paid", "transactionId": 5}, UnknownEvent),
+        ("transactions.debits.paid", {"state": 5, "transactionId": ID}, UnknownEvent),
+        ("transactions.debits.paid", {"state": ["paid"], "transactionId": ID}, UnknownEvent),
+        ("transactions.debits.paid", {}, UnknownEvent),
+        ("transactions.debits.paid", None, UnknownEvent),
+        ("transactions.debits.paid", [ID], UnknownEvent),
+        ("transactions.debits.paid", "paid", UnknownEvent),
+        ("transactions", {"state": "paid", "transactionId": ID}, UnknownEvent),
+        ("transaction.debits.paid", {"state": "paid", "transactionId": ID}, UnknownEvent),
+        ("user.actions.transactions.paid", {"state": "paid", "transactionId": ID}, UnknownEvent),
+        ("kyc.status.updated", {"status": "approved"}, UnknownEvent),
+        ("", {}, UnknownEvent),
+    ],
+)
+def test_the_kind(type_: str, data: JSONValue, kind: type[Event]) -> None:
+    """A transaction's event is told by its state, or its type's last segment without one; all others are unknown."""
+    event = decoded(type=type_, data=data)
+
+    assert type(event) is kind
+    assert event.type == type_
+    assert event.data == data
+    if isinstance(event, TransactionEvent):
+        assert event.transaction_id == ID
+        assert event.state == (event.data.get("state") or type_.rpartition(".")[2])
+        assert type(event.state) is TransactionState
+
+
+def test_members_beside_data_do_not_count() -> None:
+    """What a sender puts beside ``data`` is neither the transaction's id nor its state."""
+    beside: dict[str, JSONValue] = {"transaction_id": "x", "transactionId": "x", "state": "paid", "fail_reason": "x"}
+
+    assert type(decoded(**beside, data={"state": "paid"})) is UnknownEvent
+    failed = decoded(**beside, data={"state": "failed", "transactionId": ID})
+    assert isinstance(failed, TransactionFailed)
+    assert (failed.transaction_id, failed.fail_reason) == (ID, None)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "direction"),
+    [
+        ({"failReason": "account_frozen", "failDirection": "pull"}, "account_frozen", "pull"),
+        ({"fail_reason": "account_frozen", "fail_direction": "push"}, "account_frozen", "push"),
+        ({"failReason": "a", "fail_reason": "b"}, "a", None),
+        ({"failReason": None, "fail_reason": "b"}, "b", None),
+        ({"failReason": {"code": 5}, "failDirection": 7}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_why_it_failed(data: dict[str, JSONValue], reason: str | None, direction: str | None) -> None:
+    """The reason and the direction are read in both spellings; what is no text stays in the data only."""
+    event = decoded(data={**data, "state": "failed", "transactionId": ID})
+
+    assert isinstance(event, TransactionFailed)
+    assert (event.fail_reason, event.fail_direction) == (reason, direction)
+    assert event.data == {**data, "state": "failed", "transactionId": ID}
+
+
+def test_data_is_exact() -> None:
+    """Numbers in the data keep every digit, and nothing in it is renamed or dropped."""
+    body = body_of(wire()).replace(
+        b'"requested"', b'"x","amount":100.10,"big":12345678901234567890.000000000001,"n":null'
+    )
+
+    event = decode(body).events[0]
+
+    data = cast("dict[str, JSONValue]", event.data)
+    assert data["amount"] == Decimal("100.10")
+    assert str(data["amount"]) == "100.10"
+    assert data["big"] == Decimal("12345678901234567890.000000000001")
+    assert data["n"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TIME, datetime(2026, 1, 22, 10, 15, 30, 123456, tzinfo=UTC)),
+        ("2026-01-22T10:15:30Z", datetime(2026, 1, 22, 10, 15, 30, tzinfo=UTC)),
+        ("2026-01-22T10:15:30.5+00:00", datetime(2026, 1, 22, 10, 15, 30, 500000, tzinfo=UTC)),
+        ("2026-01-22T05:15:30-05:00", datetime(2026, 1, 22, 5, 15, 30, tzinfo=timezone(timedelta(hours=-5)))),
+        ("2026-01-22T10:15:30.123456", datetime(2026, 1, 22, 10, 15, 30, 123456, tzinfo=UTC)),
+        ("2026-01-22 10:15:30", datetime(2026, 1, 22, 10, 15, 30, tzinfo=UTC)),
+    ],
+)
+def test_times(text: str, expected: datetime) -> None:
+    """Times are aware, with microseconds; one without an offset is UTC."""
+    event = decoded(createdAt=text)
+
+    assert event.created_at == expected
+    assert event.created_at.utcoffset() == expected.utcoffset()
+
+
+def test_a_time_without_offset_among_others() -> None:
+    """One such time neither changes the other events nor makes the delivery fail."""
+    events = decode(body_of(wire(id=1), wire(id=2, createdAt="2026-01-22T10:15:30"), wire(id=3, data=None))).events
+
+    assert [event.created_at.isoformat() for event in events] == [
+        "2026-01-22T10:15:30.123456+00:00",
+        "2026-01-22T10:15:30+00:00",
+        "2026-01-22T10:15:30.123456+00:00",
+    ]
+
+
+def test_missing_data() -> None:
+    """An event without data is an unknown one, with None for data."""
+    event = wire()
+    del event["data"]
+
+    assert decode(body_of(event)).events[0] == decoded(data=None)
+
+
+def test_the_order_of_ids() -> None:
+    """Events come in the order of their ids, across kinds, whatever the order on the wire."""
+    states = ["paid", "failed", "requested", "paid"]
+    events = [wire(id=9 - index, data={"state": state, "transactionId": ID}) for index, state in enumerate(states)]
+
+    delivery = decode(body_of(*events, wire(id=1, type="kyc")))
+
+    assert [event.id for event in delivery.events] == [1, 6, 7, 8, 9]
+    assert [type(event).__name__ for event in delivery.events] == [
+        "UnknownEvent",
+        "TransactionPaid",
+        "TransactionEvent",
+        "TransactionFailed",
+        "TransactionPaid",
+    ]
+
+
+def test_an_event_twice() -> None:
+    """An event that is repeated in a delivery is there once."""
+    assert [event.id for event in decode(body_of(wire(id=2), wire(id=1), wire(id=2))).events] == [1, 2]
+
+
+@pytest.mark.parametrize("change", [{"type": "x"}, {"data": {"state": "paid", "transactionId": ID}}, {"data": None}])
+def test_two_events_with_one_id(change: dict[str, JSONValue]) -> None:
+    """Two different events with the same id are refused: nobody can tell which of them is true."""
+    with pytest.raises(MalformedDeliveryError) as caught:
+        decode(body_of(wire(), wire(id=1), wire(**change)))
+
+    assert caught.value.reason is Reason.CONFLICTING_EVENTS
+    assert caught.value.facts == {"event_id": 45678}
+    assert "45678" in caught.value.explain()
+
+
+def test_an_empty_delivery() -> None:
+    """Jetpay sends none [docs]; if it did, there would be nothing wrong with it."""
+    assert decode(b'{"webhookId":1,"events":[]}') == Delivery(webhook_id=1, events=())
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"", "truncated"),
+        (b"\xff", "malformed"),
+        (b"\xef\xbb\xbf{}", "malformed"),
+        (b"webhookId=1&events=", "malformed"),
+        (b"null", "Expected `object`, got `null`"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"{}", "missing required field `webhookId`"),
+        (b'{"webhookId":1}', "missing required field `events`"),
+        (b'{"webhookId":1,"events":{}}', "Expected `array`, got `object` - at `$.events`"),
+        (b'{"webhookId":1,"events":[1]}', "Expected `object`, got `int` - at `$.events[0]`"),
+        (body_of(wire(), webhook_id="123"), "Expected `int`, got `str` - at `$.webhookId`"),
+        (body_of(wire(), webhook_id=True), "Expected `int`, got `bool` - at `$.webhookId`"),
+        (body_of(wire(), webhook_id=None), "Expected `int`, got `null` - at `$.webhookId`"),
+        (body_of(wire(), wire(id=True)), "Expected `int`, got `bool` - at `$.events[1].id`"),
+        (body_of(wire(id="1")), "Expected `int`, got `str` - at `$.events[0].id`"),
+        (body_of(wire(id=Decimal("1.5"))), "Expected `int`"),
+        (body_of(wire(id=-1)), "Expected `int` >= 0 - at `$.events[0].id`"),
+        (body_of(wire(id=2**63)), "Expected `int` <= 9223372036854775807 - at `$.events[0].id`"),
+        (body_of(wire(id=10**30)), "at `$.events[0].id`"),
+        (body_of(wire(type=None)), "Expected `str`, got `null` - at `$.events[0].type`"),
+        (body_of(wire(createdAt="yesterday")), "Invalid RFC3339 encoded datetime - at `$.events[0].createdAt`"),
+        (
+            body_of(wire(createdAt="9999-99-99T99:99:99")),
+            "Invalid RFC3339 encoded datetime - at `$.events[0].createdAt`",
+        ),
+        (body_of(wire(createdAt=1_800_000_000)), "at `$.events[0].createdAt`"),
+        (body_of({"id": 1}), "missing required field `createdAt` - at `$.events[0]`"),
+        (body_of(wire()).replace(b"45678", b"1e99999999999999999999"), "InvalidOperation"),
+        (body_of(wire()).replace(b'"requested"', b"1e99999999999999999999"), "InvalidOperation"),
+        (body_of(wire()).replace(b'"requested"', b"1" * 5000), "out of range"),
+        (body_of(wire()).replace(b'"requested"', b"[" * 100_000), "recursion"),
+        (body_of(wire()).replace(b'"requested"', b"NaN"), "malformed"),
+        (body_of(wire()).replace(b'"requested"', b'"\\ud800"'), ""),
+        (body_of(wire()).replace(b'"requested"', b'"\xff"'), "utf-8"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_no_delivery(body: bytes, problem: str) -> None:
+    """What isn't a delivery is refused with 400, and the facts name the place without showing the content."""
+    with pytest.raises(MalformedDeliveryError) as caught:
+        decode(body)
+
+    error = caught.value
+    assert (error.reason, error.status_hint) == (Reason.MALFORMED_BODY, 400)
+    assert problem in str(error.facts["problem"])
+    assert error.__context__ is None
+    assert error.explain() == f"The body is not a delivery: {error.facts['problem']}."
+
+
+def test_events_are_values() -> None:
+    """Events compare and hash by what they say, can't be changed, and survive pickling; data is not printed."""
+    event = decoded(data={"state": "failed", "transactionId": ID, "failReason": "r", "holder": {"name": "hush-hush"}})
+    same = decoded(data={"holder": {"name": "hush-hush"}, "failReason": "r", "state": "failed", "transactionId": ID})
+
+    assert event == same
+    assert hash(event) == hash(same)
+    assert event != decoded()
+    assert event != attrs.evolve(event, data={})
+    assert pickle.loads(pickle.dumps(event)) == event
+    assert "hush-hush" not in repr(event)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        event.id = 5  # type: ignore[misc] # on purpose
+
+
+def test_matching() -> None:
+    """A match statement takes events apart by class and attribute."""
+    match decoded(data={"state": "paid", "transactionId": ID}):
+        case TransactionPaid(transaction_id=transaction_id):
+            assert transaction_id == ID
+        case _:
+            pytest.fail("no match")
+
+
+_TEXTS = st.sampled_from(["paid", "failed", "requested", "settling", "", "transactions.debits.paid", TIME, "kyc"])
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 5) | st.decimals(allow_nan=False, allow_infinity=False) | _TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["state", "transactionId", "failReason", "fail_direction", "x"]), inner)
+    ),
+    max_leaves=8,
+)
+_EVENTS = st.builds(wire, id=st.integers(0, 4), type=_TEXTS | _JSON, data=_JSON, createdAt=st.just(TIME) | _JSON)
+
+
+@settings(max_examples=30)
+@given(st.lists(_EVENTS, max_size=6), st.integers(0, 3) | _JSON)
+def test_any_delivery(events: list[dict[str, JSONValue]], webhook_id: JSONValue) -> None:
+    """Any JSON of this shape is decoded into the events it has, in order, data untouched, or is refused as a whole."""
+    body = body_of(*events, webhook_id=webhook_id)
+    try:
+        delivery = decode(body)
+    except MalformedDeliveryError as error:
+        assert error.reason in {Reason.MALFORMED_BODY, Reason.CONFLICTING_EVENTS}
+        return
+
+    read = {event["id"]: event for event in json.loads(body, parse_float=Decimal)["events"]}
+    assert [event.id for event in delivery.events] == sorted(read)
+    for event in delivery.events:
+        assert event.data == read[event.id]["data"]
+        assert event.type == read[event.id]["type"]
+        assert event.created_at.tzinfo is not None
+    assert converter.structure(_json.parse(body), Delivery) == delivery
+    assert converter.structure(_json.parse(_json.dump(converter.unstructure(delivery))), Delivery) == delivery
+
+
+def test_cattrs_is_the_front_door() -> None:
+    """The converter structures parsed JSON into the right class of event, and unstructures it to what was sent."""
+    event = converter.structure(wire(data={"state": "paid", "transactionId": ID}), Event)
+
+    assert type(event) is TransactionPaid
+    assert converter.unstructure(event) == {
+        **wire(data={"state": "paid", "transactionId": ID}),
+        "createdAt": "2026-01-22T10:15:30.123456+00:00",
+    }
+    assert converter.structure(converter.unstructure(event), Event) == event
+    with pytest.raises(MalformedDeliveryError):
+        converter.structure({"id": 1}, Event)
+    with pytest.raises(MalformedDeliveryError):
+        converter.structure(5, Delivery)
+
+
+def test_other_converters() -> None:
+    """A user's own cattrs converter can take the classes apart: their annotations can be read at run time."""
+    event = decoded()
+    mine = cattrs.Converter()
+
+    assert mine.unstructure(event)["transaction_id"] == ID
+    assert attrs.fields(attrs.resolve_types(TransactionEvent)).state.type is TransactionState
