@@ -1,0 +1,74 @@
+"""A receiver to be killed: ``kill_receiver.py DATABASE PORT JETPAY_URL MODE``.
+
+Each event adds a row to the table ``effects``. MODE says when it is marked and when the delivery is answered:
+``handled`` and ``stored`` mark in the transaction that adds the row, and answer as a receiver's ``answer_when`` of that
+name; ``forgetful`` never marks durably. One handler in thirty fails before its transaction commits, and one in thirty
+after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import sqlite3
+import sys
+import time
+from contextlib import closing
+
+from aiohttp import web
+
+from jetpay_async.webhooks import Event, EventRouter, MemoryInbox, RemoteKeySet, SqliteInbox, WebhookReceiver
+from jetpay_async.webhooks.aiohttp import handler
+from jetpay_async.webhooks.verifier import WebhookVerifier
+
+# Less than the stalls that the test makes, so that leases run out while their owner sleeps.
+LEASE = 0.5
+# Less than the sandbox waits there.
+RESPOND_WITHIN = 0.8
+
+
+async def main(database: str, port: int, jetpay: str, mode: str) -> None:
+    chance = random.Random(os.getpid())
+    durable = SqliteInbox(database)
+    router = EventRouter(concurrency=4)
+
+    def add_effect(event: Event) -> None:
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("INSERT INTO effects (event_id, pid) VALUES (?, ?)", (event.id, os.getpid()))
+            time.sleep(chance.random() * 0.002)
+            if mode != "forgetful":
+                durable.mark_in(connection, event)
+            if chance.random() < 1 / 30:
+                raise RuntimeError("before the commit")
+
+    @router.on(Event)
+    async def take(event: Event) -> None:
+        await asyncio.to_thread(add_effect, event)
+        if chance.random() < 1 / 30:
+            raise RuntimeError("after the commit")
+
+    async with RemoteKeySet(jetpay) as keys, durable:
+        receiver = WebhookReceiver(
+            WebhookVerifier(keys),
+            router,
+            inbox=MemoryInbox() if mode == "forgetful" else durable,
+            answer_when="stored" if mode == "stored" else "handled",
+            on_error="continue",
+            lease=LEASE,
+            poll=LEASE,
+            respond_within=RESPOND_WITHIN,
+        )
+        app = web.Application()
+        app.router.add_post("/webhooks/jetpay", handler(receiver))
+        runner = web.AppRunner(app, access_log=None)
+        async with receiver:
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(process)d %(levelname)s %(message)s")
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))
