@@ -17,6 +17,7 @@ from jetpay_async import (
     DEMO_URL,
     PRODUCTION_URL,
     ConfigurationError,
+    InvalidRequestError,
     JetpayClient,
     NotSentError,
     OutcomeUnknownError,
@@ -24,7 +25,7 @@ from jetpay_async import (
     ServiceError,
 )
 from tests import loopback
-from tests.loopback import DEBIT_ID, HTML, Exchange, Loopback, replies, work_then
+from tests.loopback import DEBIT_ID, FASTAPI, HTML, Exchange, Loopback, replies, work_then
 from tests.network import FAST, TOKEN, preauthorize
 
 
@@ -90,14 +91,15 @@ async def test_a_given_session_is_left_as_it_was() -> None:
 @pytest.mark.asyncio
 async def test_a_given_session_s_settings_do_not_change_the_outcome() -> None:
     """`raise_for_status`, a base URL and timeouts of the session do not reach into the client."""
-    async with Loopback(scripts={"capture": [replies(503, HTML)]}).listen() as server:
+    async with Loopback(scripts={"preauthorize": [replies(422, FASTAPI[422])]}).listen() as server:
         async with aiohttp.ClientSession(
             base_url="http://elsewhere.example/", raise_for_status=True, timeout=aiohttp.ClientTimeout(total=0.000001)
         ) as session:
             async with given(server, session) as client:
-                capture = await client.capture(DEBIT_ID)
+                with pytest.raises(InvalidRequestError, match=r"body\.amount"):
+                    await preauthorize(client)
 
-    assert capture.attempts == 2
+    assert server.count("preauthorize") == 1
 
 
 @pytest.mark.parametrize("wrapper", [object(), "session", aiohttp.TCPConnector], ids=["object", "str", "connector"])
@@ -133,6 +135,31 @@ async def test_a_middleware_can_not_send_a_write_twice(act: loopback.Act) -> Non
         assert server.count("preauthorize") == 1
 
 
+@pytest.mark.asyncio
+async def test_a_middleware_can_not_send_a_write_after_it_was_given_up() -> None:
+    """Once the caller was told that nothing left, nothing leaves: not from a task that a middleware left behind."""
+    behind: list[asyncio.Task[aiohttp.ClientResponse]] = []
+    told = asyncio.Event()
+
+    async def dawdle(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        async def later() -> aiohttp.ClientResponse:
+            await told.wait()
+            return await handler(request)
+
+        behind.append(asyncio.create_task(later()))
+        raise aiohttp.ClientError("impatient")
+
+    async with Loopback().listen() as server, aiohttp.ClientSession(middlewares=[dawdle]) as session:
+        async with given(server, session) as client:
+            with pytest.raises(NotSentError):
+                await preauthorize(client.with_options(retry=RetryPolicy(max_attempts=1)))
+            told.set()
+            await asyncio.wait(behind)
+
+    assert isinstance(behind[0].exception(), aiohttp.ClientConnectionError)
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("worked", [True, False], ids=["done", "not done"])
 @pytest.mark.asyncio
 async def test_aiohttp_does_not_resend_a_delete_by_itself(worked: bool) -> None:  # the row of the stale connection
@@ -153,6 +180,7 @@ async def test_aiohttp_does_not_resend_a_delete_by_itself(worked: bool) -> None:
     assert server.state == "cancelled"
     assert arrived[0] == 1
     assert server.count("cancel") == (1 if worked else 2)
+    assert server.connections == 2
 
 
 @pytest.mark.asyncio
