@@ -77,16 +77,22 @@ async def test_the_count_of_tasks_can_fail() -> None:
     assert await _left(before) == set()
 
 
+async def _slow_to_end(seconds: float) -> None:
+    """Sleep, and take a moment to notice the end."""
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize("client_stays", [True, False])
-async def test_stop_waits_for_the_end_of_what_it_ends(*, client_stays: bool) -> None:
-    """When `stop` returns, what was stalled or slow has ended already."""
+async def test_stop_waits_for_requests(*, client_stays: bool) -> None:
+    """When `stop` returns, a slow request has ended already, whether or not its client is still there."""
     before = asyncio.all_tasks()
-    async with Sandbox(slow_bank_seconds=60) as sandbox:
+    async with Sandbox(clock=Clock(sleep=_slow_to_end)) as sandbox:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(sandbox))
-        async with aiohttp.ClientSession() as session:
-            caller = Caller(sandbox, session)
-            await caller.capture(await caller.reserve(card_number="4000000000000051"))
         sandbox.faults.add(Fault(kind=FaultKind.SLOW_BEFORE, seconds=60))
         writer.write(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n")
         await until(lambda: bool(sandbox.faults.struck))
@@ -98,6 +104,18 @@ async def test_stop_waits_for_the_end_of_what_it_ends(*, client_stays: bool) -> 
     if client_stays:
         assert await reader.read() == b""
         writer.close()
+
+
+@pytest.mark.asyncio
+async def test_stop_waits_for_banks() -> None:
+    """When `stop` returns, the wait for a slow bank has ended already."""
+    before = asyncio.all_tasks()
+    async with Sandbox(slow_bank_seconds=60, clock=Clock(sleep=_slow_to_end)) as sandbox:
+        async with aiohttp.ClientSession() as session:
+            caller = Caller(sandbox, session)
+            await caller.capture(await caller.reserve(card_number="4000000000000051"))
+
+    assert asyncio.all_tasks() == before
 
 
 @pytest.mark.asyncio

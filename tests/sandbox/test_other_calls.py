@@ -207,6 +207,7 @@ async def test_credit(caller: Caller, *, payee_known: bool) -> None:
     accepted = await caller.call("POST", answer.document["link"])
 
     (credit,) = caller.sandbox.credits
+    assert caller.sandbox.debits == ()
     assert (answer.status, status.document, accepted.status) == (201, {"state": "requested"}, 200)
     assert b"<button>Accept</button>" in page.body
     assert (credit.identifier, credit.state, credit.captures) == (identifier, "paid", 0)
