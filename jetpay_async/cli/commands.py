@@ -136,7 +136,7 @@ def _words(errand: _Errand, result: _Result) -> str:
         case TransactionStatus():
             reasons = [reason for reason in (result.fail_reason, result.fail_direction) if reason]
             return f"{errand.debit_id}  {result.state}" + (f"  ({', '.join(reasons)})" if reasons else "")
-        case None:
+        case _:
             return f"{errand.debit_id}  cancelled"
 
 

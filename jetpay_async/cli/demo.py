@@ -22,7 +22,7 @@ from jetpay_async.cli.record import Order, Plan, Record, Stage, Step, Story
 from jetpay_async.cli.show import choose_screen
 from jetpay_async.client import JetpayClient
 from jetpay_async.errors import JetpayError
-from jetpay_async.models import Capture, Preauthorization
+from jetpay_async.models import Capture, Preauthorization, TransactionState
 from jetpay_async.sandbox import (
     APPROVED,
     CARDS,
@@ -33,10 +33,7 @@ from jetpay_async.sandbox import (
     FaultKind,
     Sandbox,
 )
-from jetpay_async.webhooks import Event, RemoteKeySet, WebhookVerifier
-from jetpay_async.webhooks.inbox import MemoryInbox
-from jetpay_async.webhooks.receiver import WebhookReceiver
-from jetpay_async.webhooks.router import EventRouter
+from jetpay_async.webhooks import Event, EventRouter, MemoryInbox, RemoteKeySet, WebhookReceiver, WebhookVerifier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -136,9 +133,8 @@ async def play(plan: Plan, watch: Watch) -> Record:
         reserved = await _preauthorize(client, orders, sandbox.merchant_account_id, plan, watch)
         stories = await _capture(client, reserved, plan, watch)
         seconds = time.monotonic() - began
-        # Banks that were slow with the last captures have answered by then.
-        await asyncio.sleep(_SLOW_BANK * 1.5)
         with suppress(TimeoutError):  # the audit finds what is missing
+            await _decisions(sandbox, stories)
             await sandbox.drain_deliveries()
         return Record(
             plan=plan,
@@ -158,16 +154,27 @@ def _orders(plan: Plan, sandbox: Sandbox) -> list[Order]:
     """Make up a card for each order: most of them good, the others evenly of all kinds that the sandbox knows."""
     random = Random(plan.seed)  # noqa: S311 - reproducible on purpose
     special = [number for number in CARDS if number != APPROVED]
-    return [
-        Order(
-            number=number,
-            payer=sandbox.add_payer(
-                card_number=APPROVED if random.random() < _SHARE_OF_GOOD_CARDS else random.choice(special)
-            ),
-            amount=Decimal(random.randrange(5_00, 500_00)) / 100,
-        )
-        for number in range(1, plan.count + 1)
-    ]
+    orders: list[Order] = []
+    for number in range(1, plan.count + 1):
+        card_number = APPROVED if random.random() < _SHARE_OF_GOOD_CARDS else random.choice(special)
+        amount = Decimal(random.randrange(5_00, 500_00)) / 100
+        payer = sandbox.add_payer(card_number=card_number)
+        orders.append(Order(number=number, card_number=card_number, payer=payer, amount=amount))
+    return orders
+
+
+async def _decisions(sandbox: Sandbox, stories: Sequence[Story]) -> None:
+    """Wait until the slow banks have decided on everything that they accepted.
+
+    Raises:
+        TimeoutError: They take too long.
+    """
+    async with asyncio.timeout(_TIMEOUT):
+        for story in stories:
+            later = CARDS[story.order.card_number].later
+            if story.debit_id is not None and later is not None:
+                while sandbox.debit(story.debit_id).state not in {TransactionState.PREAUTHORIZED, later}:  # noqa: ASYNC110 - no event tells it
+                    await asyncio.sleep(_SLOW_BANK / 10)
 
 
 async def _preauthorize(

@@ -35,6 +35,7 @@ class Order:
     """One card to charge, once."""
 
     number: int
+    card_number: str
     payer: Payer
     amount: Decimal
 

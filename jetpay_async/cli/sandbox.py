@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from jetpay_async.cli._output import say
+from jetpay_async.cli._status import ExitStatus
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.sandbox import DeliveryPolicy, Fault, Sandbox, serve
 
@@ -42,4 +43,4 @@ def sandbox(
         asyncio.run(serve(service, announce=say))
     except OSError as error:
         raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror}; try another --port") from None
-    raise AssertionError("it serves until it is interrupted")
+    return ExitStatus.DONE  # pragma: no cover - it serves until it is interrupted

@@ -74,7 +74,7 @@ def _running(sandbox: Sandbox) -> Iterator[None]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert ready.wait(5)
+    assert ready.wait(20)
     try:
         yield
     finally:
@@ -89,7 +89,7 @@ def interrupt_when() -> Iterator[Callable[[Callable[[], bool]], None]]:
 
     def interrupt_when(holds: Callable[[], bool]) -> None:
         def wait() -> None:
-            patience = time.monotonic() + 5
+            patience = time.monotonic() + 20
             while time.monotonic() < patience:
                 if holds():
                     os.kill(os.getpid(), signal.SIGINT)

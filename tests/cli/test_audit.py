@@ -20,7 +20,7 @@ from jetpay_async import (
 )
 from jetpay_async.cli.audit import Kind, Verdict, audit, verdict_on
 from jetpay_async.cli.record import Order, Plan, Record, Story
-from jetpay_async.sandbox import Payer, Transaction
+from jetpay_async.sandbox import APPROVED, Payer, Transaction
 from jetpay_async.webhooks import Event, TransactionEvent, TransactionFailed, TransactionPaid
 
 NOW = datetime(2026, 1, 22, tzinfo=UTC)
@@ -39,7 +39,8 @@ def captured(state: str = "paid", **changes: object) -> Capture:
 
 
 def told(outcome: Capture | JetpayError, *, debit_id: str | None = "d1") -> Story:
-    order = Order(number=1, payer=Payer(contact_id="c1", credit_card_id="k1"), amount=Decimal("5.00"))
+    payer = Payer(contact_id="c1", credit_card_id="k1")
+    order = Order(number=1, card_number=APPROVED, payer=payer, amount=Decimal("5.00"))
     return Story(order=order, debit_id=debit_id, outcome=outcome)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 Jetpay = Callable[..., Run]
 
 
-def asking(sandbox: Sandbox, payer: Payer | None = None, **changes: str) -> list[str]:
+def asking(
+    sandbox: Sandbox, payer: Payer | None = None, changes: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     payer = payer or sandbox.add_payer()
     options = {
         "contact": payer.contact_id,
@@ -56,6 +59,7 @@ def test_preauthorize_as_json(jetpay: Jetpay, sandbox: Sandbox) -> None:
     run = jetpay(*asking(sandbox, payer), "--json")
 
     told = json.loads(run.out, parse_float=str)
+    assert '"amount":100.50,' in run.out
     assert told.pop("elapsed") >= "0"
     assert told == {
         "outcome": "done",
@@ -169,7 +173,7 @@ def test_refusals(jetpay: Jetpay, sandbox: Sandbox, arguments: list[str], status
 )
 def test_bad_arguments_send_nothing(jetpay: Jetpay, sandbox: Sandbox, changes: dict[str, str], message: str) -> None:
     """An argument that makes no sense is named by its option, with status 2, and nothing is sent."""
-    run = jetpay(*asking(sandbox, **changes))
+    run = jetpay(*asking(sandbox, changes=changes))
 
     assert (run.status, run.out) == (2, "")
     assert message in run.err

@@ -49,7 +49,7 @@ def test_what_it_announces_works_and_ctrl_c_ends_it() -> None:
         answer = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
 
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=5)
+        out, err = process.communicate(timeout=20)
     assert json.loads(answer.stdout)["transaction_state"] == "preauthorized"
     assert (process.returncode, err) == (130, "jetpay: interrupted\n")
     assert "Traceback" not in out
