@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
 PYTHONS = nox.project.python_versions(PROJECT)
-OLDEST = ["aiohttp==3.12.0", "attrs==24.2.0", "cattrs==24.1.0", "cryptography==43.0.0", "msgspec==0.19.0"]
+OLDEST = ["aiohttp==3.12.0", "attrs==24.2.0", "cattrs==24.1.0", "cryptography==43.0.0", "msgspec==0.21.1"]
 
 nox.needs_version = ">=2025.5.1"
 nox.options.error_on_missing_interpreters = False
@@ -75,9 +75,9 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the examples of the README and of the docstrings."""
-    install(session, "test")
-    session.run("pytest", "tests/test_docs.py", "--doctest-modules", "jetpay_async/money.py", *session.posargs)
+    """Run the examples of the README, of the other pages and of the docstrings."""
+    install(session, "test", "frameworks")
+    session.run("pytest", "README.md", "--doctest-modules", "jetpay_async", *session.posargs)
 
 
 @nox.session

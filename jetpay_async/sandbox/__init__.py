@@ -60,6 +60,9 @@ card_form     none            the page that ``card_url`` leads to
 payment       none            the page that the ``link`` of a debit or credit leads to
 ============  ==============  ====================================================================
 
+The guide's examples work as they stand, but for the host and the token: its contact ``contact_123`` with the card
+``cc_456`` exists from the start, and a merchant's bank account ``bank_789`` [the sandbox's own].
+
 A request is worked on whole, also when the client has gone. `Fault` strikes before the work or after it, and at most
 one fault strikes a request.
 

@@ -105,6 +105,7 @@ class Sandbox:
         """A token with every scope."""
         self.merchant_account_id = self.add_bank_account(title="Merchant account")
         """A bank account of the merchant, for the money to go to."""
+        self._add_examples()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -147,6 +148,14 @@ class Sandbox:
     def revoke_token(self, token: str) -> None:
         """Make a token worthless."""
         self._api.revoke_token(token)
+
+    def _add_examples(self) -> None:
+        """Let the ids that the guide's examples name exist, so that they work as they stand."""
+        payer = self._account.add_contact(
+            email="payer@example.com", name="A Payer", tags=(), language="en", identifier="contact_123"
+        )
+        self._account.add_credit_card(payer.identifier, APPROVED, identifier="cc_456")
+        self._account.add_bank_account(None, {"title": "Merchant account"}, identifier="bank_789")
 
     def add_contact(self, *, email: str = "payer@example.com", name: str = "A Payer") -> str:
         """Create a contact and return its id."""

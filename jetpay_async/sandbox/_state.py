@@ -219,9 +219,13 @@ class Account:
         """Draw an identifier: a UUID."""
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
-    def add_contact(self, *, email: str, name: str, tags: Iterable[str], language: str) -> Contact:
+    def add_contact(
+        self, *, email: str, name: str, tags: Iterable[str], language: str, identifier: str | None = None
+    ) -> Contact:
         """Create a contact."""
-        contact = Contact(identifier=self.new_id(), email=email, name=name, tags=tuple(tags), language=language)
+        contact = Contact(
+            identifier=identifier or self.new_id(), email=email, name=name, tags=tuple(tags), language=language
+        )
         self.contacts[contact.identifier] = contact
         return contact
 
@@ -236,11 +240,13 @@ class Account:
         self.credit_cards[card.identifier] = card
         return card
 
-    def add_bank_account(self, contact_id: str | None, details: Mapping[str, str]) -> BankAccount:
+    def add_bank_account(
+        self, contact_id: str | None, details: Mapping[str, str], *, identifier: str | None = None
+    ) -> BankAccount:
         """Create a bank account: a contact's, or the merchant's own."""
         if contact_id is not None:
             self.contact(contact_id)
-        bank_account = BankAccount(identifier=self.new_id(), contact_id=contact_id, details=details)
+        bank_account = BankAccount(identifier=identifier or self.new_id(), contact_id=contact_id, details=details)
         self.bank_accounts[bank_account.identifier] = bank_account
         return bank_account
 

@@ -243,3 +243,19 @@ async def test_many_at_once(caller: Caller) -> None:
     assert [debit.captures for debit in caller.sandbox.debits] == [1] * 200
     assert caller.sandbox.requests("preauthorize") == caller.sandbox.requests("capture") == 200
     assert caller.sandbox.requests() == 400
+
+
+@pytest.mark.asyncio
+async def test_the_ids_of_the_guide_s_examples_exist() -> None:
+    """The guide's example request works as it stands, but for the host and the token."""
+    async with Sandbox() as sandbox, aiohttp.ClientSession() as session:
+        response = await session.post(
+            f"{sandbox.url}/contact/contact_123/creditcards/cc_456/preauthorize",
+            headers={"Authorization": f"Bearer {sandbox.api_token}"},
+            json={"amount": 100.50, "to_bank_account_id": "bank_789", "statement": "Test statement"},
+        )
+        answer = await response.json()
+
+    assert response.status == 200
+    assert answer["contact_id"] == "contact_123"
+    assert answer["from_credit_card_id"] == "cc_456"
