@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from decimal import Decimal
 
@@ -14,8 +16,9 @@ __all__ = ["close_stdout", "say", "tell", "to_json", "warn"]
 
 
 def say(text: str) -> None:
-    """Write lines to stdout, at once."""
-    sys.stdout.write(f"{text}\n")
+    """Write lines to stdout, at once; what its encoding can't hold is written as an escape."""
+    encoding = sys.stdout.encoding
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     sys.stdout.flush()
 
 
@@ -42,5 +45,9 @@ def close_stdout() -> None:
 
 
 def to_json(document: object) -> str:
-    """Write a document of builtins, attrs values, enums and times as one line of JSON; decimals as exact numbers."""
-    return _json.dump(msgspec.to_builtins(document, builtin_types=(Decimal,))).decode()
+    """Write a document of builtins, attrs values, enums and times as one line of JSON.
+
+    Decimals are exact numbers, and everything is ASCII, which survives any stdout.
+    """
+    text = _json.dump(msgspec.to_builtins(document, builtin_types=(Decimal,))).decode()
+    return text if text.isascii() else re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -74,6 +76,27 @@ def test_preauthorize_as_json(jetpay: Jetpay, sandbox: Sandbox) -> None:
         "attempts": 1,
     }
     assert (run.status, run.err) == (0, "")
+
+
+def test_json_survives_any_stdout(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """JSON is written in ASCII and reads back as what it was."""
+    run = jetpay(*asking(sandbox, changes={"statement": "Caf\u00e9 \U0001f6cf"}), "--json")
+
+    assert run.out.isascii()
+    assert json.loads(run.out)["statement"] == "Caf\u00e9 \U0001f6cf"
+
+
+def test_words_survive_any_stdout(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stdout's encoding can't hold is escaped, rather than lost with the whole result."""
+    debit_id = reserve(jetpay, sandbox)
+    sandbox.set_state(debit_id, "r\u00e9gl\u00e9")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+
+    run = jetpay("status", debit_id)
+
+    assert (run.status, run.err) == (0, "")
+    assert written.getvalue() == f"{debit_id}  r\\xe9gl\\xe9\n".encode()
 
 
 def test_capture_takes_each_debit_once(jetpay: Jetpay, sandbox: Sandbox) -> None:
