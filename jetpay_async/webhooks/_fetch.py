@@ -17,11 +17,9 @@ _HEADERS = {
 
 
 async def get(url: str) -> bytes:
-    """Get the body of a plain 200; follow nothing, send no cookies, read no more than a key set may have."""
+    """Get the body of a plain 200; follow nothing, read no more than a key set may have."""
     async with (
-        aiohttp.ClientSession(
-            headers=_HEADERS, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
-        ) as session,
+        aiohttp.ClientSession(headers=_HEADERS, auto_decompress=False, trust_env=False) as session,
         session.get(url, allow_redirects=False) as response,
     ):
         if response.status != 200:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from jetpay_async.webhooks.errors import Fact
+
 __all__ = ["Fetch", "RemoteKeySet"]
 
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
@@ -138,24 +140,21 @@ class RemoteKeySet:
         if newest is not keys:
             return newest
         if self._failure is not None:
-            raise self._unreachable()
+            raise KeysUnavailableError(Reason.KEYS_UNREACHABLE, self._circumstances())
         return None
 
     def _trusted(self) -> KeySet:
         if self._closed:
             raise KeysUnavailableError(Reason.KEYS_CLOSED)
         if self._keys is None:
-            raise self._unreachable()
+            raise KeysUnavailableError(Reason.KEYS_UNREACHABLE, self._circumstances())
         age = self._clock.monotonic() - self._fetched_at
         if age >= self._max_age + self._max_stale:
-            raise KeysUnavailableError(
-                Reason.KEYS_OUTDATED, {"age": age, "url": self.url, "problem": self._failure or "it was not tried"}
-            )
+            raise KeysUnavailableError(Reason.KEYS_OUTDATED, {"age": age, **self._circumstances()})
         return self._keys
 
-    def _unreachable(self) -> KeysUnavailableError:
-        problem = self._failure or "the fetch was cancelled"
-        return KeysUnavailableError(Reason.KEYS_UNREACHABLE, {"url": self.url, "problem": problem})
+    def _circumstances(self) -> dict[str, Fact]:
+        return {"url": self.url, "problem": self._failure or "the fetch was cancelled"}
 
     def _under_way(self) -> asyncio.Task[None] | None:
         """Return the fetch that is under way; one that belongs to an event loop of the past will never end."""
