@@ -65,6 +65,8 @@ RETRY_AFTER = [
     ("a word", "soon", None),
     ("a day that does not exist", "Mon, 31 Feb 2026 00:00:00 GMT", None),
     ("a zone that does not exist", "Sun, 06 Nov 1994 08:49:37 +9999", None),
+    ("a year out of range", "Sun, 06 Nov 99999999999999999999 08:49:37 GMT", None),
+    ("a zone out of range", "Sun, 06 Nov 1994 08:49:37 +99999999999999999999", None),
     ("an ISO date", "1994-11-06T08:49:47Z", None),
 ]
 
@@ -133,6 +135,7 @@ def test_a_requests_id_is_short_and_printable() -> None:
     """An id that can't be printed is passed over, and a long one is cut."""
     assert find_request_id({"X-Request-ID": "a\x1b[31m", "CF-Ray": "ray_1"}) == "ray_1"
     assert find_request_id({"X-Request-ID": "caf\udce9"}) is None
+    assert find_request_id({"X-Request-ID": "caf\u00e9"}) is None
     assert find_request_id({"X-Request-ID": ""}) is None
     assert find_request_id({"X-Request-ID": "x" * 10_000}) == "x" * 200
 
