@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jetpay_async.cli._output import say
 from jetpay_async.cli._status import ExitStatus
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.sandbox import DeliveryPolicy, Fault, Sandbox, serve
+from jetpay_async.sandbox import DeliveryPolicy, Fault, FaultKind, Sandbox, serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +33,22 @@ def sandbox(
         KeyboardInterrupt: It was stopped.
     """
     service = Sandbox(host=host, port=port, seed=seed, latency=latency, delivery=DeliveryPolicy(speedup=speedup))
-    try:
-        service.faults.add(*map(Fault.from_text, faults))
-        for url in webhooks:
+    service.faults.add(*map(_fault, faults))
+    for url in webhooks:
+        try:
             service.add_webhook(url)
-    except ValueError as error:
-        raise ConfigurationError(f"argument --fault or --webhook: {error}") from None
+        except ValueError as error:
+            raise ConfigurationError(f"argument --webhook: {error}") from None
     try:
         asyncio.run(serve(service, announce=say))
     except OSError as error:
         raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror}; try another --port") from None
     return ExitStatus.DONE  # pragma: no cover - it serves until it is interrupted
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return Fault.from_text(text)
+    except ValueError as error:
+        kinds = ", ".join(FaultKind)
+        raise ConfigurationError(f"argument --fault: {error}; the kinds are {kinds}") from None

@@ -98,9 +98,13 @@ def test_it_ends_with_ctrl_c_in_this_process(
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        pytest.param("--fault=lose_everything", "'lose_everything' is not a valid FaultKind", id="fault"),
-        pytest.param("--fault=", "'' is not a valid FaultKind", id="no fault"),
-        pytest.param("--webhook=nowhere", "nowhere", id="webhook"),
+        pytest.param(
+            "--fault=lose_everything",
+            "argument --fault: 'lose_everything' is not a valid FaultKind; the kinds are lose_reply_before, ",
+            id="fault",
+        ),
+        pytest.param("--fault=", "argument --fault: '' is not a valid FaultKind; the kinds are ", id="no fault"),
+        pytest.param("--webhook=nowhere", "argument --webhook: nowhere: ", id="webhook"),
     ],
 )
 def test_what_makes_no_sense_is_refused(jetpay: Jetpay, argument: str, message: str) -> None:
@@ -108,8 +112,7 @@ def test_what_makes_no_sense_is_refused(jetpay: Jetpay, argument: str, message: 
     run = jetpay("sandbox", "--port=0", argument)
 
     assert (run.status, run.out) == (2, "")
-    assert run.err.startswith("jetpay: argument --fault or --webhook: ")
-    assert message in run.err
+    assert run.err.startswith(f"jetpay: {message}")
 
 
 def test_a_port_that_is_taken(jetpay: Jetpay) -> None:
