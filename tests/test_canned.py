@@ -22,8 +22,8 @@ async def test_preauthorize_as_in_the_guide(canned: aioresponses) -> None:
     """The guide's reply becomes a value with an exact amount, and what it does not name is kept."""
     canned.post(
         PREAUTHORIZE,
-        body=b'{"debit_id": "debit_123", "amount": 100.50, "statement": "Test statement", "to_bank_account_id": "bank_1",'
-        b' "contact_id": "contact_123", "from_credit_card_id": "cc_456", "transaction_state": "preauthorized",'
+        body=b'{"debit_id": "debit_123", "amount": 100.50, "statement": "Test statement",'
+        b' "to_bank_account_id": "bank_789", "contact_id": "contact_123", "from_credit_card_id": "cc_456", "transaction_state": "preauthorized",'
         b' "fee": 2.90}',
     )
     async with JetpayClient("token") as client:
