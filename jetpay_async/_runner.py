@@ -336,7 +336,7 @@ class Runner:
             started_at=started_at,
             state=pursuit.state,
             reason=reason,
-            next_step=_next_step(call, context["debit_id"]),
+            next_step=_next_step(call, context.get("debit_id")),
             **context,
         )
         logger.warning("outcome unknown: %s", error)

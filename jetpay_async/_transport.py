@@ -13,7 +13,7 @@ import os
 import re
 import socket
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.payload import Payload
@@ -343,14 +343,14 @@ def _timeout(within: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=within, ceil_threshold=math.inf)
 
 
-def _socket_factory(settle_after: float) -> Callable[[aiohttp.AddrInfoType], socket.socket] | None:
+def _socket_factory(settle_after: float) -> Callable[[tuple[Any, ...]], socket.socket] | None:
     """Make sockets whose kernel stops resending a request once it counts as no longer on its way."""
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if option is None:  # pragma: no cover - Linux has it
         return None
     milliseconds = round(max(1.0, settle_after) * 1000)
 
-    def make(address: aiohttp.AddrInfoType) -> socket.socket:
+    def make(address: tuple[Any, ...]) -> socket.socket:
         made = socket.socket(*address[:3])
         if address[0] in {socket.AF_INET, socket.AF_INET6}:
             made.setsockopt(socket.IPPROTO_TCP, option, milliseconds)

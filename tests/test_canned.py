@@ -23,8 +23,8 @@ async def test_preauthorize_as_in_the_guide(canned: aioresponses) -> None:
     canned.post(
         PREAUTHORIZE,
         body=b'{"debit_id": "debit_123", "amount": 100.50, "statement": "Test statement",'
-        b' "to_bank_account_id": "bank_789", "contact_id": "contact_123", "from_credit_card_id": "cc_456", "transaction_state": "preauthorized",'
-        b' "fee": 2.90}',
+        b' "to_bank_account_id": "bank_789", "contact_id": "contact_123",'
+        b' "from_credit_card_id": "cc_456", "transaction_state": "preauthorized", "fee": 2.90}',
     )
     async with JetpayClient("token") as client:
         reserved = await preauthorize(client)

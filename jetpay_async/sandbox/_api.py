@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from jetpay_async._hosts import SANDBOX_TOKEN_PREFIX
 from jetpay_async.sandbox import _pages, _replies
 from jetpay_async.sandbox._forms import STATEMENT_LENGTH, Form
 from jetpay_async.sandbox._replies import Reply
@@ -121,7 +122,7 @@ class Api:
 
     def issue_token(self, scopes: Iterable[Scope]) -> str:
         """Make a token."""
-        token = f"sandbox_{self._account.new_id()}"
+        token = f"{SANDBOX_TOKEN_PREFIX}{self._account.new_id()}"
         self._tokens[token] = frozenset(scopes)
         return token
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jetpay_async.sandbox import Scope
+from jetpay_async import ConfigurationError, JetpayClient
+from jetpay_async.sandbox import Sandbox, Scope
 
 if TYPE_CHECKING:
     from .calling import Answer, Caller
@@ -242,3 +243,11 @@ async def test_complaints_have_fastapis_shape(caller: Caller) -> None:
             }
         ]
     }
+
+
+@pytest.mark.asyncio
+async def test_a_sandbox_s_token_does_not_go_to_jetpay() -> None:
+    """The client knows a sandbox's token by its beginning, and refuses to send it anywhere else."""
+    async with Sandbox() as sandbox:
+        with pytest.raises(ConfigurationError, match="sandbox's token"):
+            JetpayClient(sandbox.api_token)
