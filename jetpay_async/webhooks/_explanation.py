@@ -14,13 +14,13 @@ from jetpay_async.webhooks.events import decode
 if TYPE_CHECKING:
     from jetpay_async.webhooks.keys import KeySet
 
-__all__ = ["explain", "explanation_of"]
+__all__ = ["TEXTS", "explain", "explanation_of"]
 
 _FOREIGN = "Jetpay sends no such token: somebody else did, or a proxy replaced it."
 _CLOCK = "If this happens often, compare this host's clock with the true time."
 
 # Filled in with the facts of the error.
-_TEXTS = {
+TEXTS = {
     Reason.BODY_TOO_LARGE: (
         "The body has {size} bytes, and this receiver takes {limit}. Raise max_body_bytes, or register the webhook "
         "with a smaller max_batch_size."
@@ -100,7 +100,7 @@ def explanation_of(error: WebhookError) -> str:
     cause = facts.get("cause")
     facts["words"] = cause.words if isinstance(cause, Cause) else ""
     try:
-        return _TEXTS[error.reason].format_map(facts)
+        return TEXTS[error.reason].format_map(facts)
     except KeyError:  # made by hand, without facts
         return f"{error.message}."
 

@@ -179,7 +179,7 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 
     alg: str
     kid: _Text
-    typ: str | None = None
+    typ: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _header_decoder = msgspec.json.Decoder(_Header)
@@ -190,7 +190,7 @@ def _kid(segment: bytes) -> str:
     try:
         data = decode_base64url(segment)
         header = _header_decoder.decode(data)
-        if data.count(b":") != (2 if header.typ is None else 3):
+        if data.count(b":") != (2 if header.typ is msgspec.UNSET else 3):
             refuse_repetitions(data)
     except ValueError:
         raise _header_refusal(segment) from None

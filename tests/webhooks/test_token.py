@@ -139,6 +139,7 @@ def test_accepted(authorization: str | bytes) -> None:
         (token({"alg": "RS256", "kid": 1}), Reason.MALFORMED_TOKEN),
         (token({"alg": "RS256", "kid": None}), Reason.MALFORMED_TOKEN),
         (token({**HEADER, "typ": 1}), Reason.MALFORMED_TOKEN),
+        (token({**HEADER, "typ": None}), Reason.MALFORMED_TOKEN),
         (token(b'{"alg":"RS256","kid":"2026-01","kid":"2026-01"}'), Reason.MALFORMED_TOKEN),
         (token(b'{"alg":"none","alg":"RS256","kid":"2026-01"}'), Reason.MALFORMED_TOKEN),
         (token(b'{"alg":"RS256","kid":"x","typ":"JWT","k\\u0069d":"2026-01"}'), Reason.MALFORMED_TOKEN),

@@ -1,0 +1,117 @@
+"""The tree of refusals, and the codes that logs and metrics rely on."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from jetpay_async import errors
+from jetpay_async.webhooks import (
+    InvalidTokenError,
+    KeysUnavailableError,
+    MalformedDeliveryError,
+    PayloadMismatchError,
+    Reason,
+    StaleDeliveryError,
+    WebhookError,
+)
+
+KINDS = [
+    MalformedDeliveryError,
+    InvalidTokenError,
+    StaleDeliveryError,
+    PayloadMismatchError,
+    KeysUnavailableError,
+]
+
+
+def test_the_tree() -> None:
+    """Every refusal is a WebhookError, and that a JetpayError."""
+    assert issubclass(WebhookError, errors.JetpayError)
+    assert all(kind.__bases__ == (WebhookError,) for kind in KINDS)
+
+
+def test_codes_and_statuses() -> None:
+    """Codes are stable: a dashboard counts them. 503 and 413 are kept for what another attempt may cure."""
+    by_status = {
+        status: {reason.value for reason in Reason if reason.status_hint == status} for status in (400, 401, 413, 503)
+    }
+
+    assert by_status == {
+        400: {"malformed_body", "conflicting_events"},
+        401: {
+            "missing_token",
+            "several_tokens",
+            "wrong_scheme",
+            "malformed_token",
+            "wrong_algorithm",
+            "forbidden_header",
+            "unknown_key",
+            "unusable_key",
+            "bad_signature",
+            "missing_claim",
+            "invalid_claim",
+            "wrong_webhook",
+            "expired",
+            "not_yet_valid",
+            "payload_mismatch",
+        },
+        413: {"body_too_large", "token_too_large"},
+        503: {
+            "key_set_too_large",
+            "malformed_key_set",
+            "no_usable_key",
+            "keys_unreachable",
+            "keys_outdated",
+            "keys_closed",
+        },
+    }
+    assert sum(map(len, by_status.values())) == len(Reason)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_an_error_of_each_reason(reason: Reason) -> None:
+    """An error says its reason in words, compares its code with a text, and survives pickling and copying."""
+    error = WebhookError(reason, {"size": 1})
+
+    for same in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert (type(same), same.reason, same.facts) == (WebhookError, reason, {"size": 1})
+        assert same.status_hint == reason.status_hint
+    assert str(error) == error.message == reason.message
+    assert error.reason == reason.value
+    assert f"{error.reason}" == reason.value
+
+
+def test_notes_survive() -> None:
+    """A note that a caller added is still there after pickling."""
+    error = InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": "x"})
+    error.add_note("seen at the edge")
+
+    assert pickle.loads(pickle.dumps(error)).__notes__ == ["seen at the edge"]
+
+
+def test_imports() -> None:
+    """With pinned keys, verifying and decoding import neither aiohttp nor asyncio; every public name can be had."""
+    script = """
+import sys
+import jetpay_async.webhooks as webhooks
+assert not {"cryptography", "cattrs", "msgspec"} & set(sys.modules), "importing the package is free"
+webhooks.verify, webhooks.decode, webhooks.KeySet, webhooks.sign, webhooks.WebhookError, webhooks.explain
+assert not {"aiohttp", "asyncio", "ssl"} & set(sys.modules), sorted(sys.modules)
+webhooks.WebhookVerifier, webhooks.RemoteKeySet
+assert "aiohttp" not in sys.modules
+for name in webhooks.__all__:
+    assert getattr(webhooks, name) is vars(webhooks)[name], name
+assert set(webhooks.__all__) <= set(dir(webhooks))
+try:
+    webhooks.nothing
+except AttributeError as error:
+    assert "no attribute 'nothing'" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

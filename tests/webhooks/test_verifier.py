@@ -1,0 +1,196 @@
+"""Verifying and decoding in one step, and finding the token among the headers of any framework."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import traceback
+from collections.abc import Iterable, Mapping
+
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from jetpay_async.errors import InvalidArgumentError
+from jetpay_async.webhooks import (
+    InvalidTokenError,
+    MalformedDeliveryError,
+    Reason,
+    RemoteKeySet,
+    StaleDeliveryError,
+    TransactionPaid,
+    WebhookError,
+    WebhookVerifier,
+    authorization_of,
+    sign,
+)
+from tests.webhooks.receiving import HandClock, body_of, document
+from tests.webhooks.signing import KEYS, KID, OTHER, PRIVATE, jwk, jwks
+
+BODY = body_of([document(7)])
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("remote", [False, True], ids=["pinned", "fetched"])
+async def test_a_delivery(clock: HandClock, *, remote: bool) -> None:
+    """With pinned keys as with fetched ones, a delivery is verified, decoded and has its claims."""
+
+    async def fetch(_: str) -> bytes:
+        return jwks(jwk(PRIVATE.public_key()))
+
+    keys = RemoteKeySet("https://api.example", fetch, clock=clock.clock) if remote else KEYS
+    verifier = WebhookVerifier(keys, clock=clock.clock)
+
+    delivery = await verifier.verify(BODY, sign(BODY, PRIVATE, kid=KID, now=clock.now))
+
+    (event,) = delivery.events
+    assert isinstance(event, TransactionPaid)
+    assert (delivery.webhook_id, event.id, event.transaction_id) == (123, 7, "t-7")
+    assert delivery.claims is not None
+    assert delivery.claims.iat == clock.now
+
+
+@pytest.mark.asyncio
+async def test_time_comes_from_the_clock(clock: HandClock) -> None:
+    """The verifier's clock and leeway decide what is stale."""
+    authorization = sign(BODY, PRIVATE, kid=KID, now=clock.now)
+    clock.tick(95)
+
+    assert (await WebhookVerifier(KEYS, clock=clock.clock).verify(BODY, authorization)).webhook_id == 123
+    with pytest.raises(StaleDeliveryError):
+        await WebhookVerifier(KEYS, leeway=5, clock=clock.clock).verify(BODY, authorization)
+
+
+@pytest.mark.parametrize("leeway", [-1, 301, float("nan")])
+def test_a_leeway_is_checked_at_once(leeway: float) -> None:
+    """A leeway that would let anything pass is refused when the verifier is made, not at the first delivery."""
+    with pytest.raises(InvalidArgumentError, match="leeway"):
+        WebhookVerifier(KEYS, leeway=leeway)
+
+
+@pytest.mark.asyncio
+async def test_whose_webhook_it_is(clock: HandClock) -> None:
+    """An authentic delivery for a webhook that isn't mine is refused, if I say which are mine."""
+    authorization = sign(BODY, PRIVATE, kid=KID, now=clock.now)
+
+    mine = WebhookVerifier(KEYS, webhook_ids={5, 123}, clock=clock.clock)
+    assert (await mine.verify(BODY, authorization)).webhook_id == 123
+
+    for ids in ({5}, frozenset[int]()):
+        with pytest.raises(InvalidTokenError) as caught:
+            await WebhookVerifier(KEYS, webhook_ids=ids, clock=clock.clock).verify(BODY, authorization)
+        assert (caught.value.reason, caught.value.status_hint) == (Reason.WRONG_WEBHOOK, 401)
+        assert "webhook 123" in caught.value.explain()
+
+
+@pytest.mark.asyncio
+async def test_the_body_is_read_last(clock: HandClock) -> None:
+    """What isn't a delivery is told so only to who signed it."""
+    verifier = WebhookVerifier(KEYS, max_body_bytes=1000, clock=clock.clock)
+
+    with pytest.raises(InvalidTokenError):
+        await verifier.verify(b"[]", None)
+    with pytest.raises(MalformedDeliveryError) as caught:
+        await verifier.verify(b"[]", sign(b"[]", PRIVATE, kid=KID, now=clock.now))
+    assert caught.value.reason is Reason.MALFORMED_BODY
+    with pytest.raises(MalformedDeliveryError) as caught:
+        await verifier.verify(b" " * 1001, None)
+    assert caught.value.reason is Reason.BODY_TOO_LARGE
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("remote", [False, True], ids=["pinned", "fetched"])
+async def test_an_error_holds_nothing_of_the_delivery(clock: HandClock, *, remote: bool) -> None:
+    """Neither the token nor the body are in an error: in no text, pickle, cause or frame of ours."""
+
+    async def fetch(_: str) -> bytes:
+        return jwks(jwk(PRIVATE.public_key()))
+
+    keys = RemoteKeySet("https://api.example", fetch, clock=clock.clock) if remote else KEYS
+    verifier = WebhookVerifier(keys, clock=clock.clock)
+    body = b'{"hush-hush"'
+    tokens = [
+        sign(body, PRIVATE, kid=KID, now=clock.now),
+        sign(body, PRIVATE, kid=KID, now=0),
+        sign(body, PRIVATE, kid="unknown", now=clock.now),
+    ]
+
+    for authorization in tokens:
+        with pytest.raises(WebhookError) as caught:
+            await verifier.verify(body, authorization)
+        frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        del frames.stack[:-1]  # the frame of this test holds them, of course
+        texts = [str(caught.value), repr(caught.value), repr(pickle.dumps(caught.value)), "".join(frames.format())]
+
+        assert caught.value.__context__ is None
+        for text in texts:
+            assert "hush-hush" not in text
+            assert not any(segment in text for segment in authorization.split("."))
+
+
+@pytest.mark.asyncio
+async def test_only_an_unknown_key_leads_to_a_fetch(clock: HandClock) -> None:
+    """A token that is bad in another way is refused without asking for newer keys."""
+    fetches = 0
+
+    async def fetch(_: str) -> bytes:
+        nonlocal fetches
+        fetches += 1
+        return jwks(jwk(PRIVATE.public_key()))
+
+    verifier = WebhookVerifier(RemoteKeySet("https://api.example", fetch, clock=clock.clock), clock=clock.clock)
+    for authorization in (None, sign(BODY, OTHER, kid=KID, now=clock.now), sign(BODY, PRIVATE, kid=KID, now=0)):
+        with pytest.raises(WebhookError):
+            await verifier.verify(BODY, authorization)
+        clock.tick(40)
+
+    assert fetches == 1
+
+
+def test_no_loop_is_needed_to_make_one() -> None:
+    """A verifier can be made before the event loop runs, and used in any."""
+    verifier = WebhookVerifier(KEYS)
+
+    for _ in range(2):
+        assert asyncio.run(verifier.verify(BODY, sign(BODY, PRIVATE, kid=KID))).webhook_id == 123
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Authorization": "Bearer x"}, "Bearer x"),
+        ({"AUTHORIZATION": "Bearer x", "Host": "h"}, "Bearer x"),
+        (CIMultiDict({"authorization": "Bearer x"}), "Bearer x"),
+        (CIMultiDictProxy(CIMultiDict({"Authorization": "Bearer x"})), "Bearer x"),
+        ([(b"host", b"h"), (b"authorization", b"Bearer x")], b"Bearer x"),
+        ([("Authorization", "Bearer x")], "Bearer x"),
+        ([(b"authorization", b"Bearer x"), (b"authorization", b"Bearer x")], b"Bearer x"),
+        (iter([(b"Authorization", b"")]), b""),
+        ({}, None),
+        ([], None),
+        ({"Proxy-Authorization": "Bearer x"}, None),
+    ],
+    ids=["dict", "upper case", "multidict", "proxy", "ASGI", "pairs", "twice the same", "empty", "{}", "[]", "another"],
+)
+def test_finding_the_token(
+    headers: Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]], expected: str | bytes | None
+) -> None:
+    """The Authorization value is found whatever the mapping and the case of the names."""
+    assert authorization_of(headers) == expected
+
+
+def test_several_tokens() -> None:
+    """Two different Authorization values are refused, without showing them: readers might choose different ones."""
+    headers = [(b"authorization", b"Bearer hush"), (b"Authorization", b"Bearer hush-hush")]
+
+    with pytest.raises(InvalidTokenError) as caught:
+        authorization_of(headers)
+
+    assert (caught.value.reason, caught.value.status_hint) == (Reason.SEVERAL_TOKENS, 401)
+    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    del frames.stack[:-1]
+    assert "hush" not in "".join(frames.format())
