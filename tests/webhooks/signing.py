@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import traceback
 from base64 import urlsafe_b64encode
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -15,6 +18,7 @@ from jetpay_async.webhooks.keys import KeySet
 
 if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
+    from jetpay_async.webhooks import WebhookError
 
 NOW = 1_800_000_000.0
 KID = "2026-01"
@@ -77,3 +81,14 @@ def token(
     segments = [base64url(part if isinstance(part, bytes) else _json.dump(part)) for part in (header, claims)]
     signed = ".".join(segments)
     return f"Bearer {signed}.{base64url(key.sign(signed.encode(), PKCS1v15(), SHA256()))}"
+
+
+def shown_by(error: WebhookError) -> str:
+    """Everything that an error can show of a delivery: its texts, its pickle, and our frames with their variables."""
+    frames = traceback.TracebackException.from_exception(error, capture_locals=True)
+    frames.stack[:] = [frame for frame in frames.stack if "jetpay_async" in Path(frame.filename).parts]
+    assert frames.stack
+    assert error.__context__ is None
+    assert error.__cause__ is None
+    texts = [str(error), repr(error), repr(vars(error)), error.explain(), repr(pickle.dumps(error)), *frames.format()]
+    return "\n".join(texts)

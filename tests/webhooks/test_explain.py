@@ -83,7 +83,8 @@ def zipped(body: bytes, level: int = 9, system: int = 3) -> bytes:
         (COMPACT, b"[" * 20_000, Cause.OTHER),
         (COMPACT, b'"\\ud800"', Cause.OTHER),
         (COMPACT, b"1" * 5000, Cause.OTHER),
-        (SPACED + b" " * 40_000, SPACED + b" " * 40_001, Cause.OTHER),
+        (b"x" * 32_767, b"x" * 32_767 + b"\n", Cause.TRIMMED),
+        (b"x" * 32_768, b"x" * 32_768 + b"\n", Cause.OTHER),
     ],
 )
 def test_what_happened_to_the_body(signed: bytes, received: bytes, cause: Cause) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pickle
 import time
-import traceback
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -39,6 +38,7 @@ from tests.webhooks.signing import (
     claims_for,
     jwk,
     jwks,
+    shown_by,
     token,
 )
 
@@ -391,22 +391,10 @@ SECRET_BODY = b'{"webhookId":123,"events":[],"secret":"hush-hush"}'
 def test_an_error_holds_nothing_of_the_delivery(authorization: str) -> None:
     """Neither the token, nor the body, nor claims are in an error: in no text, pickle, cause or frame of ours."""
     error = refused(authorization, body=SECRET_BODY)
-    frames = traceback.TracebackException.from_exception(error, capture_locals=True)
-    del frames.stack[:-1]  # the frames of this test hold them, of course
-    everything = [
-        str(error),
-        repr(error),
-        repr(vars(error)),
-        error.explain(),
-        repr(pickle.dumps(error)),
-        "".join(frames.format()),
-    ]
+    text = shown_by(error)
 
-    assert error.__context__ is None
-    assert error.__cause__ is None
-    for text in everything:
-        assert "hush-hush" not in text
-        assert not any(segment in text for segment in authorization.split(".") if len(segment) > 20)
+    assert "hush-hush" not in text
+    assert not any(segment in text for segment in authorization.split(".") if len(segment) > 20)
 
 
 def test_errors_survive_pickling() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
-import traceback
 from collections.abc import Iterable, Mapping
 
 import pytest
@@ -24,7 +22,7 @@ from jetpay_async.webhooks import (
     sign,
 )
 from tests.webhooks.receiving import HandClock, body_of, document
-from tests.webhooks.signing import KEYS, KID, OTHER, PRIVATE, jwk, jwks
+from tests.webhooks.signing import KEYS, KID, OTHER, PRIVATE, jwk, jwks, shown_by
 
 BODY = body_of([document(7)])
 
@@ -122,14 +120,10 @@ async def test_an_error_holds_nothing_of_the_delivery(clock: HandClock, *, remot
     for authorization in tokens:
         with pytest.raises(WebhookError) as caught:
             await verifier.verify(body, authorization)
-        frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-        del frames.stack[:-1]  # the frame of this test holds them, of course
-        texts = [str(caught.value), repr(caught.value), repr(pickle.dumps(caught.value)), "".join(frames.format())]
+        text = shown_by(caught.value)
 
-        assert caught.value.__context__ is None
-        for text in texts:
-            assert "hush-hush" not in text
-            assert not any(segment in text for segment in authorization.split("."))
+        assert "hush-hush" not in text
+        assert not any(segment in text for segment in authorization.split("."))
 
 
 @pytest.mark.asyncio
@@ -191,6 +185,4 @@ def test_several_tokens() -> None:
         authorization_of(headers)
 
     assert (caught.value.reason, caught.value.status_hint) == (Reason.SEVERAL_TOKENS, 401)
-    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-    del frames.stack[:-1]
-    assert "hush" not in "".join(frames.format())
+    assert "hush" not in shown_by(caught.value)
