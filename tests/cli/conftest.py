@@ -28,6 +28,14 @@ class Run:
     err: str
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C interrupt: a shell starts what runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def jetpay(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
     """Run a command in this process."""
