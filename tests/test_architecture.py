@@ -319,7 +319,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import jetpay_async", set[str]()),
         ("import jetpay_async; dir(jetpay_async)", set[str]()),
         ("import jetpay_async.webhooks", set[str]()),
-        ("from jetpay_async import PRODUCTION_URL, JetpayError, TransactionState", {"attr", "attrs"}),
+        ("from jetpay_async import DEMO_URL, PRODUCTION_URL, JetpayError, TransactionState", {"attr", "attrs"}),
         ("from jetpay_async.webhooks import WebhookError", {"attr", "attrs"}),
         (
             "from jetpay_async.webhooks import KeySet, decode, verify",

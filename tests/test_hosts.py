@@ -65,6 +65,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a user and password", f"https://user:secret-password@{VENDOR}", NO_URL),
     ("the vendor as user", f"https://{VENDOR}@evil.example", NO_URL),
     ("a query", f"https://{VENDOR}?a=b", NO_URL),
+    ("a query behind a path", f"https://{VENDOR}/?a=b", NO_URL),
     ("an empty query", f"https://{VENDOR}?", NO_URL),
     ("a fragment", f"https://{VENDOR}/#a", NO_URL),
     ("an empty fragment", f"https://{VENDOR}#", NO_URL),
