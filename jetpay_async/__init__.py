@@ -4,8 +4,9 @@ It never moves money twice, never loses an outcome and never guesses. Start with
 with `jetpay_async.webhooks`, which does not need the client.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from jetpay_async._lazy import lazily
 
 if TYPE_CHECKING:
     from jetpay_async._clock import Clock
@@ -81,14 +82,5 @@ _HOMES = {
     "__version__": "_version",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if not TYPE_CHECKING:  # a type checker that saw a __getattr__ would take any misspelt name for one of ours
+    __getattr__, __dir__ = lazily(__name__, __all__, _HOMES, otherwise="errors")

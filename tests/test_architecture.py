@@ -26,7 +26,7 @@ ROOT = Path(jetpay_async.__file__).parent
 
 # From the first rank to the last: a part may import the parts of the ranks before its own.
 RANKS = [
-    {"_clock", "_hosts", "_json", "_log", "_version", "_wire", "errors", "models", "money"},
+    {"_clock", "_hosts", "_json", "_lazy", "_log", "_version", "_wire", "errors", "models", "money"},
     {"_codec"},
     {"_calls"},
     {"_replies", "_retry"},

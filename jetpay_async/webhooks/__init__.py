@@ -24,8 +24,9 @@ Importing this package imports neither aiohttp nor asyncio, and with pinned keys
 network.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from jetpay_async._lazy import lazily
 
 if TYPE_CHECKING:
     from jetpay_async.webhooks._explanation import explain
@@ -111,14 +112,5 @@ _HOMES = {
     "verify": "_token",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # a type checker that saw a __getattr__ would take any misspelt name for one of ours
+    __getattr__, __dir__ = lazily(__name__, __all__, _HOMES, otherwise="errors")
