@@ -54,7 +54,7 @@ _MOMENT = 0.001
 # Seconds between two looks at a status, however short the policy's delays are.
 _SHORTEST_LOOK = 0.05
 
-OnUnknown = Callable[[OutcomeUnknownError], object]
+OnUnknown = Callable[[OutcomeUnknownError], None]
 """Told of each unknown outcome, the cancelled ones included."""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from jetpay_async import _calls
@@ -84,7 +84,7 @@ class JetpayClient:
         user_agent_suffix: str | None = None,
         trust_env: bool = False,
         trusted_origins: Collection[str] = (),
-        on_unknown: Callable[[OutcomeUnknownError], object] | None = None,
+        on_unknown: Callable[[OutcomeUnknownError], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._options = _options(timeout, RetryPolicy() if retry is None else retry)
@@ -113,7 +113,7 @@ class JetpayClient:
         user_agent_suffix: str | None = None,
         trust_env: bool = False,
         trusted_origins: Collection[str] = (),
-        on_unknown: Callable[[OutcomeUnknownError], object] | None = None,
+        on_unknown: Callable[[OutcomeUnknownError], None] | None = None,
     ) -> Self:
         """Make a client from ``JETPAY_API_TOKEN`` and, if set, ``JETPAY_BASE_URL`` (production by default).
 
@@ -308,8 +308,8 @@ class JetpayClient:
 
 
 def _options(timeout: float, retry: RetryPolicy) -> Options:
-    if type(timeout) not in {int, float} or not 0 < timeout < math.inf:
-        raise ConfigurationError(f"timeout={timeout!r} must be a number of seconds, more than 0 and not infinite")
+    if type(timeout) not in {int, float} or not 0 < timeout <= sys.float_info.max:
+        raise ConfigurationError("timeout: must be a number of seconds, more than 0 and not infinite")
     if not isinstance(retry, RetryPolicy):
         raise ConfigurationError(f"retry: is a RetryPolicy, not {type(retry).__name__}")
     return Options(float(timeout), retry)

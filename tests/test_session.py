@@ -477,6 +477,7 @@ def test_it_is_not_pickled() -> None:
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1.0}, "timeout"),
         ({"timeout": float("inf")}, "timeout"),
+        ({"timeout": 10**400}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),
         ({"timeout": None}, "timeout"),
         ({"timeout": True}, "timeout"),
