@@ -31,7 +31,6 @@ from jetpay_async.webhooks.errors import (
     StaleDeliveryError,
     WebhookError,
     bare,
-    shown,
 )
 
 if TYPE_CHECKING:
@@ -120,14 +119,17 @@ def verify(
             f"body: pass the raw bytes as received, not {type(body).__name__}; parsing or decoding changes them",
             field="body",
         )
-    try:
-        if len(body) > max_body_bytes:
-            raise MalformedDeliveryError(Reason.BODY_TOO_LARGE, {"size": len(body), "limit": max_body_bytes})
-        return _verify(body, authorization, keys, time.time() if now is None else now, leeway)
-    except WebhookError as error:
-        refusal = bare(error)
+    if len(body) > max_body_bytes:
+        outcome: Claims | WebhookError = _too_large(Reason.BODY_TOO_LARGE, len(body), max_body_bytes)
+    else:
+        try:
+            outcome = _verify(body, authorization, keys, now, leeway)
+        except WebhookError as error:
+            outcome = bare(error)
+    if isinstance(outcome, Claims):
+        return outcome
     del body, authorization  # a traceback that shows locals is not to show them
-    raise refusal
+    raise outcome
 
 
 def check_leeway(leeway: float) -> None:
@@ -140,33 +142,43 @@ def check_leeway(leeway: float) -> None:
         raise InvalidArgumentError(f"leeway: {leeway!r} is not a number of seconds from 0 to 300", field="leeway")
 
 
-def _verify(body: bytes, authorization: str | bytes | None, keys: KeySet, now: float, leeway: float) -> Claims:
+def _verify(
+    body: bytes, authorization: str | bytes | None, keys: KeySet, now: float | None, leeway: float
+) -> Claims | WebhookError:
+    # What is refused before the signature is returned, not raised: anybody can send it, and raising it twice would cost
+    # as much as reading it does.
     token = _bearer(authorization)
+    if isinstance(token, WebhookError):
+        return token
     header, _, _ = token.partition(b".")
     known = keys.known_header(header)
-    key = known or keys.find(_kid(header))
+    key = known or _named_key(header, keys)
+    if isinstance(key, WebhookError):
+        return key
     signed, _, signature = token.rpartition(b".")
     _check_signature(key, signed, signature)
     if known is None:
         keys.remember_header(header, key)
     claims, opens = _read_claims(signed[len(header) + 1 :])
-    _check_window(claims, opens, now, leeway)
+    _check_window(claims, opens, time.time() if now is None else now, leeway)
     _check_body(body, claims)
     return claims
 
 
-def _bearer(authorization: str | bytes | None) -> bytes:
+def _too_large(reason: Reason, size: int, limit: int) -> MalformedDeliveryError:
+    return MalformedDeliveryError(reason, {"size": size, "limit": limit})
+
+
+def _bearer(authorization: str | bytes | None) -> bytes | WebhookError:
     if not authorization:
-        raise InvalidTokenError(Reason.MISSING_TOKEN)
+        return InvalidTokenError(Reason.MISSING_TOKEN)
     if len(authorization) > MAX_TOKEN_CHARACTERS:
-        raise MalformedDeliveryError(
-            Reason.TOKEN_TOO_LARGE, {"size": len(authorization), "limit": MAX_TOKEN_CHARACTERS}
-        )
+        return _too_large(Reason.TOKEN_TOO_LARGE, len(authorization), MAX_TOKEN_CHARACTERS)
     # A character beyond ASCII becomes a question mark, and that is in no token either.
     value = authorization.encode("ascii", "replace") if isinstance(authorization, str) else authorization
     scheme, _, token = value.partition(b" ")
     if scheme != b"Bearer" and scheme.lower() != b"bearer":
-        raise InvalidTokenError(Reason.WRONG_SCHEME)
+        return InvalidTokenError(Reason.WRONG_SCHEME)
     return token
 
 
@@ -185,18 +197,18 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 _header_decoder = msgspec.json.Decoder(_Header)
 
 
-def _kid(segment: bytes) -> str:
+def _named_key(segment: bytes, keys: KeySet) -> Key | InvalidTokenError:
     """Read the header of a token that nobody has vouched for yet; all that it may do is to name a key."""
     try:
         data = decode_base64url(segment)
         header = _header_decoder.decode(data)
+        if header.alg != "RS256":
+            return InvalidTokenError(Reason.WRONG_ALGORITHM)
         if data.count(b":") != (2 if header.typ is msgspec.UNSET else 3):
             refuse_repetitions(data)
     except ValueError:
-        raise _header_refusal(segment) from None
-    if header.alg != "RS256":
-        raise InvalidTokenError(Reason.WRONG_ALGORITHM)
-    return header.kid
+        return _header_refusal(segment)
+    return keys.find(header.kid) or keys.refusal(header.kid)
 
 
 def _header_refusal(segment: bytes) -> InvalidTokenError:
@@ -221,13 +233,16 @@ def _check_signature(key: Key, signed: bytes, segment: bytes) -> None:
     try:
         key.public.verify(signature, signed, _PADDING, _HASH)
     except InvalidSignature:
-        raise InvalidTokenError(Reason.BAD_SIGNATURE, {"kid": shown(key.kid)}) from None
+        raise InvalidTokenError(Reason.BAD_SIGNATURE, {"kid": key.kid}) from None
 
 
 def signer(authorization: str | bytes | None, keys: KeySet) -> Key | None:
     """Find the key of the set that did sign a token, whichever key the token names; None if none did."""
-    signed, _, signature = _bearer(authorization).rpartition(b".")
-    for key in map(keys.find, keys.kids):
+    token = _bearer(authorization)
+    if isinstance(token, WebhookError):
+        return None
+    signed, _, signature = token.rpartition(b".")
+    for key in keys:
         try:
             _check_signature(key, signed, signature)
         except InvalidTokenError:

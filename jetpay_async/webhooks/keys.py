@@ -12,6 +12,7 @@ from jetpay_async.webhooks._strict import decode_base64url, read_object
 from jetpay_async.webhooks.errors import InvalidTokenError, KeysUnavailableError, Reason, bare, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
     from jetpay_async.models import JSONValue
@@ -84,23 +85,23 @@ class KeySet:
     def __contains__(self, kid: object) -> bool:
         return kid in self._keys
 
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
+
     def __len__(self) -> int:
         return len(self._keys)
 
-    def find(self, kid: str) -> Key:
-        """Return the key of that id.
+    def find(self, kid: str) -> Key | None:
+        """Return the key of that id, if there is one and it is usable."""
+        return self._keys.get(kid)
 
-        Raises:
-            InvalidTokenError: There is none (`Reason.UNKNOWN_KEY`), or only an unusable one (`Reason.UNUSABLE_KEY`).
-        """
-        key = self._keys.get(kid)
-        if key is not None:
-            return key
+    def refusal(self, kid: str) -> InvalidTokenError:
+        """Say why there is no key of that id: it is unknown, or not usable."""
         if kid in self._unusable:
-            raise InvalidTokenError(Reason.UNUSABLE_KEY, {"kid": kid[:_SHOWN], "problem": self._unusable[kid]})
+            return InvalidTokenError(Reason.UNUSABLE_KEY, {"kid": kid[:_SHOWN], "problem": self._unusable[kid]})
         if self.fetched_at is None:
-            raise InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": kid[:_SHOWN]})
-        raise InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": kid[:_SHOWN], "fetched_at": self.fetched_at})
+            return InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": kid[:_SHOWN]})
+        return InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": kid[:_SHOWN], "fetched_at": self.fetched_at})
 
     def known_header(self, segment: bytes) -> Key | None:
         """Return the key that a token's header segment names, if a genuine token had the same header before."""

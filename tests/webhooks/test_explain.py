@@ -25,6 +25,7 @@ from jetpay_async.webhooks import (
 )
 from jetpay_async.webhooks._explanation import TEXTS
 from jetpay_async.webhooks._mismatch import Cause, cause_of
+from jetpay_async.webhooks._token import signer
 from tests.webhooks.signing import HEADER, KEYS, KID, NOW, OTHER, PRIVATE, claims_for, jwk, jwks, token
 
 if TYPE_CHECKING:
@@ -175,6 +176,13 @@ def test_mixed_up_keys_explained() -> None:
 
     assert "The key 'other' of the set did" in explain(b"", token(key=OTHER), keys=keys, now=NOW)
     assert "of the set did" not in explain(b"", token()[:-4] + "AAAA", keys=keys, now=NOW)
+
+
+def test_the_signer() -> None:
+    """The key that signed a token is found among those of a set; what is no token has none."""
+    assert signer(token(), KEYS) in list(KEYS)
+    assert signer(token(key=OTHER), KEYS) is None
+    assert signer(None, KEYS) is None
 
 
 @pytest.mark.parametrize("authorization", [None, "", "x", "Bearer x", token()[:-1]])
