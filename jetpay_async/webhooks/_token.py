@@ -204,11 +204,14 @@ def _named_key(segment: bytes, keys: KeySet) -> Key | InvalidTokenError:
         header = _header_decoder.decode(data)
         if header.alg != "RS256":
             return InvalidTokenError(Reason.WRONG_ALGORITHM)
+        key = keys.find(header.kid)
+        if key is None:
+            return keys.refusal(header.kid)
         if data.count(b":") != (2 if header.typ is msgspec.UNSET else 3):
             refuse_repetitions(data)
     except ValueError:
         return _header_refusal(segment)
-    return keys.find(header.kid) or keys.refusal(header.kid)
+    return key
 
 
 def _header_refusal(segment: bytes) -> InvalidTokenError:
