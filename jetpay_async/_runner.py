@@ -217,7 +217,7 @@ class Runner:
             # The same number for each fresh call: what aiohttp needs for it is made once.
             within = pursuit.options.timeout
         if operation.resend is not Resend.READ:
-            patience = within * _PATIENCE if operation.resend is Resend.SETTLE else None
+            patience = within * _PATIENCE if operation.resend is Resend.SETTLE else within
             pursuit.body = GuardedBody(call.body, deadline=pursuit.deadline, clock=self._clock, patience=patience)
         reply = await self._transport.exchange(operation.method, call.path, pursuit.body, within=within)
         result = self._read(call, reply, pursuit)

@@ -53,11 +53,11 @@ class GuardedBody(Payload):
         body: What to send.
         deadline: When it may not leave any more, on the monotonic clock.
         clock: That clock.
-        patience: Seconds to wait for the whole reply, from when it leaves; the connection is aborted then. None
-            leaves that to the deadline.
+        patience: Seconds to wait for the whole reply, from when it leaves; the connection is aborted then, and at the
+            deadline.
     """
 
-    def __init__(self, body: bytes, *, deadline: float, clock: Clock, patience: float | None = None) -> None:
+    def __init__(self, body: bytes, *, deadline: float, clock: Clock, patience: float = math.inf) -> None:
         # Not the base class's, which makes new headers for each payload: ours are always the same.
         self._body = body
         self._deadline = deadline
@@ -120,13 +120,12 @@ class GuardedBody(Payload):
         if now >= self._deadline:
             raise self._refuse("the deadline had passed before anything left")
         self.started_at = now
-        if self._patience is not None:
-            # One timer from here; aiohttp's `sock_read` would set a new one with each chunk that it reads.
-            self._alarm = asyncio.get_running_loop().call_later(self._patience, self._give_up, writer)
+        patience = min(self._patience, self._deadline - now)
+        self._alarm = asyncio.get_running_loop().call_later(patience, self._give_up, writer, patience)
         await writer.write(self._body)
 
-    def _give_up(self, writer: AbstractStreamWriter) -> None:
-        self.refusal = f"no whole reply within {self._patience:.3g} s"
+    def _give_up(self, writer: AbstractStreamWriter, patience: float) -> None:
+        self.refusal = f"no whole reply within {patience:.3g} s"
         if writer.transport is not None:
             writer.transport.abort()
 
@@ -231,7 +230,9 @@ class Transport:
                 self._origin.with_path(self._prefix + path, encoded=True),
                 data=body,
                 headers=headers,
-                timeout=_timeout(within),
+                # Once it leaves, the guard watches the time. That is quicker than aiohttp's timer for the whole, which
+                # is needed where something else can take time: a middleware or a trace hook of a given session.
+                timeout=_total(within) if body is None or self._given else _until_sent(within),
                 allow_redirects=False,
                 raise_for_status=False,
             )
@@ -337,10 +338,18 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
+# aiohttp rounds longer timeouts up to whole seconds; a deadline is a deadline.
+_NEVER_ROUND = math.inf
+
+
 @lru_cache(maxsize=16)
-def _timeout(within: float) -> aiohttp.ClientTimeout:
-    # aiohttp rounds longer timeouts up to whole seconds; a deadline is a deadline.
-    return aiohttp.ClientTimeout(total=within, ceil_threshold=math.inf)
+def _total(within: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=within, ceil_threshold=_NEVER_ROUND)
+
+
+@lru_cache(maxsize=16)
+def _until_sent(within: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=within, ceil_threshold=_NEVER_ROUND)
 
 
 def _socket_factory(settle_after: float) -> Callable[[tuple[Any, ...]], socket.socket] | None:
