@@ -115,9 +115,10 @@ def verify(
     if leeway != DEFAULT_LEEWAY:
         check_leeway(leeway)
     if not isinstance(body, bytes):
+        given = type(body).__name__
+        del body, authorization  # a traceback that shows locals is not to show them
         raise InvalidArgumentError(
-            f"body: pass the raw bytes as received, not {type(body).__name__}; parsing or decoding changes them",
-            field="body",
+            f"body: pass the raw bytes as received, not {given}; parsing or decoding changes them", field="body"
         )
     if len(body) > max_body_bytes:
         outcome: Claims | WebhookError = _too_large(Reason.BODY_TOO_LARGE, len(body), max_body_bytes)
@@ -128,7 +129,7 @@ def verify(
             outcome = bare(error)
     if isinstance(outcome, Claims):
         return outcome
-    del body, authorization  # a traceback that shows locals is not to show them
+    del body, authorization  # the same
     raise outcome
 
 

@@ -21,8 +21,10 @@ __all__ = ["WebhookVerifier", "authorization_of"]
 class WebhookVerifier:
     """Turn the raw body and the ``Authorization`` value of a delivery into verified, typed events.
 
-    >>> verifier = WebhookVerifier(RemoteKeySet(PRODUCTION_URL))
-    >>> delivery = await verifier.verify(await request.body(), request.headers.get("authorization"))
+    ::
+
+        verifier = WebhookVerifier(RemoteKeySet(PRODUCTION_URL))  # once per process
+        delivery = await verifier.verify(await request.body(), request.headers.get("authorization"))
     """
 
     keys: KeySet | RemoteKeySet
