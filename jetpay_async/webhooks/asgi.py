@@ -2,8 +2,8 @@
 
 ::
 
-    app.add_route("/webhooks/jetpay", WebhookApp(receiver), methods=["POST"])  # Starlette, FastAPI
-    app = WebhookApp(receiver)                                                 # or on its own
+    app = Starlette(routes=[Route("/webhooks/jetpay", WebhookApp(receiver), methods=["POST"])])
+    app = WebhookApp(receiver)  # or on its own
 
 Mind that Starlette's ``mount()`` answers ``/webhooks/jetpay`` with a redirect to ``/webhooks/jetpay/``, which a sender
 of webhooks need not follow.
@@ -19,6 +19,8 @@ from jetpay_async.webhooks.errors import WebhookError
 from jetpay_async.webhooks.verifier import authorization_of
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from jetpay_async.webhooks.receiver import WebhookReceiver
 
 __all__ = ["WebhookApp"]
@@ -31,13 +33,22 @@ class WebhookApp:
     """An ASGI application that answers every POST with what the receiver says.
 
     Args:
-        receiver: What takes the deliveries. If the server speaks the lifespan protocol to this application, it is
-            entered and closed with it; mounted in another one, which keeps the lifespan to itself, enter it there.
+        receiver: What takes the deliveries.
+        lifespan: What to enter when the server starts, and to leave when it stops: the receiver, unless told otherwise.
+            Give a function that also opens the key set and the inbox. Inside of another application, which keeps the
+            lifespan to itself, it is not called: enter them there.
         max_body_bytes: A larger body is answered with a 413 without reading it to its end.
     """
 
-    def __init__(self, receiver: WebhookReceiver, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        receiver: WebhookReceiver,
+        *,
+        lifespan: Callable[[], AbstractAsyncContextManager[object]] | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
         self._receiver = receiver
+        self._lifespan = lifespan or (lambda: receiver)
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Mapping[str, object], receive: _Receive, send: _Send) -> None:
@@ -59,7 +70,7 @@ class WebhookApp:
 
     async def _live(self, receive: _Receive, send: _Send) -> None:
         await receive()
-        async with self._receiver:
+        async with self._lifespan():
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -257,6 +258,8 @@ class MemoryInbox(_RegisterInbox):
         from jetpay_async.webhooks._register import Register  # noqa: PLC0415 - sqlite3 only for those who use it
 
         self._register = Register.open(":memory:", source="", keep=_KEEP, busy_timeout=0.0, now=clock.time)
+        # There is nothing to save, so nobody should have to close it.
+        weakref.finalize(self, self._register.close)
 
     async def _run(self, step: Callable[[Register], T]) -> T:
         return step(self._register)

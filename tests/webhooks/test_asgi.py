@@ -151,6 +151,23 @@ async def test_the_receiver_lives_as_long_as_the_server() -> None:
 
 
 @pytest.mark.asyncio
+async def test_more_may_live_as_long_as_the_server() -> None:
+    """A lifespan of the user's own, which also opens what the receiver needs, takes the place of the receiver."""
+    receiver, instead = Receiver(), Receiver()
+    incoming = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Mapping[str, object]:
+        return next(incoming)
+
+    async def send(message: dict[str, object]) -> None: ...
+
+    app = WebhookApp(receiver, lifespan=lambda: instead)  # type: ignore[arg-type]
+    await app({"type": "lifespan"}, receive, send)
+
+    assert (receiver.life, instead.life) == ([], ["opened", "closed"])
+
+
+@pytest.mark.asyncio
 async def test_other_protocols_are_refused() -> None:
     """Webhooks don't come by web socket."""
     with pytest.raises(ValueError, match="not websocket"):
