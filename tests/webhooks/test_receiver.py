@@ -117,8 +117,9 @@ async def steal(inbox: MemoryInbox | SqliteInbox) -> None:
 class TestHandling:
     @pytest.mark.asyncio
     async def test_events_are_handled_in_the_order_of_their_ids(self, shop: Shop, inbox: MemoryInbox) -> None:
-        """A delivery of any size is handled in order, and answered with what became of it."""
-        answer = await receiver_for(shop, inbox).receive(delivery_of(3, 1, 2), TOKEN)
+        """Unless told otherwise a delivery is handled strictly in order, whatever the transactions."""
+        body = body_of(document(n, transaction=name) for n, name in ((3, "a"), (1, "a"), (2, "b")))
+        answer = await receiver_for(shop, inbox).receive(body, TOKEN)
 
         assert answer == Answer(status=200, reason="handled", handled=3)
         assert shop.done == [1, 2, 3]
