@@ -56,7 +56,7 @@ def check_base_url(base_url: str, trusted_origins: Iterable[str]) -> str:
         raise ConfigurationError(f"base_url: is not a URL: {error}") from None
     host = (parts.hostname or "").rstrip(".")
     origin = f"{parts.scheme}://{parts.netloc.lower()}"
-    if not _is_loopback(host) and origin not in {trusted.lower().rstrip("/") for trusted in trusted_origins}:
+    if not is_loopback(host) and origin not in {trusted.lower().rstrip("/") for trusted in trusted_origins}:
         if parts.scheme == "http":
             raise ConfigurationError(
                 f"base_url: {origin} is unencrypted, and the API token would be readable on the way; use https://, or "
@@ -92,10 +92,9 @@ def _is_vendor(host: str) -> bool:
     return host == _VENDOR or host.endswith(f".{_VENDOR}")
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine and nothing else; not by its name alone, but for ``localhost``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host == "localhost"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import attrs
 from yarl import URL
+
+from jetpay_async._hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ class Webhooks:
         """Say what is wrong with a URL for a new webhook, or for a given one: the message and its FastAPI type."""
         if not _is_http(callback_url):
             return "Input should be a valid URL", "url_parsing"
-        if not self._public_callbacks and not _is_loopback(callback_url):
+        if not self._public_callbacks and not is_loopback(URL(callback_url).host or ""):
             return "The sandbox delivers to this machine only", "value_error"
         if any(webhook.callback_url == callback_url for webhook in self if webhook is not of):
             return "A webhook for this URL exists already", "value_error"
@@ -137,15 +138,6 @@ def _is_http(url: str) -> bool:
     except ValueError:
         return False
     return parsed.scheme in {"http", "https"} and bool(parsed.host)
-
-
-def _is_loopback(url: str) -> bool:
-    """Tell whether an http URL leads to this machine and nowhere else."""
-    host = URL(url).host
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _nobody(webhook: Webhook) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from jetpay_async._clock import SYSTEM_CLOCK, Clock
+from jetpay_async._hosts import is_loopback
 from jetpay_async._log import logger
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks.errors import KeysUnavailableError, Reason, WebhookError, shown
@@ -218,13 +218,6 @@ def _jwks_url(url: str) -> str:
         raise ConfigurationError("url: must begin with https://, as jetpay_async.PRODUCTION_URL does")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ConfigurationError("url: must hold a scheme, a host and at most a path; no credentials, no query")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(f"url: keys from {host} without encryption are worth nothing; use https://")
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}{_JWKS_PATH}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
