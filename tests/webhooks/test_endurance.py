@@ -41,7 +41,10 @@ EVENTS = int(os.environ.get("JETPAY_TEST_EVENTS", "1000"))
 TROUBLES = ("killed", "stalled", "ended")
 STALL = 3 * kill_receiver.LEASE
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows can't stop and continue a process")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows can't stop and continue a process"),
+    pytest.mark.timeout(120 + EVENTS / 10),
+]
 
 
 @attrs.define
