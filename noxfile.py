@@ -84,8 +84,8 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure against hand-written code; see ``benchmarks/README.md``."""
     install(session, "bench")
-    for script in sorted((ROOT / "benchmarks").glob("[a-z]*.py")):
-        session.run("python", str(script), *session.posargs)
+    for script in ("client.py", "webhooks.py"):
+        session.run("python", f"benchmarks/{script}")
 
 
 @nox.session(python="3.11")
