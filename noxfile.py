@@ -6,6 +6,8 @@ The Python versions are the classifiers of ``pyproject.toml``; those that are no
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -24,8 +26,10 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs"]
 
 # pyenv keeps its interpreters where nobody looks.
-for directory in sorted((Path.home() / ".pyenv" / "versions").glob("3.*/bin")):
-    os.environ["PATH"] += os.pathsep + str(directory)
+if pyenv := shutil.which("pyenv"):
+    root = Path(subprocess.run([pyenv, "root"], capture_output=True, check=True, text=True).stdout.strip())
+    for directory in sorted(root.glob("versions/3.*/bin")):
+        os.environ["PATH"] += os.pathsep + str(directory)
 
 
 def install(session: nox.Session, *groups: str) -> None:

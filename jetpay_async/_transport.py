@@ -216,13 +216,13 @@ class Transport:
             ConfigurationError: The client can't be used here.
         """
         session = self._usable_session()
-        if within <= 0:  # to aiohttp that would mean no limit
-            raise Unanswered("the deadline had passed before anything left", started=False)
         headers = self._headers
         if self._provide is not None:
             asked = self._clock.monotonic()
             headers = await self._ask_for_token(self._provide, within)
             within -= self._clock.monotonic() - asked
+        if within <= 0:  # to aiohttp that would mean no limit
+            raise Unanswered("the deadline had passed before anything left", started=False)
         failure: Unanswered
         try:
             response = await session.request(

@@ -411,6 +411,25 @@ async def test_a_token_that_can_not_be_had_means_not_sent(provide: Callable[[], 
 
 
 @pytest.mark.asyncio
+async def test_a_token_that_comes_after_the_deadline_is_not_used() -> None:
+    """Waiting for the token is part of the call: if that took all the time, nothing is asked of anybody."""
+    now = 0.0
+
+    async def provide() -> str:
+        nonlocal now
+        now += 60.0
+        return "late-token"
+
+    async with Loopback().listen() as server:
+        async with JetpayClient(provide, base_url=server.url, clock=Clock(monotonic=lambda: now)) as client:
+            for call in (preauthorize(client), client.transaction_status(DEBIT_ID)):
+                with pytest.raises(NotSentError, match="deadline had passed"):
+                    await call
+
+    assert server.requests == []
+
+
+@pytest.mark.asyncio
 async def test_a_bad_token_from_the_source_is_a_configuration_error() -> None:
     """What the function returns is checked like a token that was given."""
 

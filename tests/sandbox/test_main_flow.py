@@ -209,7 +209,7 @@ async def test_snapshots_do_not_change(caller: Caller) -> None:
 
     assert before.state is TransactionState.PREAUTHORIZED
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        before.state = TransactionState.PAID  # type: ignore[misc]
+        before.state = TransactionState.PAID  # type: ignore[misc] # frozen: the point
 
 
 @pytest.mark.asyncio
