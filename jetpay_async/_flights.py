@@ -13,7 +13,7 @@ import asyncio
 import copy
 from typing import TYPE_CHECKING
 
-from jetpay_async.errors import OutcomeUnknownError
+from jetpay_async.errors import APIError
 
 if TYPE_CHECKING:
     from jetpay_async._runner import Pursuit, Runner
@@ -70,7 +70,8 @@ class Flights:
             capture = await self._runner.run(pursuit)
         except BaseException as error:
             del self._flights[debit_id]
-            if pursuit.unknown and isinstance(error, OutcomeUnknownError | asyncio.CancelledError):
+            # Only the API's word ends a doubt; anything else, an interruption or a fault of our own, leaves it.
+            if pursuit.unknown and not isinstance(error, APIError):
                 self._remember(debit_id, pursuit)
             flight.land(error if isinstance(error, Exception) else None)
             raise
@@ -88,6 +89,8 @@ class Flights:
             raise self._runner.late(flight.pursuit) from None
 
     def _remember(self, debit_id: str, pursuit: Pursuit[Capture]) -> None:
+        if not pursuit.doubtful:
+            pursuit.doubt(self._runner.now())
         self._doubts[debit_id] = pursuit.given_up_at
         if len(self._doubts) > DOUBTS_LIMIT:
             del self._doubts[next(iter(self._doubts))]

@@ -122,6 +122,10 @@ class Runner:
         now = self._clock.monotonic()
         return Pursuit(call, options, now, now + options.timeout)
 
+    def now(self) -> float:
+        """Seconds on the clock of all pursuits."""
+        return self._clock.monotonic()
+
     def remaining(self, pursuit: Pursuit[_T]) -> float:
         """Seconds until its deadline."""
         return pursuit.deadline - self._clock.monotonic()

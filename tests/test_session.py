@@ -390,7 +390,7 @@ async def _no_vault() -> str:
 
 
 async def _slow_vault() -> str:
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
     return "late"
 
 

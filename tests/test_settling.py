@@ -21,6 +21,7 @@ from jetpay_async import (
     ServiceError,
     TransactionFailedError,
     TransactionState,
+    _replies,
 )
 from jetpay_async._clock import Clock
 from tests import loopback
@@ -526,6 +527,44 @@ async def test_a_doubt_is_settled_before_the_next_capture() -> None:
     assert again.value.reason == "an earlier call was left without an answer"
     assert capture.settled
     assert capture.attempts == 0
+    assert server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_doubt_survives_a_fault_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever interrupts a capture that had begun to leave, the next one reads the status first."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("a fault of our own")
+
+    async with Loopback().listen() as server, connect(server) as client:
+        with monkeypatch.context() as fault:
+            fault.setattr(_replies, "read", broken)
+            with pytest.raises(LookupError):
+                await client.capture(DEBIT_ID)
+        capture = await client.capture(DEBIT_ID)
+
+    assert capture.settled
+    assert server.captures == server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_doubt_after_a_fault_of_our_own_is_not_proven_away_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settle time of such a doubt counts from the fault: an early "preauthorized" sends nothing again."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("a fault of our own")
+
+    undone = replies(200, {"identifier": DEBIT_ID, "state": "paid"})
+    async with Loopback(scripts={"capture": [undone]}).listen() as server:
+        async with connect(server, timeout=0.2, retry=PATIENT) as client:
+            with monkeypatch.context() as fault:
+                fault.setattr(_replies, "read", broken)
+                with pytest.raises(LookupError):
+                    await client.capture(DEBIT_ID)
+            with pytest.raises(OutcomeUnknownError):
+                await client.capture(DEBIT_ID)
+
     assert server.count("capture") == 1
 
 
