@@ -224,7 +224,7 @@ class TestHandling:
         @shop.router.on("cards.*")
         async def time_out(event: Event) -> None:
             async with asyncio.timeout(0):
-                await asyncio.sleep(1)
+                await asyncio.Event().wait()
 
         answer = await receiver_for(shop, inbox).receive(delivery_of(1, type="cards.tokenized"), TOKEN)
 
