@@ -34,6 +34,16 @@ if TYPE_CHECKING:
     )
     from jetpay_async.models import Capture, JSONValue, Preauthorization, TransactionState, TransactionStatus
     from jetpay_async.money import Amount
+    from jetpay_async.outcomes import (
+        Captured,
+        CaptureOutcome,
+        NotSent,
+        PreauthorizationOutcome,
+        PreauthorizationRequest,
+        Preauthorized,
+        Refused,
+        Unknown,
+    )
 
 __all__ = [
     "DEMO_URL",
@@ -42,6 +52,8 @@ __all__ = [
     "Amount",
     "AuthenticationError",
     "Capture",
+    "CaptureOutcome",
+    "Captured",
     "Clock",
     "ConfigurationError",
     "ConflictError",
@@ -52,17 +64,23 @@ __all__ = [
     "JetpayClient",
     "JetpayError",
     "NotFoundError",
+    "NotSent",
     "NotSentError",
     "Outcome",
     "OutcomeUnknownError",
     "PermissionDeniedError",
     "Preauthorization",
+    "PreauthorizationOutcome",
+    "PreauthorizationRequest",
+    "Preauthorized",
     "RateLimitedError",
+    "Refused",
     "RetryPolicy",
     "ServiceError",
     "TransactionFailedError",
     "TransactionState",
     "TransactionStatus",
+    "Unknown",
     "__version__",
 ]
 
@@ -72,13 +90,21 @@ _HOMES = {
     "PRODUCTION_URL": "_hosts",
     "Amount": "money",
     "Capture": "models",
+    "CaptureOutcome": "outcomes",
+    "Captured": "outcomes",
     "Clock": "_clock",
     "JSONValue": "models",
     "JetpayClient": "client",
+    "NotSent": "outcomes",
     "Preauthorization": "models",
+    "PreauthorizationOutcome": "outcomes",
+    "PreauthorizationRequest": "outcomes",
+    "Preauthorized": "outcomes",
+    "Refused": "outcomes",
     "RetryPolicy": "_retry",
     "TransactionState": "models",
     "TransactionStatus": "models",
+    "Unknown": "outcomes",
     "__version__": "_version",
 }
 

@@ -13,7 +13,7 @@ import asyncio
 import copy
 from typing import TYPE_CHECKING
 
-from jetpay_async.errors import APIError
+from jetpay_async.errors import APIError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from jetpay_async._runner import Pursuit, Runner
@@ -78,6 +78,33 @@ class Flights:
         del self._flights[debit_id]
         flight.land(capture)
         return capture
+
+    async def settle(self, debit_id: str, pursuit: Pursuit[Capture]) -> Capture | None:
+        """Find out what became of an earlier capture, whoever sent it, and send nothing; None if it did nothing.
+
+        Args:
+            debit_id: The debit.
+            pursuit: With its doubt noted.
+
+        Raises:
+            JetpayError: The debit is over, or its status could not tell before the deadline.
+        """
+        while (flight := self._flights.get(debit_id)) is not None:
+            if (capture := await self._follow(flight, pursuit)) is not None:
+                return capture
+        flight = self._flights[debit_id] = _Flight(pursuit)
+        outcome: Capture | Exception | None = None
+        try:
+            outcome = await self._runner.settle(pursuit)
+        except Exception as error:
+            outcome = error
+            raise
+        finally:
+            del self._flights[debit_id]
+            if not isinstance(outcome, OutcomeUnknownError):
+                self._doubts.pop(debit_id, None)
+            flight.land(outcome)
+        return outcome
 
     async def _follow(self, flight: _Flight, pursuit: Pursuit[Capture]) -> Capture | None:
         follower: asyncio.Future[Capture | None] = asyncio.get_running_loop().create_future()

@@ -22,7 +22,7 @@ from jetpay_async._calls import Call, Facts, Goal, Resend, over, transaction_sta
 from jetpay_async._log import logger
 from jetpay_async._replies import Unanswered
 from jetpay_async._retry import Decision, Happened, RetryPolicy, Step, decide
-from jetpay_async._transport import GuardedBody, Transport
+from jetpay_async._transport import Fence, GuardedBody, Transport
 from jetpay_async.errors import (
     APIError,
     AuthenticationError,
@@ -57,6 +57,9 @@ _SHORTEST_LOOK = 0.05
 OnUnknown = Callable[[OutcomeUnknownError], None]
 """Told of each unknown outcome, the cancelled ones included."""
 
+OnTrouble = Callable[[int | None, float | None], None]
+"""Told the HTTP status of each attempt without a result, if it had one, and the seconds that the API asked to wait."""
+
 
 @attrs.frozen
 class Options:
@@ -76,6 +79,9 @@ class Pursuit(Generic[_T]):
     """Monotonic."""
     deadline: float
     """Monotonic."""
+    on_trouble: OnTrouble | None = None
+    fence: Fence | None = None
+    """Stands before each attempt, besides the deadline."""
     attempts: int = 0
     body: GuardedBody | None = None
     """Of the latest attempt."""
@@ -117,10 +123,16 @@ class Runner:
         self._clock = clock
         self._on_unknown = on_unknown
 
-    def pursue(self, call: Call[_T], options: Options) -> Pursuit[_T]:
+    def pursue(
+        self,
+        call: Call[_T],
+        options: Options,
+        on_trouble: OnTrouble | None = None,
+        fence: Fence | None = None,
+    ) -> Pursuit[_T]:
         """Start the clock for a call."""
         now = self._clock.monotonic()
-        return Pursuit(call, options, now, now + options.timeout)
+        return Pursuit(call, options, now, now + options.timeout, on_trouble, fence)
 
     def now(self) -> float:
         """Seconds on the clock of all pursuits."""
@@ -161,6 +173,16 @@ class Runner:
                 cancel.add_note(str(self._unknown(pursuit, "the call was cancelled")))
             raise
 
+    async def settle(self, pursuit: Pursuit[_T]) -> _T | None:
+        """Find out what became of a doubtful request, and send nothing; None if it is proven undone.
+
+        Raises:
+            APIError: It is proven that it never will be done.
+            OutcomeUnknownError: The status could not tell before the deadline.
+        """
+        settled = await self._settle(pursuit)
+        return None if settled is None else settled.result
+
     def late(self, pursuit: Pursuit[_T]) -> JetpayError:
         """Make the error for a caller whose time is up while the call goes on for another."""
         if pursuit.unknown:
@@ -191,6 +213,9 @@ class Runner:
             happened, retry_after = Happened.UNANSWERED, trouble.retry_after
         else:
             happened = Happened.UNSENT
+        if pursuit.on_trouble is not None:
+            status = refusal.status if refusal is not None else trouble.status if trouble is not None else None
+            pursuit.on_trouble(status, retry_after)
         operation = pursuit.call.operation
         decision = decide(
             happened,
@@ -221,7 +246,9 @@ class Runner:
             within = pursuit.options.timeout
         if operation.resend is not Resend.READ:
             patience = within * _PATIENCE if operation.resend is Resend.SETTLE else within
-            pursuit.body = GuardedBody(call.body, deadline=pursuit.deadline, clock=self._clock, patience=patience)
+            pursuit.body = GuardedBody(
+                call.body, deadline=pursuit.deadline, clock=self._clock, patience=patience, fence=pursuit.fence
+            )
         reply = await self._transport.exchange(operation.method, call.path, pursuit.body, within=within)
         result = self._read(call, reply, pursuit)
         if logger.isEnabledFor(logging.DEBUG):

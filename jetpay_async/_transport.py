@@ -12,6 +12,7 @@ import math
 import os
 import re
 import socket
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,7 @@ from jetpay_async._wire import Reply
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
 
@@ -39,6 +40,9 @@ REPLY_LIMIT = 1_048_576
 # Uvicorn, which serves FastAPI applications as a rule, closes a connection after 5 idle seconds. A write on a
 # connection that the server is just closing has an unknown outcome; so ours are given up a little earlier.
 _KEEPALIVE = 4.0
+
+Fence = Callable[[], str | None]
+"""Says why nothing may leave any more, or None if it may."""
 
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 
@@ -55,14 +59,24 @@ class GuardedBody(Payload):
         clock: That clock.
         patience: Seconds to wait for the whole reply, from when it leaves; the connection is aborted then, and at the
             deadline.
+        fence: Asked at the last moment; what it returns is why nothing may leave any more, None if it may.
     """
 
-    def __init__(self, body: bytes, *, deadline: float, clock: Clock, patience: float = math.inf) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        deadline: float,
+        clock: Clock,
+        patience: float = math.inf,
+        fence: Fence | None = None,
+    ) -> None:
         # Not the base class's, which makes new headers for each payload: ours are always the same.
         self._body = body
         self._deadline = deadline
         self._monotonic = clock.monotonic
         self._patience = patience
+        self._fence = fence
         self._alarm: asyncio.TimerHandle | None = None
         self._sealed = False
         self.started_at: float | None = None
@@ -119,6 +133,8 @@ class GuardedBody(Payload):
             raise self._refuse("it was to be sent after it had been given up")
         if now >= self._deadline:
             raise self._refuse("the deadline had passed before anything left")
+        if self._fence is not None and (reason := self._fence()) is not None:
+            raise self._refuse(reason)
         self.started_at = now
         patience = min(self._patience, self._deadline - now)
         self._alarm = asyncio.get_running_loop().call_later(patience, self._give_up, writer, patience)

@@ -26,14 +26,18 @@ ROOT = Path(jetpay_async.__file__).parent
 
 # From the first rank to the last: a part may import the parts of the ranks before its own.
 RANKS = [
-    {"_clock", "_hosts", "_json", "_lazy", "_log", "_version", "_wire", "errors", "models", "money"},
+    {"_clock", "_hosts", "_json", "_lazy", "_log", "_version", "_wire", "errors", "models", "money", "outcomes"},
     {"_codec"},
     {"_calls"},
     {"_replies", "_retry"},
     {"_transport"},
     {"_runner"},
     {"_flights"},
+    {"_brake"},
+    {"batch"},
     {"client"},
+    {"captures"},
+    {"distributed"},
 ]
 FIRST = RANKS[0]
 CORE = set[str]().union(*RANKS)

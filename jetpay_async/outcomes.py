@@ -1,0 +1,170 @@
+"""What became of one item of a batch: exactly one of these for each.
+
+====================  ========================================  ======================================
+outcome               what it says                              what to do
+====================  ========================================  ======================================
+`Captured`            the money was taken                       nothing
+`Preauthorized`       the money is reserved                     store its ``debit_id``
+`Refused`             the API said no; no money moved           correct what it complains about
+`NotSent`             no money moved, and asking again is safe  ask again
+`Unknown`             it may have happened                      look before anything else
+====================  ========================================  ======================================
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeAlias, TypeVar
+
+import attrs
+
+from jetpay_async.errors import (
+    APIError,
+    ConfigurationError,
+    InvalidArgumentError,
+    JetpayError,
+    NotSentError,
+    RateLimitedError,
+    ServiceError,
+)
+from jetpay_async.models import Capture, Preauthorization
+from jetpay_async.money import Amount
+
+__all__ = [
+    "CaptureOutcome",
+    "Captured",
+    "NotSent",
+    "PreauthorizationOutcome",
+    "PreauthorizationRequest",
+    "Preauthorized",
+    "Refused",
+    "Unknown",
+]
+
+_R = TypeVar("_R")
+
+
+@attrs.frozen(kw_only=True)
+class PreauthorizationRequest:
+    """The arguments of one `JetpayClient.preauthorize`; they are checked when its turn comes.
+
+    Attributes:
+        contact_id: The payer.
+        credit_card_id: A card saved on that contact.
+        amount: Major units of the account's currency (CAD), at most two decimals.
+        to_bank_account_id: The merchant's bank account.
+        statement: What the payer's bank statement shows; at most 30 characters [docs].
+        reference: Yours, to tell the outcomes apart; never sent.
+    """
+
+    contact_id: str
+    credit_card_id: str
+    amount: Amount
+    to_bank_account_id: str
+    statement: str
+    reference: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Captured:
+    """The debit was captured in full."""
+
+    debit_id: str
+    """As it was given."""
+    capture: Capture
+    """What the API said of it."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the transaction's status told it rather than the capture's own reply."""
+        return self.capture.settled
+
+    @property
+    def attempts(self) -> int:
+        """How many capture requests were made; 0 if it was found captured before any."""
+        return self.capture.attempts
+
+
+@attrs.frozen(kw_only=True)
+class Preauthorized:
+    """The amount was reserved."""
+
+    request: PreauthorizationRequest
+    """As it was given."""
+    preauthorization: Preauthorization
+    """What the API said of it."""
+
+    @property
+    def debit_id(self) -> str:
+        """What to capture later. Store it."""
+        return self.preauthorization.debit_id
+
+    @property
+    def attempts(self) -> int:
+        """How many requests it took."""
+        return self.preauthorization.attempts
+
+
+@attrs.frozen(kw_only=True)
+class _Undone(Generic[_R]):
+    debit_id: str
+    """As it was given to be captured; of a preauthorization, the one that the API named, or empty."""
+    request: _R
+    """As it was given to be preauthorized; None for a capture."""
+
+    error: JetpayError
+
+    @property
+    def attempts(self) -> int:
+        """How many requests were tried."""
+        return self.error.attempts
+
+
+@attrs.frozen(kw_only=True)
+class Refused(_Undone[_R]):
+    """The API said no, or that the transaction is over: no money moved, and asking again the same won't help."""
+
+    error: JetpayError
+    """The API's word, an `APIError`."""
+
+
+@attrs.frozen(kw_only=True)
+class NotSent(_Undone[_R]):
+    """No money moved, and asking again is safe.
+
+    Either no request began to leave, or each one that did is proven to have done nothing: the API answered 429, or the
+    transaction's status says so.
+    """
+
+    error: JetpayError
+    """Why. An `InvalidArgumentError` if the item itself can't be sent."""
+
+
+@attrs.frozen(kw_only=True)
+class Unknown(_Undone[_R]):
+    """It may have happened: a request began to leave, and nothing could tell what became of it."""
+
+    error: JetpayError
+    """An `OutcomeUnknownError`, whose ``next_step`` says how to find out."""
+
+
+CaptureOutcome: TypeAlias = Captured | Refused[None] | NotSent[None] | Unknown[None]
+"""What `JetpayClient.capture_many` yields."""
+
+PreauthorizationOutcome: TypeAlias = (
+    Preauthorized
+    | Refused[PreauthorizationRequest]
+    | NotSent[PreauthorizationRequest]
+    | Unknown[PreauthorizationRequest]
+)
+"""What `JetpayClient.preauthorize_many` yields."""
+
+
+def undone(error: JetpayError, *, debit_id: str, request: _R) -> Refused[_R] | NotSent[_R] | Unknown[_R]:
+    """Say what an error means for the item that met it."""
+    kind: type[Refused[_R] | NotSent[_R] | Unknown[_R]] = Unknown  # of what is not known to be undone
+    # A 429 is no word on the item; that the API has not processed it is inferred, as in `RetryPolicy`.
+    if isinstance(error, RateLimitedError | NotSentError | ServiceError | ConfigurationError | InvalidArgumentError):
+        kind = NotSent
+    elif isinstance(error, APIError):
+        kind = Refused
+    return kind(debit_id=debit_id, request=request, error=error)
