@@ -126,9 +126,18 @@ def preauthorize(
     )
 
 
+def read_debit_id(debit_id: str) -> str:
+    """Check what is to be captured later.
+
+    Raises:
+        InvalidArgumentError: It can't be a debit's id.
+    """
+    return _read_id(debit_id, "debit_id")
+
+
 def capture(debit_id: str) -> Call[Capture]:
     """Take the full amount of a preauthorized debit [guide]."""
-    debit = _read_id(debit_id, "debit_id")
+    debit = read_debit_id(debit_id)
     return Call(CAPTURE, f"/debit/{_segment(debit)}/capture", {"debit_id": debit}, debit)
 
 

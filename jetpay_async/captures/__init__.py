@@ -1,0 +1,76 @@
+"""Captures that survive a crash: a ledger of intents and outcomes, and a crew that works it off.
+
+::
+
+    async with JetpayClient(token) as client, client.captures("captures.db", concurrency=64, rate=300) as captures:
+        batch = await captures.submit("2026-11-22", debit_ids)  # durable when it returns
+        async for outcome in batch.outcomes():                  # Captured | Refused | Unknown, each debit once
+            ...
+        report = await batch.wait()
+
+After a crash, a deploy or a power cut the same lines go on. An intent is committed before each request, the outcome
+after it. A debit found between the two by a later run is in doubt: once its request can no longer be on its way, its
+status is read, and only if that says that nothing happened, it is sent again.
+
+How long a request can be on its way is the one number that this rests on: the client's ``timeout``, a tenth of it for
+the time between the intent and the request, and ``RetryPolicy.settle_after`` for the way through the network and the
+API. Ask Jetpay how long its own processing may take.
+"""
+
+from typing import TYPE_CHECKING
+
+from jetpay_async._lazy import lazily
+
+if TYPE_CHECKING:
+    from jetpay_async.captures.captures import Batch, Captures, run_chunk
+    from jetpay_async.captures.errors import (
+        BatchMismatchError,
+        CapturesStoppedError,
+        ChunkBusyError,
+        LedgerError,
+        UnknownBatchError,
+    )
+    from jetpay_async.captures.ledger import Ledger
+    from jetpay_async.captures.records import (
+        BatchInfo,
+        ChunkReport,
+        DebitState,
+        LedgerItem,
+        Progress,
+        Report,
+        Submitted,
+    )
+
+__all__ = [
+    "Batch",
+    "BatchInfo",
+    "BatchMismatchError",
+    "Captures",
+    "CapturesStoppedError",
+    "ChunkBusyError",
+    "ChunkReport",
+    "DebitState",
+    "Ledger",
+    "LedgerError",
+    "LedgerItem",
+    "Progress",
+    "Report",
+    "Submitted",
+    "UnknownBatchError",
+    "run_chunk",
+]
+
+_HOMES = {
+    "Batch": "captures",
+    "Captures": "captures",
+    "Ledger": "ledger",
+    "run_chunk": "captures",
+    "BatchMismatchError": "errors",
+    "CapturesStoppedError": "errors",
+    "ChunkBusyError": "errors",
+    "LedgerError": "errors",
+    "UnknownBatchError": "errors",
+}
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__, __all__, _HOMES, otherwise="records")

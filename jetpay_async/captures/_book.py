@@ -1,0 +1,317 @@
+"""What a run asks of the ledger, each as one operation on a session. The rules of the states are here.
+
+::
+
+    pending ──claim──▶ sending ──record──▶ captured | refused | unknown
+       ▲                  │
+       └──────record──────┘ proven not captured
+
+``claim`` is committed before the first of its requests leaves; ``record`` changes only what its owner holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from jetpay_async.captures._statements import span
+from jetpay_async.captures.errors import BatchMismatchError, UnknownBatchError
+from jetpay_async.captures.records import BatchInfo, DebitState, LedgerItem, Progress, Submitted
+from jetpay_async.models import TransactionState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from jetpay_async.captures._session import Session
+
+PAGE = 500
+"""Rows that are read at a time."""
+
+
+@attrs.frozen
+class Scope:
+    """What is to be captured: a batch, or a chunk of it."""
+
+    batch: int
+    chunk: int | None = None
+
+    @property
+    def span(self) -> dict[str, int]:
+        """Its ids."""
+        return span(self.batch, self.chunk)
+
+
+@attrs.frozen
+class Claimed:
+    """A debit that this owner intends to send."""
+
+    id: int
+    debit_id: str
+    attempts: int
+    """This one included."""
+    repeated: bool
+    """Whether it may have been captured before: its status comes first."""
+    delay: float
+    """Seconds to wait for its slot in the rate."""
+
+
+@attrs.frozen
+class Doubt:
+    """A debit that somebody may have sent."""
+
+    id: int
+    debit_id: str
+    attempts: int
+    wait: float
+    """Seconds until its request can no longer be on its way."""
+
+
+@attrs.frozen
+class Entry:
+    """What became of a debit, as it is written down."""
+
+    id: int
+    state: DebitState
+    attempts: int
+    look_first: bool = False
+    """Of a pending one: whether its status comes before anything is sent."""
+    transaction_state: str | None = None
+    settled: bool = False
+    error: str | None = None
+    status: int | None = None
+    request_id: str | None = None
+    reason: str | None = None
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def find_batch(session: Session, key: str) -> tuple[int, Submitted, str]:
+    """Return a batch's number, what it is, and its fingerprint.
+
+    Raises:
+        UnknownBatchError: There is none.
+    """
+    rows = session.query(session.statements.find_batch, {"key": key})
+    if not rows:
+        raise UnknownBatchError(f"the ledger has no batch {key!r}; check the key, or submit it")
+    number, fingerprint, total, duplicates, chunks = rows[0]
+    return number, Submitted(key=key, created=False, total=total, duplicates=duplicates, chunks=chunks), fingerprint
+
+
+def submit(
+    session: Session, key: str, debit_ids: Iterable[tuple[int, str]], *, given: int, chunks: int, fingerprint: str
+) -> Submitted:
+    """Add a batch, whole; or find it, if it is there with the same debits.
+
+    Raises:
+        BatchMismatchError: It is there with other debits.
+    """
+    session.guard_submission()
+    try:
+        _, submitted, known = find_batch(session, key)
+    except UnknownBatchError:
+        statements = session.statements
+        parameters = {"key": key, "fingerprint": fingerprint, "chunks": chunks}
+        batch = session.query(statements.add_batch, parameters)[0][0]
+        low = span(batch)["low"]
+        total = session.insert_debits((low + position, debit_id) for position, debit_id in debit_ids)
+        duplicates = given - total
+        session.change(statements.count_batch, {"batch": batch, "total": total, "duplicates": duplicates})
+        return Submitted(key=key, created=True, total=total, duplicates=duplicates, chunks=chunks)
+    if known != fingerprint:
+        raise BatchMismatchError(
+            f"batch {key!r} exists with other debits ({submitted.total}, now {given} were given); nothing was changed: "
+            "give the same debits to go on with it, or other debits under another key"
+        )
+    return submitted
+
+
+def reopen_unknown(session: Session, batch: int) -> int:
+    """Put what is unknown back, to be looked at before anything is sent."""
+    return _reopen(session, batch, session.statements.reopen_unknown, DebitState.UNKNOWN)
+
+
+def reopen_refused(session: Session, batch: int) -> int:
+    """Put what was refused back, to be looked at before anything is sent."""
+    return _reopen(session, batch, session.statements.reopen_refused, DebitState.REFUSED)
+
+
+def _reopen(session: Session, batch: int, statement: str, state: DebitState) -> int:
+    count = session.change(statement, span(batch))
+    if count:
+        counts = {"refused": 0, "unknown": 0, state.value: count}
+        session.change(session.statements.reopened, {"batch": batch, **counts})
+    return count
+
+
+def progress(session: Session, batch: int) -> BatchInfo:
+    """Say where a batch stands."""
+    return _info(session.query(session.statements.progress_of, {"batch": batch})[0])
+
+
+def batches(session: Session) -> list[BatchInfo]:
+    """Say where each batch stands."""
+    return [_info(row) for row in session.query(session.statements.progress_of_all, {})]
+
+
+def count_chunk(session: Session, scope: Scope) -> Counter[str]:
+    """Count the debits of a chunk by state."""
+    rows = session.query(session.statements.chunk_counts, scope.span)
+    return Counter({row[0]: row[1] for row in rows})
+
+
+def _info(row: Sequence[Any]) -> BatchInfo:
+    total, captured, refused, unknown, sending, key, submitted_at, finished_at, chunks = row
+    return BatchInfo(
+        key=key,
+        submitted_at=_required_time(submitted_at),
+        finished_at=_time(finished_at),
+        chunks=chunks,
+        progress=Progress(
+            total=total,
+            pending=total - captured - refused - unknown - sending,
+            sending=sending,
+            captured=captured,
+            refused=refused,
+            unknown=unknown,
+        ),
+    )
+
+
+# --- captures ---------------------------------------------------------------------------------------------------------
+
+
+def claim(
+    session: Session, scope: Scope, *, owner: int, limit: int, settle: float, rate: float | None
+) -> list[Claimed]:
+    """Intend to send some debits that are pending: durable when the transaction is.
+
+    Args:
+        session: The session.
+        scope: Where to take them from.
+        owner: Who sends them.
+        limit: How many at most.
+        settle: Seconds from now until their requests can no longer be on their way.
+        rate: Captures per second, of all owners together.
+    """
+    statements = session.statements
+    rows = session.query(statements.pending, {**scope.span, "limit": limit})
+    if not rows:
+        return []
+    first, step = 0.0, 0.0
+    if rate is not None:
+        step = 1 / rate
+        first = max(0.0, session.query(statements.reserve, {"span": len(rows) * step})[0][0])
+    ids = session.among([row[0] for row in rows])
+    session.change(statements.intend, {"ids": ids, "owner": owner, "settle": settle + first + len(rows) * step})
+    return [
+        Claimed(number, debit_id, attempts + 1, bool(repeated), first + place * step)
+        for place, (number, debit_id, attempts, repeated) in enumerate(rows)
+    ]
+
+
+def sees_others(session: Session, owner: int) -> bool:
+    """Say whether another owner has debits under way."""
+    return bool(session.query(session.statements.sees_others, {"owner": owner}))
+
+
+def all_held_by_others(session: Session, scope: Scope, owner: int) -> bool:
+    """Say whether all that is left of a scope is being sent by other owners."""
+    return not session.query(session.statements.mine_or_free, {**scope.span, "owner": owner})
+
+
+def adopt(session: Session, scopes: Iterable[Scope], *, owner: int) -> list[Doubt]:
+    """Take over what owners that are dead have been sending: it is in doubt."""
+    session.bury_dead(owner)
+    return [
+        Doubt(number, debit_id, attempts, max(0.0, wait))
+        for scope in scopes
+        for number, debit_id, attempts, wait in session.query(session.statements.adopt, {**scope.span, "owner": owner})
+    ]
+
+
+def record(session: Session, entries: Sequence[Entry], *, owner: int) -> None:
+    """Write down what became of debits that this owner holds; those that it lost are another's to tell."""
+    by_batch: dict[int, list[Entry]] = {}
+    for entry in entries:
+        by_batch.setdefault(entry.id >> 32, []).append(entry)
+    # In one order, so that two owners can't wait for each other.
+    for batch in sorted(by_batch):
+        _record(session, batch, by_batch[batch], owner)
+
+
+def _record(session: Session, batch: int, entries: list[Entry], owner: int) -> None:
+    statements = session.statements
+    final = [entry for entry in entries if entry.state is not DebitState.PENDING]
+    counts = Counter(entry.state.value for entry in final)
+    base = batch << 32
+    if final:
+        base += session.query(statements.take_places, {"batch": batch, "finished": len(final)})[0][0]
+    places = {entry.id: place for place, entry in enumerate(final, start=1)}
+    outcomes = json.dumps([_row(entry, places.get(entry.id)) for entry in entries])
+    changed = session.change(statements.record, {"outcomes": outcomes, "base": base, "owner": owner})
+    if changed < len(entries):
+        parameters = {"ids": session.among(list(places)), "owner": owner, "base": base, "finished": len(final)}
+        counts = Counter(state for (state,) in session.query(statements.recorded, parameters))
+    if counts:
+        numbers = {state: counts[state] for state in ("captured", "refused", "unknown")}
+        session.change(statements.count, {"batch": batch, "finished": counts.total(), **numbers})
+
+
+def _row(entry: Entry, place: int | None) -> dict[str, object]:
+    row = attrs.asdict(entry)
+    row["settled"] = int(entry.settled)
+    row["look_first"] = int(entry.look_first)
+    row["seq"] = place
+    return row
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def outcomes(session: Session, key: str, batch: int, after: int) -> tuple[list[LedgerItem], int]:
+    """Read the next outcomes of a batch in their order, and where to go on."""
+    ids = span(batch)
+    parameters = {"after": max(after, ids["low"]), "high": ids["high"], "limit": PAGE}
+    rows = session.query(session.statements.outcomes, parameters)
+    return [_item(key, row) for row in rows], rows[-1][-1] if rows else after
+
+
+def items(session: Session, key: str, batch: int, after: int, state: DebitState | None) -> tuple[list[LedgerItem], int]:
+    """Read the next debits of a batch in the order they were given, and where to go on."""
+    ids = span(batch)
+    statement = session.statements.items if state is None else session.statements.items_in[state.value]
+    rows = session.query(statement, {"after": max(after, ids["low"] - 1), "high": ids["high"], "limit": PAGE})
+    return [_item(key, row) for row in rows], rows[-1][0] if rows else after
+
+
+def _item(key: str, row: Sequence[Any]) -> LedgerItem:
+    _, debit_id, state, attempts, intent_at, finished_at, transaction_state, settled, *rest = row
+    error, status, request_id, reason = rest[:4]
+    return LedgerItem(
+        batch=key,
+        debit_id=debit_id,
+        state=DebitState(state),
+        attempts=attempts,
+        intent_at=_time(intent_at),
+        finished_at=_time(finished_at),
+        transaction_state=None if transaction_state is None else TransactionState(transaction_state),
+        settled=bool(settled),
+        error=error,
+        status=status,
+        request_id=request_id,
+        reason=reason,
+    )
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else _required_time(seconds)
+
+
+def _required_time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,155 @@
+"""One thread that owns the connection, and commits whatever has queued up as one transaction.
+
+That is what makes a durable outcome cheap: while the disk is busy with one commit, the next one gathers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+import attrs
+
+from jetpay_async.captures.errors import LedgerError
+
+if TYPE_CHECKING:
+    from jetpay_async.captures._session import Engine, Session
+
+_T = TypeVar("_T")
+
+Operation = Callable[["Session"], _T]
+"""A part of a transaction. It raises before it has changed anything, or spoils the whole transaction."""
+
+
+@attrs.frozen(eq=False)
+class _Order(Generic[_T]):
+    operation: Operation[_T]
+    future: asyncio.Future[_T]
+    writes: bool
+    alone: bool
+
+
+class Desk:
+    """Takes operations from the event loop and carries them out, in order, in its thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._orders: SimpleQueue[_Order[Any] | None] = SimpleQueue()
+        """None is the end."""
+        self._ahead: list[_Order[Any] | None] = []
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._thread: threading.Thread | None = None
+        self.commits = 0
+        """Transactions that wrote something."""
+
+    async def open(self, *, create: bool) -> None:
+        """Connect.
+
+        Raises:
+            LedgerError: The ledger can't be used.
+        """
+        # A daemon: a program that forgets to close must still be able to end; a commit is whole or not at all.
+        self._thread = threading.Thread(target=self._serve, args=(create,), name="jetpay-ledger", daemon=True)
+        self._thread.start()
+        try:
+            await asyncio.shield(self._opened)
+        except asyncio.CancelledError:
+            self._orders.put(None)
+            raise
+
+    async def run(self, operation: Operation[_T], *, writes: bool = True, alone: bool = False) -> _T:
+        """Carry out an operation; it is durable when this returns.
+
+        Args:
+            operation: What to do with the session, in the thread.
+            writes: Whether it may change anything.
+            alone: Whether it gets a transaction of its own, so that it may raise when it has changed something.
+
+        Raises:
+            LedgerError: The ledger can't be read or written.
+        """
+        if self._closed.done():
+            raise LedgerError(f"the ledger {self._engine.name} is closed; open it again")
+        future: asyncio.Future[_T] = self._loop.create_future()
+        self._orders.put(_Order(operation, future, writes, alone))
+        return await future
+
+    async def close(self) -> None:
+        """Carry out what was ordered, and disconnect."""
+        self._orders.put(None)
+        await asyncio.shield(self._closed)
+
+    def _serve(self, create: bool) -> None:  # noqa: FBT001 - a thread's target
+        try:
+            session = self._engine.connect(create=create)
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever opens
+            self._deliver([(self._opened, None, self._translate(error)), (self._closed, None, None)])
+            return
+        self._deliver([(self._opened, None, None)])
+        while orders := self._gather():
+            self._deliver(self._transact(session, orders))
+        session.close()
+        self._deliver([(self._closed, None, None)])
+
+    def _gather(self) -> list[_Order[Any]]:
+        """Wait for an order, and take with it all that may share its transaction; nothing at the end."""
+        order = self._ahead.pop() if self._ahead else self._orders.get()
+        orders = [order] if order is not None else []
+        while order is not None and not order.alone:
+            try:
+                order = self._orders.get_nowait()
+            except Empty:
+                break
+            if order is None or order.alone:
+                self._ahead.append(order)
+                break
+            orders.append(order)
+        return orders
+
+    def _transact(self, session: Session, orders: list[_Order[Any]]) -> list[_Result]:
+        writes = any(order.writes for order in orders)
+        results: list[_Result] = []
+        try:
+            session.begin(writes=writes)
+            results = [(order.future, order.operation(session), None) for order in orders]
+            session.commit()
+        except Exception as error:  # noqa: BLE001 - it belongs to those who ordered
+            with contextlib.suppress(Exception):  # a lost connection can't roll back, and need not
+                session.rollback()
+            failure = self._translate(error)
+            return [(order.future, None, failure) for order in orders]
+        self.commits += writes
+        return results
+
+    def _translate(self, error: Exception) -> Exception:
+        said = self._engine.explain(error)
+        if said is None:
+            return error
+        failure = LedgerError(said)
+        failure.__cause__ = error
+        return failure
+
+    def _deliver(self, results: list[_Result]) -> None:
+        # The loop may have been closed under a program that forgot to close the ledger.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_settle, results)
+
+
+_Result: TypeAlias = tuple["asyncio.Future[Any]", object, Exception | None]
+
+
+def _settle(results: list[_Result]) -> None:
+    for future, value, error in results:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(copy.copy(error) if len(results) > 1 else error)

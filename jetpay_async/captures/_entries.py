@@ -1,0 +1,91 @@
+"""Outcomes as the ledger writes them down, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jetpay_async import errors
+from jetpay_async.captures._book import Entry
+from jetpay_async.captures.records import DebitState, LedgerItem
+from jetpay_async.errors import APIError, JetpayError, OutcomeUnknownError, TransactionFailedError
+from jetpay_async.models import Capture, TransactionState
+from jetpay_async.outcomes import Captured, Refused, Unknown
+
+if TYPE_CHECKING:
+    from jetpay_async.outcomes import CaptureOutcome
+
+_REASON_LIMIT = 500
+
+_NEXT_STEP = "Submit the batch again: its status is read before anything is sent."
+
+
+def write(item_id: int, outcome: Captured | Refused[None] | Unknown[None], *, earlier: int) -> Entry:
+    """Write an outcome down.
+
+    Args:
+        item_id: Of the debit.
+        outcome: What became of it.
+        earlier: Capture requests made before those that the outcome counts.
+    """
+    attempts = earlier + outcome.attempts
+    if isinstance(outcome, Captured):
+        state = outcome.capture.state.value
+        return Entry(item_id, DebitState.CAPTURED, attempts, transaction_state=state, settled=outcome.settled)
+    error = outcome.error
+    kind = DebitState.REFUSED if isinstance(outcome, Refused) else DebitState.UNKNOWN
+    said = error.state if isinstance(error, OutcomeUnknownError | TransactionFailedError) else None
+    reason = error.reason if isinstance(error, OutcomeUnknownError) else error.message
+    return Entry(
+        item_id,
+        kind,
+        attempts,
+        transaction_state=None if said is None else said.value,
+        error=type(error).__name__,
+        status=error.status,
+        request_id=error.request_id,
+        reason=reason[:_REASON_LIMIT],
+    )
+
+
+def read(item: LedgerItem) -> CaptureOutcome:
+    """Read the outcome of a debit that has one."""
+    debit_id = item.debit_id
+    if item.state is DebitState.CAPTURED:
+        state = item.transaction_state or TransactionState.PAID
+        capture = Capture(identifier=debit_id, state=state, settled=item.settled, raw={}, attempts=item.attempts)
+        return Captured(debit_id=debit_id, capture=capture)
+    if item.state is DebitState.REFUSED:
+        return Refused(debit_id=debit_id, request=None, error=_refusal(item))
+    return Unknown(debit_id=debit_id, request=None, error=_unknown(item))
+
+
+def _refusal(item: LedgerItem) -> JetpayError:
+    kind = getattr(errors, item.error or "", APIError)
+    error_class: type[JetpayError] = kind if isinstance(kind, type) and issubclass(kind, JetpayError) else APIError
+    error = error_class(
+        item.reason or "refused",
+        operation="capture",
+        debit_id=item.debit_id,
+        status=item.status,
+        request_id=item.request_id,
+        attempts=item.attempts,
+    )
+    if isinstance(error, TransactionFailedError):
+        error.state = item.transaction_state
+    return error
+
+
+def _unknown(item: LedgerItem) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        "a request began to leave and no usable answer came: it may have been carried out",
+        arguments={"debit_id": item.debit_id},
+        started_at=item.intent_at,
+        state=item.transaction_state,
+        reason=item.reason or "",
+        next_step=_NEXT_STEP,
+        operation="capture",
+        debit_id=item.debit_id,
+        status=item.status,
+        request_id=item.request_id,
+        attempts=item.attempts,
+    )

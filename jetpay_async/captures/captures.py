@@ -1,0 +1,350 @@
+"""Durable captures: what a user holds."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from jetpay_async._log import logger
+from jetpay_async.batch import Pace
+from jetpay_async.captures import _book, _entries
+from jetpay_async.captures._book import Scope
+from jetpay_async.captures._crew import Crew
+from jetpay_async.captures._lease import Lease
+from jetpay_async.captures.errors import CapturesStoppedError, ChunkBusyError, LedgerError
+from jetpay_async.captures.ledger import Ledger
+from jetpay_async.captures.records import BatchInfo, ChunkReport, DebitState, Progress, Report
+from jetpay_async.errors import ConfigurationError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from jetpay_async.captures._crew import Means
+    from jetpay_async.captures._desk import Desk
+    from jetpay_async.client import JetpayClient
+    from jetpay_async.outcomes import CaptureOutcome
+
+__all__ = ["Batch", "Captures", "run_chunk"]
+
+# Seconds between two looks at a batch that others may work on too.
+_LOOK = 0.5
+
+DEFAULT_LEASE = 15.0
+
+
+class Captures:
+    """Captures from a ledger, made by `JetpayClient.captures`; open it with ``async with``.
+
+    While it is open, what was submitted through it is captured in the background. Leaving the block stops that: nothing
+    more is sent, those in flight are awaited (within the client's timeout), and the rest stays pending in the ledger.
+    """
+
+    def __init__(
+        self,
+        ledger: str | os.PathLike[str],
+        means: Means,
+        *,
+        concurrency: int,
+        rate: float | None,
+        lease: float,
+        trust_pending: bool,
+    ) -> None:
+        self._ledger = Ledger(ledger, clock=means.clock)
+        self._means = means
+        self._pace = Pace(concurrency=concurrency, rate=rate)
+        self._lease_seconds = _check_lease(lease)
+        self._trust_pending = trust_pending
+        self._crew: Crew | None = None
+        self._lease: Lease | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the ledger, and register in it as an owner of debits.
+
+        Raises:
+            LedgerError: The ledger can't be used; nothing was sent, and the message says what to do.
+        """
+        if self._crew is not None:
+            raise ConfigurationError("these captures are open already; make others for another block")
+        await self._ledger.__aenter__()
+        try:
+            lease = Lease(self._ledger.desk, self._lease_seconds, self._means.clock, lapses=self._ledger.leases)
+            await lease.take()
+        except BaseException:
+            await self._ledger.__aexit__(None, None, None)
+            raise
+        self._lease = lease
+        self._crew = Crew(
+            self._ledger.desk,
+            lease,
+            self._means,
+            self._pace,
+            trust_pending=self._trust_pending,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        crew, lease = self._crew, self._lease
+        self._crew = self._lease = None
+        try:
+            if crew is not None:
+                await crew.close()
+        finally:
+            try:
+                if lease is not None:
+                    await lease.leave()
+            except LedgerError as failure:
+                # The next run finds out by itself; and what stopped this one has been told.
+                logger.warning("the ledger could not be told that this run ends: %s", failure)
+            finally:
+                await self._ledger.__aexit__(None, None, None)
+
+    async def submit(self, key: str, debit_ids: Iterable[str] | AsyncIterable[str]) -> Batch:
+        """Add a batch, whole or not at all, and begin to capture it; it is durable when this returns.
+
+        The same key with the same debits is the same batch, also in another process and after a crash: the same lines
+        go on with it. Debits that an earlier run left unknown are then looked at again.
+
+        Args:
+            key: The batch's name, for example the day; at most 255 characters.
+            debit_ids: From `JetpayClient.preauthorize`, in any order; memory stays flat however many there are. A debit
+                given twice is captured once.
+
+        Raises:
+            InvalidArgumentError: The key or an id can't be one; nothing was added, nothing is sent.
+            BatchMismatchError: There is such a batch, with other debits; nothing was changed.
+            LedgerError: The ledger can't be written; nothing is sent.
+        """
+        crew = self._open_crew()
+        await self._ledger.submit(key, debit_ids)
+        return await self._resume(crew, key)
+
+    async def batch(self, key: str) -> Batch:
+        """Go on with a batch that was submitted before, here or elsewhere.
+
+        Args:
+            key: Its name.
+
+        Raises:
+            UnknownBatchError: There is none.
+            LedgerError: The ledger can't be written.
+        """
+        return await self._resume(self._open_crew(), key)
+
+    def stop(self) -> None:
+        """Stop capturing: nothing more is sent, and those in flight finish.
+
+        For signal handlers: ``loop.add_signal_handler(signal.SIGTERM, captures.stop)``. Who waits for a batch gets
+        `CapturesStoppedError` as soon as nothing is in flight any more.
+        """
+        if self._crew is not None:
+            self._crew.stop()
+
+    async def run_chunk(self, batch: str, chunk: int) -> ChunkReport:
+        """Capture one chunk of a batch; see the function `run_chunk`."""
+        crew = self._open_crew()
+        number = await self._ledger.find(batch)
+        if type(chunk) is not int or chunk < 0:
+            raise InvalidArgumentError(f"chunk={chunk!r} must be an int of at least 0", field="chunk")
+        scope = Scope(number, chunk)
+        crew.watch(scope)
+        try:
+            return await self._wait_for_chunk(crew, batch, scope)
+        finally:
+            crew.forget(scope)
+
+    async def _wait_for_chunk(self, crew: Crew, key: str, scope: Scope) -> ChunkReport:
+        waited_from: float | None = None
+        desk = self._ledger.desk
+        while True:
+            stopped = crew.done
+            counts = await desk.run(partial(_book.count_chunk, scope=scope), writes=False)
+            if not counts[DebitState.PENDING] and not counts[DebitState.SENDING]:
+                return ChunkReport(
+                    key=key,
+                    chunk=scope.chunk or 0,
+                    total=counts.total(),
+                    captured=counts[DebitState.CAPTURED],
+                    refused=counts[DebitState.REFUSED],
+                    unknown=counts[DebitState.UNKNOWN],
+                )
+            if stopped:
+                raise await _stopped(desk, crew, key, scope.batch)
+            if await desk.run(partial(_book.all_held_by_others, scope=scope, owner=self._owner), writes=False):
+                now = self._means.clock.monotonic()
+                waited_from = now if waited_from is None else waited_from
+                if now - waited_from > self._lease_seconds + _LOOK:
+                    raise ChunkBusyError(
+                        f"chunk {scope.chunk} of batch {key!r} is being captured by another run, which is alive; "
+                        "run the chunk again later"
+                    )
+            else:
+                waited_from = None
+            await crew.news(_LOOK)
+
+    @property
+    def _owner(self) -> int:
+        return 0 if self._lease is None else self._lease.owner
+
+    async def _resume(self, crew: Crew, key: str) -> Batch:
+        number = await self._ledger.find(key)
+        await self._ledger.desk.run(partial(_book.reopen_unknown, batch=number))
+        crew.watch(Scope(number))
+        return Batch(self._ledger.desk, crew, key, number)
+
+    def _open_crew(self) -> Crew:
+        if self._crew is None:
+            raise ConfigurationError("these captures are not open; use them within `async with client.captures(...)`")
+        return self._crew
+
+
+class Batch:
+    """A batch being captured, made by `Captures.submit` and `Captures.batch`.
+
+    Attributes:
+        key: Its name.
+    """
+
+    def __init__(self, desk: Desk, crew: Crew, key: str, number: int) -> None:
+        self.key = key
+        self._desk = desk
+        self._crew = crew
+        self._number = number
+
+    async def outcomes(self) -> AsyncIterator[CaptureOutcome]:
+        """Yield what became of each debit, in the order in which it was written down; once for each.
+
+        Those of earlier runs come first: whoever was interrupted misses nothing. They are read from the ledger, so
+        that ``raw`` is empty, and of an error its class, message, status and request id are kept. No outcome is
+        `NotSent`: what was not sent is pending, and comes later. A slow consumer slows nothing down, and fills no
+        memory.
+
+        An `Unknown` may be followed by what another run finds out about it.
+
+        Raises:
+            CapturesStoppedError: Capturing stopped before the end; the cause says why.
+            LedgerError: The ledger can't be read.
+        """
+        place = 0
+        while True:
+            stopped = self._crew.done
+            complete = (await self.progress()).complete
+            operation = partial(_book.outcomes, key=self.key, batch=self._number, after=place)
+            page, place = await self._desk.run(operation, writes=False)
+            for item in page:
+                yield _entries.read(item)
+            if page:
+                continue
+            if complete:
+                return
+            if stopped:
+                raise await _stopped(self._desk, self._crew, self.key, self._number)
+            await self._crew.news(_LOOK)
+
+    async def progress(self) -> Progress:
+        """Tell where it stands, whoever works on it.
+
+        Raises:
+            LedgerError: The ledger can't be read.
+        """
+        return (await _info(self._desk, self._number)).progress
+
+    async def wait(self) -> Report:
+        """Wait until each debit has an outcome, whoever captures them.
+
+        Raises:
+            CapturesStoppedError: Capturing stopped before the end; the cause says why.
+            LedgerError: The ledger can't be read.
+        """
+        while True:
+            stopped = self._crew.done
+            info = await _info(self._desk, self._number)
+            if info.progress.complete and info.finished_at is not None:
+                progress = info.progress
+                return Report(
+                    key=self.key,
+                    total=progress.total,
+                    captured=progress.captured,
+                    refused=progress.refused,
+                    unknown=progress.unknown,
+                    submitted_at=info.submitted_at,
+                    finished_at=info.finished_at,
+                )
+            if stopped:
+                raise await _stopped(self._desk, self._crew, self.key, self._number)
+            await asyncio.sleep(_BREATH)
+            await self._crew.news(_LOOK)
+
+
+def _check_lease(lease: float) -> float:
+    if type(lease) not in {int, float} or not 0 < lease <= sys.float_info.max:
+        raise InvalidArgumentError(f"lease={lease!r} must be a number of seconds, more than 0", field="lease")
+    return float(lease)
+
+
+async def _info(desk: Desk, number: int) -> BatchInfo:
+    return await desk.run(partial(_book.progress, batch=number), writes=False)
+
+
+async def _stopped(desk: Desk, crew: Crew, key: str, number: int) -> CapturesStoppedError:
+    cause = crew.error
+    progress: Progress | None = None
+    try:
+        progress = (await _info(desk, number)).progress
+    except LedgerError as failure:
+        cause = cause or failure
+    left = "" if progress is None else f", {progress.total - progress.finished} of {progress.total} debits are left"
+    why = "on request" if cause is None else f"({cause})"
+    error = CapturesStoppedError(
+        f"capturing batch {key!r} stopped {why}{left}; submit the same batch again to go on", key=key, progress=progress
+    )
+    error.__cause__ = cause
+    return error
+
+
+# Outcomes are written down a hundred times a second; whoever waits for the last need not look at each.
+_BREATH = 0.05
+
+
+async def run_chunk(
+    ledger: str | os.PathLike[str] | Captures,
+    batch: str,
+    chunk: int,
+    *,
+    client: JetpayClient,
+    concurrency: int = 64,
+    rate: float | None = None,
+    lease: float = DEFAULT_LEASE,
+) -> ChunkReport:
+    """Capture one chunk of a batch: the unit of work for any engine that runs each job at least once.
+
+    Running it again, or twice at a time, is safe and cheap: what is done is done, what a dead worker left in doubt is
+    settled, and what is pending is sent. It returns when every debit of the chunk has an outcome.
+
+    Args:
+        ledger: Where the batch was submitted: a path, a ``postgresql://`` URL, or `Captures` that are open, whose
+            concurrency, rate and lease then count.
+        batch: The batch's key.
+        chunk: Which one, from 0; `Submitted.chunks` says how many there are.
+        client: Captures them.
+        concurrency: Captures in flight, at most.
+        rate: Captures per second, of all machines together.
+        lease: Seconds after which a worker that says nothing counts as dead (PostgreSQL).
+
+    Raises:
+        InvalidArgumentError: An argument can't work.
+        UnknownBatchError: The ledger has no such batch.
+        ChunkBusyError: Another run, which is alive, holds what is left of the chunk; run it again later.
+        CapturesStoppedError: It stopped before the end; the cause says why. Run it again.
+        LedgerError: The ledger can't be used.
+    """
+    if isinstance(ledger, Captures):
+        return await ledger.run_chunk(batch, chunk)
+    async with client.captures(ledger, concurrency=concurrency, rate=rate, lease=lease) as captures:
+        return await captures.run_chunk(batch, chunk)
