@@ -114,6 +114,10 @@ class Flights:
                 return await follower
         except TimeoutError:
             raise self._runner.late(flight.pursuit) from None
+        except asyncio.CancelledError:
+            if flight.pursuit.unknown:
+                pursuit.doubt(self._runner.now())
+            raise
 
     def _remember(self, debit_id: str, pursuit: Pursuit[Capture]) -> None:
         if not pursuit.doubtful:

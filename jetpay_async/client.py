@@ -6,30 +6,35 @@ import os
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
-from jetpay_async import _calls
+from jetpay_async import _calls, batch
 from jetpay_async._clock import SYSTEM_CLOCK
 from jetpay_async._flights import Flights
 from jetpay_async._hosts import DEMO_URL, PRODUCTION_URL, check_base_url
 from jetpay_async._retry import RetryPolicy
 from jetpay_async._runner import Options, Runner
 from jetpay_async._transport import Transport
+from jetpay_async.batch import DEFAULT_CONCURRENCY, Crew, Pace
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Iterable
     from types import TracebackType
     from typing import Self
 
     import aiohttp
 
     from jetpay_async._clock import Clock
+    from jetpay_async.batch import AnyCrew, Errand
     from jetpay_async.errors import OutcomeUnknownError
     from jetpay_async.models import Capture, Preauthorization, TransactionStatus
     from jetpay_async.money import Amount
+    from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome, PreauthorizationRequest
 
 __all__ = ["DEMO_URL", "PRODUCTION_URL", "JetpayClient"]
 
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
+_Outcome = TypeVar("_Outcome", bound="CaptureOutcome | PreauthorizationOutcome")
 
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_CONNECTIONS = 100
@@ -70,7 +75,7 @@ class JetpayClient:
         ConfigurationError: An argument can't work, for example a token that would go to a host that it is not for.
     """
 
-    __slots__ = ("_flights", "_options", "_owner", "_runner", "_transport")
+    __slots__ = ("_clock", "_crews", "_flights", "_options", "_owner", "_runner", "_transport")
 
     def __init__(
         self,
@@ -100,6 +105,8 @@ class JetpayClient:
         )
         self._runner = Runner(self._transport, clock, on_unknown)
         self._flights = Flights(self._runner)
+        self._clock = clock
+        self._crews: set[AnyCrew] = set()
         self._owner = True
 
     @classmethod
@@ -246,6 +253,105 @@ class JetpayClient:
         """
         await self._run(_calls.cancel_transaction(identifier))
 
+    def capture_many(
+        self,
+        debit_ids: Iterable[str] | AsyncIterable[str],
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        rate: float | None = None,
+        ordered: bool = False,
+        on_outcome: Callable[[CaptureOutcome], None] | None = None,
+    ) -> AsyncGenerator[CaptureOutcome, None]:
+        """Capture many debits, and yield what became of each as soon as it is known.
+
+        ::
+
+            async for outcome in client.capture_many(debit_ids):
+                match outcome:
+                    case Captured(debit_id=debit_id): ...
+                    case Refused(debit_id=debit_id, error=error): ...
+                    case NotSent(debit_id=debit_id, error=error): ...  # safe to ask again
+                    case Unknown(debit_id=debit_id, error=error): ...  # look before anything else
+
+        There is exactly one outcome for each id, whatever happens to it or to others. An id that is given twice is
+        captured once and reported twice. Ids are taken one by one as they are needed and nothing is kept of them, so
+        they may come from a file, a database or a queue, and without end; a slow loop slows the captures.
+
+        The crew slows down when the API answers 429 or 5xx, and starts nothing while ``Retry-After`` lasts. When the
+        API is dead (8 items in a row end without its word on them) or refuses the token, the rest comes out as
+        `NotSent`, but for one item every 30 seconds, whose success lets the others go on.
+
+        Leave the loop whenever you like, by ``break``, by an exception, or by cancelling the task: no further item is
+        started, and those in flight are carried through. ``on_outcome`` is told what became of them, and so is the log,
+        as a warning. A second cancellation breaks them off. Cancelling waits for them, and so does closing the
+        client; after a ``break``, `contextlib.aclosing` makes it happen at once.
+
+        Args:
+            debit_ids: From `preauthorize`: an iterable, or an async iterable.
+            concurrency: How many captures are in flight at most. More than the client's ``max_connections`` wait for
+                a connection, within their timeout.
+            rate: Captures started per second at most, evenly spaced; None for as many as ``concurrency`` allows.
+            ordered: Whether outcomes come in the order of the ids; then up to 16 times ``concurrency`` of them wait
+                for an earlier one.
+            on_outcome: Called with each outcome as it happens, before it is yielded, and also with those that can't be
+                yielded any more. Synchronous, quick, and best used to write it down; what it raises is logged.
+
+        Yields:
+            `Captured`, `Refused`, `NotSent` or `Unknown`. The client's ``timeout`` counts for each item by itself, from
+            its start.
+
+        Raises:
+            InvalidArgumentError: An argument is out of range, or one id was given instead of many; at once. An id that
+                can't be one is a `NotSent`.
+            ConfigurationError: The client is closed: at once, or after the items in flight.
+            Exception: What ``debit_ids`` raised, after the items that were taken from it.
+        """
+        return self._crew(
+            batch.captures(self._flights),
+            debit_ids,
+            "debit_ids",
+            Pace(concurrency=concurrency, rate=rate, ordered=ordered),
+            on_outcome,
+        )
+
+    def preauthorize_many(
+        self,
+        requests: Iterable[PreauthorizationRequest] | AsyncIterable[PreauthorizationRequest],
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        rate: float | None = None,
+        on_outcome: Callable[[PreauthorizationOutcome], None] | None = None,
+    ) -> AsyncGenerator[PreauthorizationOutcome, None]:
+        """Reserve many amounts, and yield what became of each as soon as it is known.
+
+        It goes about it as `capture_many` does; see there. Two equal requests are two reservations.
+
+        Args:
+            requests: What to reserve: an iterable, or an async iterable.
+            concurrency: How many are in flight at most.
+            rate: Preauthorizations started per second at most, evenly spaced; None for as many as ``concurrency``
+                allows.
+            on_outcome: Called with each outcome as it happens, also with those that can't be yielded any more: best
+                used to store the ``debit_id``. Synchronous and quick; what it raises is logged.
+
+        Yields:
+            `Preauthorized`, `Refused`, `NotSent` or `Unknown`, each with its ``request``. Of those that are `Unknown`,
+            some have reserved the amount: nothing at the API could tell.
+
+        Raises:
+            InvalidArgumentError: An argument is out of range; at once. A request with a field that can't be right is a
+                `NotSent`.
+            ConfigurationError: The client is closed: at once, or after the items in flight.
+            Exception: What ``requests`` raised, after the items that were taken from it.
+        """
+        return self._crew(
+            batch.preauthorizations(self._runner),
+            requests,
+            "requests",
+            Pace(concurrency=concurrency, rate=rate),
+            on_outcome,
+        )
+
     def with_options(self, *, timeout: float | None = None, retry: RetryPolicy | None = None) -> JetpayClient:
         """Return a client with other options on the same session.
 
@@ -262,6 +368,8 @@ class JetpayClient:
         other._transport = self._transport
         other._runner = self._runner
         other._flights = self._flights
+        other._clock = self._clock
+        other._crews = self._crews
         other._options = _options(
             self._options.timeout if timeout is None else timeout, self._options.retry if retry is None else retry
         )
@@ -276,14 +384,18 @@ class JetpayClient:
     async def aclose(self) -> None:
         """Close the connections, once; a session of yours is left as it is.
 
-        Calls under way end with the error that is true of them: a capture whose answer is cut off is an
+        What `capture_many` and `preauthorize_many` have in flight is waited for, at most as long as the timeout of a
+        call. Other calls under way end with the error that is true of them: a capture whose answer is cut off is an
         `OutcomeUnknownError`.
 
         Raises:
             ConfigurationError: The client belongs to another event loop.
         """
         if self._owner:
-            await self._transport.aclose()
+            try:
+                await batch.close(self._crews)
+            finally:
+                await self._transport.aclose()
 
     close = aclose
 
@@ -302,6 +414,29 @@ class JetpayClient:
 
     def __reduce__(self) -> str:
         raise TypeError("a JetpayClient holds a secret and connections; make one in each process")
+
+    def _crew(
+        self,
+        errand: Errand[_Item, _T, _Outcome],
+        items: Iterable[_Item] | AsyncIterable[_Item],
+        field: str,
+        pace: Pace,
+        on_outcome: Callable[[_Outcome], None] | None,
+    ) -> AsyncGenerator[_Outcome, None]:
+        if self.closed:
+            raise ConfigurationError("the client is closed; make a new one")
+        crew = Crew(
+            errand,
+            items,
+            field=field,
+            runner=self._runner,
+            options=self._options,
+            clock=self._clock,
+            pace=pace,
+            on_outcome=on_outcome,
+            crews=self._crews,
+        )
+        return crew.stream()
 
     async def _run(self, call: _calls.Call[_T]) -> _T:
         return await self._runner.run(self._runner.pursue(call, self._options))

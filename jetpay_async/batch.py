@@ -1,0 +1,473 @@
+"""A crew of workers that takes items from one iterator and streams what became of each.
+
+The number of workers is fixed and each pulls its next item itself, so that nothing is kept for an item but while it is
+in flight or waits to be taken: memory is flat however many items come, and a slow consumer slows the crew.
+
+An id that is given twice is captured once. While its first capture is under way, the second shares it (`_flights`);
+later, a Bloom filter of fixed size tells that the id may have been there, and then the debit's status is read before
+anything is sent. The filter forgets nothing; where it is mistaken, that costs one read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import weakref
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+import attrs
+
+from jetpay_async import _calls
+from jetpay_async._brake import Brake, Lane
+from jetpay_async._calls import Call
+from jetpay_async._log import logger
+from jetpay_async._runner import Pursuit
+from jetpay_async.errors import (
+    ConfigurationError,
+    Context,
+    InvalidArgumentError,
+    JetpayError,
+    NotSentError,
+    OutcomeUnknownError,
+)
+from jetpay_async.outcomes import (
+    Captured,
+    CaptureOutcome,
+    PreauthorizationOutcome,
+    PreauthorizationRequest,
+    Preauthorized,
+    undone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from jetpay_async._clock import Clock
+    from jetpay_async._flights import Flights
+    from jetpay_async._runner import Options, Runner
+    from jetpay_async.models import Capture, Preauthorization
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome)
+
+DEFAULT_CONCURRENCY = 64
+
+# How many items a crew may be ahead of what was taken from it, as a multiple of its workers: one for what is in flight
+# and one for what waits. In order, one slow item holds back all after it, and its reply may be many times slower.
+_AHEAD = 2
+_AHEAD_IN_ORDER = 16
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How a crew goes about its items.
+
+    Raises:
+        InvalidArgumentError: A setting is out of range; ``field`` names it.
+    """
+
+    concurrency: int = DEFAULT_CONCURRENCY
+    rate: float | None = None
+    ordered: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if type(self.concurrency) is not int or self.concurrency < 1:
+            raise InvalidArgumentError(
+                f"concurrency: {self.concurrency!r} must be an int of at least 1", field="concurrency"
+            )
+        if self.rate is not None and (type(self.rate) not in {int, float} or not 0 < self.rate <= sys.float_info.max):
+            raise InvalidArgumentError(
+                f"rate: {self.rate!r} must be a number per second, more than 0 and not infinite", field="rate"
+            )
+
+
+@attrs.frozen(kw_only=True)
+class Errand(Generic[_Item, _Result, _Outcome]):
+    """What a crew does with each of its items."""
+
+    name: str
+    prepare: Callable[[_Item], Call[_Result]]
+    """Raises `InvalidArgumentError`."""
+    carry: Callable[[Pursuit[_Result]], Coroutine[Any, Any, _Result]]
+    done: Callable[[_Item, _Result], _Outcome]
+    undone: Callable[[_Item, JetpayError], _Outcome]
+
+
+def captures(flights: Flights) -> Errand[str, Capture, CaptureOutcome]:
+    """Capture debits, each once, however often it is given."""
+    seen = BloomFilter()
+
+    def carry(pursuit: Pursuit[Capture]) -> Coroutine[Any, Any, Capture]:
+        debit_id = pursuit.call.debit_id or ""
+        if seen.add(debit_id):
+            # Whatever was sent for it was given up, and waited for, before its outcome was told.
+            pursuit.doubt(-math.inf)
+        return flights.capture(debit_id, pursuit)
+
+    return Errand(
+        name="capture",
+        prepare=_calls.capture,
+        carry=carry,
+        done=lambda debit_id, capture: Captured(debit_id=debit_id, capture=capture),
+        undone=lambda debit_id, error: undone(error, debit_id=debit_id, request=None),
+    )
+
+
+def preauthorizations(runner: Runner) -> Errand[PreauthorizationRequest, Preauthorization, PreauthorizationOutcome]:
+    """Reserve amounts, each as often as it is given."""
+    return Errand(
+        name="preauthorize",
+        prepare=_prepare_preauthorization,
+        carry=runner.run,
+        done=lambda request, reserved: Preauthorized(request=request, preauthorization=reserved),
+        undone=lambda request, error: undone(error, debit_id=error.debit_id or "", request=request),
+    )
+
+
+def _prepare_preauthorization(request: PreauthorizationRequest) -> Call[Preauthorization]:
+    if not isinstance(request, PreauthorizationRequest):
+        raise InvalidArgumentError(
+            f"requests: an item is a PreauthorizationRequest, not {type(request).__name__}", field="requests"
+        )
+    return _calls.preauthorize(
+        contact_id=request.contact_id,
+        credit_card_id=request.credit_card_id,
+        amount=request.amount,
+        to_bank_account_id=request.to_bank_account_id,
+        statement=request.statement,
+    )
+
+
+class BloomFilter:
+    """Which ids may have been seen: never forgets one, and is mistaken about few.
+
+    A mebibyte is mistaken about 5 of a million ids after 100,000, about 2 of a hundred after a million, and about
+    nearly all after ten million.
+    """
+
+    __slots__ = ("_bits",)
+
+    _SIZE = 1 << 20
+
+    def __init__(self) -> None:
+        self._bits = bytearray(self._SIZE)
+
+    def add(self, key: str) -> bool:
+        """Note it; return whether it may have been noted before."""
+        bits = self._bits
+        seen = True
+        place = hash(key)
+        # Two independent halves of the hash make any number of places (Kirsch and Mitzenmacher, 2006).
+        step = place >> 32 | 1
+        for _ in range(4):
+            byte = place >> 3 & 0xFFFFF
+            bit = 1 << (place & 7)
+            if not bits[byte] & bit:
+                bits[byte] |= bit
+                seen = False
+            place += step
+        return seen
+
+
+class Crew(Generic[_Item, _Result, _Outcome]):
+    """The workers of one batch, and what they have brought so far.
+
+    Args:
+        errand: What to do with each item.
+        items: The items, at most one of them taken at a time.
+        field: What the caller knows them as.
+        runner: Starts the clock for each.
+        options: For each.
+        clock: For the brake.
+        pace: How fast, how many at a time and in which order.
+        on_outcome: Told of each outcome as it happens.
+        crews: Where the crew is listed while it is under way.
+
+    Raises:
+        InvalidArgumentError: There is no taking items from that, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        errand: Errand[_Item, _Result, _Outcome],
+        items: Iterable[_Item] | AsyncIterable[_Item],
+        *,
+        field: str,
+        runner: Runner,
+        options: Options,
+        clock: Clock,
+        pace: Pace,
+        on_outcome: Callable[[_Outcome], None] | None,
+        crews: set[AnyCrew],
+    ) -> None:
+        if on_outcome is not None and not callable(on_outcome):
+            raise InvalidArgumentError(f"on_outcome: {on_outcome!r} must be a function", field="on_outcome")
+        self._errand = errand
+        self._source = _open(items, field)
+        self._pursue = runner.pursue
+        self._options = options
+        self._brake = Brake(pace.concurrency, rate=pace.rate, clock=clock)
+        self._concurrency = pace.concurrency
+        self._ahead = pace.concurrency * (_AHEAD_IN_ORDER if pace.ordered else _AHEAD)
+        self._on_outcome = on_outcome
+        self._crews = crews
+        self._workers: dict[asyncio.Task[None], Lane] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pulling = asyncio.Lock()
+        self._pulled = 0
+        self._taken = 0
+        self._ready: deque[_Outcome] = deque()
+        # Outcomes that came before those of earlier items, by the items' numbers; None if the order is of no concern.
+        self._early: dict[int, _Outcome] | None = {} if pace.ordered else None
+        self._next_in_order = 0
+        self._news: asyncio.Future[None] | None = None
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._ended = False
+        self._halted = False
+        self._left = False
+        self._failure: BaseException | None = None
+
+    def stream(self) -> AsyncGenerator[_Outcome, None]:
+        """Set the crew to work when the first outcome is asked for, and yield outcomes as they come."""
+        outcomes = self._outcomes()
+        # The loop closes a generator that nobody iterates any more, but some steps later: no item is to start in them.
+        weakref.finalize(outcomes, self.halt).atexit = False
+        return outcomes
+
+    def halt(self) -> None:
+        """Take no further item, and start none that was taken."""
+        self._ended = self._halted = True
+
+    async def close(self) -> None:
+        """End it because the client is being closed, and wait for what is in flight.
+
+        Raises:
+            asyncio.CancelledError: What was in flight has been cancelled, too.
+        """
+        if self._loop is asyncio.get_running_loop():
+            if not self._ended:
+                self._fail(ConfigurationError("the client was closed before all items had their turn"))
+            self.halt()
+            await self._finish()
+
+    async def _outcomes(self) -> AsyncGenerator[_Outcome, None]:
+        ready = self._ready
+        self._crews.add(self)
+        loop = self._loop = asyncio.get_running_loop()
+        for _ in range(self._concurrency):
+            lane = Lane(self._brake)
+            worker = loop.create_task(self._work(lane))
+            self._workers[worker] = lane
+            worker.add_done_callback(self._retire)
+        try:
+            while ready or self._workers:
+                while ready:
+                    outcome = ready.popleft()
+                    self._taken += 1
+                    if self._idle:
+                        _wake(self._idle.popleft())
+                    yield outcome
+                if self._workers and not ready:
+                    self._news = loop.create_future()
+                    await self._news
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self._failure = None
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Account for what nobody takes any more."""
+        self.halt()
+        self._left = True
+        try:
+            for outcome in (*self._ready, *(self._early or {}).values()):
+                self._log_untaken(outcome)
+            await self._finish()
+        finally:
+            self._crews.discard(self)
+
+    async def _finish(self) -> None:
+        """Wait for what is in flight; cancelled meanwhile, cancel it too."""
+        for worker, lane in self._workers.items():
+            if not lane.busy:
+                worker.cancel()
+        interrupted: asyncio.CancelledError | None = None
+        while self._workers:
+            try:
+                await asyncio.wait(self._workers)
+            except asyncio.CancelledError as cancel:
+                interrupted = cancel
+                for worker in self._workers:
+                    worker.cancel()
+        if interrupted is not None:
+            raise interrupted
+
+    def _retire(self, worker: asyncio.Task[None]) -> None:
+        del self._workers[worker]
+        if worker.cancelled():
+            self._fail(asyncio.CancelledError("a worker of the batch was cancelled"))
+        elif (error := worker.exception()) is not None:
+            self._fail(error)
+        self._tell()
+
+    def _fail(self, error: BaseException) -> None:
+        """End it, and have the consumer hear of it after the last outcome."""
+        if not self._ended:
+            self._failure = error
+        self._ended = True
+
+    async def _work(self, lane: Lane) -> None:
+        source = self._source
+        while not self._ended:
+            if self._pulled - self._taken >= self._ahead:
+                room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._idle.append(room)
+                await room
+                continue
+            try:
+                item = await self._pull(source) if isinstance(source, AsyncIterator) else next(source)
+            except (StopIteration, StopAsyncIteration):
+                self._ended = True
+                return
+            except BaseException as error:
+                self._fail(error)
+                raise
+            number = self._pulled
+            self._pulled += 1
+            await self._carry(item, number, lane)
+
+    async def _pull(self, source: AsyncIterator[_Item]) -> _Item:
+        async with self._pulling:
+            if self._ended:
+                raise StopAsyncIteration
+            return await anext(source)
+
+    async def _carry(self, item: _Item, number: int, lane: Lane) -> None:
+        """Carry out the errand for one item, and deliver its outcome, whatever happens."""
+        errand = self._errand
+        call: Call[_Result] | None = None
+        pursuit: Pursuit[_Result] | None = None
+        outcome: _Outcome | None = None
+        try:
+            call = errand.prepare(item)
+            refusal = await lane.enter()
+            if refusal is not None or self._halted:
+                raise _not_tried(call, refusal) from refusal  # noqa: TRY301 - one place makes outcomes of errors
+            pursuit = self._pursue(call, self._options, lane.on_trouble)
+            outcome = errand.done(item, await errand.carry(pursuit))
+            lane.leave(outcome)
+        except JetpayError as error:
+            # The traceback holds this frame, and this frame the outcome: a circle for each.
+            outcome = errand.undone(item, error.with_traceback(None))
+            if lane.busy:
+                lane.leave(outcome)
+        except asyncio.CancelledError:
+            outcome = errand.undone(item, _broken_off(errand.name, pursuit, "the batch was cancelled"))
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault that one item shows must not cost the others' outcomes
+            logger.exception("%s: an unexpected error", errand.name)
+            broken = _broken_off(errand.name, pursuit, f"an unexpected {type(error).__name__}")
+            broken.__cause__ = error
+            outcome = errand.undone(item, broken)
+        finally:
+            if lane.busy:
+                lane.leave(None)
+            if outcome is not None:
+                self._deliver(outcome, number)
+
+    def _deliver(self, outcome: _Outcome, number: int) -> None:
+        if self._on_outcome is not None:
+            try:
+                self._on_outcome(outcome)
+            except Exception:  # noqa: BLE001 - the outcome must reach its consumer whatever the hook does
+                logger.exception("on_outcome failed for %s", _whose(outcome))
+        if self._left:
+            self._log_untaken(outcome)
+        elif self._early is None:
+            self._ready.append(outcome)
+            self._tell()
+        else:
+            self._early[number] = outcome
+            while self._next_in_order in self._early:
+                self._ready.append(self._early.pop(self._next_in_order))
+                self._next_in_order += 1
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            _wake(self._news)
+
+    def _log_untaken(self, outcome: _Outcome) -> None:
+        logger.warning(
+            "%s %s: %s, with nobody left to take the outcome%s",
+            self._errand.name,
+            _whose(outcome),
+            type(outcome).__name__,
+            "" if isinstance(outcome, Captured | Preauthorized) else f": {outcome.error}",
+        )
+
+
+AnyCrew: TypeAlias = Crew[Any, Any, Any]
+
+
+async def close(crews: set[AnyCrew]) -> None:
+    """End all crews, and wait for what they have in flight.
+
+    Raises:
+        asyncio.CancelledError: What was in flight has been cancelled, too.
+    """
+    while crews:
+        await crews.pop().close()
+
+
+def _open(items: Iterable[_Item] | AsyncIterable[_Item], field: str) -> Iterator[_Item] | AsyncIterator[_Item]:
+    if isinstance(items, str | bytes | bytearray | memoryview):
+        raise InvalidArgumentError(f"{field}: is one {type(items).__name__}; pass a list of ids", field=field)
+    # What is both, a query of Django for example, would block the loop if it were not waited for.
+    if isinstance(items, AsyncIterable):
+        return aiter(items)
+    if isinstance(items, Iterable):
+        return iter(items)
+    raise InvalidArgumentError(f"{field}: is an iterable or an async iterable, not {type(items).__name__}", field=field)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _whose(outcome: CaptureOutcome | PreauthorizationOutcome) -> str:
+    if outcome.debit_id or isinstance(outcome, Captured):
+        return str(outcome.debit_id)
+    return repr(outcome.request)
+
+
+def _not_tried(call: Call[_Result], refusal: JetpayError | None) -> NotSentError:
+    why = "the batch was left" if refusal is None else f"it would be in vain, as an earlier item showed: {refusal}"
+    return NotSentError(
+        f"nothing was sent ({why}); calling again is safe",
+        operation=call.operation.name,
+        debit_id=call.debit_id,
+    )
+
+
+def _broken_off(name: str, pursuit: Pursuit[_Result] | None, reason: str) -> NotSentError | OutcomeUnknownError:
+    """Make the error for an item that ended in the middle; a request that was on its way has told the log."""
+    if pursuit is None:
+        return NotSentError(f"nothing was sent ({reason}); calling again is safe", operation=name)
+    context = Context(operation=name, debit_id=pursuit.call.debit_id, attempts=pursuit.attempts)
+    if not pursuit.unknown:
+        return NotSentError(f"nothing was sent ({reason}); calling again is safe", **context)
+    return OutcomeUnknownError(
+        "the request began to leave and its answer was not waited for: it may have been carried out",
+        arguments=pursuit.call.arguments,
+        state=pursuit.state,
+        reason=reason,
+        next_step="Find out what became of it before asking again.",
+        **context,
+    )
