@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sandbox(add_parser)
     _add_preauthorize(add_parser)
     _add_capture(add_parser)
+    _add_captures(add_parser)
     _add_status(add_parser)
     _add_cancel(add_parser)
     _add_webhooks(add_parser)
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    add_parser: AddParser, name: str, summary: str, *, run: str, epilog: str = EXIT_STATUSES
+    add_parser: AddParser, name: str, summary: str, *, run: str, epilog: str = EXIT_STATUSES, usage: str | None = None
 ) -> argparse.ArgumentParser:
     """Add a command.
 
@@ -93,9 +94,11 @@ def _add(
         summary: One sentence.
         run: Which function, as ``module.name`` below this package; it gets every option as a keyword.
         epilog: What closes its help.
+        usage: What opens it, if argparse can't say it.
     """
     parser = add_parser(
         name,
+        usage=usage,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=epilog,
@@ -202,11 +205,124 @@ def _add_preauthorize(add_parser: AddParser) -> None:
 
 
 def _add_capture(add_parser: AddParser) -> None:
-    parser = _add(add_parser, "capture", "take the full amount of preauthorized debits", run="commands.capture")
-    parser.add_argument(
-        "debit_ids", nargs="+", metavar="DEBIT_ID", help="from preauthorize; several are taken one after the other"
+    parser = _add(
+        add_parser,
+        "capture",
+        "take the full amount of preauthorized debits",
+        run="capture.capture",
+        usage="""%(prog)s DEBIT_ID [DEBIT_ID ...] [--json]
+       %(prog)s FILE|- --ledger LEDGER --batch NAME [--concurrency N] [--rate N]
+                      [--dry-run] [--json] [--out FILE]""",
+        epilog=_FILES + EXIT_STATUSES + _BATCH_STATUSES,
     )
-    _add_json(parser, "the outcome of each debit, on a line of its own,")
+    parser.add_argument(
+        "debits",
+        nargs="+",
+        metavar="DEBIT_ID|FILE|-",
+        help="from preauthorize, several are taken one after the other; with --ledger a file of them, or - for stdin",
+    )
+    parser.add_argument(
+        "--ledger",
+        metavar="LEDGER",
+        help="where every intent and outcome is remembered: a file on a local disk, made if absent, or a postgresql:// "
+        "URL (leave its password to ~/.pgpass)",
+    )
+    parser.add_argument(
+        "--batch", metavar="NAME", help="names the list of debits; the same name with the same list goes on with it"
+    )
+    parser.add_argument("--concurrency", type=_number(int, 1), metavar="N", help="captures at a time (64)")
+    parser.add_argument(
+        "--rate", type=_number(float, 0.001), metavar="N", help="captures a second, of all processes on the ledger"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read the file, say what would be done, and do none of it; no token"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write every outcome of the batch there once it is complete: CSV, or JSON lines if the name ends in "
+        ".jsonl; - is stdout",
+    )
+    _add_json(parser, "the outcome of each debit, or the progress and the report of a batch, on a line of its own,")
+
+
+_FILES = """\
+A file is CSV (a header with a debit_id column, or a single column; comma,
+semicolon or tab), JSON lines (strings, or objects with a debit_id), or has one id
+a line; the ending .csv, .tsv, .jsonl, .ndjson or .json tells, or else the first
+line. All of it is checked before anything is sent. A batch survives Ctrl-C,
+kill -9 and power cuts: the same command again goes on, and takes nothing twice.
+
+"""
+
+_BATCH_STATUSES = """\
+Of a batch:
+  0    complete, and every debit was captured
+  1    complete, and some were refused
+  2    a wrong argument, file, ledger or configuration; nothing was sent
+  3    stopped before its end, for the reason it says; the same command goes on
+  4    complete, and what became of some is UNKNOWN; the same command looks again
+  130  stopped by Ctrl-C or SIGTERM; the same command goes on
+"""
+
+
+def _add_captures(add_parser: AddParser) -> None:
+    captures = add_parser(
+        "captures",
+        help="look into a ledger of captures, and correct it",
+        description="Look into a ledger of captures, and correct it. No token is needed, and nothing is sent.",
+    )
+    add_nested = captures.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    parser = _add_ledger(add_nested, "status", "tell how far the batches are", run="captures.status")
+    _add_json(parser, "each batch, on a line of its own,")
+
+    parser = _add_ledger(add_nested, "list", "tell which debits were refused or are unknown", run="captures.list_items")
+    _add_state(parser, "only those in this state; may be repeated (refused and unknown)")
+    _add_json(parser, "all that is known of each, on a line of its own,")
+
+    parser = _add_ledger(add_nested, "export", "write all that is known of every debit", run="captures.export")
+    _add_state(parser, "only those in this state; may be repeated (all)")
+    parser.add_argument(
+        "--out", default="-", metavar="FILE", help="CSV, or JSON lines if the name ends in .jsonl; - is stdout (-)"
+    )
+    _add_json(parser, "JSON lines, whatever the name:")
+
+    parser = _add_ledger(
+        add_nested,
+        "retry-refused",
+        "have the refused debits of a batch tried again by its next run",
+        run="captures.retry_refused",
+        required=True,
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    _add_json(parser, "how many there were")
+
+
+def _add_ledger(
+    add_parser: AddParser, name: str, summary: str, *, run: str, required: bool = False
+) -> argparse.ArgumentParser:
+    parser = _add(add_parser, name, summary, run=run, epilog=_LEDGER_STATUSES)
+    parser.add_argument(
+        "--ledger", required=True, metavar="LEDGER", help="a file that `jetpay capture` made, or a postgresql:// URL"
+    )
+    parser.add_argument("--batch", required=required, metavar="NAME", help="of one batch" if required else "one only")
+    return parser
+
+
+def _add_state(parser: argparse.ArgumentParser, summary: str) -> None:
+    parser.add_argument(
+        "--state", dest="states", action="append", default=[], choices=_STATES, metavar="STATE", help=summary
+    )
+
+
+_STATES = ("pending", "sending", "captured", "refused", "unknown")
+
+_LEDGER_STATUSES = """\
+exit status:
+  0    done
+  2    a wrong argument, or a ledger that is absent or can't be used
+  130  interrupted, or answered with no; nothing was changed
+"""
 
 
 def _add_status(add_parser: AddParser) -> None:

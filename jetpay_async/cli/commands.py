@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
-__all__ = ["cancel", "capture", "preauthorize", "status"]
+__all__ = ["cancel", "capture_each", "preauthorize", "status"]
 
 
 def preauthorize(
@@ -42,7 +42,7 @@ def preauthorize(
     return _run([_Errand("preauthorize", None, ask)], as_json=as_json)
 
 
-def capture(*, debit_ids: Sequence[str], as_json: bool) -> int:
+def capture_each(*, debit_ids: Sequence[str], as_json: bool) -> int:
     """Take the full amount of each debit, one after the other."""
 
     def errand(debit_id: str) -> _Errand:

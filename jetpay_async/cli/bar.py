@@ -1,0 +1,60 @@
+"""A batch on a terminal: a bar, and what there is to know beneath it. Needs rich."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from jetpay_async.cli.progress import numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from jetpay_async.cli.progress import Pace, Show
+
+__all__ = ["Bar"]
+
+
+class Bar:
+    """A bar on stderr. It honours ``NO_COLOR``."""
+
+    interval = 0.25
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def showing(self, batch: str) -> Generator[Show]:
+        """Show a bar for the batch, and leave its last state on the screen."""
+        bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            console=self._console,
+            expand=True,
+        )
+        task = bar.add_task(batch, total=None)
+        details = Text("submitting", style="dim")
+        with Live(Group(bar, details), console=self._console, refresh_per_second=8):
+
+            def show(pace: Pace) -> None:
+                bar.update(task, completed=pace.progress.finished, total=pace.progress.total)
+                details.plain = ""
+                details.append(_coloured(pace))
+
+            yield show
+
+
+def _coloured(pace: Pace) -> Text:
+    bad = {"refused": pace.progress.refused, "unknown": pace.progress.unknown}
+    styles = {"refused": "yellow", "unknown": "bold red"}
+    parts = [
+        Text(words, style=styles[words.split()[-1]] if bad.get(words.split()[-1]) else "dim") for words in numbers(pace)
+    ]
+    return Text("  ").join(parts)

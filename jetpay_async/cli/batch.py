@@ -1,0 +1,241 @@
+"""``jetpay capture FILE --ledger ... --batch ...``: capture the debits of a file, durably.
+
+The file is read and checked to its end, then the batch is stored in the ledger, then the first debit is sent. From
+there on the ledger knows: the same command again goes on, whatever ended the one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from jetpay_async.captures import CapturesStoppedError, Ledger, UnknownBatchError
+from jetpay_async.cli._output import say, tell, to_json, warn
+from jetpay_async.cli._status import ExitStatus
+from jetpay_async.cli.debits import STDIN, read_debits
+from jetpay_async.cli.ledger import command, shown
+from jetpay_async.cli.outcomes import STDOUT, choose_destination
+from jetpay_async.cli.progress import Pacer, choose_display
+from jetpay_async.cli.signals import asking_to_stop
+from jetpay_async.client import JetpayClient
+from jetpay_async.errors import ConfigurationError, JetpayError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from jetpay_async.captures import Batch, Captures, Progress, Report
+    from jetpay_async.cli.debits import Debits
+    from jetpay_async.cli.outcomes import Destination
+    from jetpay_async.cli.progress import Show
+
+__all__ = ["Errand", "capture_file"]
+
+
+@attrs.frozen(kw_only=True)
+class Errand:
+    """What was asked for."""
+
+    source: str
+    """A file's name, or ``-``."""
+    ledger: str
+    batch: str
+    concurrency: int
+    rate: float | None
+    out: str | None
+    as_json: bool
+
+
+def capture_file(errand: Errand, *, dry_run: bool) -> int:
+    """Capture the debits of a file, or say what would be done.
+
+    Raises:
+        ConfigurationError: The file is not right, or the outcomes could not be written where they are wanted.
+        LedgerError: The ledger can't be used, or its batch has other debits.
+    """
+    if errand.as_json and errand.out == STDOUT:
+        raise ConfigurationError("argument --out: --json writes to stdout already; name a file")
+    destination = None if errand.out is None else choose_destination(errand.out)
+    with read_debits(errand.source) as debits:
+        if dry_run:
+            ledger_exists = "://" in errand.ledger or Path(errand.ledger).exists()
+            return asyncio.run(_rehearse(errand, debits, ledger_exists=ledger_exists))
+        return asyncio.run(_capture(errand, debits, destination))
+
+
+# --- for real ---------------------------------------------------------------------------------------------------------
+
+_LAST_WORDS = "ended at once; what was in flight is settled when you run the same command again"
+
+
+async def _capture(errand: Errand, debits: Debits, destination: Destination | None) -> ExitStatus:
+    run = _Run(errand)
+    try:
+        with asking_to_stop(run.stop, last_words=_LAST_WORDS):
+            report = await run.capture(debits)
+    except _StoppedEarlyError:
+        warn("interrupted before the batch was stored: nothing was sent")
+        return ExitStatus.INTERRUPTED
+    except CapturesStoppedError as error:
+        return _tell_stopped(errand, error, interrupted=run.interrupted)
+    _tell_report(errand, report)
+    status = ExitStatus.UNKNOWN if report.unknown else ExitStatus.REFUSED if report.refused else ExitStatus.DONE
+    return status if destination is None else max(status, await _write_outcomes(errand, destination))
+
+
+class _StoppedEarlyError(Exception):
+    """The run was asked to stop while nothing had been stored."""
+
+
+class _Run:
+    """One run of a batch, which can be stopped at any time."""
+
+    def __init__(self, errand: Errand) -> None:
+        self._errand = errand
+        self._captures: Captures | None = None
+        self.interrupted = False
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self.interrupted = True
+        warn("stopping: nothing more is sent, what is in flight comes to its end; Ctrl-C again ends it at once")
+        if self._captures is not None:
+            self._captures.stop()
+
+    async def capture(self, debits: Debits) -> Report:
+        """Submit the debits and wait for their outcomes.
+
+        Raises:
+            _StoppedEarlyError: It was interrupted before the batch was stored.
+            CapturesStoppedError: It was interrupted, or something else ended it.
+            LedgerError: The ledger can't be used, or its batch has other debits.
+        """
+        errand = self._errand
+        display = choose_display(as_json=errand.as_json)
+        async with (
+            JetpayClient.from_env(max_connections=errand.concurrency, user_agent_suffix="jetpay-cli") as client,
+            client.captures(errand.ledger, concurrency=errand.concurrency, rate=errand.rate) as captures,
+        ):
+            with display.showing(errand.batch) as show:
+                batch = await captures.submit(errand.batch, self._while_wanted(debits))
+                self._captures = captures
+                if self.interrupted:
+                    captures.stop()
+                return await _wait(batch, show, display.interval)
+
+    async def _while_wanted(self, debits: Debits) -> AsyncIterator[str]:
+        """Hand out the debits; now and then, let the signals through."""
+        for number, debit_id in enumerate(debits):
+            if number % 1000 == 0:
+                await asyncio.sleep(0)
+            if self.interrupted:
+                raise _StoppedEarlyError
+            yield debit_id
+
+
+async def _wait(batch: Batch, show: Show, interval: float) -> Report:
+    pacer = Pacer()
+
+    async def watch() -> None:
+        while True:
+            show(pacer.measure(await batch.progress()))
+            await asyncio.sleep(interval)
+
+    watcher = asyncio.create_task(watch())
+    try:
+        report = await batch.wait()
+        show(pacer.measure(await batch.progress()))
+    finally:
+        watcher.cancel()
+        await asyncio.wait([watcher])
+    return report
+
+
+def _tell_report(errand: Errand, report: Report) -> None:
+    if errand.as_json:
+        tell(to_json({"event": "report", **attrs.asdict(report)}))
+        return
+    counts = f"{report.captured:,} of {report.total:,} captured, {report.refused:,} refused, {report.unknown:,} unknown"
+    lines = [f"{report.key}: {counts}"]
+    if report.refused or report.unknown:
+        lines.append(f"Which, and why: {command('captures list', errand.ledger, errand.batch)}")
+    if report.unknown:
+        lines.append("Unknown ones may have been captured; the same command again looks at them once more.")
+    if errand.out == STDOUT:
+        sys.stderr.write("\n".join((*lines, "")))
+    else:
+        tell("\n".join(lines))
+
+
+def _tell_stopped(errand: Errand, error: CapturesStoppedError, *, interrupted: bool) -> ExitStatus:
+    progress = error.progress
+    reason = "interrupted" if interrupted else str(error.__cause__ or error)
+    if errand.as_json:
+        told = {} if progress is None else attrs.asdict(progress)
+        tell(to_json({"event": "stopped", "batch": errand.batch, "reason": reason, **told}))
+    stands = "" if progress is None else f" with {progress.finished:,} of {progress.total:,} done"
+    warn(f"stopped{stands}: {reason}\nRun the same command again to go on; `{_look(errand)}` tells where it stands.")
+    return ExitStatus.INTERRUPTED if interrupted else ExitStatus.REPEATABLE
+
+
+def _look(errand: Errand) -> str:
+    return command("captures status", errand.ledger, errand.batch)
+
+
+async def _write_outcomes(errand: Errand, destination: Destination) -> ExitStatus:
+    try:
+        async with Ledger(errand.ledger, create=False) as ledger:
+            await destination.write(ledger.items(errand.batch))
+    except JetpayError as error:
+        warn(f"{error}; to write it again: {command('captures export', errand.ledger, errand.batch, '--out', 'FILE')}")
+        return ExitStatus.REPEATABLE
+    return ExitStatus.DONE
+
+
+# --- dry --------------------------------------------------------------------------------------------------------------
+
+
+async def _rehearse(errand: Errand, debits: Debits, *, ledger_exists: bool) -> ExitStatus:
+    """Say what would be done."""
+    stored, same = None, 0
+    if ledger_exists:
+        with suppress(UnknownBatchError):
+            async with Ledger(errand.ledger, create=False) as ledger:
+                stored = await ledger.progress(errand.batch)
+                async for item in ledger.items(errand.batch):
+                    same += item.debit_id in debits
+    mismatch = stored is not None and not same == stored.total == debits.total
+    if errand.as_json:
+        told = None if stored is None else {**attrs.asdict(stored), "of_these": same}
+        facts = {"batch": errand.batch, "total": debits.total, "duplicates": debits.duplicates, "stored": told}
+        say(to_json({"event": "dry_run", "ok": not mismatch, **facts}))
+    else:
+        say("\n".join((_what_was_read(errand, debits), _what_is_stored(errand, debits, stored, same))))
+    return ExitStatus.USAGE if mismatch else ExitStatus.DONE
+
+
+def _what_was_read(errand: Errand, debits: Debits) -> str:
+    name = "stdin" if errand.source == STDIN else errand.source
+    again = f", {debits.duplicates:,} of them given again" if debits.duplicates else ""
+    return f"{name}: {debits.given:,} lines are right{again}"
+
+
+def _what_is_stored(errand: Errand, debits: Debits, stored: Progress | None, same: int) -> str:
+    where = f"batch {errand.batch} in {shown(errand.ledger)}"
+    if stored is None:
+        return f"{where}: new; {debits.total:,} debits would be captured"
+    if not same == stored.total == debits.total:
+        others = stored.total - same
+        return (
+            f"{where}: is there with other debits: {same:,} of these {debits.total:,}, and {others:,} others; "
+            "it would be refused: take another name for another list"
+        )
+    left = stored.total - stored.finished
+    return (
+        f"{where}: is there with these debits, {stored.captured:,} captured and {stored.refused:,} refused; "
+        f"{left:,} would be captured, and {stored.unknown:,} unknown looked at again"
+    )
