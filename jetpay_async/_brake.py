@@ -121,6 +121,10 @@ class Brake:
             if self.window < self._widest:
                 self.window = min(self._widest, self.window + 1 / self.window)
 
+    def shut(self, error: JetpayError) -> None:
+        """Start nothing more, for this reason, whatever the service says."""
+        self._open(error, math.inf)
+
     def slow_down(self, generation: int, status: int | None, retry_after: float | None) -> None:
         """Take an attempt without a result for a sign of overload, if it is one.
 
