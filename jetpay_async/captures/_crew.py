@@ -33,6 +33,7 @@ from jetpay_async._log import logger
 from jetpay_async._runner import Options, Runner
 from jetpay_async.captures import _book, _entries
 from jetpay_async.captures._book import Claimed, Doubt, Entry, Scope
+from jetpay_async.captures.errors import LedgerError
 from jetpay_async.captures.records import DebitState
 from jetpay_async.errors import (
     AuthenticationError,
@@ -316,7 +317,8 @@ class Crew:
             refused = Refused(debit_id=outcome.debit_id, request=None, error=outcome.error)
             self._write(_entries.write(claimed.id, refused, earlier=earlier))
         else:
-            self._give_back(claimed, outcome.attempts)
+            # What never began to leave is no request that may have been made.
+            self._give_back(claimed, 0 if isinstance(outcome.error, NotSentError) else outcome.attempts)
 
     # --- settling
 
@@ -433,6 +435,8 @@ class Crew:
     async def _guard(self, part: Coroutine[None, None, None]) -> None:
         try:
             await part
+        except LedgerError as error:
+            self.stop(error)
         except Exception as error:  # noqa: BLE001 - a fault in one part stops all of them, in order
             logger.exception("capturing stops for a fault")
             self.stop(error)

@@ -95,7 +95,8 @@ class Desk:
         self._deliver([(self._opened, None, None)])
         while orders := self._gather():
             self._deliver(self._transact(session, orders))
-        session.close()
+        with contextlib.suppress(Exception):  # what was committed is safe
+            session.close()
         self._deliver([(self._closed, None, None)])
 
     def _gather(self) -> list[_Order[Any]]:
