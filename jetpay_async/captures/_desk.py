@@ -10,7 +10,8 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from operator import attrgetter
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import attrs
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 Operation = Callable[["Session"], _T]
-"""A part of a transaction. It raises before it has changed anything, or spoils the whole transaction."""
+"""A part of a transaction. It raises a `LedgerError` before it has changed anything; any other error spoils it all."""
 
 
 @attrs.frozen(eq=False)
@@ -31,7 +32,11 @@ class _Order(Generic[_T]):
     operation: Operation[_T]
     future: asyncio.Future[_T]
     writes: bool
-    alone: bool
+    last: bool
+
+
+# Times that a transaction is tried which others are in the way of; each try, one of them gets through.
+_TRIES = 20
 
 
 class Desk:
@@ -42,12 +47,16 @@ class Desk:
         self._loop = asyncio.get_running_loop()
         self._orders: SimpleQueue[_Order[Any] | None] = SimpleQueue()
         """None is the end."""
-        self._ahead: list[_Order[Any] | None] = []
+        self._ending = False
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._thread: threading.Thread | None = None
         self.commits = 0
         """Transactions that wrote something."""
+
+    def another(self) -> Desk:
+        """Make another desk at the same ledger."""
+        return Desk(self._engine)
 
     async def open(self, *, create: bool) -> None:
         """Connect.
@@ -64,13 +73,14 @@ class Desk:
             self._orders.put(None)
             raise
 
-    async def run(self, operation: Operation[_T], *, writes: bool = True, alone: bool = False) -> _T:
+    async def run(self, operation: Operation[_T], *, writes: bool = True, last: bool = False) -> _T:
         """Carry out an operation; it is durable when this returns.
 
         Args:
             operation: What to do with the session, in the thread.
             writes: Whether it may change anything.
-            alone: Whether it gets a transaction of its own, so that it may raise when it has changed something.
+            last: Whether it comes after the others that share its transaction, so that all owners take their locks in
+                one order.
 
         Raises:
             LedgerError: The ledger can't be read or written.
@@ -78,7 +88,7 @@ class Desk:
         if self._closed.done():
             raise LedgerError(f"the ledger {self._engine.name} is closed; open it again")
         future: asyncio.Future[_T] = self._loop.create_future()
-        self._orders.put(_Order(operation, future, writes, alone))
+        self._orders.put(_Order(operation, future, writes, last))
         return await future
 
     async def close(self) -> None:
@@ -100,34 +110,44 @@ class Desk:
         self._deliver([(self._closed, None, None)])
 
     def _gather(self) -> list[_Order[Any]]:
-        """Wait for an order, and take with it all that may share its transaction; nothing at the end."""
-        order = self._ahead.pop() if self._ahead else self._orders.get()
-        orders = [order] if order is not None else []
-        while order is not None and not order.alone:
-            try:
-                order = self._orders.get_nowait()
-            except Empty:
-                break
-            if order is None or order.alone:
-                self._ahead.append(order)
-                break
-            orders.append(order)
-        return orders
+        """Wait for an order, and take with it all that can share its transaction; nothing at the end."""
+        orders: list[_Order[Any]] = []
+        while not self._ending and not (orders and self._orders.empty()):
+            order = self._orders.get()
+            if order is None:
+                self._ending = True
+            else:
+                orders.append(order)
+        return sorted(orders, key=attrgetter("last"))
 
     def _transact(self, session: Session, orders: list[_Order[Any]]) -> list[_Result]:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._try(session, orders)
+            except Exception as error:  # noqa: BLE001 - it belongs to those who ordered
+                with contextlib.suppress(Exception):  # a lost connection can't roll back, and need not
+                    session.rollback()
+                if tries < _TRIES and self._engine.repeatable(error):
+                    continue
+                failure = self._translate(error)
+                return [(order.future, None, failure) for order in orders]
+
+    def _try(self, session: Session, orders: list[_Order[Any]]) -> list[_Result]:
         writes = any(order.writes for order in orders)
-        results: list[_Result] = []
-        try:
-            session.begin(writes=writes)
-            results = [(order.future, order.operation(session), None) for order in orders]
-            session.commit()
-        except Exception as error:  # noqa: BLE001 - it belongs to those who ordered
-            with contextlib.suppress(Exception):  # a lost connection can't roll back, and need not
-                session.rollback()
-            failure = self._translate(error)
-            return [(order.future, None, failure) for order in orders]
+        session.begin(writes=writes)
+        results = [self._carry_out(session, order) for order in orders]
+        session.commit()
         self.commits += writes
         return results
+
+    def _carry_out(self, session: Session, order: _Order[Any]) -> _Result:
+        try:
+            return order.future, order.operation(session), None
+        except LedgerError as error:
+            # It has changed nothing, so that what the others did stands.
+            return order.future, None, error
 
     def _translate(self, error: Exception) -> Exception:
         said = self._engine.explain(error)

@@ -49,6 +49,7 @@ DIALECT = Dialect(
         FROM json_each(:outcomes)) AS o""",
     pending="INDEXED BY jetpay_debit_pending",
     claim="",
+    often_changed="",
 )
 
 # The first release with the ->> operator; the other features are older.
@@ -93,7 +94,9 @@ class SQLiteEngine:
         return session
 
     def explain(self, error: Exception) -> str | None:
-        """Say what an error of SQLite means and what to do."""
+        """Say what an error of SQLite, or of the file system, means and what to do."""
+        if isinstance(error, OSError):
+            return f"the ledger {self.path}: {error}; {_ADVICE['SQLITE_CANTOPEN']}"
         if not isinstance(error, sqlite3.Error):
             return None
         code = str(getattr(error, "sqlite_errorname", "") or "")
@@ -101,6 +104,11 @@ class SQLiteEngine:
             if code.startswith(name):
                 return f"the ledger {self.path}: {error}; {advice}"
         return f"the ledger {self.path}: {error} {code}".rstrip()
+
+    def repeatable(self, error: Exception) -> bool:
+        """Say no: a transaction that writes has all others wait, so that none is in its way."""
+        del error
+        return False
 
 
 _ADVICE = {
@@ -128,27 +136,32 @@ class SQLiteSession:
         self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Set the connection up, and the tables if the file is new."""
+        """Set the connection up, and the tables if the file is new; touch nothing that is not a ledger."""
+        self._check()
         execute = self._connection.execute
         if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
             raise LedgerError(f"the ledger {self._path} can't use a write-ahead log; it needs a local disk")
         execute("PRAGMA synchronous=FULL")
         self.begin(writes=True)
         try:
-            self._prepare_tables()
+            # Others may have made them in the meantime.
+            if not self._check():
+                for statement in _statements.schema(DIALECT):
+                    execute(statement)
         except BaseException:
             self.rollback()
             raise
         self.commit()
 
-    def _prepare_tables(self) -> None:
+    def _check(self) -> bool:
+        """Say whether the tables are there."""
         tables = {name for (name,) in self.query("SELECT name FROM sqlite_master WHERE type = 'table'", {})}
         if not tables:
-            for statement in _statements.schema(DIALECT):
-                self.change(statement, {})
-        elif "jetpay_ledger" not in tables:
+            return False
+        if "jetpay_ledger" not in tables:
             raise LedgerError(f"{self._path} is another application's database; give the ledger a file of its own")
         _statements.check_version(self, str(self._path))
+        return True
 
     def begin(self, *, writes: bool) -> None:
         """Open a transaction."""

@@ -1,0 +1,182 @@
+"""A batch run to be killed: ``runner.py OPTIONS``, options as JSON, see `Options`.
+
+It submits the batch, follows it to its end and says on standard output how it goes, a line of JSON each: ``opened``,
+``submitted``, and at last ``done``, ``stopped`` or ``failed``. It ends when its standard input does, so it does not
+outlive the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from jetpay_async import JetpayClient, RetryPolicy
+from jetpay_async._transport import GuardedBody
+from jetpay_async.captures import CapturesStoppedError, LedgerError, _book, _sqlite
+
+if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+
+    from jetpay_async.captures._session import Session
+
+KEY = "2026-11-22"
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What to run, and what to switch off for it."""
+
+    name: str
+    url: str
+    ledger: str
+    key: str = KEY
+    debits: int
+    concurrency: int = 16
+    rate: float | None = None
+    timeout: float = 3.0
+    settle_after: float = 0.7
+    lease: float = 1.5
+    fence: bool = True
+    settle: bool = True
+    pause_at: int | None = None
+    """Pause before the bytes of this capture request (1, 2, ...) leave: the worst moment."""
+    largest_file: int | None = None
+    """Bytes: the disk is full then."""
+    patience: float | None = None
+    """Seconds to wait for another process that holds the file."""
+    user: int | None = None
+    """Become this user before the ledger is opened."""
+
+
+def say(what: str, **more: object) -> None:
+    print(json.dumps({"said": what, **more}), flush=True)  # noqa: T201 - the test reads it
+
+
+def debit_ids(count: int) -> Iterator[str]:
+    return (f"debit-{n:07}" for n in range(count))
+
+
+def end_with_the_test() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def let_everything_leave() -> None:
+    """Switch the fence off: neither a lease nor a deadline keeps a request from leaving."""
+
+    async def write_with_length(body: GuardedBody, writer: AbstractStreamWriter, length: int | None) -> None:
+        body.started_at = time.monotonic()
+        await writer.write(body._body)
+
+    GuardedBody.write_with_length = write_with_length  # type: ignore[method-assign] # that is the point
+
+
+def believe_any_status() -> None:
+    """Switch the settle time off: what a dead run left in doubt is looked up at once."""
+    adopt = _book.adopt
+
+    def adopt_at_once(session: Session, scopes: Sequence[_book.Scope], *, owner: int) -> list[_book.Doubt]:
+        return [attrs.evolve(doubt, wait=0.0) for doubt in adopt(session, scopes, owner=owner)]
+
+    _book.adopt = adopt_at_once
+
+
+def pause_before(number: int) -> None:
+    """Stop the process, as SIGSTOP or a suspended machine would, when this request is about to leave."""
+    write = GuardedBody.write_with_length
+    count = 0
+
+    async def write_with_length(body: GuardedBody, writer: AbstractStreamWriter, length: int | None) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            say("paused")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        await write(body, writer, length)
+
+    GuardedBody.write_with_length = write_with_length  # type: ignore[method-assign] # that is the point
+
+
+async def run(options: Options) -> None:
+    retry = RetryPolicy(settle_after=options.settle_after, base_delay=0.05, max_delay=0.4)
+    client = JetpayClient(
+        "token-of-a-test",
+        base_url=options.url,
+        timeout=options.timeout,
+        retry=retry,
+        user_agent_suffix=options.name,
+        max_connections=options.concurrency * 2,
+    )
+    captures = client.captures(options.ledger, concurrency=options.concurrency, rate=options.rate, lease=options.lease)
+    if options.user is not None:
+        os.setuid(options.user)
+    began = time.monotonic()
+    async with client, captures:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, captures.stop)
+        say("opened")
+        batch = await captures.submit(options.key, debit_ids(options.debits))
+        say("submitted", seconds=time.monotonic() - began)
+        kinds: Counter[str] = Counter()
+        seen = 0
+        async for outcome in batch.outcomes():
+            kinds[type(outcome).__name__] += 1
+            seen += 1
+            if seen % 100_000 == 0:
+                say("progress", outcomes=seen, seconds=time.monotonic() - began, peak=peak())
+        report = await batch.wait()
+    say(
+        "done",
+        total=report.total,
+        captured=report.captured,
+        refused=report.refused,
+        unknown=report.unknown,
+        outcomes=kinds,
+        seconds=time.monotonic() - began,
+        peak=peak(),
+    )
+
+
+def peak() -> float:
+    """The most memory that this program ever had, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024  # type: ignore[index] # it is there
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+def main(options: Options) -> None:
+    threading.Thread(target=end_with_the_test, daemon=True).start()
+    if not options.fence:
+        let_everything_leave()
+    if not options.settle:
+        believe_any_status()
+    if options.pause_at is not None:
+        pause_before(options.pause_at)
+    if options.patience is not None:
+        _sqlite._WAIT = options.patience
+    if options.largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (options.largest_file, options.largest_file))
+    try:
+        asyncio.run(run(options))
+    except CapturesStoppedError as error:
+        say("stopped", message=str(error), cause=repr(error.__cause__))
+    except LedgerError as error:
+        say("failed", error=type(error).__name__, message=str(error), cause=repr(error.__cause__))
+
+
+if __name__ == "__main__":
+    main(Options(**json.loads(sys.argv[1])))

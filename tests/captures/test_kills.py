@@ -1,0 +1,218 @@
+"""Killed, paused, ended and started again at random: no debit is captured twice, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.captures.processes import (
+    CountingApi,
+    Runner,
+    counting_api,
+    crew,
+    keep_running,
+    kill_at_random,
+    one_that_runs,
+)
+from tests.captures.scale import DEBITS, KILLS, LIFELIKE, TIME_LIMIT, TIMES
+from tests.captures.verdict import captured_once, progress_of, until
+
+logger = logging.getLogger(__name__)
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows can't pause a process"),
+    pytest.mark.timeout(TIME_LIMIT + 10),
+]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("size", [pytest.param(1, id="one process"), pytest.param(3, id="three processes")])
+async def test_kill_9(tmp_path: Path, ledger: str, size: int) -> None:
+    """Killed at random moments, with an API that is slow and sometimes silent, each debit is captured once."""
+    chance = random.Random(7)
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api(**LIFELIKE) as api,
+        crew(api, tmp_path, size, debits=DEBITS, ledger=ledger, **TIMES) as runners,
+    ):
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(keep_running(each)) for each in runners]
+            killing = group.create_task(kill_at_random(api, runners, KILLS, chance))
+        ends = [task.result() for task in running]
+
+        totals = await captured_once(api, ledger, DEBITS)
+    logger.info("%d kills, %d lives: %s", killing.result(), sum(each.lives for each in runners), totals["by_owner"])
+    assert sum(each.lives for each in runners) >= size + killing.result()
+    assert [end["outcomes"] for end in ends] == [{"Captured": DEBITS}] * size
+
+
+async def make_trouble(api: CountingApi, runners: list[Runner], chance: random.Random, lease: float) -> Counter[str]:
+    """Kill, pause, or end one at a time, spread over the whole batch; return what was done."""
+    done: Counter[str] = Counter()
+    waking: set[asyncio.Task[None]] = set()
+    kinds = itertools.cycle(("paused", "killed", "ended"))
+    for captured in sorted(chance.sample(range(DEBITS - 1), max(KILLS, 3))):
+        await api.wait(captured=captured)
+        await asyncio.sleep(chance.random() * 0.05)
+        kind = next(kinds)
+        victim = await one_that_runs(runners, chance)
+        if kind == "paused":
+            waking.add(asyncio.create_task(victim.pause(chance.uniform(1.0, 3.0) * lease)))
+        else:
+            victim.send(signal.SIGKILL if kind == "killed" else signal.SIGTERM)
+        done[kind] += 1
+        logger.info("%s: %s after %d captures", victim.options.name, kind, captured)
+    await asyncio.gather(*waking)
+    return done
+
+
+@pytest.mark.asyncio
+async def test_killed_paused_and_ended(tmp_path: Path, ledger: str) -> None:
+    """Three processes that are killed, paused for longer than their leases, and ended: each debit is captured once."""
+    lease = 1.0
+    chance = random.Random(11)
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api(**LIFELIKE) as api,
+        crew(api, tmp_path, 3, debits=DEBITS, ledger=ledger, lease=lease, **TIMES) as runners,
+    ):
+        async with asyncio.TaskGroup() as group:
+            for each in runners:
+                group.create_task(keep_running(each))
+            trouble = group.create_task(make_trouble(api, runners, chance, lease))
+
+        totals = await captured_once(api, ledger, DEBITS)
+    logger.info("%s, %d lives: %s", trouble.result(), sum(each.lives for each in runners), totals["by_owner"])
+    assert len(trouble.result()) == 3
+
+
+@pytest.mark.asyncio
+async def test_a_paused_process_keeps_its_debits(tmp_path: Path) -> None:
+    """On SQLite nobody takes over from a process that is paused, however long: it goes on when it wakes."""
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api() as api,
+        crew(api, tmp_path, 2, debits=100, pause_at=20, **TIMES) as (paused, other),
+    ):
+        other.options = attrs.evolve(other.options, pause_at=None)
+        await paused.start()
+        await paused.says("paused")
+        await other.start()
+        await until(lambda progress: progress.pending == 0, other.options.ledger)
+        held = []
+        for _ in range(2):
+            await asyncio.sleep(1.5 * TIMES["timeout"] + TIMES["settle_after"])
+            held.append((await progress_of(other.options.ledger)).sending)
+        paused.send(signal.SIGCONT)
+        ends = [(await each.end())["said"] for each in (paused, other)]
+
+        await captured_once(api, other.options.ledger, 100)
+    assert held[0] == held[1] > 0
+    assert ends == ["done", "done"]
+
+
+@pytest.mark.asyncio
+async def test_a_replaced_process_sends_nothing_when_it_wakes(tmp_path: Path, postgres_ledger: str) -> None:
+    """On PostgreSQL a paused process is replaced after its lease; when it wakes it stops before a byte leaves."""
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api() as api,
+        crew(api, tmp_path, 2, debits=100, pause_at=20, ledger=postgres_ledger, lease=1.0, **TIMES) as (paused, other),
+    ):
+        other.options = attrs.evolve(other.options, pause_at=None)
+        await paused.start()
+        await paused.says("paused")
+        await other.start()
+        await other.says("done")
+        before = await api.totals()
+        paused.send(signal.SIGCONT)
+        await paused.end()
+
+        after = await captured_once(api, postgres_ledger, 100)
+    assert after["requests"] == before["requests"]
+    assert after["by_owner"]["runner-0"]["capture"] < 20
+
+
+@pytest.mark.asyncio
+async def test_sigterm_leaves_nothing_in_doubt(tmp_path: Path, ledger: str) -> None:
+    """Told to stop, a run finishes what is in flight and gives back the rest; the next one has nothing to look up."""
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api(latency=0.05) as api,
+        crew(api, tmp_path, debits=200, ledger=ledger, **TIMES) as (each,),
+    ):
+        await each.start()
+        await api.wait(captured=60)
+        each.send(signal.SIGTERM)
+        end = await each.end()
+        between = await progress_of(ledger)
+        captured = (await api.totals())["captured"]
+        await each.start()
+        last = await each.end()
+
+        totals = await captured_once(api, ledger, 200)
+    assert end["said"] == "stopped"
+    assert (between.sending, between.unknown) == (0, 0)
+    assert between.pending > 0
+    assert between.captured == captured
+    assert last["said"] == "done"
+    assert totals["statuses"] == 0
+
+
+@pytest.mark.asyncio
+async def test_kill_9_while_nothing_is_sent(tmp_path: Path, ledger: str) -> None:
+    """A process that is killed between an intent and its request leaves a debit that the next one captures."""
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api() as api,
+        crew(api, tmp_path, debits=30, ledger=ledger, pause_at=1, lease=1.0, **TIMES) as (each,),
+    ):
+        await each.start()
+        await each.says("paused")
+        await each.kill()
+        between = await progress_of(ledger)
+        each.options = attrs.evolve(each.options, pause_at=None)
+        await keep_running(each)
+
+        await captured_once(api, ledger, 30)
+    assert between.sending > 0
+
+
+@pytest.mark.asyncio
+async def test_faults_of_the_api(tmp_path: Path, ledger: str) -> None:
+    """5xx, resets, silence and 429, before and after the money was taken: each debit is captured once."""
+    faults = {"broken": 0.02, "cut": 0.02, "limited": 0.02, "silent": 0.01}
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api(latency=0.005, **faults) as api,
+        crew(api, tmp_path, debits=DEBITS, ledger=ledger, **TIMES) as (each,),
+    ):
+        await keep_running(each)
+
+        totals = await captured_once(api, ledger, DEBITS)
+    assert totals["requests"] > DEBITS
+
+
+@pytest.mark.asyncio
+async def test_two_batches_with_the_same_debits(tmp_path: Path, ledger: str) -> None:
+    """A debit that is in two batches is captured once, though two processes run them at the same time."""
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api(latency=0.02) as api,
+        crew(api, tmp_path, 2, debits=100, ledger=ledger, **TIMES) as (one, other),
+    ):
+        other.options = attrs.evolve(other.options, key="another")
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(keep_running(each)) for each in (one, other)]
+
+        await captured_once(api, ledger, 100)
+    assert [task.result()["outcomes"] for task in running] == [{"Captured": 100}] * 2
