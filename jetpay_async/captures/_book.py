@@ -207,11 +207,12 @@ def claim(
     if rate is not None:
         step = 1 / rate
         first = max(0.0, session.query(statements.reserve, {"span": len(rows) * step})[0][0])
-    ids = session.among([row[0] for row in rows])
+    ids = session.among([number for (number,) in rows])
     session.change(statements.intend, {"ids": ids, "owner": owner, "settle": settle + first + len(rows) * step})
+    claimed = session.query(statements.claimed, {"ids": ids})
     return [
-        Claimed(number, debit_id, attempts + 1, bool(repeated), first + place * step)
-        for place, (number, debit_id, attempts, repeated) in enumerate(rows)
+        Claimed(number, debit_id, attempts, bool(repeated), first + place * step)
+        for place, (number, debit_id, attempts, repeated) in enumerate(claimed)
     ]
 
 

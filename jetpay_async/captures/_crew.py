@@ -152,6 +152,10 @@ class Crew:
         """Whether it has stopped, and everything is written down."""
         return self._drained is not None and self._drained.done()
 
+    def open(self) -> None:
+        """Look after the lease from now on."""
+        self._others.append(asyncio.get_running_loop().create_task(self._guard(self._keep())))
+
     def watch(self, scope: Scope) -> None:
         """Capture what is in a scope from now on."""
         if scope not in self._scopes:
@@ -220,10 +224,7 @@ class Crew:
         self._recorder = create(self._record())
         self._workers = [create(self._guard(self._work())) for _ in range(self._concurrency)]
         settlers = min(_SETTLERS, self._concurrency)
-        self._others = [
-            create(self._guard(self._keep())),
-            *(create(self._guard(self._resolve())) for _ in range(settlers)),
-        ]
+        self._others.extend(create(self._guard(self._resolve())) for _ in range(settlers))
 
     # --- claiming
 
@@ -247,7 +248,8 @@ class Crew:
                     limit=limit,
                     settle=self._settle,
                     rate=self._rate,
-                )
+                ),
+                last=True,
             )
             for each in claimed:
                 self._queue.put_nowait(_Task(each, began))
@@ -442,12 +444,13 @@ class Crew:
             self.stop(error)
 
     async def _drain(self) -> None:
-        if self._claimer is not None and self._recorder is not None:
+        if self._claimer is not None:
             await self._claimer
-            await asyncio.gather(*self._workers, return_exceptions=True)
-            for other in self._others:
-                other.cancel()
-            await asyncio.gather(*self._others, return_exceptions=True)
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        for other in self._others:
+            other.cancel()
+        await asyncio.gather(*self._others, return_exceptions=True)
+        if self._recorder is not None:
             self._closing = True
             self._written.set()
             await self._recorder

@@ -75,3 +75,6 @@ class Engine(Protocol):
 
     def explain(self, error: Exception) -> str | None:
         """Say what an error of the engine means and what to do; None if it is not one of the engine's."""
+
+    def repeatable(self, error: Exception) -> bool:
+        """Say whether others were in the way, so that the same transaction may go through when it is tried again."""

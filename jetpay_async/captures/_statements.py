@@ -42,6 +42,8 @@ class Dialect:
     """How to insist on the index of the pending debits."""
     claim: str
     """What keeps two claims from waiting for each other."""
+    often_changed: str
+    """How to look after a table whose rows all change."""
 
 
 def schema(dialect: Dialect) -> list[str]:
@@ -61,7 +63,8 @@ def schema(dialect: Dialect) -> list[str]:
             id {number} PRIMARY KEY, debit_id TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'pending',
             look_first {number} NOT NULL DEFAULT 0, attempts {number} NOT NULL DEFAULT 0,
             owner {number}, intent_at {real}, certain_at {real}, seq {number}, finished_at {real},
-            transaction_state TEXT, settled {number}, error TEXT, status {number}, request_id TEXT, reason TEXT)""",
+            transaction_state TEXT, settled {number}, error TEXT, status {number}, request_id TEXT, reason TEXT)
+            {dialect.often_changed}""",
         "CREATE UNIQUE INDEX jetpay_debit_once ON jetpay_debit (debit_id, (id >> 32))",
         "CREATE INDEX jetpay_debit_pending ON jetpay_debit (id) WHERE state = 'pending'",
         "CREATE UNIQUE INDEX jetpay_debit_sending ON jetpay_debit (debit_id) WHERE state = 'sending'",
@@ -133,10 +136,7 @@ class Statements:
             SELECT state, COUNT(*) FROM jetpay_debit WHERE id >= :low AND id < :high GROUP BY state"""
         # --- captures
         self.pending = f"""
-            SELECT d.id, d.debit_id, d.attempts,
-                d.look_first = 1 OR EXISTS (
-                    SELECT 1 FROM jetpay_debit o WHERE o.debit_id = d.debit_id AND o.id <> d.id)
-            FROM jetpay_debit d {dialect.pending}
+            SELECT d.id FROM jetpay_debit d {dialect.pending}
             WHERE d.state = 'pending' AND d.id >= :low AND d.id < :high
                 AND NOT EXISTS (SELECT 1 FROM jetpay_debit o WHERE o.state = 'sending' AND o.debit_id = d.debit_id)
             ORDER BY d.id LIMIT :limit {dialect.claim}"""
@@ -149,6 +149,12 @@ class Statements:
             SET state = 'sending', owner = :owner, attempts = attempts + 1,
                 intent_at = {now}, certain_at = {now} + :settle
             WHERE id {dialect.among}"""
+        # Looked up when nobody else can claim the same debit any more.
+        self.claimed = f"""
+            SELECT d.id, d.debit_id, d.attempts,
+                d.look_first = 1 OR EXISTS (
+                    SELECT 1 FROM jetpay_debit o WHERE o.debit_id = d.debit_id AND o.id <> d.id)
+            FROM jetpay_debit d WHERE d.id {dialect.among} ORDER BY d.id"""
         self.adopt = f"""
             UPDATE jetpay_debit SET owner = :owner
             WHERE state = 'sending' AND id >= :low AND id < :high AND owner NOT IN (SELECT id FROM jetpay_owner)

@@ -85,6 +85,7 @@ class Captures:
             self._pace,
             trust_pending=self._trust_pending,
         )
+        self._crew.open()
         return self
 
     async def __aexit__(

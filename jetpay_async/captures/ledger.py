@@ -89,17 +89,22 @@ class Ledger:
         check_key(key)
         with Spool() as spool:
             await spool.fill(debit_ids)
-            return await self._run(
-                lambda session: _book.submit(
-                    session,
-                    key,
-                    spool.numbered(),
-                    given=spool.given,
-                    chunks=spool.chunks,
-                    fingerprint=spool.fingerprint,
-                ),
-                alone=True,
-            )
+            # On a connection of its own: a million take longer than a lease, which must be renewed meanwhile.
+            desk = self.desk.another()
+            await desk.open(create=False)
+            try:
+                return await desk.run(
+                    lambda session: _book.submit(
+                        session,
+                        key,
+                        spool.numbered(),
+                        given=spool.given,
+                        chunks=spool.chunks,
+                        fingerprint=spool.fingerprint,
+                    )
+                )
+            finally:
+                await desk.close()
 
     async def batches(self) -> list[BatchInfo]:
         """Tell of each batch where it stands, the oldest first.
@@ -177,8 +182,8 @@ class Ledger:
             raise ConfigurationError("the ledger is not open; use it within `async with`")
         return self._desk
 
-    async def _run(self, operation: Callable[[Session], _T], *, writes: bool = True, alone: bool = False) -> _T:
-        return await self.desk.run(operation, writes=writes, alone=alone)
+    async def _run(self, operation: Callable[[Session], _T], *, writes: bool = True) -> _T:
+        return await self.desk.run(operation, writes=writes)
 
 
 def check_key(key: str) -> None:
