@@ -86,10 +86,17 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure against hand-written code; see ``benchmarks/README.md``."""
+    """Measure against the floor, the peers and hand-written code; see ``benchmarks/README.md``."""
     install(session, "bench")
-    for script in ("client.py", "webhooks.py"):
-        session.run("python", f"benchmarks/{script}")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(name="bench-gate")
+def bench_gate(session: nox.Session) -> None:
+    """Refuse a change that costs too much, by the gates of ``benchmarks/goals.py``; first test what measures."""
+    install(session, "bench", "test")
+    session.run("pytest", "tests/benchmarks", env={"JETPAY_TEST_PEERS": "required"})
+    session.run("python", "-m", "benchmarks", "--gate", *session.posargs)
 
 
 @nox.session(python="3.11")

@@ -1,0 +1,83 @@
+"""Ask the questions: ``python -m benchmarks``, or some of them by name; ``--gate`` for what a change must pass."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import goals, reports, serving
+from benchmarks.reports import FULL, QUICK, Plan, Report
+
+# Imported only when asked: every measured process starts by importing this module.
+QUESTIONS = ("capture", "layers", "preauthorize", "batch", "durable", "webhooks", "footprint")
+GATED = tuple(name for name in QUESTIONS if name != "layers")
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PUBLISHED = HERE / "published"
+README = HERE / "README.md"
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def ask(names: Sequence[str], plan: Plan, server: serving.Server) -> list[Report]:
+    """Ask one question after the other, printing each answer as it comes."""
+    answers = []
+    for name in names:
+        began = time.monotonic()
+        answers.append(importlib.import_module(f"benchmarks.{name}").measure(plan, server))
+        print(f"\n{answers[-1].as_text()}\n\n({name}: {time.monotonic() - began:.0f} s)", flush=True)
+    return answers
+
+
+def publish(answers: Sequence[Report], facts: dict[str, str], table: reports.Table) -> None:
+    """Write the results into ``README.md``, and the pictures beside it."""
+    from benchmarks import plots  # noqa: PLC0415 - the gate needs no pictures
+
+    pictures = plots.draw(answers, PUBLISHED)
+    circumstances = ", ".join(f"{name} {value}" for name, value in facts.items())
+    shown = "\n".join(f"![{name}](published/{name}.svg)" for name in pictures if name.startswith(SHOWN))
+    parts = [BEGIN, circumstances, table.as_markdown(), shown, *(each.as_markdown() for each in answers), END]
+    before, _, rest = README.read_text().partition(BEGIN)
+    README.write_text(before + "\n\n".join(parts) + rest.partition(END)[2])
+
+
+SHOWN = ("goals", "what-each-layer-adds", "memory-of-a-batch", "capture-64-in-flight-uvloop-plain")
+
+
+def main() -> None:
+    """Print tables, write JSON and pictures; exit with status 1 if a gate is broken."""
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    arguments.add_argument("questions", nargs="*", choices=[*QUESTIONS, []], help="all of them by default")
+    arguments.add_argument("--gate", action="store_true", help="the quick form: only what the gates need")
+    arguments.add_argument("--publish", action="store_true", help="write the results into benchmarks/README.md")
+    options = arguments.parse_args()
+    plan = QUICK if options.gate else FULL
+    names = options.questions or (GATED if options.gate else QUESTIONS)
+    RESULTS.mkdir(exist_ok=True)
+    began = time.monotonic()
+    with serving.serving() as server:
+        facts = reports.circumstances(server.name)
+        print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
+        answers = ask(names, plan, server)
+    figures = {name: figure for answer in answers for name, figure in answer.figures.items()}
+    wanted = {name: goal for name, goal in goals.GOALS.items() if goal.question in names}
+    table = goals.table_of_goals(figures, wanted=wanted)
+    print(f"\n{table.as_text()}\n\n{time.monotonic() - began:.0f} s in all")
+    kind = "gate" if options.gate else "bench"
+    (RESULTS / f"{kind}.json").write_text(reports.to_json(answers, facts))
+    if not options.gate:
+        from benchmarks import plots  # noqa: PLC0415 - the gate needs no pictures
+
+        plots.draw(answers, RESULTS)
+    if options.publish:
+        publish(answers, facts, table)
+    if faults := goals.broken(figures, wanted=wanted):
+        sys.exit("gates broken:\n" + "\n".join(faults))
+
+
+if __name__ == "__main__":
+    main()

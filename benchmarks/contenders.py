@@ -1,0 +1,218 @@
+"""The variants of a capture that rest on aiohttp, and the floor under them."""
+# ruff: noqa: SLF001 - private parts of the client are used to find out what each of its layers costs
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import cast
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from benchmarks.subjects import Contender, Site, Work, crew
+from jetpay_async import JetpayClient, _calls, _replies
+from jetpay_async._clock import SYSTEM_CLOCK
+from jetpay_async._transport import GuardedBody
+
+TOKEN = "benchmark"
+TIMEOUT = 30.0
+
+
+@asynccontextmanager
+async def by_hand(site: Site) -> AsyncIterator[Work]:
+    """What a careful user writes."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=site.in_flight)) as session:
+
+        async def capture(debit_id: str) -> object:
+            headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "application/json"}
+            async with session.post(f"{site.url}/debit/{debit_id}/capture", headers=headers) as response:
+                return orjson.loads(await response.read())
+
+        yield crew(capture, site.in_flight)
+
+
+@asynccontextmanager
+async def _tuned_session(site: Site) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=site.in_flight),
+        headers={"Authorization": f"Bearer {TOKEN}", "Accept": "application/json"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+    ) as session:
+        yield session
+
+
+@asynccontextmanager
+async def tuned(site: Site) -> AsyncIterator[Work]:
+    """What a specialist writes: whatever can be made once is, and a response is read without ``async with``."""
+    base = URL(site.url)
+    async with _tuned_session(site) as session:
+
+        async def capture(debit_id: str) -> object:
+            response = await session.post(base.with_path(f"/debit/{debit_id}/capture", encoded=True))
+            return orjson.loads(await response.read())
+
+        yield crew(capture, site.in_flight)
+
+
+@asynccontextmanager
+async def one_url(site: Site) -> AsyncIterator[Work]:
+    """aiohttp and nothing else: the same URL each time, and the reply is not parsed."""
+    url = URL(f"{site.url}/debit/debit_1/capture")
+    async with _tuned_session(site) as session:
+
+        async def capture(_: str) -> object:
+            response = await session.post(url)
+            return await response.read()
+
+        yield crew(capture, site.in_flight)
+
+
+@asynccontextmanager
+async def guarded(site: Site) -> AsyncIterator[Work]:
+    """Tuned, with the body that knows whether the request began to leave."""
+    base = URL(site.url)
+    async with _tuned_session(site) as session:
+
+        async def capture(debit_id: str) -> object:
+            body = GuardedBody(b"", deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
+            url = base.with_path(f"/debit/{debit_id}/capture", encoded=True)
+            response = await session.post(url, data=body)
+            content = await response.read()
+            body.seal()
+            return orjson.loads(content)
+
+        yield crew(capture, site.in_flight)
+
+
+def _client(site: Site, session: aiohttp.ClientSession | None = None) -> JetpayClient:
+    return JetpayClient(TOKEN, base_url=site.url, session=session, max_connections=site.in_flight, timeout=TIMEOUT)
+
+
+@asynccontextmanager
+async def transport(site: Site) -> AsyncIterator[Work]:
+    """The client's network line by itself, its own time limits included; the reply is parsed as by hand."""
+    async with _client(site) as client:
+        exchange = client._transport.exchange
+
+        async def capture(debit_id: str) -> object:
+            body = GuardedBody(b"", deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
+            reply = await exchange("POST", f"/debit/{debit_id}/capture", body, within=TIMEOUT)
+            return orjson.loads(reply.body)
+
+        yield crew(capture, site.in_flight)
+
+
+@asynccontextmanager
+async def typed(site: Site) -> AsyncIterator[Work]:
+    """The network line, the checked arguments and the typed result, without what carries a call through."""
+    async with _client(site) as client:
+        exchange = client._transport.exchange
+
+        async def capture(debit_id: str) -> object:
+            call = _calls.capture(debit_id)
+            body = GuardedBody(b"", deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
+            reply = await exchange("POST", call.path, body, within=TIMEOUT)
+            return _replies.read(call, reply, attempts=1, elapsed=0.0, now=0.0)
+
+        yield crew(capture, site.in_flight)
+
+
+@asynccontextmanager
+async def carried(site: Site) -> AsyncIterator[Work]:
+    """All of the client but the sharing of one debit's capture between tasks."""
+    async with _client(site) as client:
+        runner, options = client._runner, client._options
+
+        async def capture(debit_id: str) -> object:
+            return await runner.run(runner.pursue(_calls.capture(debit_id), options))
+
+        yield crew(capture, site.in_flight)
+
+
+@asynccontextmanager
+async def ours(site: Site) -> AsyncIterator[Work]:
+    """The client, as the README shows it."""
+    async with _client(site) as client:
+        yield crew(client.capture, site.in_flight)
+
+
+@asynccontextmanager
+async def given_session(site: Site) -> AsyncIterator[Work]:
+    """The client on a session of the user's, which may not get the token into its defaults."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=site.in_flight), cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
+        client = _client(site, session)
+        yield crew(client.capture, site.in_flight)
+        await client.aclose()
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time, and as little HTTP as the server's replies need."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._reply: asyncio.Future[bytes]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def exchange(self, request: bytes) -> asyncio.Future[bytes]:
+        self._reply = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self._reply
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        at = head.index(b"Content-Length: ") + 16
+        end = head.find(b"\r\n", at)
+        if len(body) == int(head[at : end if end > 0 else None]):
+            self._received = b""
+            self._reply.set_result(body)
+
+
+@asynccontextmanager
+async def floor(site: Site) -> AsyncIterator[Work]:
+    """A raw asyncio protocol: the least that any client on this loop can cost."""
+    url = URL(site.url)
+    context = ssl.create_default_context() if url.scheme == "https" else None
+    loop = asyncio.get_running_loop()
+    idle = [
+        (await loop.create_connection(_Connection, url.host, url.port, ssl=context))[1] for _ in range(site.in_flight)
+    ]
+    rest = f" HTTP/1.1\r\nHost: {url.authority}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n\r\n"
+
+    async def capture(debit_id: str) -> object:
+        connection = idle.pop()
+        body = await connection.exchange(f"POST /debit/{debit_id}/capture{rest}".encode())
+        idle.append(connection)
+        return orjson.loads(body)
+
+    yield crew(capture, site.in_flight)
+    for connection in idle:
+        connection.transport.close()
+
+
+FLOOR, BY_HAND, TUNED, OURS, GIVEN = (
+    "raw asyncio protocol",
+    "aiohttp by hand",
+    "aiohttp tuned",
+    "jetpay_async",
+    "jetpay_async, a given session",
+)
+
+CONTENDERS: Mapping[str, Contender] = {
+    BY_HAND: by_hand,
+    TUNED: tuned,
+    OURS: ours,
+    GIVEN: given_session,
+    FLOOR: floor,
+}

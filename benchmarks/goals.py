@@ -1,0 +1,140 @@
+"""What the ratios are to be, and from where on a change may not land.
+
+A gate is its goal and a tenth, since a machine of two busy cores is no laboratory. Where a goal can't be had today, the
+gate is written down here with its reason, and is shown wherever the goal is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from benchmarks.measuring import Spread
+from benchmarks.reports import Table
+
+SLACK = 1.10
+
+
+@attrs.frozen
+class Shortfall:
+    """A goal that is not reached, and is known not to be."""
+
+    gate: float
+    """What the figure may be until then."""
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Goal:
+    """One ratio, a median of rounds, and its bound."""
+
+    name: str
+    question: str
+    """The module that measures it."""
+    at_most: float | None = None
+    at_least: float | None = None
+    shortfall: Shortfall | None = None
+    impossible: str = ""
+    """Why there is nothing to measure."""
+
+    @property
+    def gate(self) -> float:
+        """From where on it fails."""
+        if self.shortfall is not None:
+            return self.shortfall.gate
+        return self.at_most * SLACK if self.at_most is not None else (self.at_least or 0.0) / SLACK
+
+    @property
+    def wish(self) -> str:
+        """The goal in words."""
+        return f"<= {self.at_most:g}" if self.at_most is not None else f">= {self.at_least:g}"
+
+    def reached(self, figure: float) -> bool:
+        """Whether the goal is reached."""
+        return figure <= self.at_most if self.at_most is not None else figure >= (self.at_least or 0.0)
+
+    def passed(self, figure: float) -> bool:
+        """Whether the gate is passed."""
+        return figure <= self.gate if self.at_most is not None else figure >= self.gate
+
+
+def _goals() -> Iterator[Goal]:
+    for loop, hand, stripe in (("asyncio", 0.97, 2.1), ("uvloop", 0.95, 2.6)):
+        yield Goal(question="capture", name=f"capture / aiohttp by hand, {loop}", at_most=hand)
+        yield Goal(question="capture", name=f"capture / aiohttp tuned, {loop}", at_most=1.12)
+        yield Goal(question="capture", name=f"capture / aiohttp by hand, TLS, {loop}", at_most=0.95)
+        for peer, least in (
+            ("stripe, AIOHTTPClient", stripe),
+            ("stripe, HTTPXClient", 12),
+            ("square", 15),
+            ("mollie", 25),
+            ("openai", 8),
+        ):
+            yield Goal(question="capture", name=f"{peer} / capture, {loop}", at_least=least)
+        yield Goal(question="preauthorize", name=f"preauthorize / aiohttp by hand, {loop}", at_most=1.08)
+    yield Goal(question="batch", name="batch, CPU / bare pool", at_most=1.06)
+    yield Goal(question="batch", name="gather and semaphore / batch, CPU, a large batch", at_least=1.3)
+    yield Goal(question="batch", name="batch, MB of growth from 1,000 items to the most", at_most=2.0)
+    yield Goal(question="batch", name="batch, time / ideal pool, 1 % slow", at_most=1.05)
+    yield Goal(question="durable", name="durable batch / batch, per second", at_least=0.65)
+    for state, most in (("off", 1.0), ("on", 1.05)):
+        name = f"our hooks, metrics and tracing, {state}"
+        yield Goal(question="capture", name=name, at_most=most, impossible="the client has no such hooks")
+    yield Goal(question="webhooks", name="verify / bare RSA", at_most=1.40)
+    for count, most, least in ((1, 1.45, 3.8), (10, 1.80, 4.2), (100, 2.0, 5.0)):
+        decoded = f"verify and decode / RSA, SHA-256, orjson; events: {count}"
+        yield Goal(question="webhooks", name=decoded, at_most=most)
+        stack = f"PyJWT, json, cattrs / verify and decode; events: {count}"
+        yield Goal(question="webhooks", name=stack, at_least=least)
+    for what in ("a forged kid", "another alg", "an oversize token"):
+        yield Goal(question="webhooks", name=f"refusing {what} / bare RSA", at_most=0.15)
+    used = "import and use of jetpay_async.webhooks / import jwt, cattrs"
+    yield Goal(question="footprint", name=used, at_most=1.1)
+
+
+SHORTFALLS: Mapping[str, Shortfall] = {}
+
+GOALS: Mapping[str, Goal] = {goal.name: attrs.evolve(goal, shortfall=SHORTFALLS.get(goal.name)) for goal in _goals()}
+
+
+def table_of_goals(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> Table:
+    """Show every goal with what was reached."""
+    return Table(
+        title="Goals",
+        columns=("ratio of CPU, unless it says otherwise", "goal", "gate", "figure", "lowest to highest", ""),
+        rows=[_row(goal, figures.get(name)) for name, goal in wanted.items()],
+    )
+
+
+def _row(goal: Goal, figure: Spread | None) -> tuple[str, ...]:
+    if figure is None:
+        return (
+            goal.name,
+            goal.wish,
+            "none" if goal.impossible else f"{goal.gate:.3g}",
+            "",
+            "",
+            goal.impossible or "MISSING",
+        )
+    if goal.reached(figure.median):
+        verdict = "reached"
+    elif goal.passed(figure.median):
+        verdict = "short of the goal" + (f": {goal.shortfall.reason}" if goal.shortfall else "")
+    else:
+        verdict = "GATE BROKEN"
+    spread = f"{figure.lowest:.2f} to {figure.highest:.2f}"
+    return goal.name, goal.wish, f"{goal.gate:.3g}", f"{figure.median:.2f}", spread, verdict
+
+
+def broken(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> list[str]:
+    """Say which gates are not passed, with the figure; a figure that is missing passes none."""
+    faults = []
+    for name, goal in wanted.items():
+        figure = figures.get(name)
+        if figure is None:
+            if not goal.impossible:
+                faults.append(f"{name}: not measured")
+        elif not goal.passed(figure.median):
+            faults.append(f"{name}: {figure:.3f}, gate {goal.gate:.3g} (goal {goal.wish})")
+    return faults

@@ -1,0 +1,127 @@
+"""Variants in processes of their own, and who counts what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from benchmarks import serving, subjects
+from benchmarks.measuring import CLIENT_CORE, on_core
+from benchmarks.serving import Lateness, Server
+from benchmarks.subjects import MiscountError, Site, Subject, Work, crew
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving.answering_late(Lateness()) as server:
+        yield server
+
+
+@pytest.fixture
+def site(server: Server) -> Site:
+    return Site(url=server.url(), in_flight=4, loop="uvloop")
+
+
+@asynccontextmanager
+async def honest(site: Site) -> AsyncIterator[Work]:
+    async with aiohttp.ClientSession() as session:
+
+        async def capture(debit_id: str) -> None:
+            async with session.post(f"{site.url}/debit/{debit_id}/capture") as response:
+                await response.read()
+
+        yield crew(capture, site.in_flight)
+
+
+@asynccontextmanager
+async def idle(_: Site) -> AsyncIterator[Work]:
+    async def run(_: int) -> None:
+        pass
+
+    yield Work(run=run)
+
+
+@asynccontextmanager
+async def broken(_: Site) -> AsyncIterator[Work]:
+    async def run(_: int) -> None:
+        raise LookupError("no such debit")
+
+    yield Work(run=run)
+
+
+@asynccontextmanager
+async def elsewhere(site: Site) -> AsyncIterator[Work]:
+    async def run(_: int) -> None:
+        with on_core(CLIENT_CORE):
+            expected: Any = os.sched_getaffinity(0)
+        assert os.sched_getaffinity(0) == expected, "not on the client's core"
+        assert type(asyncio.get_running_loop()).__module__.startswith(site.loop), "another loop"
+
+    yield Work(run=run)
+
+
+def compare(site: Site, server: Server, **contenders: subjects.Contender) -> subjects.Comparison:
+    with subjects.started(contenders) as running:
+        return subjects.compare("", running, site, server, baseline=next(iter(contenders)), rounds=3, operations=10)
+
+
+def test_each_variant_takes_a_turn_in_each_round(site: Site, server: Server) -> None:
+    """A turn is of as many operations as was said, each confirmed by the server."""
+    before = server.requests()
+
+    comparison = compare(site, server, one=honest, other=honest)
+
+    assert {name: [turn.operations for turn in turns] for name, turns in comparison.turns.items()} == {
+        "one": [10, 10, 10],
+        "other": [10, 10, 10],
+    }
+    warming = 4 + subjects.ENOUGH
+    connecting = 3 * 4
+    assert server.requests() - before == 2 * (warming + connecting + 3 * 10)
+
+
+def test_what_costs_nothing_is_not_believed(site: Site, server: Server) -> None:
+    """A variant whose requests the server did not see gives no figure."""
+    with pytest.raises(MiscountError, match="0 requests arrived for 4 operations"):
+        compare(site, server, idle=idle)
+
+
+def test_a_variant_that_fails_says_why(site: Site, server: Server) -> None:
+    """A failure in another process is told with its traceback."""
+    with pytest.raises(RuntimeError, match="LookupError: no such debit"):
+        compare(site, server, broken=broken)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no process can choose its core here")
+@pytest.mark.parametrize("loop", subjects.LOOPS)
+def test_a_variant_runs_where_and_how_it_was_said(server: Server, loop: str) -> None:
+    """A variant has the client's core, and the loop that is named."""
+    with Subject(elsewhere) as subject, subjects.opened({"": subject}, Site(url=server.url(), in_flight=1, loop=loop)):
+        assert subject.turn(1).operations == 1
+
+
+@pytest.mark.asyncio
+async def test_a_crew_does_as_much_as_was_said_and_no_more_at_a_time() -> None:
+    """As many operations as asked for, on debits of their own, with a fixed number in flight."""
+    debits: list[str] = []
+    flying: list[int] = [0]
+
+    async def operation(debit_id: str) -> None:
+        debits.append(debit_id)
+        flying[0] += 1
+        flying.append(flying[0])
+        await asyncio.sleep(0)
+        flying[0] -= 1
+
+    work = crew(operation, in_flight=3)
+    await work.run(10)
+    await work.run(5)
+
+    assert len(debits) == len(set(debits)) == 15
+    assert max(flying) == 3
