@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from jetpay_async._log import logger
 from jetpay_async.errors import AuthenticationError, ConfigurationError, InvalidArgumentError
-from jetpay_async.outcomes import Captured, NotSent, Preauthorized, Unknown
+from jetpay_async.outcomes import Captured, Preauthorized, Refused
 
 if TYPE_CHECKING:
     from jetpay_async._clock import Clock
@@ -38,7 +38,6 @@ _LONGEST_PAUSE = 300.0
 _LATENESS = 0.02
 
 _DONE = (Captured, Preauthorized)
-_WITHOUT_A_WORD = (NotSent, Unknown)
 _THE_SAME_FOR_ALL = (AuthenticationError, ConfigurationError)
 
 
@@ -71,6 +70,13 @@ class Brake:
         self._waiting: deque[asyncio.Future[JetpayError | None]] = deque()
         self._pacer: asyncio.Task[None] | None = None
 
+    def enter_at_once(self) -> bool:
+        """Take a turn if nothing at all stands in the way."""
+        if self._clear and self.in_flight + 1 <= self.window:
+            self.in_flight += 1
+            return True
+        return False
+
     async def enter(self) -> JetpayError | None:
         """Wait for a turn to start, in order of arrival.
 
@@ -78,8 +84,7 @@ class Brake:
             None when the turn has come: call `leave` when it is over. Otherwise why nothing is started at present:
             the error that opened the breaker.
         """
-        if self._clear and self.in_flight + 1 <= self.window:
-            self.in_flight += 1
+        if self.enter_at_once():
             return None
         if self.tripped is not None:
             return self._probe(self.tripped)
@@ -105,25 +110,17 @@ class Brake:
     def record(self, outcome: CaptureOutcome | PreauthorizationOutcome) -> None:
         """Judge the service by what became of an item whose turn had come; before `leave`."""
         error = None if isinstance(outcome, _DONE) else outcome.error
-        if isinstance(error, _THE_SAME_FOR_ALL):
-            self._trip(error)
-        elif error is not None and isinstance(outcome, _WITHOUT_A_WORD):
-            if isinstance(error, InvalidArgumentError):
-                return
-            self._failures += 1
-            if self._failures >= _FAILURES or self.tripped is not None:
-                self._trip(error)
-        else:
+        if error is None or (not isinstance(error, _THE_SAME_FOR_ALL) and isinstance(outcome, Refused)):
             self._failures = 0
             if self.tripped is not None and not self._is_shut:
                 logger.warning("the service answers again: going on")
                 self.tripped = None
             if self.window < self._widest:
                 self.window = min(self._widest, self.window + 1 / self.window)
-
-    def shut(self, error: JetpayError) -> None:
-        """Start nothing more, for this reason, whatever the service says."""
-        self._open(error, math.inf)
+        elif not isinstance(error, InvalidArgumentError):
+            self._failures += 1
+            if self._failures >= _FAILURES or self.tripped is not None or isinstance(error, _THE_SAME_FOR_ALL):
+                self._trip(error)
 
     def slow_down(self, generation: int, status: int | None, retry_after: float | None) -> None:
         """Take an attempt without a result for a sign of overload, if it is one.
@@ -225,11 +222,13 @@ class Lane:
 
     async def enter(self) -> JetpayError | None:
         """Wait for a turn, as `Brake.enter`."""
-        refusal = await self._brake.enter()
-        if refusal is None:
-            self._generation = self._brake.generation
-            self.busy = True
-        return refusal
+        brake = self._brake
+        # The way is clear as a rule: no need for another coroutine.
+        if not brake.enter_at_once() and (refusal := await brake.enter()) is not None:
+            return refusal
+        self._generation = brake.generation
+        self.busy = True
+        return None
 
     def on_trouble(self, status: int | None, retry_after: float | None) -> None:
         """Hear of an attempt without a result; what `Runner.pursue` wants."""
