@@ -122,6 +122,10 @@ class Brake:
             if self._failures >= _FAILURES or self.tripped is not None or isinstance(error, _THE_SAME_FOR_ALL):
                 self._trip(error)
 
+    def shut(self, error: JetpayError) -> None:
+        """Start nothing more, for this reason, whatever the service says."""
+        self._open(error, math.inf)
+
     def slow_down(self, generation: int, status: int | None, retry_after: float | None) -> None:
         """Take an attempt without a result for a sign of overload, if it is one.
 
