@@ -145,6 +145,10 @@ class Brake:
             self.window = max(1.0, self.window / 2)
             logger.info("status %d: no more than %d in flight", status, self.window)
 
+    def shut(self, error: JetpayError) -> None:
+        """Let nobody in any more: all who wait, and all who come, are told this."""
+        self._open(error, math.inf)
+
     def _admit(self) -> None:
         """Let in those whose turn it is, and see to it that the next are let in in time."""
         while self._waiting and self.in_flight + 1 <= self.window:
@@ -154,12 +158,13 @@ class Brake:
                     self._pacer = asyncio.get_running_loop().create_task(self._pace())
                 return
             self._clear = not self._interval
+            turn = self._waiting.popleft()
+            if turn.done():  # cancelled, and not told yet
+                continue
             made_up_for = self._pacer is not None and now - self._next_start < _LATENESS
             self._next_start = (self._next_start if made_up_for else now) + self._interval
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.in_flight += 1
-                turn.set_result(None)
+            self.in_flight += 1
+            turn.set_result(None)
 
     async def _pace(self) -> None:
         """Wait for the time of the next start, for as long as that is what is waited for."""
