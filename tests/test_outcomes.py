@@ -1,0 +1,118 @@
+"""What an error means for the item that met it, and what outcomes tell."""
+
+from __future__ import annotations
+
+import pickle
+
+import attrs
+import pytest
+
+from jetpay_async import (
+    APIError,
+    AuthenticationError,
+    Capture,
+    Captured,
+    ConfigurationError,
+    ConflictError,
+    InvalidArgumentError,
+    InvalidRequestError,
+    JetpayError,
+    NotFoundError,
+    NotSent,
+    NotSentError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    Preauthorization,
+    PreauthorizationRequest,
+    Preauthorized,
+    RateLimitedError,
+    Refused,
+    ServiceError,
+    TransactionFailedError,
+    TransactionState,
+    Unknown,
+    errors,
+)
+from jetpay_async.money import to_amount
+from jetpay_async.outcomes import undone
+
+MEANINGS: dict[type[JetpayError], type[Refused[None] | NotSent[None] | Unknown[None]]] = {
+    JetpayError: Unknown,
+    ConfigurationError: NotSent,
+    InvalidArgumentError: NotSent,
+    NotSentError: NotSent,
+    ServiceError: NotSent,
+    OutcomeUnknownError: Unknown,
+    APIError: Refused,
+    InvalidRequestError: Refused,
+    AuthenticationError: Refused,
+    PermissionDeniedError: Refused,
+    NotFoundError: Refused,
+    ConflictError: Refused,
+    RateLimitedError: NotSent,
+    TransactionFailedError: Refused,
+}
+
+REQUEST = PreauthorizationRequest(
+    contact_id="contact_123", credit_card_id="cc_456", amount="100.50", to_bank_account_id="bank_789", statement="Test"
+)
+
+
+def test_every_error_has_a_meaning() -> None:
+    """The table knows each error of the package."""
+    assert set(MEANINGS) == {
+        error
+        for name in errors.__all__
+        if isinstance(error := getattr(errors, name), type) and issubclass(error, JetpayError)
+    }
+
+
+@pytest.mark.parametrize(("error", "meaning"), MEANINGS.items(), ids=lambda each: each.__name__)
+def test_what_an_error_means(error: type[JetpayError], meaning: type[object]) -> None:
+    """No money moved, the API said no, or it is not known; what is in doubt counts as not known."""
+    met = error("it happened", attempts=3)
+
+    outcome = undone(met, debit_id="debit_123", request=None)
+
+    assert type(outcome) is meaning
+    assert (outcome.debit_id, outcome.request, outcome.error, outcome.attempts) == ("debit_123", None, met, 3)
+
+
+def test_a_captured_debit_tells_how() -> None:
+    """Whether its status had to be read, and how many requests it took, is told by the capture."""
+    capture = Capture(
+        identifier="debit_123", state=TransactionState.PAID, settled=True, raw={}, attempts=2, elapsed=0.1
+    )
+
+    outcome = Captured(debit_id="debit_123", capture=capture)
+
+    assert (outcome.settled, outcome.attempts) == (True, 2)
+
+
+def test_a_preauthorized_request_tells_its_debit() -> None:
+    """What to store is at hand, beside the request that it belongs to."""
+    reserved = Preauthorization(
+        debit_id="debit_123",
+        amount=to_amount("100.50"),
+        statement="Test",
+        to_bank_account_id="bank_789",
+        contact_id="contact_123",
+        from_credit_card_id="cc_456",
+        transaction_state=TransactionState.PREAUTHORIZED,
+        raw={},
+        attempts=2,
+        elapsed=0.1,
+    )
+
+    outcome = Preauthorized(request=REQUEST, preauthorization=reserved)
+
+    assert (outcome.debit_id, outcome.attempts) == ("debit_123", 2)
+
+
+@pytest.mark.parametrize("outcome", [undone(NotSentError("no"), debit_id="d", request=REQUEST), REQUEST], ids=str)
+def test_outcomes_are_values(outcome: NotSent[PreauthorizationRequest] | PreauthorizationRequest) -> None:
+    """They can't be changed, and they can be stored."""
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        outcome.reference = "another"  # type: ignore[misc, union-attr] # as a user might
+
+    assert type(pickle.loads(pickle.dumps(outcome))) is type(outcome)
