@@ -145,10 +145,6 @@ class Brake:
             self.window = max(1.0, self.window / 2)
             logger.info("status %d: no more than %d in flight", status, self.window)
 
-    def shut(self, error: JetpayError) -> None:
-        """Let nobody in any more: all who wait, and all who come, are told this."""
-        self._open(error, math.inf)
-
     def _admit(self) -> None:
         """Let in those whose turn it is, and see to it that the next are let in in time."""
         while self._waiting and self.in_flight + 1 <= self.window:
