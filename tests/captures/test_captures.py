@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import pickle
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -22,7 +21,6 @@ from jetpay_async import (
     NotSentError,
     OutcomeUnknownError,
     Refused,
-    RetryPolicy,
     ServiceError,
     TransactionFailedError,
     TransactionState,
@@ -32,14 +30,12 @@ from jetpay_async.captures import (
     BatchMismatchError,
     CapturesStoppedError,
     ChunkBusyError,
-    DebitState,
     Ledger,
-    LedgerError,
     Progress,
     UnknownBatchError,
     run_chunk,
 )
-from tests.captures.service import FAST, LOSE, LOSE_AFTERWARDS, WAIT, Service, debits, serving
+from tests.captures.service import FAST, LOSE, LOSE_AFTERWARDS, WAIT, debits, serving
 
 KEY = "2026-11-22"
 
@@ -430,7 +426,7 @@ async def test_leaving_the_block_leaves_nothing_in_doubt(path: str) -> None:
 
 @pytest.mark.asyncio
 async def test_a_cancelled_stop_leaves_what_was_in_flight_to_the_next_run(path: str) -> None:
-    """Cancelled while those in flight finish, the run cuts them off; the next one settles them, and sends none twice."""
+    """Cancelled while those in flight finish, the run cuts them off; the next one settles them, none twice."""
     async with serving(timeout=0.4) as (service, client):
         service.always = WAIT
 
@@ -510,7 +506,7 @@ async def test_captures_are_used_in_their_block(path: str) -> None:
     """Outside of their block they say so; and inside, they can't be opened a second time."""
     async with serving() as (_, client):
         captures = client.captures(path)
-        with pytest.raises(ConfigurationError, match="within `async with client.captures"):
+        with pytest.raises(ConfigurationError, match=r"within `async with client\.captures"):
             await captures.submit(KEY, debits(1))
         captures.stop()
         async with captures:

@@ -1,0 +1,622 @@
+"""A ledger in a file: how it is kept, who is alive, and what it says when it can't be used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jetpay_async import ConfigurationError
+from jetpay_async._clock import SYSTEM_CLOCK
+from jetpay_async.captures import DebitState, Ledger, LedgerError, UnknownBatchError, _book, _statements
+from jetpay_async.captures._book import Entry, Scope
+from jetpay_async.captures._sqlite import DIALECT, SQLiteEngine, SQLiteSession
+from jetpay_async.captures._statements import Statements
+from tests.captures.service import debits
+
+KEY = "night"
+STATEMENTS = Statements(DIALECT)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "captures.db"
+
+
+@pytest.fixture
+def session(path: Path) -> Iterator[SQLiteSession]:
+    """A session on a new ledger with a batch of 600, inside a transaction."""
+    with closing(SQLiteEngine(path, SYSTEM_CLOCK).connect(create=True)) as session:
+        session.begin(writes=True)
+        numbered = enumerate(debits(600))
+        _book.submit(session, KEY, numbered, given=600, chunks=3, fingerprint="f")
+        yield session
+        session.rollback()
+
+
+# --- durability -------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_is_on_the_disk(session: SQLiteSession) -> None:
+    """The log is written ahead, and each commit waits for the disk."""
+    assert session.query("PRAGMA journal_mode", {}) == [("wal",)]
+    assert session.query("PRAGMA synchronous", {}) == [(2,)], "FULL"
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+STEADY = {
+    "pending": STATEMENTS.pending,
+    "intend": STATEMENTS.intend,
+    "claimed": STATEMENTS.claimed,
+    "record": STATEMENTS.record,
+    "recorded": STATEMENTS.recorded,
+    "take_places": STATEMENTS.take_places,
+    "count": STATEMENTS.count,
+    "outcomes": STATEMENTS.outcomes,
+    "items": STATEMENTS.items,
+    "items in a state": STATEMENTS.items_in["refused"],
+    "progress": STATEMENTS.progress_of,
+    "chunk_counts": STATEMENTS.chunk_counts,
+    "mine_or_free": STATEMENTS.mine_or_free,
+    "adopt": STATEMENTS.adopt,
+    "sees_others": STATEMENTS.sees_others,
+    "others": STATEMENTS.others,
+    "reopen_refused": STATEMENTS.reopen_refused,
+    "reopen_unknown": STATEMENTS.reopen_unknown,
+}
+
+
+@pytest.mark.parametrize("statement", STEADY.values(), ids=STEADY)
+def test_no_statement_scans_the_debits(session: SQLiteSession, statement: str) -> None:
+    """Every statement of a run finds its debits by an index, however many there are."""
+    parameters = dict.fromkeys(re.findall(r":([a-z_]+)", statement), 1) | {"ids": "[1]", "outcomes": "[]"}
+
+    plan = [row[-1] for row in session.query(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+    scans = [step for step in plan if re.match(r"SCAN (jetpay_debit|d|o)\b", step)]
+    # What is being sent is never more than is in flight: its own index may be read from end to end.
+    assert [step for step in scans if "USING" not in step or "jetpay_debit_sending" not in step] == []
+
+
+def test_a_claim_goes_by_the_index_of_the_pending(session: SQLiteSession) -> None:
+    """The next debits come from the index of the pending ones, in their order, without sorting."""
+    parameters = {"low": 0, "high": 1 << 40, "limit": 32}
+
+    plan = [row[-1] for row in session.query(f"EXPLAIN QUERY PLAN {STATEMENTS.pending}", parameters)]
+
+    assert any("jetpay_debit_pending" in step for step in plan)
+    assert not any("TEMP B-TREE" in step for step in plan)
+
+
+# --- the rules of the states ------------------------------------------------------------------------------------------
+
+
+def claim(session: SQLiteSession, owner: int, limit: int = 5, scope: Scope = Scope(1)) -> list[_book.Claimed]:  # noqa: B008
+    return _book.claim(session, scope, owner=owner, limit=limit, settle=30.0, rate=None)
+
+
+def states(session: SQLiteSession) -> dict[str, str]:
+    return dict(session.query("SELECT debit_id, state FROM jetpay_debit WHERE state <> 'pending'", {}))
+
+
+def test_what_is_claimed_is_claimed_by_one(session: SQLiteSession) -> None:
+    """Two owners never hold the same debit, and both go through the batch in its order."""
+    first, second = claim(session, 1), claim(session, 2)
+
+    assert [each.debit_id for each in first + second] == debits(10)
+    assert [each.attempts for each in first] == [1] * 5
+    assert set(states(session).values()) == {"sending"}
+
+
+def test_a_chunk_is_claimed_alone(session: SQLiteSession) -> None:
+    """A claim for a chunk takes nothing else, and no more than there is."""
+    claimed = claim(session, 1, 1000, Scope(1, 2))
+
+    assert [each.debit_id for each in claimed] == debits(600)[500:]
+    assert claim(session, 1, 1000, Scope(1, 3)) == []
+
+
+def test_only_the_holder_tells_the_outcome(session: SQLiteSession) -> None:
+    """An outcome from an owner that lost the debit changes nothing, and is not counted."""
+    mine, theirs = claim(session, 1, 2), claim(session, 2, 2)
+
+    _book.record(session, [Entry(each.id, DebitState.CAPTURED, 1) for each in mine + theirs], owner=1)
+
+    assert states(session) == {
+        "debit_0": "captured",
+        "debit_1": "captured",
+        "debit_2": "sending",
+        "debit_3": "sending",
+    }
+    progress = _book.progress(session, 1).progress
+    assert (progress.captured, progress.sending, progress.pending) == (2, 2, 596)
+
+
+def test_an_outcome_is_told_once(session: SQLiteSession) -> None:
+    """A second outcome for the same debit, from whomever, changes nothing."""
+    (claimed,) = claim(session, 1, 1)
+    _book.record(session, [Entry(claimed.id, DebitState.CAPTURED, 1)], owner=1)
+
+    _book.record(session, [Entry(claimed.id, DebitState.REFUSED, 1)], owner=1)
+
+    assert states(session) == {"debit_0": "captured"}
+    progress = _book.progress(session, 1).progress
+    assert (progress.captured, progress.refused) == (1, 0)
+
+
+def test_what_is_given_back_is_claimed_again(session: SQLiteSession) -> None:
+    """A debit proven not captured is pending again; what has to come first for it still does."""
+    first, second = claim(session, 1, 2)
+
+    _book.record(
+        session,
+        [
+            Entry(first.id, DebitState.PENDING, 0),
+            Entry(second.id, DebitState.PENDING, 3, look_first=True),
+        ],
+        owner=1,
+    )
+
+    assert [(each.debit_id, each.attempts, each.repeated) for each in claim(session, 2, 2)] == [
+        ("debit_0", 1, False),
+        ("debit_1", 4, True),
+    ]
+
+
+def test_a_debit_under_way_in_one_batch_waits_in_the_other(session: SQLiteSession) -> None:
+    """What one batch is sending, another doesn't claim; afterwards it does, and looks at it first."""
+    _book.submit(session, "other", enumerate(debits(3)), given=3, chunks=1, fingerprint="g")
+    held = claim(session, 1, 2)
+
+    assert [each.debit_id for each in claim(session, 2, 5, Scope(2))] == ["debit_2"]
+    _book.record(session, [Entry(each.id, DebitState.CAPTURED, 1) for each in held], owner=1)
+    assert [(each.debit_id, each.repeated) for each in claim(session, 2, 5, Scope(2))] == [
+        ("debit_0", True),
+        ("debit_1", True),
+    ]
+
+
+def test_no_debit_is_under_way_twice(session: SQLiteSession) -> None:
+    """Whatever the code above it does, the ledger itself refuses a second 'sending' of a debit."""
+    _book.submit(session, "other", enumerate(debits(3)), given=3, chunks=1, fingerprint="g")
+    claim(session, 1, 1)
+
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        session.change("UPDATE jetpay_debit SET state = 'sending' WHERE debit_id = 'debit_0'", {})
+
+
+def test_slots_of_the_rate_follow_each_other(session: SQLiteSession) -> None:
+    """Two owners share one rate: the second one's slots begin where the first one's end."""
+    first = _book.claim(session, Scope(1), owner=1, limit=3, settle=30.0, rate=10)
+    second = _book.claim(session, Scope(1), owner=2, limit=2, settle=30.0, rate=10)
+
+    delays = [each.delay for each in first + second]
+    assert delays == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4], abs=0.05)
+
+
+def test_an_intent_covers_the_wait_for_its_slot(session: SQLiteSession) -> None:
+    """When a request can no longer be on its way counts from the last slot of its claim."""
+    _book.claim(session, Scope(1), owner=1, limit=5, settle=30.0, rate=1)
+
+    ((certain, intent),) = session.query(
+        "SELECT DISTINCT certain_at, intent_at FROM jetpay_debit WHERE state = 'sending'", {}
+    )
+    assert certain - intent == pytest.approx(35.0)
+
+
+def test_the_last_outcome_ends_the_batch(session: SQLiteSession) -> None:
+    """A batch is finished when its last debit has an outcome, and not before."""
+    claimed = claim(session, 1, 600)
+    entries = [Entry(each.id, DebitState.CAPTURED, 1) for each in claimed]
+
+    _book.record(session, entries[:-1], owner=1)
+    assert _book.progress(session, 1).finished_at is None
+    _book.record(session, entries[-1:], owner=1)
+    assert _book.progress(session, 1).finished_at is not None
+
+
+def test_outcomes_are_read_in_their_order(session: SQLiteSession) -> None:
+    """Outcomes come in the order in which they were written down, page by page, each once."""
+    claimed = claim(session, 1, 600)
+    backwards = [Entry(each.id, DebitState.CAPTURED, 1) for each in reversed(claimed)]
+    _book.record(session, backwards[:10], owner=1)
+    _book.record(session, backwards[10:], owner=1)
+
+    first, place = _book.outcomes(session, KEY, 1, 0)
+    second, place = _book.outcomes(session, KEY, 1, place)
+    last, end = _book.outcomes(session, KEY, 1, place)
+
+    assert [item.debit_id for item in first + second] == list(reversed(debits(600)))
+    assert (last, end) == ([], place)
+
+
+# --- who is alive -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine(path: Path) -> SQLiteEngine:
+    return SQLiteEngine(path, SYSTEM_CLOCK)
+
+
+def adopt(session: SQLiteSession, owner: int) -> list[str]:
+    session.begin(writes=True)
+    doubts = _book.adopt(session, [Scope(1)], owner=owner)
+    session.commit()
+    return [doubt.debit_id for doubt in doubts]
+
+
+def start(session: SQLiteSession, limit: int) -> int:
+    """Register, and claim some debits of a batch of five."""
+    session.begin(writes=True)
+    _book.submit(session, KEY, enumerate(debits(5)), given=5, chunks=1, fingerprint="f")
+    owner = session.register(0.0)
+    claim(session, owner, limit)
+    session.commit()
+    return owner
+
+
+def test_an_owner_is_alive_while_it_holds_its_lock(engine: SQLiteEngine) -> None:
+    """What an owner is sending is taken over once its process has let go of the lock, and not before."""
+    dead, heir = engine.connect(create=True), engine.connect(create=False)
+    start(dead, 2)
+    owner = start(heir, 1)
+    assert _book.sees_others(heir, owner)
+    assert adopt(heir, owner) == []
+
+    # As a kill does: the lock goes, the ledger still names the owner.
+    dead.close()
+
+    assert sorted(adopt(heir, owner)) == ["debit_0", "debit_1"]
+    assert adopt(heir, owner) == []
+    assert not _book.sees_others(heir, owner)
+    heir.close()
+
+
+def test_an_owner_whose_lock_file_was_removed_counts_as_dead(engine: SQLiteEngine, path: Path) -> None:
+    """Somebody tidied up: its debits are settled all the same, once their requests can no longer be on their way."""
+    lost, heir = engine.connect(create=True), engine.connect(create=False)
+    start(lost, 2)
+    owner = start(heir, 1)
+    for lock in path.parent.glob("captures.db-owner-*"):
+        lock.unlink()
+
+    assert sorted(adopt(heir, owner)) == ["debit_0", "debit_1"]
+    lost.close()
+    heir.close()
+
+
+def test_leaving_tidies_up(engine: SQLiteEngine, path: Path) -> None:
+    """An owner that leaves takes its own traces with it, and those of the dead that left nothing to settle."""
+    dead, last = engine.connect(create=True), engine.connect(create=False)
+    start(dead, 0)
+    owner = start(last, 1)
+    dead._connection.close()
+    os.close(dead._lock or 0)
+
+    last.begin(writes=True)
+    last.leave(owner)
+    last.commit()
+    assert last.query("SELECT id FROM jetpay_owner", {}) == []
+    last.close()
+
+    assert sorted(file.name for file in path.parent.iterdir()) == ["captures.db"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
+    """A child that outlives its parent doesn't make the parent look alive."""
+    script = """
+import os, sys, time
+from jetpay_async._clock import SYSTEM_CLOCK
+from jetpay_async.captures._sqlite import SQLiteEngine
+session = SQLiteEngine(sys.argv[1], SYSTEM_CLOCK).connect(create=True)
+session.begin(writes=True)
+session.register(0.0)
+session.commit()
+child = os.fork()
+if child == 0:
+    os.close(1)
+    sys.stdin.read()
+else:
+    print(child, flush=True)
+    os._exit(0)
+"""
+    path = tmp_path / "captures.db"
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        parent.stdout.read()
+        with closing(SQLiteEngine(path, SYSTEM_CLOCK).connect(create=False)) as session:
+            session.begin(writes=True)
+            session.leave(session.register(0.0))
+            session.commit()
+            assert session.query("SELECT COUNT(*) FROM jetpay_owner", {}) == [(0,)]
+
+
+# --- what is wrong with it --------------------------------------------------------------------------------------------
+
+
+async def open_ledger(path: Path, *, create: bool = True) -> None:
+    async with Ledger(path, create=create):
+        pass
+
+
+@pytest.mark.asyncio
+async def test_an_absent_ledger_is_not_made_by_looking(path: Path) -> None:
+    """A tool that only looks at a ledger doesn't leave an empty one behind."""
+    with pytest.raises(LedgerError, match=r"there is no ledger at .*captures\.db; check the path"):
+        await open_ledger(path, create=False)
+
+    assert not path.exists()
+
+
+def a_text(path: Path) -> None:
+    path.write_text("not a database, but something of more than a few bytes" * 100)
+
+
+def another_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE rentals (id)")
+
+
+def a_newer_schema(path: Path) -> None:
+    asyncio.run(open_ledger(path))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE jetpay_ledger SET version = 99")
+
+
+def damaged(path: Path) -> None:
+    asyncio.run(open_ledger(path))
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 4000)
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (a_text, "no SQLite database"),
+        (another_database, "another application's database"),
+        (a_newer_schema, "schema version 99.*upgrade jetpay_async"),
+        (damaged, "damaged"),
+        (a_directory, "can't be opened"),
+    ],
+    ids=["a text", "another application's", "a newer schema", "damaged", "a directory"],
+)
+def test_what_is_no_ledger_says_what_to_do(path: Path, make: Any, said: str) -> None:
+    """A file that can't be used is refused when it is opened, in words, and is left as it was."""
+    make(path)
+    before = path.read_bytes() if path.is_file() else b""
+
+    with pytest.raises(LedgerError, match=said):
+        asyncio.run(open_ledger(path))
+
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+@pytest.mark.asyncio
+async def test_a_directory_that_is_not_there_says_so(path: Path) -> None:
+    """A path into nowhere is an error, with what to check."""
+    with pytest.raises(LedgerError, match="check that the directory exists"):
+        await open_ledger(path / "captures.db")
+
+
+@pytest.mark.asyncio
+async def test_a_ledger_without_a_log_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SQLite can't write ahead, as on some network drives, the ledger is refused."""
+    monkeypatch.setattr("jetpay_async.captures._sqlite.sqlite3.connect", lambda *_, **__: _NoLog())
+
+    with pytest.raises(LedgerError, match="needs a local disk"):
+        await open_ledger(path)
+
+
+class _NoLog:
+    def execute(self, statement: str, parameters: object = None) -> _NoLog:
+        return self
+
+    def fetchall(self) -> list[tuple[str]]:
+        return []
+
+    def fetchone(self) -> tuple[str]:
+        return ("delete",)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ledger", ["", None, 7, "mysql://host/db", b"captures.db"])
+def test_what_is_neither_path_nor_url_is_refused(ledger: Any) -> None:
+    """A ledger is a path or a postgresql:// URL."""
+    with pytest.raises(ConfigurationError, match="is the path of a file, or a postgresql:// URL"):
+        Ledger(ledger)
+
+
+def test_an_error_without_a_name_is_told_as_it_is(path: Path) -> None:
+    """An error of SQLite that we know nothing about is told in its own words; another's is not ours to tell."""
+    engine = SQLiteEngine(path, SYSTEM_CLOCK)
+
+    assert engine.explain(sqlite3.ProgrammingError("odd")) == f"the ledger {path}: odd"
+    assert engine.explain(ValueError("odd")) is None
+
+
+# --- the thread -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_operations_that_meet_share_a_commit(path: Path) -> None:
+    """What is ordered while another commit is under way is committed together; and in order."""
+    async with Ledger(path) as ledger:
+        desk = ledger.desk
+        gate = threading.Event()
+        first = asyncio.ensure_future(desk.run(lambda _: gate.wait(5)))
+        await asyncio.sleep(0.05)
+        before = desk.commits
+        numbers = [asyncio.ensure_future(desk.run(lambda _, n=n: n)) for n in range(20)]
+        await asyncio.sleep(0)
+        gate.set()
+
+        assert await first
+        assert await asyncio.gather(*numbers) == list(range(20))
+        assert desk.commits == before + 2
+
+
+@pytest.mark.asyncio
+async def test_a_transaction_that_fails_fails_for_all_its_parts(path: Path) -> None:
+    """Nothing of a transaction that failed counts; the next one is not concerned."""
+    async with Ledger(path) as ledger:
+        desk = ledger.desk
+        gate = threading.Event()
+        first = asyncio.ensure_future(desk.run(lambda _: gate.wait(5)))
+        await asyncio.sleep(0.05)
+        insert = partial(_insert, key="a")
+        shared = [
+            asyncio.ensure_future(desk.run(insert)),
+            asyncio.ensure_future(desk.run(lambda session: session.query("SELECT nonsense", {}))),
+        ]
+        await asyncio.sleep(0)
+        gate.set()
+
+        await first
+        for part in shared:
+            with pytest.raises(LedgerError, match="no such column"):
+                await part
+        await desk.run(partial(_insert, key="b"))
+        assert [batch.key for batch in await ledger.batches()] == ["b"]
+
+
+def _insert(session: Any, key: str) -> None:
+    session.query(session.statements.add_batch, {"key": key, "fingerprint": "", "chunks": 0})
+
+
+@pytest.mark.asyncio
+async def test_what_the_ledger_refuses_spoils_no_other_part(path: Path) -> None:
+    """An operation that the ledger refuses has changed nothing: those that shared its transaction stand."""
+    async with Ledger(path) as ledger:
+        gate = threading.Event()
+        first = asyncio.ensure_future(ledger.desk.run(lambda _: gate.wait(5)))
+        await asyncio.sleep(0.05)
+        refused = asyncio.ensure_future(ledger.progress("none"))
+        kept = asyncio.ensure_future(ledger.desk.run(partial(_insert, key="a")))
+        await asyncio.sleep(0)
+        gate.set()
+
+        await first
+        with pytest.raises(UnknownBatchError):
+            await refused
+        await kept
+        assert [batch.key for batch in await ledger.batches()] == ["a"]
+
+
+@pytest.mark.asyncio
+async def test_an_order_that_is_no_longer_wanted_is_carried_out_all_the_same(path: Path) -> None:
+    """Who stops waiting gets no answer, and nobody else is disturbed."""
+    async with Ledger(path) as ledger:
+        unwanted = asyncio.ensure_future(ledger.desk.run(partial(_insert, key="a")))
+        await asyncio.sleep(0)
+        unwanted.cancel()
+
+        assert [batch.key for batch in await ledger.batches()] == ["a"]
+
+
+@pytest.mark.asyncio
+async def test_a_closed_ledger_says_so(path: Path) -> None:
+    """Outside of its block a ledger can't be used."""
+    ledger = Ledger(path)
+    with pytest.raises(ConfigurationError, match="ledger is not open"):
+        await ledger.batches()
+    async with ledger:
+        desk = ledger.desk
+    with pytest.raises(LedgerError, match="is closed; open it again"):
+        await desk.run(_book.batches)
+
+
+@pytest.mark.asyncio
+async def test_opening_can_be_cancelled(path: Path) -> None:
+    """A cancelled opening leaves no thread behind."""
+    before = threading.active_count()
+    task = asyncio.ensure_future(open_ledger(path))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    for _ in range(200):
+        if threading.active_count() == before:
+            break
+        await asyncio.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_a_program_that_does_not_close_its_ledger_still_ends(path: Path) -> None:
+    """A ledger left open keeps no process alive, and what was submitted is there."""
+    script = """
+import asyncio, sys
+from jetpay_async.captures import Ledger
+async def main():
+    ledger = await Ledger(sys.argv[1]).__aenter__()
+    await ledger.submit("night", ["debit_1"])
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=30)
+
+    async def read() -> int:
+        async with Ledger(path, create=False) as ledger:
+            return (await ledger.progress("night")).total
+
+    assert asyncio.run(read()) == 1
+
+
+def test_lock_files_are_private(engine: SQLiteEngine, path: Path) -> None:
+    """Another user can't hold a run's lock in its stead."""
+    session = engine.connect(create=True)
+    start(session, 0)
+    (lock,) = path.parent.glob("captures.db-owner-*")
+
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    session.close()
+
+
+def test_processes_that_start_together_make_one_ledger(path: Path) -> None:
+    """Several processes that open a new ledger at the same moment all get it."""
+    script = """
+import asyncio, sys
+from jetpay_async.captures import Ledger
+async def main():
+    sys.stdin.readline()
+    async with Ledger(sys.argv[1]) as ledger:
+        print((await ledger.submit("night", ["debit_1"])).created)
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", script, str(path)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[0].strip() for process in processes]
+
+    assert sorted(said) == ["False", "False", "False", "True"]
+
+
+def test_the_version_is_that_of_the_schema(session: SQLiteSession) -> None:
+    """A new ledger says which schema it has."""
+    assert session.query("SELECT version FROM jetpay_ledger", {}) == [(_statements.SCHEMA_VERSION,)]
