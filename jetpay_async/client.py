@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from jetpay_async._clock import Clock
     from jetpay_async.batch import AnyCrew, Errand
+    from jetpay_async.captures import Captures
     from jetpay_async.errors import OutcomeUnknownError
     from jetpay_async.models import Capture, Preauthorization, TransactionStatus
     from jetpay_async.money import Amount
@@ -215,6 +216,44 @@ class JetpayClient:
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
         return await self._flights.capture(debit_id, self._runner.pursue(_calls.capture(debit_id), self._options))
+
+    def captures(
+        self,
+        ledger: str | os.PathLike[str],
+        *,
+        concurrency: int = 64,
+        rate: float | None = None,
+        lease: float = 15.0,
+        trust_pending: bool = True,
+    ) -> Captures:
+        """Capture from a ledger that survives a crash; see `jetpay_async.captures`.
+
+        Use it with ``async with``, inside the client's own block::
+
+            async with client.captures("captures.db") as captures:
+                batch = await captures.submit("2026-11-22", debit_ids)
+                report = await batch.wait()
+
+        Args:
+            ledger: The path of a file on a local disk, for the processes of one machine; or a ``postgresql://`` URL,
+                for many machines, which needs ``pip install 'jetpay-async[postgres]'``.
+            concurrency: Captures in flight, at most.
+            rate: Captures per second, of all processes and machines that work on the ledger together.
+            lease: Seconds after which an owner that says nothing counts as dead, for PostgreSQL. It sends nothing more
+                from four fifths of that on. In a file, the kernel tells who is alive.
+            trust_pending: Whether a debit that the ledger says was never sent, wasn't. Say False after a failover to a
+                replica that may have lost the newest commits: then each debit's status is read first.
+
+        Raises:
+            InvalidArgumentError: A number is out of range.
+            ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
+        """
+        # Most clients capture without a ledger.
+        from jetpay_async.captures._crew import Means  # noqa: PLC0415
+        from jetpay_async.captures.captures import Captures  # noqa: PLC0415
+
+        means = Means(self._flights, self._runner, self._options, self._clock)
+        return Captures(ledger, means, concurrency=concurrency, rate=rate, lease=lease, trust_pending=trust_pending)
 
     async def transaction_status(self, identifier: str) -> TransactionStatus:
         """Read where a transaction stands [docs, "Transaction status"].
