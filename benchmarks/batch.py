@@ -6,25 +6,26 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import islice
 
 from benchmarks import subjects
 from benchmarks.contenders import TIMEOUT, TOKEN
-from benchmarks.measuring import Comparison, Spread
+from benchmarks.measuring import Comparison, Spread, Turn
 from benchmarks.reports import Curve, Plan, Report, Table
 from benchmarks.serving import Lateness, Server, answering_late
-from benchmarks.subjects import Contender, Site, Subject, Work
+from benchmarks.subjects import Contender, MiscountError, Site, Subject, Work
 from jetpay_async import JetpayClient
 from jetpay_async.outcomes import Captured
 
 QUESTION = "What does a batch cost over its captures?"
 IN_FLIGHT = 64
 LOOP = "uvloop"
+# What a minute and more would be spent on shows no more than a smaller batch does.
+POOL_SIZE = 10_000
 SIZES = (1_000, 10_000, 100_000)
 MOST = 1_000_000
-QUICK_SIZES = (1_000, 20_000)
+QUICK_SIZES = (1_000, 10_000)
 SLOW = Lateness(0.05, slow_every=100, slow_factor=25)
-SLOW_ITEMS = 3_200
+SLOW_ITEMS = 2_400
 
 
 def debits(count: int) -> Iterator[str]:
@@ -87,20 +88,7 @@ async def gather(site: Site) -> AsyncIterator[Work]:
         yield Work(run=run)
 
 
-@asynccontextmanager
-async def windows(site: Site) -> AsyncIterator[Work]:
-    """The same call by ``asyncio.gather`` of so many at a time: each window waits for its slowest."""
-    async with _client(site) as client:
-
-        async def run(count: int) -> None:
-            ids = debits(count)
-            while window := list(islice(ids, site.in_flight)):
-                await asyncio.gather(*map(client.capture, window))
-
-        yield Work(run=run)
-
-
-BATCH, POOL, GATHER, WINDOWS = "jetpay_async batch", "bare pool", "gather and semaphore", "gather in windows"
+BATCH, POOL, GATHER = "jetpay_async batch", "bare pool", "gather and semaphore"
 CONTENDERS: Mapping[str, Contender] = {POOL: pool, BATCH: batch, GATHER: gather}
 
 
@@ -109,37 +97,29 @@ def measure(plan: Plan, server: Server) -> Report:
     site = Site(url=server.url(), in_flight=IN_FLIGHT, loop=LOOP)
     sizes = [max(IN_FLIGHT, round(size * plan.scale)) for size in (QUICK_SIZES if plan.quick else SIZES)]
     with subjects.started(CONTENDERS) as running:
-        comparisons = [
-            subjects.compare(
-                f"Batch of {size:,}, {IN_FLIGHT} in flight, {LOOP}",
-                running,
-                site,
-                server,
-                baseline=POOL,
-                rounds=min(plan.rounds, 5),
-                operations=size,
-            )
-            for size in sizes
-        ]
-    growth = _grow([*sizes] if plan.quick else [*sizes, round(MOST * plan.scale)], site, server)
-    by_size = dict(zip(sizes, comparisons, strict=True))
-    most = max(growth)
+        by_size = {size: _compare_size(size, plan, running, site, server) for size in sizes}
+    grown = _grow(sizes if plan.quick else [*sizes, round(MOST * plan.scale)], site, server)
     slow, ideal = _compare_slow(plan)
+    smallest, largest = sizes[0], sizes[-1]
+    growth = grown[max(grown)].growth - grown[smallest].growth
     return Report(
         question=QUESTION,
         figures={
-            # The smallest is over so soon that starting the crew shows.
+            # The smallest batch is over so soon that starting the crew shows, and the largest has no pool beside it.
             "batch, CPU / bare pool": by_size[sizes[1]].ratio(BATCH, POOL),
-            "gather and semaphore / batch, CPU, a large batch": by_size[sizes[-1]].ratio(GATHER, BATCH),
-            "batch, MB of growth from 1,000 items to the most": Spread.of([(growth[most] - growth[sizes[0]]) / 1e6]),
+            "gather and semaphore / batch, CPU, a large batch": by_size[largest].ratio(GATHER, BATCH),
+            "batch, MB of growth from 1,000 items to the most": Spread.of([growth / 1e6]),
             "batch, time / ideal pool, 1 % slow": Spread.of([turn.wall / ideal for turn in slow.turns[BATCH]]),
         },
-        comparisons=[*comparisons, slow],
+        comparisons=[*by_size.values(), slow],
         tables=[
             Table(
-                title="RSS growth of one process over its warmed self, outcomes streamed",
-                columns=("items", "MB"),
-                rows=[(f"{size:,}", f"{grown / 1e6:.2f}") for size, grown in growth.items()],
+                title="One batch after the other in one process, once, outcomes streamed",
+                columns=("items", "CPU us", "per second", "RSS growth MB"),
+                rows=[
+                    (f"{size:,}", f"{turn.cost:.1f}", f"{turn.per_second:,.0f}", f"{turn.growth / 1e6:.2f}")
+                    for size, turn in grown.items()
+                ],
             )
         ],
         curves=[
@@ -148,7 +128,7 @@ def measure(plan: Plan, server: Server) -> Report:
                 x="items",
                 y="peak RSS over the warmed process, MB",
                 lines={
-                    BATCH: [(size, grown / 1e6) for size, grown in growth.items()],
+                    BATCH: [(size, turn.growth / 1e6) for size, turn in grown.items()],
                     GATHER: [(size, each.spread(GATHER, "growth").median / 1e6) for size, each in by_size.items()],
                 },
             ),
@@ -157,7 +137,9 @@ def measure(plan: Plan, server: Server) -> Report:
                 x="items",
                 y="microseconds of CPU for each item",
                 lines={
-                    name: [(size, each.spread(name, "cost").median) for size, each in by_size.items()]
+                    name: [
+                        (size, each.spread(name, "cost").median) for size, each in by_size.items() if name in each.turns
+                    ]
                     for name in CONTENDERS
                 },
             ),
@@ -173,25 +155,32 @@ def measure(plan: Plan, server: Server) -> Report:
     )
 
 
-def _grow(sizes: Sequence[int], site: Site, server: Server) -> dict[int, int]:
-    """Run batches of growing size in one fresh process; return the growth at each."""
-    growth: dict[int, int] = {}
+def _compare_size(size: int, plan: Plan, running: Mapping[str, Subject], site: Site, server: Server) -> Comparison:
+    return subjects.compare(
+        f"Batch of {size:,}, {IN_FLIGHT} in flight, {LOOP}",
+        {name: subject for name, subject in running.items() if name != POOL or size <= POOL_SIZE},
+        site,
+        server,
+        baseline=BATCH,
+        rounds=min(plan.rounds, 5),
+        operations=size,
+    )
+
+
+def _grow(sizes: Sequence[int], site: Site, server: Server) -> dict[int, Turn]:
+    """Run batches of growing size in one fresh process."""
     with Subject(batch) as subject, subjects.opened({BATCH: subject}, site):
         before = server.requests()
-        subject.warm(IN_FLIGHT * 4)
-        for size in sizes:
-            growth[size] = subject.turn(size).growth
-        if (counted := server.requests() - before) != sum(sizes) + IN_FLIGHT * 4:
-            raise subjects.MiscountError(f"{counted} requests arrived for {sum(sizes)} items")
-    return growth
+        subject.warm(subjects.ENOUGH)
+        turns = {size: subject.turn(size) for size in sizes}
+        if (counted := server.requests() - before) != subjects.ENOUGH + sum(sizes):
+            raise MiscountError(f"{counted} requests arrived for {sum(sizes)} items")
+    return turns
 
 
 def _compare_slow(plan: Plan) -> tuple[Comparison, float]:
     items = max(IN_FLIGHT, round(SLOW_ITEMS * plan.scale / (2 if plan.quick else 1)))
-    chosen: dict[str, Contender] = {POOL: pool, BATCH: batch}
-    if not plan.quick:
-        chosen[WINDOWS] = windows
-    with answering_late(SLOW) as late, subjects.started(chosen) as running:
+    with answering_late(SLOW) as late, subjects.started({POOL: pool, BATCH: batch}) as running:
         comparison = subjects.compare(
             f"Batch of {items:,} with slow replies",
             running,

@@ -2,69 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from benchmarks import contenders, subjects
+from benchmarks import subjects
 from benchmarks.contenders import BY_HAND, CONTENDERS, GIVEN, OURS, TUNED
 from benchmarks.measuring import Comparison, Spread
-from benchmarks.peers import HTTPX, MOLLIE, OPENAI, PEERS, SQUARE, STRIPE_AIOHTTP, STRIPE_HTTPX
+from benchmarks.peers import MOLLIE, OPENAI, PEERS, SQUARE, STRIPE_AIOHTTP, STRIPE_HTTPX
 from benchmarks.reports import Plan, Report
 from benchmarks.serving import Server
 from benchmarks.subjects import LOOPS, Site
 
 QUESTION = "What does a capture cost?"
 IN_FLIGHT = 64
+FURTHER = (1, 8, 256)
+RIVALS = (STRIPE_AIOHTTP, STRIPE_HTTPX, SQUARE, MOLLIE, OPENAI)
 
 
 def measure(plan: Plan, server: Server) -> Report:
-    """Compare at 64 in flight on both loops, plain and over TLS; and, but for the gates, at 1, 8 and 256."""
-    chosen = {**CONTENDERS, **PEERS}
-    if plan.quick:
-        for name in (GIVEN, contenders.FLOOR, HTTPX):
-            del chosen[name]
-    with subjects.started(chosen) as running:
-        comparisons = list(_compare(plan, server, running))
+    """Compare at 64 in flight on both loops, plain and over TLS; and, but for the gates, plain at 1, 8 and 256.
+
+    Other SDKs are compared apart: they are so much slower that a round with them would be a long one.
+    """
+    by_aiohttp = [BY_HAND, TUNED, OURS] if plan.quick else list(CONTENDERS)
+    sdks = [OURS, *(RIVALS if plan.quick else PEERS)]
+    every = {**CONTENDERS, **PEERS}
+    comparisons: dict[str, Comparison] = {}
+    with subjects.started({name: every[name] for name in dict.fromkeys([*by_aiohttp, *sdks])}) as running:
+        for tls, loop, in_flight in _places(plan):
+            site = Site(url=server.url(tls=tls), in_flight=in_flight, loop=loop)
+            chosen = {name: running[name] for name in by_aiohttp if not (plan.quick and tls and name == TUNED)}
+            title = _title(loop, in_flight, tls=tls)
+            comparisons[title] = subjects.compare(
+                title,
+                chosen,
+                site,
+                server,
+                baseline=BY_HAND,
+                rounds=2 * plan.rounds if in_flight == IN_FLIGHT else plan.rounds,
+                seconds=plan.seconds / 2,
+            )
+            if not (plan.quick and tls):
+                comparisons[f"{title}, SDKs"] = subjects.compare(
+                    f"{title}, SDKs",
+                    {name: running[name] for name in sdks},
+                    site,
+                    server,
+                    baseline=OURS,
+                    rounds=min(plan.rounds, 5),
+                    seconds=plan.seconds if in_flight == IN_FLIGHT else plan.seconds / 4,
+                )
+    return Report(
+        question=QUESTION,
+        figures=_figures(comparisons),
+        comparisons=list(comparisons.values()),
+        notes=list(_notes(plan, comparisons)),
+    )
+
+
+def _places(plan: Plan) -> Iterator[tuple[bool, str, int]]:
+    for tls in (False, True):
+        for loop in LOOPS:
+            yield tls, loop, IN_FLIGHT
+    for loop in () if plan.quick else LOOPS:
+        for in_flight in FURTHER:
+            yield False, loop, in_flight
+
+
+def _figures(comparisons: Mapping[str, Comparison]) -> dict[str, Spread]:
     figures: dict[str, Spread] = {}
     for loop in LOOPS:
-        plain, tls = (_find(comparisons, loop, IN_FLIGHT, tls=tls) for tls in (False, True))
+        plain, tls = (comparisons[_title(loop, IN_FLIGHT, tls=tls)] for tls in (False, True))
         figures[f"capture / aiohttp by hand, {loop}"] = plain.ratio(OURS, BY_HAND)
         figures[f"capture / aiohttp tuned, {loop}"] = plain.ratio(OURS, TUNED)
         figures[f"capture / aiohttp by hand, TLS, {loop}"] = tls.ratio(OURS, BY_HAND)
-        for peer in (STRIPE_AIOHTTP, STRIPE_HTTPX, SQUARE, MOLLIE, OPENAI):
-            figures[f"{peer} / capture, {loop}"] = plain.ratio(peer, OURS)
-    notes = ["Other SDKs make the request of theirs that is most like a capture, with retries and telemetry off."]
-    if not plan.quick:
-        price = _find(comparisons, "uvloop", IN_FLIGHT, tls=False).difference(GIVEN, OURS)
-        notes.append(
-            f"A given session costs {price:.1f} us more than the client's own (uvloop): it may not have our headers in"
+        sdks = comparisons[f"{plain.title}, SDKs"]
+        for peer in RIVALS:
+            figures[f"{peer} / capture, {loop}"] = sdks.ratio(peer, OURS)
+    return figures
+
+
+def _notes(plan: Plan, comparisons: Mapping[str, Comparison]) -> Iterator[str]:
+    yield "Other SDKs make the request of theirs that is most like a capture, with retries and telemetry off."
+    yield "The client has no hooks for metrics or tracing, so there is no cost of theirs to measure."
+    for loop in () if plan.quick else LOOPS:
+        price = comparisons[_title(loop, IN_FLIGHT, tls=False)].difference(GIVEN, OURS)
+        yield (
+            f"A given session costs {price:.1f} us more than the client's own ({loop}): it may not have our headers in"
             " its defaults, and needs a timer for the whole besides the guard's."
         )
-    return Report(question=QUESTION, figures=figures, comparisons=comparisons, notes=notes)
-
-
-def _compare(plan: Plan, server: Server, running: dict[str, subjects.Subject]) -> Iterator[Comparison]:
-    for tls in (False, True):
-        for loop in LOOPS:
-            for in_flight in (IN_FLIGHT,) if plan.quick else (IN_FLIGHT, 1, 8, 256):
-                main = in_flight == IN_FLIGHT
-                some = running
-                if plan.quick and tls:
-                    some = {name: running[name] for name in (BY_HAND, OURS)}
-                yield subjects.compare(
-                    _title(loop, in_flight, tls=tls),
-                    some,
-                    Site(url=server.url(tls=tls), in_flight=in_flight, loop=loop),
-                    server,
-                    baseline=BY_HAND,
-                    rounds=plan.rounds if main else min(plan.rounds, 5),
-                    seconds=plan.seconds if main else plan.seconds / 4,
-                )
 
 
 def _title(loop: str, in_flight: int, *, tls: bool) -> str:
     return f"Capture, {in_flight} in flight, {loop}, {'TLS' if tls else 'plain'}"
-
-
-def _find(comparisons: list[Comparison], loop: str, in_flight: int, *, tls: bool) -> Comparison:
-    title = _title(loop, in_flight, tls=tls)
-    return next(each for each in comparisons if each.title == title)

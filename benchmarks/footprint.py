@@ -71,8 +71,7 @@ def measure(plan: Plan, _: Server) -> Report:
     with on_core(CLIENT_CORE):
         for code in chosen.values():
             run(code)  # for the compiled files
-        # An import is so short that more rounds are to be had for the same money.
-        for name in alternate(list(chosen), 3 * plan.rounds if plan.quick else 2 * plan.rounds):
+        for name in alternate(list(chosen), plan.rounds):
             turns[name].append(run(chosen[name]))
     imports = Comparison(title="Import, in a fresh process", turns=turns, baseline=JWT)
     tables = [] if plan.quick else [table_of_sizes()]

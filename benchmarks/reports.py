@@ -49,7 +49,7 @@ class Plan:
 
 
 FULL = Plan(rounds=9, seconds=0.2)
-QUICK = Plan(rounds=7, seconds=0.1, quick=True)
+QUICK = Plan(rounds=7, seconds=0.12, quick=True)
 
 
 @attrs.frozen(kw_only=True)

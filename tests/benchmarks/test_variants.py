@@ -22,7 +22,6 @@ VARIANTS: Mapping[str, Contender] = {
     **layers.LAYERS,
     **batch.CONTENDERS,
     **durable.CONTENDERS,
-    batch.WINDOWS: batch.windows,
     "preauthorize by hand": preauthorize.by_hand,
     "preauthorize": preauthorize.ours,
 }
