@@ -40,21 +40,24 @@ class Bar:
             expand=True,
         )
         task = bar.add_task(batch, total=None)
-        details = Text("submitting", style="dim")
-        with Live(Group(bar, details), console=self._console, refresh_per_second=8):
+        waiting = Text("storing the batch", style="dim")
+        with Live(Group(bar, waiting), console=self._console, refresh_per_second=8) as live:
 
             def show(pace: Pace) -> None:
                 bar.update(task, completed=pace.progress.finished, total=pace.progress.total)
-                details.plain = ""
-                details.append(_coloured(pace))
+                live.update(Group(bar, _coloured(pace)))
 
             yield show
 
 
+_STYLES = {"refused": "yellow", "unknown": "bold red"}
+
+
 def _coloured(pace: Pace) -> Text:
+    """Let stand out what a person has to look at, if there is any."""
     bad = {"refused": pace.progress.refused, "unknown": pace.progress.unknown}
-    styles = {"refused": "yellow", "unknown": "bold red"}
-    parts = [
-        Text(words, style=styles[words.split()[-1]] if bad.get(words.split()[-1]) else "dim") for words in numbers(pace)
-    ]
+    parts: list[Text] = []
+    for words in numbers(pace):
+        name = words.split()[-1]
+        parts.append(Text(words, style=_STYLES[name] if bad.get(name) else "dim"))
     return Text("  ").join(parts)

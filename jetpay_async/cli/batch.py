@@ -7,9 +7,9 @@ there on the ledger knows: the same command again goes on, whatever ended the on
 from __future__ import annotations
 
 import asyncio
+import os.path
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -18,12 +18,12 @@ from jetpay_async.captures import CapturesStoppedError, Ledger, UnknownBatchErro
 from jetpay_async.cli._output import say, tell, to_json, warn
 from jetpay_async.cli._status import ExitStatus
 from jetpay_async.cli.debits import STDIN, read_debits
-from jetpay_async.cli.ledger import command, shown
+from jetpay_async.cli.ledger import FILE, command, in_our_words, shown
 from jetpay_async.cli.outcomes import STDOUT, choose_destination
 from jetpay_async.cli.progress import Pacer, choose_display
 from jetpay_async.cli.signals import asking_to_stop
 from jetpay_async.client import JetpayClient
-from jetpay_async.errors import ConfigurationError, JetpayError
+from jetpay_async.errors import ConfigurationError, JetpayError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,16 +54,15 @@ def capture_file(errand: Errand, *, dry_run: bool) -> int:
     """Capture the debits of a file, or say what would be done.
 
     Raises:
-        ConfigurationError: The file is not right, or the outcomes could not be written where they are wanted.
-        LedgerError: The ledger can't be used, or its batch has other debits.
+        ConfigurationError: The file is not right, the ledger can't be used or its batch has other debits, or the
+            outcomes can't be written where they are wanted. Nothing was sent.
     """
     if errand.as_json and errand.out == STDOUT:
         raise ConfigurationError("argument --out: --json writes to stdout already; name a file")
     destination = None if errand.out is None else choose_destination(errand.out)
-    with read_debits(errand.source) as debits:
+    with read_debits(errand.source) as debits, in_our_words():
         if dry_run:
-            ledger_exists = "://" in errand.ledger or Path(errand.ledger).exists()
-            return asyncio.run(_rehearse(errand, debits, ledger_exists=ledger_exists))
+            return asyncio.run(_rehearse(errand, debits))
         return asyncio.run(_capture(errand, debits, destination))
 
 
@@ -82,7 +81,7 @@ async def _capture(errand: Errand, debits: Debits, destination: Destination | No
         return ExitStatus.INTERRUPTED
     except CapturesStoppedError as error:
         return _tell_stopped(errand, error, interrupted=run.interrupted)
-    _tell_report(errand, report)
+    _tell_report(errand, report, duplicates=debits.duplicates)
     status = ExitStatus.UNKNOWN if report.unknown else ExitStatus.REFUSED if report.refused else ExitStatus.DONE
     return status if destination is None else max(status, await _write_outcomes(errand, destination))
 
@@ -120,6 +119,12 @@ class _Run:
             JetpayClient.from_env(max_connections=errand.concurrency, user_agent_suffix="jetpay-cli") as client,
             client.captures(errand.ledger, concurrency=errand.concurrency, rate=errand.rate) as captures,
         ):
+            stored = await _find_stored(errand)
+            if stored is not None and stored.sending:
+                warn(
+                    f"{stored.sending:,} debits are in doubt since an earlier run ended, or in flight in another one: "
+                    "a doubt is settled once its request can no longer be on its way, within a minute or so"
+                )
             with display.showing(errand.batch) as show:
                 batch = await captures.submit(errand.batch, self._while_wanted(debits))
                 self._captures = captures
@@ -137,13 +142,26 @@ class _Run:
             yield debit_id
 
 
+async def _find_stored(errand: Errand) -> Progress | None:
+    """Tell where the batch stands, if there is one; and make no ledger to find that out."""
+    if "://" not in errand.ledger and not os.path.exists(errand.ledger):  # noqa: ASYNC240, PTH110 - at the start
+        return None
+    async with Ledger(errand.ledger, create=False) as ledger:
+        with suppress(UnknownBatchError):
+            return await ledger.progress(errand.batch)
+    return None
+
+
 async def _wait(batch: Batch, show: Show, interval: float) -> Report:
     pacer = Pacer()
+    pacer.measure(await batch.progress())
 
     async def watch() -> None:
         while True:
-            show(pacer.measure(await batch.progress()))
             await asyncio.sleep(interval)
+            progress = await batch.progress()
+            if not progress.complete:  # the end is shown below
+                show(pacer.measure(progress))
 
     watcher = asyncio.create_task(watch())
     try:
@@ -155,12 +173,12 @@ async def _wait(batch: Batch, show: Show, interval: float) -> Report:
     return report
 
 
-def _tell_report(errand: Errand, report: Report) -> None:
+def _tell_report(errand: Errand, report: Report, *, duplicates: int) -> None:
     if errand.as_json:
-        tell(to_json({"event": "report", **attrs.asdict(report)}))
+        tell(to_json({"event": "report", **attrs.asdict(report), "duplicates": duplicates}))
         return
     counts = f"{report.captured:,} of {report.total:,} captured, {report.refused:,} refused, {report.unknown:,} unknown"
-    lines = [f"{report.key}: {counts}"]
+    lines = [f"{report.key}: {counts}{_given_again(duplicates)}"]
     if report.refused or report.unknown:
         lines.append(f"Which, and why: {command('captures list', errand.ledger, errand.batch)}")
     if report.unknown:
@@ -171,15 +189,35 @@ def _tell_report(errand: Errand, report: Report) -> None:
         tell("\n".join(lines))
 
 
+def _given_again(duplicates: int) -> str:
+    return f" ({duplicates:,} given more than once)" if duplicates else ""
+
+
 def _tell_stopped(errand: Errand, error: CapturesStoppedError, *, interrupted: bool) -> ExitStatus:
     progress = error.progress
-    reason = "interrupted" if interrupted else str(error.__cause__ or error)
+    reason = "interrupted" if interrupted else _explain(error.__cause__ or error)
     if errand.as_json:
         told = {} if progress is None else attrs.asdict(progress)
         tell(to_json({"event": "stopped", "batch": errand.batch, "reason": reason, **told}))
-    stands = "" if progress is None else f" with {progress.finished:,} of {progress.total:,} done"
-    warn(f"stopped{stands}: {reason}\nRun the same command again to go on; `{_look(errand)}` tells where it stands.")
+    warn(
+        f"{'interrupted' if interrupted else f'stopped: {reason}'}{_stands(progress)}\n"
+        f"Run the same command again to go on; `{_look(errand)}` tells where it stands."
+    )
     return ExitStatus.INTERRUPTED if interrupted else ExitStatus.REPEATABLE
+
+
+def _explain(error: BaseException) -> str:
+    """Say why a run ended, without the circumstances of the debit that happened to meet it."""
+    if isinstance(error, OutcomeUnknownError) and error.reason:
+        return error.reason
+    return error.message if isinstance(error, JetpayError) else f"{type(error).__name__}: {error}"
+
+
+def _stands(progress: Progress | None) -> str:
+    if progress is None:  # the ledger itself is what failed
+        return ""
+    doubts = f", {progress.sending:,} in flight or in doubt" if progress.sending else ""
+    return f"; {progress.finished:,} of {progress.total:,} are done{doubts}"
 
 
 def _look(errand: Errand) -> str:
@@ -191,7 +229,8 @@ async def _write_outcomes(errand: Errand, destination: Destination) -> ExitStatu
         async with Ledger(errand.ledger, create=False) as ledger:
             await destination.write(ledger.items(errand.batch))
     except JetpayError as error:
-        warn(f"{error}; to write it again: {command('captures export', errand.ledger, errand.batch, '--out', 'FILE')}")
+        export = command("captures export", errand.ledger, errand.batch, "--out", FILE)
+        warn(f"{error.message}; to write it again: {export}")
         return ExitStatus.REPEATABLE
     return ExitStatus.DONE
 
@@ -199,15 +238,13 @@ async def _write_outcomes(errand: Errand, destination: Destination) -> ExitStatu
 # --- dry --------------------------------------------------------------------------------------------------------------
 
 
-async def _rehearse(errand: Errand, debits: Debits, *, ledger_exists: bool) -> ExitStatus:
+async def _rehearse(errand: Errand, debits: Debits) -> ExitStatus:
     """Say what would be done."""
-    stored, same = None, 0
-    if ledger_exists:
-        with suppress(UnknownBatchError):
-            async with Ledger(errand.ledger, create=False) as ledger:
-                stored = await ledger.progress(errand.batch)
-                async for item in ledger.items(errand.batch):
-                    same += item.debit_id in debits
+    stored, same = await _find_stored(errand), 0
+    if stored is not None:
+        async with Ledger(errand.ledger, create=False) as ledger:
+            async for item in ledger.items(errand.batch):
+                same += item.debit_id in debits
     mismatch = stored is not None and not same == stored.total == debits.total
     if errand.as_json:
         told = None if stored is None else {**attrs.asdict(stored), "of_these": same}
@@ -220,8 +257,7 @@ async def _rehearse(errand: Errand, debits: Debits, *, ledger_exists: bool) -> E
 
 def _what_was_read(errand: Errand, debits: Debits) -> str:
     name = "stdin" if errand.source == STDIN else errand.source
-    again = f", {debits.duplicates:,} of them given again" if debits.duplicates else ""
-    return f"{name}: {debits.given:,} lines are right{again}"
+    return f"{name}: {debits.total:,} debits{_given_again(debits.duplicates)}"
 
 
 def _what_is_stored(errand: Errand, debits: Debits, stored: Progress | None, same: int) -> str:

@@ -11,7 +11,7 @@ import attrs
 from jetpay_async.captures import DebitState, Ledger
 from jetpay_async.cli._output import say, to_json, warn
 from jetpay_async.cli._status import ExitStatus
-from jetpay_async.cli.ledger import command
+from jetpay_async.cli.ledger import FILE, command, in_our_words
 from jetpay_async.cli.outcomes import STDOUT, as_document, choose_destination
 from jetpay_async.errors import ConfigurationError
 
@@ -27,7 +27,8 @@ _FOR_A_PERSON = (DebitState.REFUSED, DebitState.UNKNOWN)
 
 def status(*, ledger: str, batch: str | None, as_json: bool) -> int:
     """Tell where each batch stands, or one of them."""
-    infos = asyncio.run(_batches(ledger, batch))
+    with in_our_words():
+        infos = asyncio.run(_batches(ledger, batch))
     if as_json:
         for info in infos:
             say(to_json(_document(info)))
@@ -81,7 +82,8 @@ def _document(info: BatchInfo) -> dict[str, object]:
 def list_items(*, ledger: str, batch: str | None, states: Sequence[str], as_json: bool) -> int:
     """Tell of debits one by one: those that need a person, or those in the states that are asked for."""
     wanted = tuple(map(DebitState, states)) or _FOR_A_PERSON
-    asyncio.run(_list(ledger, batch, wanted, as_json=as_json))
+    with in_our_words():
+        asyncio.run(_list(ledger, batch, wanted, as_json=as_json))
     return ExitStatus.DONE
 
 
@@ -120,7 +122,8 @@ def export(*, ledger: str, batch: str | None, states: Sequence[str], out: str, a
         async with Ledger(ledger, create=False) as opened:
             return await destination.write(_items(opened, batch, [*map(DebitState, states)] or None))
 
-    count = asyncio.run(write())
+    with in_our_words():
+        count = asyncio.run(write())
     if out != STDOUT:
         warn(f"{count:,} debits written to {out}")
     return ExitStatus.DONE
@@ -132,7 +135,8 @@ def retry_refused(*, ledger: str, batch: str, yes: bool, as_json: bool) -> int:
     Raises:
         ConfigurationError: Nobody is there to be asked, and ``--yes`` was not given.
     """
-    return asyncio.run(_retry_refused(ledger, batch, yes=yes, as_json=as_json))
+    with in_our_words():
+        return asyncio.run(_retry_refused(ledger, batch, yes=yes, as_json=as_json))
 
 
 async def _retry_refused(ledger: str, batch: str, *, yes: bool, as_json: bool) -> int:
@@ -147,7 +151,7 @@ async def _retry_refused(ledger: str, batch: str, *, yes: bool, as_json: bool) -
     elif returned:
         say(
             f"{returned:,} debits are pending again. To capture them, run what made the batch:\n"
-            f"  {command('capture FILE', ledger, batch)}"
+            f"  {command(f'capture {FILE}', ledger, batch)}"
         )
     else:
         say("no debit is refused; nothing was changed")

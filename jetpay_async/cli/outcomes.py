@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 import attrs
 
 from jetpay_async.captures import LedgerItem
-from jetpay_async.cli._output import to_json
+from jetpay_async.cli._output import close_stdout, to_json
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -78,8 +78,14 @@ class _Stdout:
 
     async def write(self, items: AsyncIterable[LedgerItem]) -> int:
         """Write them as they come."""
-        count = await _write(items, sys.stdout, as_json=self.as_json)
-        sys.stdout.flush()
+        try:
+            count = await _write(items, sys.stdout, as_json=self.as_json)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            close_stdout()
+            raise ConfigurationError(f"can't write to stdout: {error.strerror}") from None
         return count
 
 

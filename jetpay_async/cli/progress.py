@@ -123,15 +123,15 @@ class _Lines:
 def numbers(pace: Pace) -> list[str]:
     """Write what there is to know besides how much is done."""
     progress = pace.progress
-    left = "?" if pace.seconds_left is None else duration(pace.seconds_left)
-    return [
+    counts = [
         f"{progress.captured:,} captured",
         f"{progress.refused:,} refused",
         f"{progress.unknown:,} unknown",
-        f"{progress.sending:,} in flight",
-        f"{pace.per_second:,.0f}/s",
-        f"{left} left",
     ]
+    if progress.complete:
+        return counts
+    left = "?" if pace.seconds_left is None else duration(pace.seconds_left)
+    return [*counts, f"{progress.sending:,} in flight", f"{pace.per_second:,.0f}/s", f"{left} left"]
 
 
 def duration(seconds: float) -> str:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -11,8 +14,9 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from jetpay_async import RetryPolicy
+from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async.cli import main
+from jetpay_async.outcomes import PreauthorizationRequest
 from jetpay_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -54,13 +58,58 @@ def jetpay(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
 
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A sandbox in a thread of its own, which the environment leads to; there are no pauses between attempts."""
+    """A sandbox in a thread of its own, which the environment leads to; there are no pauses between attempts.
+
+    It takes the money of a debit that is captured twice, twice: only the client prevents that.
+    """
     monkeypatch.setattr(RetryPolicy, "delay", lambda *_: 0.0)
-    made = Sandbox(slow_bank_seconds=0.01)
+    made = Sandbox(slow_bank_seconds=0.01, refuses_second_capture=False)
     with _running(made):
         monkeypatch.setenv("JETPAY_API_TOKEN", made.api_token)
         monkeypatch.setenv("JETPAY_BASE_URL", made.url)
         yield made
+
+
+def reserve_many(sandbox: Sandbox, count: int) -> list[str]:
+    """Reserve amounts on a good card, and return the debits."""
+    payer = sandbox.add_payer()
+    request = PreauthorizationRequest(
+        contact_id=payer.contact_id,
+        credit_card_id=payer.credit_card_id,
+        amount="5.00",
+        to_bank_account_id=sandbox.merchant_account_id,
+        statement="Stay",
+    )
+
+    async def reserve() -> list[str]:
+        async with JetpayClient(sandbox.api_token, base_url=sandbox.url) as client:
+            requests = itertools.repeat(request, count)
+            return [outcome.debit_id async for outcome in client.preauthorize_many(requests, concurrency=32)]
+
+    return asyncio.run(reserve())
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a doubt be settled after a second rather than after half a minute, in this process."""
+    monkeypatch.setattr(JetpayClient, "from_env", functools.partial(JetpayClient.from_env, timeout=1.0, retry=QUICK))
+
+
+QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, settle_after=0.1)
+
+HURRIED = (
+    sys.executable,
+    "-c",
+    """
+import functools, sys
+from jetpay_async import JetpayClient, RetryPolicy
+from jetpay_async.cli import main
+policy = RetryPolicy(base_delay=0.01, max_delay=0.05, settle_after=0.1)
+JetpayClient.from_env = functools.partial(JetpayClient.from_env, timeout=1.0, retry=policy)
+sys.exit(main())
+""",
+)
+"""The program as a process of its own, as `hurried`."""
 
 
 @contextmanager
