@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -24,9 +25,12 @@ from jetpay_async.captures.records import BatchInfo, DebitState, LedgerItem, Pro
 from jetpay_async.models import TransactionState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from jetpay_async.captures._session import Session
+
+Row: TypeAlias = Sequence[Any]
+"""Of a debit, as `Statements` selects it."""
 
 PAGE = 500
 """Rows that are read at a time."""
@@ -85,6 +89,8 @@ class Entry:
     status: int | None = None
     request_id: str | None = None
     reason: str | None = None
+    as_expected: bool = False
+    """Whether the request that the claim counted was answered by ``paid``. Nearly all are: so it is written tersely."""
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -248,39 +254,52 @@ def record(session: Session, entries: Sequence[Entry], *, owner: int) -> None:
 
 def _record(session: Session, batch: int, entries: list[Entry], owner: int) -> None:
     statements = session.statements
-    final = [entry for entry in entries if entry.state is not DebitState.PENDING]
+    paid = [entry.id for entry in entries if entry.as_expected]
+    others = [entry for entry in entries if not entry.as_expected]
+    final = [entry for entry in others if entry.state is not DebitState.PENDING]
     counts = Counter(entry.state.value for entry in final)
+    counts[DebitState.CAPTURED.value] += len(paid)
+    finished = counts.total()
     base = batch << 32
-    if final:
-        base += session.query(statements.take_places, {"batch": batch, "finished": len(final)})[0][0]
-    places = {entry.id: place for place, entry in enumerate(final, start=1)}
-    outcomes = json.dumps([_row(entry, places.get(entry.id)) for entry in entries])
-    changed = session.change(statements.record, {"outcomes": outcomes, "base": base, "owner": owner})
+    if finished:
+        base += session.query(statements.take_places, {"batch": batch, "finished": finished})[0][0]
+    changed = 0
+    if paid:
+        changed += session.change(statements.record_paid, {"ids": session.among(paid), "base": base, "owner": owner})
+    if others:
+        places = {entry.id: place for place, entry in enumerate(final, start=1 + len(paid))}
+        rows = json.dumps([_row(entry, places.get(entry.id)) for entry in others])
+        changed += session.change(statements.record, {"outcomes": rows, "base": base, "owner": owner})
     if changed < len(entries):
-        parameters = {"ids": session.among(list(places)), "owner": owner, "base": base, "finished": len(final)}
+        ids = session.among([entry.id for entry in entries])
+        parameters = {"ids": ids, "owner": owner, "base": base, "finished": finished}
         counts = Counter(state for (state,) in session.query(statements.recorded, parameters))
-    if counts:
+    if counts.total():
         numbers = {state: counts[state] for state in ("captured", "refused", "unknown")}
         session.change(statements.count, {"batch": batch, "finished": counts.total(), **numbers})
 
 
 def _row(entry: Entry, place: int | None) -> dict[str, object]:
-    row = attrs.asdict(entry)
+    row = attrs.asdict(entry, filter=_is_written)
     row["settled"] = int(entry.settled)
     row["look_first"] = int(entry.look_first)
     row["seq"] = place
     return row
 
 
+def _is_written(field: attrs.Attribute[object], _: object) -> bool:
+    return field.name != "as_expected"
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def outcomes(session: Session, key: str, batch: int, after: int) -> tuple[list[LedgerItem], int]:
-    """Read the next outcomes of a batch in their order, and where to go on."""
+def outcomes(session: Session, batch: int, after: int) -> tuple[list[Row], int]:
+    """Read the rows of a batch's next outcomes in their order, and where to go on."""
     ids = span(batch)
     parameters = {"after": max(after, ids["low"]), "high": ids["high"], "limit": PAGE}
     rows = session.query(session.statements.outcomes, parameters)
-    return [_item(key, row) for row in rows], rows[-1][-1] if rows else after
+    return rows, rows[-1][-1] if rows else after
 
 
 def items(session: Session, key: str, batch: int, after: int, state: DebitState | None) -> tuple[list[LedgerItem], int]:
@@ -288,10 +307,11 @@ def items(session: Session, key: str, batch: int, after: int, state: DebitState 
     ids = span(batch)
     statement = session.statements.items if state is None else session.statements.items_in[state.value]
     rows = session.query(statement, {"after": max(after, ids["low"] - 1), "high": ids["high"], "limit": PAGE})
-    return [_item(key, row) for row in rows], rows[-1][0] if rows else after
+    return [read_item(key, row) for row in rows], rows[-1][0] if rows else after
 
 
-def _item(key: str, row: Sequence[Any]) -> LedgerItem:
+def read_item(key: str, row: Row) -> LedgerItem:
+    """Read what a row holds of a debit."""
     _, debit_id, state, attempts, intent_at, finished_at, transaction_state, settled, *rest = row
     error, status, request_id, reason = rest[:4]
     return LedgerItem(

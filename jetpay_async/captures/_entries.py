@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jetpay_async import errors
-from jetpay_async.captures._book import Entry
+from jetpay_async.captures._book import Entry, Row, read_item
 from jetpay_async.captures.records import DebitState, LedgerItem
 from jetpay_async.errors import APIError, JetpayError, OutcomeUnknownError, TransactionFailedError
 from jetpay_async.models import Capture, TransactionState
@@ -29,8 +29,15 @@ def write(item_id: int, outcome: Captured | Refused[None] | Unknown[None], *, ea
     """
     attempts = earlier + outcome.attempts
     if isinstance(outcome, Captured):
-        state = outcome.capture.state.value
-        return Entry(item_id, DebitState.CAPTURED, attempts, transaction_state=state, settled=outcome.settled)
+        state = outcome.capture.state
+        return Entry(
+            item_id,
+            DebitState.CAPTURED,
+            attempts,
+            transaction_state=state.value,
+            settled=outcome.settled,
+            as_expected=outcome.attempts == 1 and not outcome.settled and state is TransactionState.PAID,
+        )
     error = outcome.error
     kind = DebitState.REFUSED if isinstance(outcome, Refused) else DebitState.UNKNOWN
     said = error.state if isinstance(error, OutcomeUnknownError | TransactionFailedError) else None
@@ -47,13 +54,20 @@ def write(item_id: int, outcome: Captured | Refused[None] | Unknown[None], *, ea
     )
 
 
-def read(item: LedgerItem) -> CaptureOutcome:
-    """Read the outcome of a debit that has one."""
-    debit_id = item.debit_id
-    if item.state is DebitState.CAPTURED:
-        state = item.transaction_state or TransactionState.PAID
-        capture = Capture(identifier=debit_id, state=state, settled=item.settled, raw={}, attempts=item.attempts)
+def read(key: str, row: Row) -> CaptureOutcome:
+    """Read the outcome of a debit of this batch, which has one."""
+    _, debit_id, state, attempts, _, _, transaction_state, settled, *_ = row
+    if state == DebitState.CAPTURED:
+        # Nearly all: so by the shortest way.
+        capture = Capture(
+            identifier=debit_id,
+            state=TransactionState(transaction_state),
+            settled=bool(settled),
+            raw={},
+            attempts=attempts,
+        )
         return Captured(debit_id=debit_id, capture=capture)
+    item = read_item(key, row)
     if item.state is DebitState.REFUSED:
         return Refused(debit_id=debit_id, request=None, error=_refusal(item))
     return Unknown(debit_id=debit_id, request=None, error=_unknown(item))

@@ -36,6 +36,7 @@ DIALECT = Dialect(
     real="double precision",
     now="CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
     among="= ANY(:ids)",
+    numbered="unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS o(id, place)",
     outcomes="""json_to_recordset(CAST(:outcomes AS json)) AS o(
         id bigint, state text, attempts bigint, look_first bigint, seq bigint, transaction_state text, settled bigint,
         error text, status bigint, request_id text, reason text)""",

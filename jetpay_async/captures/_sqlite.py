@@ -40,6 +40,7 @@ DIALECT = Dialect(
     real="REAL",
     now=":now",
     among="IN (SELECT value FROM json_each(:ids))",
+    numbered="(SELECT value AS id, key + 1 AS place FROM json_each(:ids)) AS o",
     outcomes="""(
         SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'attempts' AS attempts,
             value ->> 'look_first' AS look_first, value ->> 'seq' AS seq,

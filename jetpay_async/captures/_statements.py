@@ -36,6 +36,8 @@ class Dialect:
     """Seconds since the epoch, on the clock that all owners share."""
     among: str
     """Whether a column is one of ``:ids``."""
+    numbered: str
+    """``:ids`` as a table of ids and their places from 1 on."""
     outcomes: str
     """``:outcomes``, JSON, as a table."""
     pending: str
@@ -166,6 +168,13 @@ class Statements:
             SET captured = captured + :captured, refused = refused + :refused, unknown = unknown + :unknown,
                 finished_at = CASE WHEN captured + refused + unknown + :finished >= total THEN {now} END
             WHERE id = :batch"""
+        # What becomes of nearly all: the first request was answered, as expected.
+        self.record_paid = f"""
+            UPDATE jetpay_debit
+            SET state = 'captured', look_first = 0, seq = :base + o.place, finished_at = {now},
+                transaction_state = 'paid', settled = 0, error = NULL, status = NULL, request_id = NULL, reason = NULL
+            FROM {dialect.numbered}
+            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.state = 'sending'"""
         self.record = f"""
             UPDATE jetpay_debit
             SET state = o.state, attempts = o.attempts, look_first = o.look_first, seq = :base + o.seq,

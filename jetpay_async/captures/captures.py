@@ -236,10 +236,10 @@ class Batch:
         while True:
             stopped = self._crew.done
             complete = (await self.progress()).complete
-            operation = partial(_book.outcomes, key=self.key, batch=self._number, after=place)
+            operation = partial(_book.outcomes, batch=self._number, after=place)
             page, place = await self._desk.run(operation, writes=False)
-            for item in page:
-                yield _entries.read(item)
+            for row in page:
+                yield _entries.read(self.key, row)
             if page:
                 continue
             if complete:

@@ -13,7 +13,6 @@ import pytest
 from jetpay_async import InvalidArgumentError, JetpayError, TransactionState
 from jetpay_async.captures import BatchMismatchError, CapturesStoppedError, DebitState, Ledger, Progress
 from jetpay_async.captures._entries import read, write
-from jetpay_async.captures.records import LedgerItem
 from jetpay_async.errors import (
     APIError,
     NotFoundError,
@@ -128,21 +127,23 @@ async def test_a_ledger_holds_no_secret(tmp_path: Path) -> None:
 CONTEXT = {"operation": "capture", "debit_id": "debit_1", "status": 404, "request_id": "req_1", "attempts": 2}
 
 
-def item(state: DebitState, **more: object) -> LedgerItem:
+def row(state: DebitState, **more: object) -> list[object]:
+    """A debit as it stands in the ledger."""
     values: dict[str, object] = {
-        "batch": "night",
+        "id": 7,
         "debit_id": "debit_1",
+        "state": state.value,
         "attempts": 3,
         "intent_at": None,
         "finished_at": None,
         "transaction_state": None,
-        "settled": False,
+        "settled": 0,
         "error": None,
         "status": None,
         "request_id": None,
         "reason": None,
     }
-    return LedgerItem(state=state, **(values | more))  # type: ignore[arg-type]
+    return list((values | more).values())
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,8 @@ def test_a_refusal_comes_back_as_it_was(error: JetpayError) -> None:
     state = None if entry.transaction_state is None else TransactionState(entry.transaction_state)
 
     outcome = read(
-        item(
+        "night",
+        row(
             DebitState.REFUSED,
             attempts=entry.attempts,
             error=entry.error,
@@ -172,7 +174,7 @@ def test_a_refusal_comes_back_as_it_was(error: JetpayError) -> None:
             request_id=entry.request_id,
             reason=entry.reason,
             transaction_state=state,
-        )
+        ),
     )
 
     assert isinstance(outcome, Refused)
@@ -186,7 +188,7 @@ def test_a_refusal_comes_back_as_it_was(error: JetpayError) -> None:
 @pytest.mark.parametrize("name", [None, "NoSuchError", "Outcome", "annotations"])
 def test_a_refusal_of_another_release_is_read_all_the_same(name: str | None) -> None:
     """An error class that this release does not have comes back as an APIError."""
-    outcome = read(item(DebitState.REFUSED, error=name))
+    outcome = read("night", row(DebitState.REFUSED, error=name))
 
     assert isinstance(outcome, Refused)
     assert type(outcome.error) is APIError
@@ -199,12 +201,13 @@ def test_an_unknown_outcome_comes_back_with_what_is_known() -> None:
     entry = write(7, Unknown(debit_id="debit_1", request=None, error=error), earlier=2)
 
     outcome = read(
-        item(
+        "night",
+        row(
             DebitState.UNKNOWN,
             attempts=entry.attempts,
             transaction_state=TransactionState.PROCESSING,
             reason=entry.reason,
-        )
+        ),
     )
 
     assert isinstance(outcome, Unknown)
