@@ -19,13 +19,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async._transport import GuardedBody
-from jetpay_async.captures import CapturesStoppedError, LedgerError, _book, _sqlite
+from jetpay_async.captures import CapturesStoppedError, LedgerError, _book, _desk, _sqlite
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -96,18 +96,29 @@ def believe_any_status() -> None:
 
 
 def pause_before(number: int) -> None:
-    """Stop the process, as SIGSTOP or a suspended machine would, when this request is about to leave."""
+    """Stop the process, as SIGSTOP or a suspended machine would, when this request is about to leave.
+
+    Not in a transaction, whose locks would keep the others from going on.
+    """
     write = GuardedBody.write_with_length
+    transact = _desk.Desk._transact
+    no_transaction = threading.Lock()
     count = 0
+
+    def transact_or_pause(desk: _desk.Desk, session: Session, orders: list[Any]) -> list[Any]:
+        with no_transaction:
+            return transact(desk, session, orders)
 
     async def write_with_length(body: GuardedBody, writer: AbstractStreamWriter, length: int | None) -> None:
         nonlocal count
         count += 1
         if count == number:
-            say("paused")
-            os.kill(os.getpid(), signal.SIGSTOP)
+            with no_transaction:
+                say("paused")
+                os.kill(os.getpid(), signal.SIGSTOP)
         await write(body, writer, length)
 
+    _desk.Desk._transact = transact_or_pause  # type: ignore[method-assign] # that is the point
     GuardedBody.write_with_length = write_with_length  # type: ignore[method-assign] # that is the point
 
 

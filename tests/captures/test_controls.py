@@ -60,10 +60,10 @@ async def test_the_settle_time_is_what_makes_a_status_prove_something(
 ) -> None:
     """Killed while requests are on their way: without the settle time, they are sent again before they take effect."""
     # Time enough to start, to notice and to ask before the captures take effect by themselves.
-    times = {"timeout": 5.0, "settle_after": 0.5, "lease": 0.6}
+    times = {"timeout": 4.0, "settle_after": 0.4, "lease": 0.6}
     async with (
         asyncio.timeout(TIME_LIMIT),
-        counting_api(hold=True, slowest=3.0) as api,
+        counting_api(hold=True, slowest=2.5) as api,
         crew(api, tmp_path, 2, debits=32, ledger=ledger, settle=settle, **times) as (killed, other),
     ):
         await killed.start()
