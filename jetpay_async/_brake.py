@@ -3,8 +3,8 @@
 Three means, from the mildest on:
 
 - *rate*: so many starts a second, whatever the service bears;
-- *window*: how many may be in flight. 429 and 5xx halve it, each good answer lets it grow by its own fraction of one
-  (additive increase, multiplicative decrease, as in TCP), and ``Retry-After`` holds back every start;
+- *window*: how many may be in flight. 429 and 5xx halve it, each answer lets it grow a little (additive increase,
+  multiplicative decrease, as in TCP), and ``Retry-After`` holds back every start;
 - *breaker*: once some items in a row end without the API's word on them, or the token is refused, nothing is started
   any more but for one item now and then, to see whether the service is back.
 """
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 # So many in a row are no coincidence: each of them has been tried several times by itself.
 _FAILURES = 8
+
+# Rounds of answers in which a closed window opens wide; a narrow one grows by one place a round. If a wide one grew no
+# faster, a service that answers one request in a hundred with 500, which is no overload, would hold 64 down to 14.
+_ROUNDS = 16
 
 # Seconds until an open breaker lets one item through.
 _COOLDOWN = 30.0
@@ -59,6 +63,7 @@ class Brake:
         self.generation = 0
         """How often the window was cut."""
         self._widest = concurrency
+        self._growth = max(1.0, concurrency / _ROUNDS)
         self._interval = 0.0 if rate is None else 1.0 / rate
         self._clock = clock
         # When the next start may be, on the monotonic clock; looked at unless the road is known to be clear.
@@ -116,7 +121,7 @@ class Brake:
                 logger.warning("the service answers again: going on")
                 self.tripped = None
             if self.window < self._widest:
-                self.window = min(self._widest, self.window + 1 / self.window)
+                self.window = min(self._widest, self.window + self._growth / self.window)
         elif not isinstance(error, InvalidArgumentError):
             self._failures += 1
             if self._failures >= _FAILURES or self.tripped is not None or isinstance(error, _THE_SAME_FOR_ALL):
@@ -164,13 +169,10 @@ class Brake:
 
     async def _pace(self) -> None:
         """Wait for the time of the next start, for as long as that is what is waited for."""
-        try:
-            while self._waiting and (wait := self._next_start - self._clock.monotonic()) > 0:
-                await self._clock.sleep(wait)
-                self._admit()
-        finally:
-            if self._pacer is asyncio.current_task():
-                self._pacer = None
+        while self._waiting and (wait := self._next_start - self._clock.monotonic()) > 0:
+            await self._clock.sleep(wait)
+            self._admit()
+        self._pacer = None
 
     def _forget(self, turn: asyncio.Future[JetpayError | None]) -> None:
         if turn in self._waiting:

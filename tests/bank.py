@@ -69,9 +69,10 @@ class Bank(Loopback):
     def work(self, request: Request) -> None:
         """Count it, and remember the state."""
         super().work(request)
-        name = request.target.split("/")[2]
-        self.carried_out[name] += 1
-        self.states[name] = "paid"
+        if request.method == "POST":
+            name = request.target.split("/")[2]
+            self.carried_out[name] += 1
+            self.states[name] = "paid"
 
     def answer(self, request: Request) -> dict[str, object]:
         """The guide's answer, about this very debit."""

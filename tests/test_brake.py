@@ -213,6 +213,20 @@ async def test_an_answer_widens_it_by_its_own_fraction(outcome: CaptureOutcome) 
 
 
 @pytest.mark.asyncio
+async def test_a_wide_window_is_open_again_after_eight_rounds() -> None:
+    """However wide it is, a service that recovers has the whole crew again soon."""
+    brake = make(640).brake
+    brake.slow_down(0, 503, None)
+    rounds = 0
+    while brake.window < 640:
+        rounds += 1
+        for _ in range(int(brake.window)):
+            brake.record(CAPTURED)
+
+    assert rounds in {8, 9}
+
+
+@pytest.mark.asyncio
 async def test_what_has_no_answer_does_not_widen_it() -> None:
     """Silence is no sign of health."""
     brake = make(16).brake
