@@ -64,7 +64,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """
     monkeypatch.setattr(RetryPolicy, "delay", lambda *_: 0.0)
     made = Sandbox(slow_bank_seconds=0.01, refuses_second_capture=False)
-    with _running(made):
+    with running(made):
         monkeypatch.setenv("JETPAY_API_TOKEN", made.api_token)
         monkeypatch.setenv("JETPAY_BASE_URL", made.url)
         yield made
@@ -92,10 +92,15 @@ def reserve_many(sandbox: Sandbox, count: int) -> list[str]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a doubt be settled after a second rather than after half a minute, in this process."""
-    monkeypatch.setattr(JetpayClient, "from_env", functools.partial(JetpayClient.from_env, timeout=1.0, retry=QUICK))
+    hurry(monkeypatch)
 
 
-QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, settle_after=0.1)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what `hurried` does."""
+    monkeypatch.setattr(JetpayClient, "from_env", functools.partial(JetpayClient.from_env, timeout=1.0, retry=_QUICK))
+
+
+_QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, settle_after=0.1)
 
 HURRIED = (
     sys.executable,
@@ -113,7 +118,8 @@ sys.exit(main())
 
 
 @contextmanager
-def _running(sandbox: Sandbox) -> Iterator[None]:
+def running(sandbox: Sandbox) -> Iterator[None]:
+    """Run a sandbox in a thread of its own."""
     ready = threading.Event()
     loop = asyncio.new_event_loop()
     over = asyncio.Event()

@@ -1,0 +1,320 @@
+"""``jetpay captures``: a ledger is looked into and corrected without a token, and without the network."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from jetpay_async.captures import Ledger
+from jetpay_async.cli import main
+from jetpay_async.cli.ledger import command, shown
+from jetpay_async.sandbox import Fault, FaultKind, Sandbox
+
+from .conftest import Run, hurry, reserve_many, running
+
+Jetpay = Callable[..., Run]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def submit(name: str, debit_ids: list[str]) -> None:
+    """Store a batch, and capture nothing."""
+
+    async def store() -> None:
+        async with Ledger("c.db", create=True) as ledger:
+            await ledger.submit(name, debit_ids)
+
+    asyncio.run(store())
+
+
+@attrs.frozen
+class Night:
+    """A batch n1 of three debits: the first was captured, the second refused, the third is unknown."""
+
+    sandbox: Sandbox
+    debit_ids: list[str]
+    ledger: Path
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    sandbox = Sandbox(refuses_second_capture=False)
+    directory = tmp_path_factory.mktemp("night")
+    made = directory / "c.db"
+    source = directory / "debits.txt"
+    with running(sandbox):
+        debit_ids = reserve_many(sandbox, 3)
+        source.write_text("\n".join(debit_ids))
+        sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[1], status=402))
+        sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="capture", identifier=debit_ids[2]))
+        sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="status", count=99, status=503))
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            hurry(monkeypatch)
+            monkeypatch.setenv("JETPAY_API_TOKEN", sandbox.api_token)
+            monkeypatch.setenv("JETPAY_BASE_URL", sandbox.url)
+            assert main(["capture", str(source), f"--ledger={made}", "--batch=n1"]) == 4
+        sandbox.faults.clear()
+        yield Night(sandbox, debit_ids, made)
+
+
+@pytest.fixture
+def three(night: Night, here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The debits of that batch, whose ledger is in the working directory. There is no token."""
+    monkeypatch.delenv("JETPAY_API_TOKEN", raising=False)
+    shutil.copy(night.ledger, "c.db")
+    return night.debit_ids
+
+
+def test_status_of_all_batches(jetpay: Jetpay, three: list[str]) -> None:
+    """Each batch is a line of a table with its counts."""
+    submit("the second one", ["a", "b"])
+
+    run = jetpay("captures", "status", "--ledger=c.db")
+
+    header, first, second = run.out.splitlines()
+    assert header.split() == [
+        *("BATCH", "SUBMITTED", "(UTC)", "TOTAL", "CAPTURED", "REFUSED", "UNKNOWN", "SENDING", "PENDING")
+    ]
+    assert re.fullmatch(r"n1 +20\d\d-..-.. ..:..:.. +3 +1 +1 +1 +0 +0  complete", first)
+    assert re.fullmatch(r"the second one  20\d\d-..-.. ..:..:.. +2 +0 +0 +0 +0 +2  0% done", second)
+    assert first.index(" 1 ") == header.index("CAPTURED") + len("CAPTURED") - 2
+    assert (run.status, run.err) == (0, "")
+
+
+def test_status_of_one_batch_as_json(jetpay: Jetpay, three: list[str]) -> None:
+    """One batch alone is told as JSON, with its times."""
+    submit("n2", ["a"])
+
+    (told,) = map(json.loads, jetpay("captures", "status", "--ledger=c.db", "--batch=n2", "--json").out.splitlines())
+
+    assert told.pop("submitted_at").endswith("Z")
+    assert told == {
+        "batch": "n2",
+        "finished_at": None,
+        "total": 1,
+        "pending": 1,
+        "sending": 0,
+        "captured": 0,
+        "refused": 0,
+        "unknown": 0,
+        "complete": False,
+    }
+
+
+def test_a_ledger_without_batches(jetpay: Jetpay) -> None:
+    """An empty ledger says so."""
+
+    async def make() -> None:
+        async with Ledger("c.db", create=True):
+            pass
+
+    asyncio.run(make())
+
+    assert jetpay("captures", "status", "--ledger=c.db") == Run(0, "no batch yet\n", "")
+
+
+def test_list_those_that_need_a_person(jetpay: Jetpay, three: list[str]) -> None:
+    """What was refused or is unknown is listed with the reason, and of all batches with the batch."""
+    run = jetpay("captures", "list", "--ledger=c.db", "--batch=n1")
+    everywhere = jetpay("captures", "list", "--ledger=c.db")
+
+    refused, unknown = run.out.splitlines()
+    assert refused.startswith(f"{three[1]}  refused  the API answered 402")
+    assert unknown.startswith(f"{three[2]}  unknown  ")
+    assert everywhere.out.splitlines() == [f"n1  {refused}", f"n1  {unknown}"]
+
+
+def test_list_by_state(jetpay: Jetpay, three: list[str]) -> None:
+    """--state chooses others, as often as it is given; --json tells all that is known."""
+    states = ("--state=captured", "--state=unknown")
+
+    told = list(map(json.loads, jetpay("captures", "list", "--ledger=c.db", "--json", *states).out.splitlines()))
+
+    assert [(item["debit_id"], item["state"]) for item in told] == [(three[0], "captured"), (three[2], "unknown")]
+    assert (told[0]["transaction_state"], told[1]["error"]) == ("paid", "OutcomeUnknownError")
+    words = jetpay("captures", "list", "--ledger=c.db", "--state=captured", "--batch=n1").out
+    assert words == f"{three[0]}  captured  paid\n"
+
+
+def test_nothing_to_list(jetpay: Jetpay) -> None:
+    """An empty list is told on stderr; as JSON it is empty."""
+    submit("n1", ["a"])
+
+    assert jetpay("captures", "list", "--ledger=c.db") == Run(0, "", "jetpay: no debit is refused or unknown\n")
+    assert jetpay("captures", "list", "--ledger=c.db", "--json") == Run(0, "", "")
+
+
+def test_export(jetpay: Jetpay, three: list[str]) -> None:
+    """Everything is written as CSV to stdout, or to a file in the form of its name."""
+    run = jetpay("captures", "export", "--ledger=c.db", "--batch=n1")
+    to_file = jetpay("captures", "export", "--ledger=c.db", "--state=refused", "--out=o.jsonl")
+    as_json = jetpay("captures", "export", "--ledger=c.db", "--json")
+
+    rows = list(csv.DictReader(run.out.splitlines()))
+    assert [(row["batch"], row["debit_id"], row["state"]) for row in rows] == [
+        ("n1", three[0], "captured"),
+        ("n1", three[1], "refused"),
+        ("n1", three[2], "unknown"),
+    ]
+    assert to_file == Run(0, "", "jetpay: 1 debits written to o.jsonl\n")
+    assert json.loads(Path("o.jsonl").read_text())["debit_id"] == three[1]
+    assert [json.loads(line)["state"] for line in as_json.out.splitlines()] == ["captured", "refused", "unknown"]
+
+
+def test_an_export_is_a_list_of_debits(
+    jetpay: Jetpay, three: list[str], night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch whose file is gone goes on from its own export."""
+    export = jetpay("captures", "export", "--ledger=c.db", "--batch=n1").out
+    hurry(monkeypatch)
+    monkeypatch.setenv("JETPAY_API_TOKEN", night.sandbox.api_token)
+    monkeypatch.setenv("JETPAY_BASE_URL", night.sandbox.url)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(export.encode())))
+
+    run = jetpay("capture", "-", "--ledger=c.db", "--batch=n1")
+
+    assert run.out.startswith("n1: 2 of 3 captured, 1 refused, 0 unknown\n")
+    assert sorted(debit.captures for debit in night.sandbox.debits) == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        pytest.param("y\n", "1 debits are pending again. To capture them, run what made the batch:\n", id="yes"),
+        pytest.param("\n", "", id="no"),
+        pytest.param("", "", id="end of input"),
+    ],
+)
+def test_retrying_asks_first(
+    jetpay: Jetpay, three: list[str], monkeypatch: pytest.MonkeyPatch, answer: str, told: str
+) -> None:
+    """On a terminal it is asked for; anything but yes changes nothing."""
+    stdin = io.StringIO(answer)
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+    run = jetpay("captures", "retry-refused", "--ledger=c.db", "--batch=n1")
+
+    assert (run.status, run.out.startswith(told), bool(run.out)) == (0 if told else 130, True, bool(told))
+    assert run.err.startswith("Try 1 refused debits of n1 again? [y/N] ")
+    assert ("nothing was changed" in run.err) == (not told)
+    left = jetpay("captures", "list", "--ledger=c.db", "--state=refused").out
+    assert bool(left) == (not told)
+
+
+def test_retrying_where_nobody_can_be_asked(jetpay: Jetpay, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal --yes is needed; with --json the number is all that is told."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    run = jetpay("captures", "retry-refused", "--ledger=c.db", "--batch=n1")
+
+    assert (run.status, run.out) == (2, "")
+    assert run.err.startswith("jetpay: argument --yes: is needed where nobody can be asked")
+    again = ("captures", "retry-refused", "--ledger=c.db", "--batch=n1", "--yes")
+    assert json.loads(jetpay(*again, "--json").out) == {"batch": "n1", "pending_again": 1}
+    assert jetpay(*again) == Run(0, "no debit is refused; nothing was changed\n", "")
+
+
+@pytest.mark.parametrize("name", ["status", "list", "export", "retry-refused"])
+def test_an_absent_ledger_is_an_error(jetpay: Jetpay, name: str) -> None:
+    """A path that leads nowhere is told, and no file is made there."""
+    run = jetpay("captures", name, "--ledger=nowhere.db", "--batch=n1")
+
+    assert (run.status, run.out) == (2, "")
+    assert re.fullmatch(r"jetpay: there is no ledger at .*nowhere\.db; check the path\n", run.err)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("name", ["status", "list", "export", "retry-refused"])
+def test_an_unknown_batch_is_an_error(jetpay: Jetpay, name: str) -> None:
+    """A batch that the ledger does not have is told."""
+    submit("n1", ["a"])
+
+    run = jetpay("captures", name, "--ledger=c.db", "--batch=n2")
+
+    assert (run.status, run.err) == (2, "jetpay: the ledger has no batch 'n2'; check the key, or submit it\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["captures"], "the following arguments are required: COMMAND", id="command"),
+        pytest.param(["captures", "status"], "the following arguments are required: --ledger", id="ledger"),
+        pytest.param(["captures", "retry-refused", "--ledger=c"], "required: --batch", id="batch"),
+        pytest.param(["captures", "list", "--ledger=c", "--state=lost"], "invalid choice: 'lost'", id="state"),
+        pytest.param(["capture", "a", "--rate", "0"], "argument --rate: '0' is not a number that fits", id="rate"),
+    ],
+)
+def test_bad_usage(jetpay: Jetpay, arguments: list[str], message: str) -> None:
+    """Bad usage is explained on stderr, with status 2."""
+    run = jetpay(*arguments)
+
+    assert (run.status, run.out) == (2, "")
+    assert message in run.err
+
+
+def test_a_full_stdout(three: list[str]) -> None:
+    """An export that stdout has no room for is told in one line."""
+    with Path("/dev/full").open("wb") as stdout:
+        ran = subprocess.run(
+            [sys.executable, "-m", "jetpay_async.cli", "captures", "export", "--ledger=c.db"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (ran.returncode, ran.stderr) == (2, "jetpay: can't write to stdout: No space left on device\n")
+
+
+def test_a_reader_that_goes_away(three: list[str]) -> None:
+    """``jetpay captures export | head -0`` ends without a traceback."""
+    with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
+        reader.wait()
+        ran = subprocess.run(
+            [sys.executable, "-m", "jetpay_async.cli", "captures", "export", "--ledger=c.db"],
+            stdout=reader.stdin,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("ledger", "words"),
+    [
+        pytest.param("c.db", "c.db", id="path"),
+        pytest.param("a:b@c.db", "a:b@c.db", id="odd path"),
+        pytest.param("postgresql://me@h/d", "postgresql://me@h/d", id="no password"),
+        pytest.param("postgresql://me:sesame@h:5432/d", "postgresql://me:***@h:5432/d", id="password"),
+        pytest.param("postgresql://:ses:ame@@h/d", "postgresql://:***@h/d", id="odd password"),
+        pytest.param("postgresql://me@h/d?password=sesame&a=b", "postgresql://me@h/d?password=***&a=b", id="parameter"),
+        pytest.param("postgresql:///d?a=b&sslpassword=sesame", "postgresql:///d?a=b&sslpassword=***", id="key"),
+    ],
+)
+def test_passwords_are_not_shown(ledger: str, words: str) -> None:
+    """What a command line shows of a URL holds no password."""
+    assert shown(ledger) == words
+
+
+def test_a_command_can_be_pasted() -> None:
+    """A batch with a space in its name is quoted; what is to be filled in is not."""
+    assert command("capture FILE", "c d.db", "n 1") == "jetpay capture FILE --ledger 'c d.db' --batch 'n 1'"
