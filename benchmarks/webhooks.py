@@ -306,5 +306,5 @@ def compare(count: int, plan: Plan) -> Comparison:
         variants,
         baseline=FLOOR,
         rounds=plan.rounds,
-        seconds=plan.seconds / 2,
+        seconds=plan.seconds / 4,
     )
