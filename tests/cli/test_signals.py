@@ -1,0 +1,177 @@
+"""The program as a process of its own: asked to stop, ended at once, killed; and what the next run makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jetpay_async.cli.signals import asking_to_stop
+from jetpay_async.sandbox import Fault, FaultKind, Sandbox
+
+from .conftest import HURRIED, Run, reserve_many
+
+Jetpay = Callable[..., Run]
+
+DEBITS = 120
+BATCH = ("--ledger=c.db", "--batch=n1")
+CAPTURE = ("capture", "debits.txt", *BATCH, "--concurrency=8", "--rate=150")
+
+
+@pytest.fixture
+def debit_ids(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Debits to capture, and their list in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    debit_ids = reserve_many(sandbox, DEBITS)
+    Path("debits.txt").write_text("\n".join(debit_ids))
+    return debit_ids
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen([*HURRIED, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < patience
+        time.sleep(0.005)
+
+
+def finish(*arguments: str) -> None:
+    """Run the same command to its end, without waiting for slots."""
+    ran = subprocess.run([*HURRIED, *CAPTURE, "--rate=9999", *arguments], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, f"n1: {DEBITS} of {DEBITS} captured, 0 refused, 0 unknown\n"), ran.stderr
+
+
+def stands(jetpay: Jetpay) -> dict[str, int]:
+    told: dict[str, int] = json.loads(jetpay("captures", "status", *BATCH, "--json").out)
+    return told
+
+
+def times_captured(sandbox: Sandbox) -> list[int]:
+    return [debit.captures for debit in sandbox.debits]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str], number: signal.Signals) -> None:
+    """On SIGINT and SIGTERM what is in flight comes to its end: nothing is in doubt, and the next run does the rest."""
+    sandbox.faults.add(Fault(kind=FaultKind.SLOW_AFTER, route="capture", count=999, seconds=0.1))
+    with started(*CAPTURE) as process:
+        wait_until(lambda: sandbox.requests("capture") >= 20)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+
+    done = sum(times_captured(sandbox))
+    assert (process.returncode, out) == (130, "")
+    assert f"jetpay: interrupted; {done} of {DEBITS} are done\nRun the same command again to go on;" in err
+    assert 20 <= done < DEBITS
+    assert (stands(jetpay)["captured"], stands(jetpay)["sending"]) == (done, 0)
+    sandbox.faults.clear()
+    finish()
+    assert times_captured(sandbox) == [1] * DEBITS
+
+
+def test_asked_twice(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str]) -> None:
+    """The second signal ends it at once, also when it hangs; what was in flight is settled by the next run."""
+    sandbox.faults.add(Fault(kind=FaultKind.STALL_AFTER, route="capture", count=4))
+    with started(*CAPTURE) as process:
+        wait_until(lambda: sandbox.requests("capture") >= 4)
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        assert "Ctrl-C again ends it at once" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+
+    assert (process.returncode, out) == (130, "")
+    assert err == "jetpay: ended at once; what was in flight is settled when you run the same command again\n"
+    assert stands(jetpay)["sending"] > 0
+    finish()
+    assert times_captured(sandbox) == [1] * DEBITS
+
+
+def test_killed_again_and_again(sandbox: Sandbox, debit_ids: list[str]) -> None:
+    """Killed at random moments while replies are lost, and run again until it is done: each debit is captured once."""
+    chance = random.Random(4)
+    sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="capture", probability=0.05))
+    sandbox.faults.add(Fault(kind=FaultKind.SLOW_AFTER, route="capture", probability=0.3, seconds=0.2))
+    for _ in range(3):
+        before = sandbox.requests("capture")
+        with started(*CAPTURE) as process:
+            wait_until(lambda before=before: sandbox.requests("capture") > before + 5)  # type: ignore[misc] # bound now
+            time.sleep(chance.random() * 0.2)
+            process.kill()
+
+    sandbox.faults.clear()
+    finish("--out=o.csv")
+
+    assert times_captured(sandbox) == [1] * DEBITS
+    assert [line.split(",")[1] for line in Path("o.csv").read_text().splitlines()[1:]] == debit_ids
+
+
+def test_a_pipe_goes_on_as_well(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str]) -> None:
+    """A list from stdin is read to its end first, and another pipe of the same debits goes on with it."""
+    with (
+        Path("debits.txt").open() as source,
+        subprocess.Popen([*HURRIED, "capture", "-", *BATCH, "--rate=100"], stdin=source) as killed,
+    ):
+        wait_until(lambda: sandbox.requests("capture") > 5)
+        killed.kill()
+    with Path("debits.txt").open() as source:
+        again = subprocess.run(
+            [*HURRIED, "capture", "-", *BATCH], stdin=source, capture_output=True, text=True, check=False
+        )
+
+    assert again.returncode == 0, again.stderr
+    assert times_captured(sandbox) == [1] * DEBITS
+
+
+# --- in this process, where the end would be pytest's -----------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+async def test_last_words(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
+    """On a terminal the cursor that a bar has hidden is shown again; nothing that may hang is touched."""
+    written: list[bytes] = []
+    ends: list[int] = []
+    asked: list[bool] = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(os, "write", lambda _, words: written.append(words))
+    monkeypatch.setattr(os, "_exit", ends.append)
+
+    with asking_to_stop(lambda: asked.append(True), last_words="good-bye"):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0)
+
+    assert (ends, asked) == ([130], [True])
+    assert written[-1] == (b"\n\x1b[?25h" if terminal else b"") + b"jetpay: good-bye\n"
+
+
+@pytest.mark.asyncio
+async def test_what_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell's background job, which Ctrl-C is not meant for, is not stopped by it; the handlers are put back."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with asking_to_stop(lambda: None, last_words=""):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
