@@ -1,10 +1,11 @@
-"""Runs the Python examples of the README against a sandbox."""
+"""Runs the Python examples of the README, and of the page about captures, against a sandbox."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sybil import Sybil
@@ -14,8 +15,9 @@ from jetpay_async.sandbox import Sandbox
 
 
 @pytest.fixture
-def sandbox_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """Point ``JETPAY_API_TOKEN`` and ``JETPAY_BASE_URL`` at a sandbox that runs in a thread of its own."""
+def sandbox_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox]:
+    """Point ``JETPAY_API_TOKEN`` and ``JETPAY_BASE_URL`` at a sandbox in a thread of its own; write files elsewhere."""
+    monkeypatch.chdir(tmp_path)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -32,6 +34,6 @@ def sandbox_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sand
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
-    pattern="README.md",
+    patterns=["README.md", "docs/captures.md"],
     fixtures=["sandbox_in_the_environment"],
 ).pytest()
