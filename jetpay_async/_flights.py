@@ -13,7 +13,7 @@ import asyncio
 import copy
 from typing import TYPE_CHECKING
 
-from jetpay_async.errors import APIError, OutcomeUnknownError
+from jetpay_async.errors import APIError
 
 if TYPE_CHECKING:
     from jetpay_async._runner import Pursuit, Runner
@@ -92,19 +92,22 @@ class Flights:
         while (flight := self._flights.get(debit_id)) is not None:
             if (capture := await self._follow(flight, pursuit)) is not None:
                 return capture
+        if (given_up_at := self._doubts.get(debit_id)) is not None:
+            # A request of this client may be on its way for longer than the one that is asked about.
+            pursuit.doubt(max(pursuit.given_up_at, given_up_at))
         flight = self._flights[debit_id] = _Flight(pursuit)
-        outcome: Capture | Exception | None = None
         try:
-            outcome = await self._runner.settle(pursuit)
-        except Exception as error:
-            outcome = error
-            raise
-        finally:
+            capture = await self._runner.settle(pursuit)
+        except BaseException as error:
             del self._flights[debit_id]
-            if not isinstance(outcome, OutcomeUnknownError):
+            if isinstance(error, APIError):
                 self._doubts.pop(debit_id, None)
-            flight.land(outcome)
-        return outcome
+            flight.land(error if isinstance(error, Exception) else None)
+            raise
+        del self._flights[debit_id]
+        self._doubts.pop(debit_id, None)
+        flight.land(capture)
+        return capture
 
     async def _follow(self, flight: _Flight, pursuit: Pursuit[Capture]) -> Capture | None:
         follower: asyncio.Future[Capture | None] = asyncio.get_running_loop().create_future()
