@@ -63,7 +63,7 @@ def own_postgres(tmp_path: Path) -> Iterator[OwnPostgres]:
 
 @pytest.mark.asyncio
 async def test_postgres_stopped_hard(tmp_path: Path, own_postgres: OwnPostgres) -> None:
-    """While PostgreSQL is gone nothing new is sent; when it is back, the batch goes on, and each debit is captured once."""
+    """While PostgreSQL is gone nothing new is sent; when it is back, the batch goes on: nothing twice, nothing lost."""
     async with (
         asyncio.timeout(TIME_LIMIT),
         counting_api(**LIFELIKE) as api,
