@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from jetpay_async import OutcomeUnknownError
+from jetpay_async.captures import Batch, CapturesStoppedError, LedgerError, Progress, Report
 from jetpay_async.cli import bar, batch, outcomes, progress
 from jetpay_async.cli.debits import Debits
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
@@ -545,29 +547,50 @@ def test_a_wrong_token(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.Mon
     assert json.loads(jetpay(*ledger("status", "--json")).out)["pending"] == 50
 
 
-def test_a_ledger_that_fails_in_the_middle(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the ledger can't even tell how far it is, the reason is all there is to say."""
-    from jetpay_async.captures import Batch, CapturesStoppedError, LedgerError, Report
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        pytest.param(LedgerError("the disk is gone", debit_id="d"), "the disk is gone", id="ledger"),
+        pytest.param(OutcomeUnknownError("lost", reason="no answer"), "no answer", id="unknown"),
+        pytest.param(RuntimeError("oh"), "RuntimeError: oh", id="a fault of our own"),
+        pytest.param(None, "the end", id="no cause"),
+    ],
+)
+def test_the_reason_of_an_early_end(
+    jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, cause: Exception | None, reason: str
+) -> None:
+    """Why a run ended is told, in words and as JSON, also where the ledger can't even tell how far it is."""
 
     async def fail(self: Batch) -> Report:
-        error = CapturesStoppedError("stopped", key=self.key, progress=None)
-        error.__cause__ = LedgerError("the disk is gone")
-        raise error
+        raise CapturesStoppedError("the end", key=self.key, progress=None) from cause
 
     monkeypatch.setattr(Batch, "wait", fail)
 
     run = jetpay(*capture(listed(reserve_many(sandbox, 1))))
     as_json = jetpay(*capture("debits.txt", "--json"))
 
-    assert (run.status, run.err.splitlines()[0]) == (3, "jetpay: stopped: the disk is gone")
-    assert events(as_json)[-1] == {"event": "stopped", "batch": "n1", "reason": "the disk is gone"}
+    assert (run.status, run.err.splitlines()[0]) == (3, f"jetpay: stopped: {reason}")
+    assert events(as_json)[-1] == {"event": "stopped", "batch": "n1", "reason": reason}
+
+
+def test_what_is_in_doubt_is_told(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends with debits in doubt says how many."""
+
+    async def fail(self: Batch) -> Report:
+        stands = Progress(total=9, pending=3, sending=2, captured=4, refused=0, unknown=0)
+        raise CapturesStoppedError("the end", key=self.key, progress=stands)
+
+    monkeypatch.setattr(Batch, "wait", fail)
+
+    run = jetpay(*capture(listed(reserve_many(sandbox, 1))))
+
+    assert run.err.splitlines()[0] == "jetpay: stopped: the end; 4 of 9 are done, 2 in flight or in doubt"
 
 
 def test_doubts_of_an_earlier_run_are_announced(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for the doubts that a killed run left is told what for."""
-    from jetpay_async.captures import Progress
 
     async def doubtful(*_: object) -> Progress:
         return Progress(total=1, pending=0, sending=1, captured=0, refused=0, unknown=0)
@@ -578,3 +601,34 @@ def test_doubts_of_an_earlier_run_are_announced(
 
     assert run.err.startswith("jetpay: 1 debits are in doubt since an earlier run ended, or in flight in another one: ")
     assert run.status == 0
+
+
+# --- the pace ---------------------------------------------------------------------------------------------------------
+
+
+def stands(finished: int) -> Progress:
+    return Progress(total=1000, pending=1000 - finished, sending=0, captured=finished, refused=0, unknown=0)
+
+
+def test_the_rate_is_that_of_the_last_half_minute() -> None:
+    """What was done in the hours before does not count for the rate, and for what is left."""
+    times = iter([0.0, 0.0, 10.0, 40.0, 50.0])
+    pacer = progress.Pacer(lambda: next(times))
+
+    paces = [pacer.measure(stands(finished)) for finished in (0, 0, 500, 530, 600)]
+
+    assert [round(pace.per_second, 2) for pace in paces] == [0.0, 0.0, 50.0, 1.0, 7.0]
+    assert [pace.seconds_left for pace in paces] == [None, None, 10.0, 470.0, pytest.approx(400 / 7)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        pytest.param(0.4, "0 s", id="seconds"),
+        pytest.param(61, "1 min 01 s", id="minutes"),
+        pytest.param(3 * 3600 + 62, "3 h 01 min", id="hours"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    """A time is written as people read it."""
+    assert progress.duration(seconds) == words
