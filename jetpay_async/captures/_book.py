@@ -21,7 +21,7 @@ import attrs
 
 from jetpay_async.captures._statements import span
 from jetpay_async.captures.errors import BatchMismatchError, UnknownBatchError
-from jetpay_async.captures.records import BatchInfo, DebitState, LedgerItem, Progress, Submitted
+from jetpay_async.captures.records import BatchInfo, DebitState, LedgerItem, Progress, Report, Submitted
 from jetpay_async.models import TransactionState
 
 if TYPE_CHECKING:
@@ -169,6 +169,27 @@ def count_chunk(session: Session, scope: Scope) -> Counter[str]:
     """Count the debits of a chunk by state."""
     rows = session.query(session.statements.chunk_counts, scope.span)
     return Counter({row[0]: row[1] for row in rows})
+
+
+def chunks_left(session: Session, batch: int) -> list[int]:
+    """List the chunks of a batch that have debits without an outcome."""
+    return [chunk for (chunk,) in session.query(session.statements.chunks_left, span(batch))]
+
+
+def report(info: BatchInfo) -> Report | None:
+    """Report on a batch; None while there are debits without an outcome."""
+    progress = info.progress
+    if not progress.complete or info.finished_at is None:
+        return None
+    return Report(
+        key=info.key,
+        total=progress.total,
+        captured=progress.captured,
+        refused=progress.refused,
+        unknown=progress.unknown,
+        submitted_at=info.submitted_at,
+        finished_at=info.finished_at,
+    )
 
 
 def _info(row: Sequence[Any]) -> BatchInfo:

@@ -136,6 +136,13 @@ class Statements:
         self.progress_of_all = f"{self.progress} ORDER BY b.id"
         self.chunk_counts = """
             SELECT state, COUNT(*) FROM jetpay_debit WHERE id >= :low AND id < :high GROUP BY state"""
+        self.chunks_left = f"""
+            SELECT (id - :low) / {CHUNK_SIZE} AS chunk FROM jetpay_debit
+            WHERE state = 'pending' AND id >= :low AND id < :high
+            UNION
+            SELECT (id - :low) / {CHUNK_SIZE} FROM jetpay_debit
+            WHERE state = 'sending' AND id >= :low AND id < :high
+            ORDER BY chunk"""
         # --- captures
         self.pending = f"""
             SELECT d.id FROM jetpay_debit d {dialect.pending}

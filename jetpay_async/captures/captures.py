@@ -265,18 +265,8 @@ class Batch:
         """
         while True:
             stopped = self._crew.done
-            info = await _info(self._desk, self._number)
-            if info.progress.complete and info.finished_at is not None:
-                progress = info.progress
-                return Report(
-                    key=self.key,
-                    total=progress.total,
-                    captured=progress.captured,
-                    refused=progress.refused,
-                    unknown=progress.unknown,
-                    submitted_at=info.submitted_at,
-                    finished_at=info.finished_at,
-                )
+            if (report := _book.report(await _info(self._desk, self._number))) is not None:
+                return report
             if stopped:
                 raise await _stopped(self._desk, self._crew, self.key, self._number)
             await asyncio.sleep(_BREATH)

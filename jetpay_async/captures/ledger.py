@@ -148,6 +148,16 @@ class Ledger:
             if len(page) < _book.PAGE:
                 return
 
+    async def chunks_left(self, key: str) -> list[int]:
+        """List the chunks of a batch that have debits without an outcome: what is left to do with `run_chunk`.
+
+        Raises:
+            UnknownBatchError: There is none of this key.
+            LedgerError: The ledger can't be read.
+        """
+        batch = await self.find(key)
+        return await self._run(partial(_book.chunks_left, batch=batch), writes=False)
+
     async def retry_refused(self, key: str) -> int:
         """Put the refused debits of a batch back, to be captured by the next run; say how many there were.
 
