@@ -18,7 +18,15 @@ ROOT = Path(__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
 PYTHONS = nox.project.python_versions(PROJECT)
-OLDEST = ["aiohttp==3.12.0", "attrs==24.2.0", "cattrs==24.1.0", "cryptography==43.0.0", "msgspec==0.21.1"]
+OLDEST = [
+    "aiohttp==3.12.0",
+    "attrs==24.2.0",
+    "cattrs==24.1.0",
+    "cryptography==43.0.0",
+    "msgspec==0.21.1",
+    "procrastinate==3.5.1",
+    "psycopg[binary]==3.2.3",
+]
 
 nox.needs_version = ">=2025.5.1"
 nox.options.error_on_missing_interpreters = False
