@@ -14,11 +14,13 @@ from benchmarks.subjects import LOOPS, Contender, Site
 QUESTION = "Where do a capture's microseconds go?"
 IN_FLIGHT = 64
 
+GUARD = "the guard, a body that knows whether it left"
+
 LAYERS: Mapping[str, Contender] = {
     "sockets and event loop: a raw protocol": contenders.floor,
     "aiohttp": contenders.one_url,
     "a URL for each debit, orjson: aiohttp tuned": contenders.tuned,
-    "the guard, a body that knows whether it left": contenders.guarded,
+    GUARD: contenders.guarded,
     "our network line: deadline, errors, token": contenders.transport,
     "arguments checked, typed result": contenders.typed,
     "the runner: attempts and doubts": contenders.carried,
@@ -36,8 +38,8 @@ def measure(plan: Plan, server: Server) -> Report:
                 Site(url=server.url(), in_flight=IN_FLIGHT, loop=loop),
                 server,
                 baseline=BY_HAND,
-                rounds=plan.rounds,
-                seconds=plan.seconds,
+                rounds=2 * plan.rounds,
+                seconds=plan.seconds / 2,
             )
             for loop in LOOPS
         }
@@ -45,6 +47,7 @@ def measure(plan: Plan, server: Server) -> Report:
     steps = [
         Steps(
             title=f"What each layer adds, {loop}",
+            ours_from=names.index(GUARD),
             parts={
                 names[0]: each.spread(names[0], "cost"),
                 **{name: each.difference(name, below) for below, name in pairwise(names)},

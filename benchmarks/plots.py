@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from benchmarks.goals import GOALS, Goal
 from benchmarks.measuring import Comparison, Spread
@@ -15,7 +16,15 @@ from benchmarks.reports import Curve, Report, Steps
 OURS, OTHERS, BAD = "#0b6e4f", "#8a8d91", "#b3261e"
 
 # The same text gives the same file, and text stays text.
-mpl.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False})
+mpl.rcParams.update(
+    {
+        "svg.hashsalt": "benchmarks",
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+)
 
 
 def draw(reports: Sequence[Report], directory: Path) -> list[str]:
@@ -71,6 +80,7 @@ def _draw_ratios(comparison: Comparison) -> Figure:
     axes.set_ylim(-0.6, len(ordered) - 0.2)
     if max(ratio.highest for ratio in ordered.values()) > 4 * min(ratio.lowest for ratio in ordered.values()):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
     what = {"cost": "CPU of one operation", "duration": "time", "growth": "RSS growth"}[comparison.by]
     axes.set_xlabel(f"{what} / {comparison.baseline}: median of the rounds, lowest to highest")
     axes.set_title(comparison.title, loc="left")
@@ -92,7 +102,7 @@ def _draw_goals(figures: Mapping[str, Spread]) -> Figure:
         axes.plot(_share(goal, goal.gate), row, "|", color="black", markersize=11)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(measured)), list(measured))
-    axes.set_xlim(0, 1.6)
+    axes.set_xlim(0, 1.1 * max(_share(goal, goal.gate) for goal, _ in measured.values()))
     axes.set_xlabel("share of what the goal allows; the line is the goal, each tick a gate")
     axes.set_title("Goals", loc="left")
     return sheet
@@ -110,11 +120,10 @@ def _draw_steps(steps: Steps) -> Figure:
     axes = figure.subplots()
     reached = 0.0
     for row, part in enumerate(steps.parts.values()):
-        ours = row >= 3
-        axes.barh(row, part.median, left=reached, color=OURS if ours else OTHERS)
+        axes.barh(row, part.median, left=reached, color=OURS if row >= steps.ours_from else OTHERS)
         end = reached + part.median
         axes.plot([reached + part.lowest, reached + part.highest], [row, row], color="black", linewidth=0.8)
-        axes.annotate(f"{part.median:+.1f}", (max(end, reached), row), (6, -3), textcoords="offset points")
+        axes.annotate(f"{part.median:+.1f}", (reached + max(part.highest, 0), row), (6, -3), textcoords="offset points")
         axes.plot([end, end], [row, row + 1], color="black", linewidth=0.5)
         reached = end
     rows = [*steps.parts, "all"]

@@ -82,8 +82,8 @@ def measure(plan: Plan, server: Server) -> Report:
                 Site(url=server.url(), in_flight=IN_FLIGHT, loop=loop),
                 server,
                 baseline=BY_HAND,
-                rounds=plan.rounds,
-                seconds=plan.seconds,
+                rounds=2 * plan.rounds,
+                seconds=plan.seconds / 2,
             )
             for loop in LOOPS
         }

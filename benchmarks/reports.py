@@ -89,6 +89,8 @@ class Steps:
     title: str
     parts: Mapping[str, Spread]
     """Microseconds of CPU."""
+    ours_from: int = 0
+    """The place of the first part that is ours."""
 
 
 @attrs.frozen(kw_only=True)
