@@ -346,7 +346,6 @@ class Crew(Generic[_Item, _Result, _Outcome]):
         errand = self._errand
         call: Call[_Result] | None = None
         pursuit: Pursuit[_Result] | None = None
-        outcome: _Outcome | None = None
         try:
             call = errand.prepare(item)
             refusal = await lane.enter()
@@ -360,19 +359,19 @@ class Crew(Generic[_Item, _Result, _Outcome]):
             outcome = errand.undone(item, error.with_traceback(None))
             if lane.busy:
                 lane.leave(outcome)
-        except asyncio.CancelledError:
-            outcome = errand.undone(item, _broken_off(errand.name, pursuit, "the batch was cancelled"))
-            raise
         except Exception as error:  # noqa: BLE001 - a fault that one item shows must not cost the others' outcomes
             logger.exception("%s: an unexpected error", errand.name)
-            broken = _broken_off(errand.name, pursuit, f"an unexpected {type(error).__name__}")
+            broken = _broken_off(errand.name, call, pursuit, f"an unexpected {type(error).__name__}")
             broken.__cause__ = error
             outcome = errand.undone(item, broken)
+        except BaseException:
+            broken = _broken_off(errand.name, call, pursuit, "the batch was cancelled")
+            self._deliver(errand.undone(item, broken), number)
+            raise
         finally:
             if lane.busy:
                 lane.leave(None)
-            if outcome is not None:
-                self._deliver(outcome, number)
+        self._deliver(outcome, number)
 
     def _deliver(self, outcome: _Outcome, number: int) -> None:
         if self._on_outcome is not None:
@@ -451,12 +450,16 @@ def _not_tried(call: Call[_Result], refusal: JetpayError | None) -> NotSentError
     )
 
 
-def _broken_off(name: str, pursuit: Pursuit[_Result] | None, reason: str) -> NotSentError | OutcomeUnknownError:
-    """Make the error for an item that ended in the middle; a request that was on its way has told the log."""
-    if pursuit is None:
-        return NotSentError(f"nothing was sent ({reason}); calling again is safe", operation=name)
-    context = Context(operation=name, debit_id=pursuit.call.debit_id, attempts=pursuit.attempts)
-    if not pursuit.unknown:
+def _broken_off(
+    name: str, call: Call[_Result] | None, pursuit: Pursuit[_Result] | None, reason: str
+) -> NotSentError | OutcomeUnknownError:
+    """Make the error for an item that ended in the middle. Of a request on its way, the log and the hook know more."""
+    context = Context(
+        operation=name,
+        debit_id=None if call is None else call.debit_id,
+        attempts=0 if pursuit is None else pursuit.attempts,
+    )
+    if pursuit is None or not pursuit.unknown:
         return NotSentError(f"nothing was sent ({reason}); calling again is safe", **context)
     return OutcomeUnknownError(
         "the request began to leave and its answer was not waited for: it may have been carried out",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
 
@@ -134,17 +135,18 @@ async def test_under_a_mixture_of_faults_each_has_one_outcome() -> None:
     faults = {"silent": 0.01, "broken": 0.02, "cut": 0.03, "limited": 0.01, "refused": 0.05}
     quick = RetryPolicy(max_attempts=4, base_delay=0.005, max_delay=0.05, settle_after=0.3)
     async with counting_api(latency=0.002, slow=0.02, slowest=0.1, **faults) as api:
-        async with JetpayClient(TOKEN, base_url=api.url, timeout=2.0, retry=quick) as client:
+        async with JetpayClient(TOKEN, base_url=api.url, timeout=3.0, retry=quick) as client:
             outcomes = await capture(client, debits(1000), concurrency=64)
         totals = await api.totals()
 
-    kinds = {kind: sum(isinstance(each, kind) for each in outcomes.values()) for kind in (Captured, Refused, NotSent)}
+    kinds = Counter(type(outcome) for outcome in outcomes.values())
     assert len(outcomes) == 1000
     assert totals["twice"] == []
-    assert kinds[Captured] == totals["captured"]
     assert kinds[Refused] == totals["refused"] > 20
-    assert kinds[Captured] + kinds[Refused] + kinds[NotSent] == 1000
-    assert kinds[NotSent] < 20
+    assert kinds[Captured] <= totals["captured"] <= kinds[Captured] + kinds[Unknown]
+    assert kinds[Captured] > 900
+    # On a machine that is too busy, a deadline may pass before a status can be believed.
+    assert kinds[NotSent] + kinds[Unknown] < 20
 
 
 @pytest.mark.asyncio
