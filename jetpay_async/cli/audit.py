@@ -30,16 +30,17 @@ import attrs
 from jetpay_async.cli.record import Plan
 from jetpay_async.errors import APIError, OutcomeUnknownError, TransactionFailedError
 from jetpay_async.models import Capture, TransactionState
+from jetpay_async.outcomes import Captured
 from jetpay_async.webhooks import TransactionFailed, TransactionPaid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from jetpay_async.cli.record import Record, Story
+    from jetpay_async.cli.record import BatchRecord, Record, Story
     from jetpay_async.errors import JetpayError
     from jetpay_async.sandbox import Transaction
 
-__all__ = ["Doubt", "Kind", "Problem", "Report", "Verdict", "audit", "verdict_on"]
+__all__ = ["BatchFinding", "Doubt", "Kind", "Problem", "Report", "Verdict", "audit", "verdict_on"]
 
 
 class Verdict(StrEnum):
@@ -84,6 +85,19 @@ class Doubt:
 
 
 @attrs.frozen(kw_only=True)
+class BatchFinding:
+    """What became of the batch that went through a ledger."""
+
+    total: int
+    stopped_after: int
+    """Outcomes of the first run; the second told them again, and the others."""
+    captured: int
+    settled: int
+    captured_twice: int
+    faults: Mapping[str, int]
+
+
+@attrs.frozen(kw_only=True)
 class Report:
     """What the demo found. The counts from ``captured`` to ``unknown`` add up to ``asked``."""
 
@@ -113,6 +127,7 @@ class Report:
     seconds: float
     per_second: float
     """Preauthorizations and captures."""
+    batch: BatchFinding
     doubts: tuple[Doubt, ...]
     problems: tuple[Problem, ...]
 
@@ -143,7 +158,7 @@ def audit(record: Record) -> Report:
         books[debit.from_credit_card_id or ""].append(debit)
     paid = Counter(event.transaction_id for event in record.events if isinstance(event, TransactionPaid))
     failed = Counter(event.transaction_id for event in record.events if isinstance(event, TransactionFailed))
-    problems = [*_event_problems(record), *_strays(record)]
+    problems = [*_event_problems(record), *_strays(record), *_batch_problems(record.batch)]
     for story in record.stories:
         debits = books[story.order.payer.credit_card_id]
         problems += (
@@ -175,6 +190,7 @@ def audit(record: Record) -> Report:
         faults=record.faults,
         seconds=round(record.seconds, 3),
         per_second=round(calls / record.seconds, 1),
+        batch=_find(record.batch),
         doubts=tuple(_doubts(record.stories, books)),
         problems=tuple(problems),
     )
@@ -188,6 +204,33 @@ def _event_problems(record: Record) -> Iterator[Problem]:
     for event_id, count in times.items():
         if count > 1:
             yield Problem(kind=Kind.DOUBLED, what=f"webhook event {event_id} was handled {count} times")
+
+
+def _find(batch: BatchRecord) -> BatchFinding:
+    captured = [outcome for outcome in batch.outcomes if isinstance(outcome, Captured)]
+    return BatchFinding(
+        total=len(batch.debit_ids),
+        stopped_after=batch.stopped_after,
+        captured=len(captured),
+        settled=sum(outcome.settled for outcome in captured),
+        captured_twice=sum(debit.captures > 1 for debit in batch.debits),
+        faults=batch.faults,
+    )
+
+
+def _batch_problems(batch: BatchRecord) -> Iterator[Problem]:
+    """Every card of the batch is good: each debit is to be captured, told once, and taken once."""
+    told = Counter(outcome.debit_id for outcome in batch.outcomes)
+    captured = {outcome.debit_id for outcome in batch.outcomes if isinstance(outcome, Captured)}
+    for debit in batch.debits:
+        name = f"debit {debit.identifier} of the batch"
+        if told[debit.identifier] != 1:
+            kind = Kind.DOUBLED if told[debit.identifier] else Kind.LOST
+            yield Problem(kind=kind, what=f"{name}: the ledger told {told[debit.identifier]} outcomes")
+        if debit.captures > 1:
+            yield Problem(kind=Kind.DOUBLED, what=f"{name}: its money was taken {debit.captures} times")
+        if not debit.captures or debit.identifier not in captured:
+            yield Problem(kind=Kind.LOST, what=f"{name}: it was not captured; the books say: {_in_words([debit])}")
 
 
 def _strays(record: Record) -> Iterator[Problem]:

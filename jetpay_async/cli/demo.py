@@ -18,6 +18,7 @@ from aiohttp import web
 from jetpay_async._retry import RetryPolicy
 from jetpay_async.cli._status import ExitStatus
 from jetpay_async.cli.audit import Verdict, audit, verdict_on
+from jetpay_async.cli.demo_batch import play_batch
 from jetpay_async.cli.record import Order, Plan, Record, Stage, Step, Story
 from jetpay_async.cli.show import choose_screen
 from jetpay_async.client import JetpayClient
@@ -95,7 +96,7 @@ def demo(*, count: int, concurrency: int, seed: int, faults: bool, as_json: bool
 
 
 async def play(plan: Plan, watch: Watch) -> Record:
-    """Preauthorize every card, capture what was reserved, receive the webhooks.
+    """Preauthorize every card, capture what was reserved, receive the webhooks; then capture a batch from a ledger.
 
     Args:
         plan: How many, and how.
@@ -137,6 +138,7 @@ async def play(plan: Plan, watch: Watch) -> Record:
             await _decisions(sandbox, stories)
             await sandbox.drain_deliveries()
         return Record(
+            batch=await play_batch(plan, POLICY, watch),
             plan=plan,
             stories=tuple(stories),
             seconds=seconds,

@@ -10,10 +10,11 @@ import attrs
 
 from jetpay_async.errors import JetpayError
 from jetpay_async.models import Capture
+from jetpay_async.outcomes import CaptureOutcome
 from jetpay_async.sandbox import Payer, Transaction
 from jetpay_async.webhooks import Event
 
-__all__ = ["Order", "Plan", "Record", "Stage", "Step", "Story"]
+__all__ = ["BatchRecord", "Order", "Plan", "Record", "Stage", "Step", "Story"]
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +53,21 @@ class Story:
 
 
 @attrs.frozen(kw_only=True)
+class BatchRecord:
+    """What both sides remember of the batch that went through a ledger."""
+
+    debit_ids: tuple[str, ...]
+    stopped_after: int
+    """Outcomes that the first run had told when it was stopped."""
+    outcomes: tuple[CaptureOutcome, ...]
+    """What the second run told, to the end."""
+    debits: tuple[Transaction, ...]
+    """The sandbox's own books."""
+    faults: Mapping[str, int]
+    """How often each kind struck."""
+
+
+@attrs.frozen(kw_only=True)
 class Record:
     """Everything that both sides, the client's and the sandbox's, remember of a run."""
 
@@ -73,6 +89,7 @@ class Record:
     """Deliveries that the endpoint did not accept."""
     faults: Mapping[str, int]
     """How often each kind of fault struck."""
+    batch: BatchRecord
 
 
 class Step(StrEnum):
@@ -81,6 +98,7 @@ class Step(StrEnum):
     PREAUTHORIZE = "preauthorize"
     CAPTURE = "capture"
     WEBHOOKS = "webhooks"
+    BATCH = "batch"
 
 
 @attrs.frozen(kw_only=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import attrs
 
 from jetpay_async.cli._output import say, to_json
+from jetpay_async.cli.demo_batch import DEBITS
 from jetpay_async.cli.record import Plan, Stage, Step
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def introduction(plan: Plan, policy: RetryPolicy) -> list[str]:
         lines.append("It loses, cuts and delays replies, answers 5xx and 429, and repeats webhooks.")
     lines += [
         "A debit that is captured twice is paid twice there: only the client prevents it.",
+        f"Then {DEBITS} more are captured as a batch whose run is stopped half-way.",
         f"RetryPolicy(settle_after={policy.settle_after}) is for this sandbox; keep the default for Jetpay.",
         "",
     ]
@@ -117,7 +119,7 @@ class Row:
 
 
 def sections(report: Report) -> list[list[Row]]:
-    """Write the table: what became of the cards, how the client got there, what the webhooks said, how long it took."""
+    """Write the table: what became of the cards, how, what the webhooks said, how long it took, and the batch."""
     outcomes = [
         Row("Asked", str(report.asked), "cards, each to be charged once"),
         Row("Captured", str(report.captured), "the money is taken", good=True),
@@ -135,6 +137,13 @@ def sections(report: Report) -> list[list[Row]]:
         Row("Sent again", str(report.sent_again), "captures of which nothing had been done"),
         Row("Captured twice", str(report.captured_twice), "by the sandbox's books", good=not report.captured_twice),
     ]
+    batch = report.batch
+    ledger = [
+        Row("Batch", str(batch.total), "debits more, from a ledger: a file that remembers"),
+        Row("Stopped after", str(batch.stopped_after), "as by a deploy; the same lines went on"),
+        Row("Replies lost", str(sum(batch.faults.values())), f"the status told: {batch.settled} of them were captured"),
+        Row("Captured", str(batch.captured), "each of them once", good=batch.captured == batch.total),
+    ]
     complete = report.events_received == report.events_made
     told = f"of {report.events_made}: {report.events_paid} paid, {report.events_failed} failed"
     webhooks = [
@@ -145,7 +154,7 @@ def sections(report: Report) -> list[list[Row]]:
         Row("Wall time", f"{report.seconds:.1f} s", "preauthorizing and capturing"),
         Row("Per second", f"{report.per_second:.0f}", "calls, of which each takes 0.1 s at the sandbox"),
     ]
-    return [outcomes, trouble, webhooks, pace]
+    return [outcomes, trouble, webhooks, pace, ledger]
 
 
 _DOUBTS_SHOWN = 8

@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from jetpay_async import Capture, JetpayClient, NotSentError, RetryPolicy
-from jetpay_async.cli import demo, show
+from jetpay_async.cli import demo, demo_batch, show
 from jetpay_async.cli.audit import audit
 from jetpay_async.sandbox import DeliveryPolicy, Sandbox, Transaction
 from jetpay_async.webhooks import WebhookReceiver
@@ -27,7 +27,7 @@ from .conftest import Run
 
 if TYPE_CHECKING:
     from jetpay_async.cli.audit import Report
-    from jetpay_async.cli.record import Record
+    from jetpay_async.cli.record import BatchRecord, Record
 
 Jetpay = Callable[..., Run]
 
@@ -40,6 +40,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     faults = (attrs.evolve(fault, seconds=0.01, retry_after=None) for fault in demo._FAULTS)
     monkeypatch.setattr(demo, "_FAULTS", tuple(faults))
     monkeypatch.setattr(demo, "_LATENCY", 0.0)
+    monkeypatch.setattr(demo_batch, "_LATENCY", 0.0)
     monkeypatch.setattr(demo, "_SLOW_BANK", 0.01)
     monkeypatch.setattr(demo, "POLICY", RetryPolicy(base_delay=0.001, max_delay=0.01, settle_after=0.03))
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
@@ -63,6 +64,14 @@ def test_a_run_without_faults(jetpay: Jetpay) -> None:
     assert (report["unknown"], report["settled"], report["captured_twice"], report["not_done"]) == (0, 0, 0, 0)
     assert report["events_received"] == report["events_made"] > 12
     assert (report["faults"], report["doubts"], report["problems"]) == ({}, [], [])
+    assert report["batch"] == {
+        "total": 50,
+        "stopped_after": 25,
+        "captured": 50,
+        "settled": 0,
+        "captured_twice": 0,
+        "faults": {},
+    }
 
 
 def test_a_run_with_faults(jetpay: Jetpay) -> None:
@@ -76,6 +85,8 @@ def test_a_run_with_faults(jetpay: Jetpay) -> None:
     assert report["unknown"] == len(report["doubts"]) > 0
     assert min(report["settled"], report["sent_again"], report["declined"], report["events_repeated"]) > 0
     assert report["captured_twice"] == 0
+    assert report["batch"]["faults"] == {"lose_reply_after": 2, "lose_reply_before": 1}
+    assert (report["batch"]["captured"], report["batch"]["settled"], report["batch"]["captured_twice"]) == (50, 2, 0)
     assert {"lose_reply_after", "lose_reply_before", "rate_limit", "rotate_key", "duplicate"} <= report["faults"].keys()
 
 
@@ -113,6 +124,42 @@ def test_a_client_that_loses_an_outcome_is_found_out(jetpay: Jetpay, monkeypatch
     assert re.search(r"^\d+ outcomes were lost or doubled:$", run.out, re.MULTILINE)
     assert "lost: card 1, not done: the books say: paid, captured 1 times: " in run.out
     assert re.search(r"^Not done +\d+  and safe to ask for again$", run.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("told", "captures", "problem"),
+    [
+        pytest.param(2, 1, "doubled: debit {} of the batch: the ledger told 2 outcomes", id="told twice"),
+        pytest.param(0, 1, "lost: debit {} of the batch: the ledger told 0 outcomes", id="not told"),
+        pytest.param(1, 2, "doubled: debit {} of the batch: its money was taken 2 times", id="taken twice"),
+        pytest.param(
+            1, 0, "lost: debit {} of the batch: it was not captured; the books say: paid, not", id="not taken"
+        ),
+    ],
+)
+def test_a_ledger_that_is_wrong_is_found_out(
+    jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch, told: int, captures: int, problem: str
+) -> None:
+    """What the ledger tells of the batch is compared with the sandbox's books, debit by debit."""
+    first = ""
+
+    async def doctored(*arguments: Any) -> BatchRecord:
+        nonlocal first
+        record = await demo_batch.play_batch(*arguments)
+        first, *_ = record.debit_ids
+        outcomes = {outcome.debit_id: outcome for outcome in record.outcomes}
+        return attrs.evolve(
+            record,
+            outcomes=(outcomes.pop(first),) * told + tuple(outcomes.values()),
+            debits=(attrs.evolve(record.debits[0], captures=captures), *record.debits[1:]),
+        )
+
+    monkeypatch.setattr(demo, "play_batch", doctored)
+
+    run = jetpay(*SMALL, "--no-faults")
+
+    assert run.status == 1
+    assert f"\n  {problem.format(first)}" in run.out
 
 
 def test_a_doctored_book_is_found_out(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
