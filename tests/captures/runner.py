@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from jetpay_async import JetpayClient, RetryPolicy
+from jetpay_async._clock import Clock
 from jetpay_async._transport import GuardedBody
 from jetpay_async.captures import CapturesStoppedError, LedgerError, _book, _desk, _sqlite
 
@@ -49,6 +50,8 @@ class Options:
     timeout: float = 3.0
     settle_after: float = 0.7
     lease: float = 1.5
+    clock: float = 0.0
+    """Seconds by which its clock is ahead of the others'."""
     fence: bool = True
     settle: bool = True
     pause_at: int | None = None
@@ -131,6 +134,7 @@ async def run(options: Options) -> None:
         retry=retry,
         user_agent_suffix=options.name,
         max_connections=options.concurrency * 2,
+        clock=Clock(time=lambda: time.time() + options.clock),
     )
     captures = client.captures(options.ledger, concurrency=options.concurrency, rate=options.rate, lease=options.lease)
     if options.user is not None:

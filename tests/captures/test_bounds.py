@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from tests.captures.scale import MILLION, TIME_LIMIT, TIMES
 from tests.captures.verdict import captured_once
 
 logger = logging.getLogger(__name__)
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither flock nor uvloop")
 
 
 @pytest.mark.asyncio

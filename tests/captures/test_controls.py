@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from pathlib import Path
 
 import attrs
@@ -18,10 +17,7 @@ from tests.captures.processes import counting_api, crew
 from tests.captures.scale import TIME_LIMIT, TIMES
 from tests.captures.verdict import captured_once
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="Windows can't pause a process"),
-    pytest.mark.timeout(TIME_LIMIT + 10),
-]
+pytestmark = pytest.mark.timeout(TIME_LIMIT + 10)
 
 DEBITS = 60
 
@@ -67,6 +63,7 @@ async def test_the_settle_time_is_what_makes_a_status_prove_something(
         crew(api, tmp_path, 2, debits=32, ledger=ledger, settle=settle, **times) as (killed, other),
     ):
         await killed.start()
+        await killed.says("submitted")
         await api.wait(requests=8)
         await other.start()
         await other.says("submitted")

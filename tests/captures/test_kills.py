@@ -7,7 +7,6 @@ import itertools
 import logging
 import random
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -23,15 +22,12 @@ from tests.captures.processes import (
     kill_at_random,
     one_that_runs,
 )
-from tests.captures.scale import DEBITS, KILLS, LIFELIKE, TIME_LIMIT, TIMES
+from tests.captures.scale import DEBITS, KILLS, LIFELIKE, SLOWEST, TIME_LIMIT, TIMES
 from tests.captures.verdict import captured_once, progress_of, until
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="Windows can't pause a process"),
-    pytest.mark.timeout(TIME_LIMIT + 10),
-]
+pytestmark = pytest.mark.timeout(TIME_LIMIT + 10)
 
 
 @pytest.mark.asyncio
@@ -151,6 +147,7 @@ async def test_sigterm_leaves_nothing_in_doubt(tmp_path: Path, ledger: str) -> N
         crew(api, tmp_path, debits=200, ledger=ledger, **TIMES) as (each,),
     ):
         await each.start()
+        await each.says("submitted")
         await api.wait(captured=60)
         each.send(signal.SIGTERM)
         end = await each.end()
@@ -166,6 +163,28 @@ async def test_sigterm_leaves_nothing_in_doubt(tmp_path: Path, ledger: str) -> N
     assert between.captured == captured
     assert last["said"] == "done"
     assert totals["statuses"] == 0
+
+
+@pytest.mark.asyncio
+async def test_machines_whose_clocks_differ(tmp_path: Path, postgres_ledger: str) -> None:
+    """On PostgreSQL the machines' own clocks decide nothing: one that is an hour ahead takes over no earlier."""
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api(hold=True, slowest=SLOWEST) as api,
+        crew(api, tmp_path, 2, debits=100, ledger=postgres_ledger, lease=1.0, **TIMES) as (one, ahead),
+    ):
+        ahead.options = attrs.evolve(ahead.options, clock=3600.0)
+        await one.start()
+        await one.says("submitted")
+        await api.wait(requests=16)
+        await ahead.start()
+        await ahead.says("submitted")
+        await one.kill()
+        await keep_running(one)
+        end = await ahead.end()
+
+        await captured_once(api, postgres_ledger, 100)
+    assert end["said"] == "done"
 
 
 @pytest.mark.asyncio

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,10 +19,7 @@ from tests.captures.verdict import captured_once
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals like these"),
-    pytest.mark.timeout(TIME_LIMIT + 40),
-]
+pytestmark = pytest.mark.timeout(TIME_LIMIT + 40)
 
 
 class OwnPostgres:

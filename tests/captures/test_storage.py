@@ -7,7 +7,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,8 +18,6 @@ import pytest
 from tests.captures.processes import CountingApi, counting_api, crew
 from tests.captures.scale import TIMES
 from tests.captures.verdict import captured_once
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither limits nor users like these")
 
 DEBITS = 400
 
@@ -175,6 +172,7 @@ async def test_a_file_that_is_held_in_the_middle(tmp_path: Path) -> None:
         crew(api, tmp_path, debits=DEBITS, ledger=str(ledger), **TIMES) as (each,),
     ):
         await each.start()
+        await each.says("submitted")
         await api.wait(captured=DEBITS // 4)
         with closing(sqlite3.connect(ledger, isolation_level=None, timeout=10)) as connection:
             connection.execute("BEGIN IMMEDIATE")
