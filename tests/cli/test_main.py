@@ -71,14 +71,28 @@ def test_help_tells_commands_environment_and_statuses(jetpay: Jetpay, arguments:
     run = jetpay(*arguments)
 
     assert (run.status, run.err) == (0, "")
-    for told in ("demo", "sandbox", "preauthorize", "capture", "status", "cancel", "webhooks", "JETPAY_API_TOKEN"):
+    for told in (
+        "demo",
+        "sandbox",
+        "preauthorize",
+        "capture",
+        "status",
+        "cancel",
+        "captures",
+        "webhooks",
+        "JETPAY_API_TOKEN",
+    ):
         assert told in run.out
     for status in (0, 1, 2, 3, 4, 130):
         assert f"\n  {status:<4} " in run.out
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "sandbox", "preauthorize", "capture", "status", "cancel", "webhooks explain"]
+    "command",
+    [
+        *("demo", "sandbox", "preauthorize", "capture", "status", "cancel", "webhooks explain"),
+        *("captures status", "captures list", "captures export", "captures retry-refused"),
+    ],
 )
 def test_each_command_has_help(jetpay: Jetpay, command: str) -> None:
     """Each command has a help of its own."""
