@@ -125,6 +125,7 @@ class Runner:
         self.said = []
         self.process = await _start(runner.__file__, json.dumps(attrs.asdict(self.options)), errors=self.errors)
         self.listening = asyncio.create_task(self._listen(self.process))
+        self.listening.add_done_callback(lambda _: self.heard.set())
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -133,15 +134,15 @@ class Runner:
                 self.said.append(json.loads(line))
             self.heard.set()
         await process.wait()
-        self.heard.set()
 
     async def says(self, what: str) -> dict[str, Any]:
         """Wait until it says so."""
         while True:
+            ended = self.listening is None or self.listening.done()
             for said in self.said:
                 if said["said"] == what:
                     return said
-            assert self.running, f"it never said {what!r}, but {self.said}: {self.errors.read_text()[-5000:]}"
+            assert not ended, f"it never said {what!r}, but {self.said}: {self.errors.read_text()[-5000:]}"
             self.heard.clear()
             await self.heard.wait()
 
@@ -171,9 +172,10 @@ class Runner:
 
     async def kill(self) -> None:
         """End it, now."""
-        if self.running:
-            self.send(signal.SIGKILL)
-            await self.end()
+        process = self.process
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @asynccontextmanager
@@ -214,7 +216,7 @@ async def kill_at_random(api: CountingApi, runners: list[Runner], kills: int, ch
         await api.wait(captured=captured)
         await asyncio.sleep(chance.choice((0.0, chance.random() * 0.05, chance.random())))
         victim = await one_that_runs(runners, chance)
-        victim.send(signal.SIGKILL)
+        await victim.kill()
         done += 1
         logger.info("killed %s after %d captures", victim.options.name, captured)
     return done
