@@ -18,6 +18,7 @@ from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async.cli import main
 from jetpay_async.outcomes import PreauthorizationRequest
 from jetpay_async.sandbox import Sandbox
+from tests.captures.conftest import postgres_ledger  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
