@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
-from typing import assert_type
+from typing import assert_never, assert_type
 
 import aiohttp
 
@@ -18,6 +19,8 @@ from jetpay_async import (
     APIError,
     AuthenticationError,
     Capture,
+    Captured,
+    CaptureOutcome,
     Clock,
     ConfigurationError,
     ConflictError,
@@ -28,17 +31,23 @@ from jetpay_async import (
     JetpayError,
     JSONValue,
     NotFoundError,
+    NotSent,
     NotSentError,
     Outcome,
     OutcomeUnknownError,
     PermissionDeniedError,
     Preauthorization,
+    PreauthorizationOutcome,
+    PreauthorizationRequest,
+    Preauthorized,
     RateLimitedError,
+    Refused,
     RetryPolicy,
     ServiceError,
     TransactionFailedError,
     TransactionState,
     TransactionStatus,
+    Unknown,
 )
 from jetpay_async.money import to_amount
 
@@ -130,6 +139,79 @@ async def each(operation: Callable[[str], Awaitable[Capture]], debit_ids: list[s
 
 async def an_operation_can_be_passed_on(client: JetpayClient) -> None:
     assert_type(await each(client.capture, ["debit_123"]), list[Capture])
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+async def from_a_queue(queue: asyncio.Queue[str]) -> AsyncIterator[str]:
+    while True:
+        yield await queue.get()
+
+
+def note(outcome: CaptureOutcome) -> None:
+    assert_type(outcome.debit_id, str)
+    assert_type(outcome.attempts, int)
+
+
+def note_reservation(outcome: PreauthorizationOutcome) -> None:
+    assert_type(outcome.request, PreauthorizationRequest)
+
+
+async def every_way_to_capture_many(client: JetpayClient, queue: asyncio.Queue[str]) -> None:
+    outcomes = client.capture_many(["debit_1", "debit_2"])
+    assert_type(outcomes, AsyncGenerator[CaptureOutcome, None])
+    async for outcome in outcomes:
+        assert_type(outcome, CaptureOutcome)
+    client.capture_many(debit_id for debit_id in ("debit_1", "debit_2"))
+    client.capture_many(["debit_1"], concurrency=200, rate=300, ordered=True, on_outcome=note)
+    async with aclosing(client.capture_many(from_a_queue(queue), rate=0.5)) as endless:
+        async for outcome in endless:
+            assert_type(outcome, CaptureOutcome)
+            break
+
+
+async def every_way_to_preauthorize_many(client: JetpayClient) -> None:
+    requests = [
+        PreauthorizationRequest(
+            contact_id="contact_123",
+            credit_card_id="cc_456",
+            amount="100.50",
+            to_bank_account_id="bank_789",
+            statement="Test statement",
+            reference="order 5",
+        )
+    ]
+    async for outcome in client.preauthorize_many(requests, concurrency=8, rate=20, on_outcome=note_reservation):
+        assert_type(outcome, PreauthorizationOutcome)
+
+
+def outcomes_of_captures_match(outcome: CaptureOutcome) -> str:
+    match outcome:
+        case Captured(debit_id=debit_id, capture=capture):
+            assert_type(capture, Capture)
+            assert_type(outcome.settled, bool)
+            return debit_id
+        case Refused(debit_id=debit_id, error=error) | NotSent(debit_id=debit_id, error=error):
+            assert_type(error, JetpayError)
+            assert_type(outcome.request, None)
+            return f"{debit_id}: {error}"
+        case Unknown(debit_id=debit_id):
+            return f"look after {debit_id}"
+        case _:
+            assert_never(outcome)
+
+
+def outcomes_of_preauthorizations_match(outcome: PreauthorizationOutcome) -> str:
+    match outcome:
+        case Preauthorized(debit_id=debit_id, preauthorization=reserved):
+            assert_type(reserved, Preauthorization)
+            return debit_id
+        case Refused() | NotSent() | Unknown():
+            assert_type(outcome.request.amount, Amount)
+            return f"{outcome.request.reference}: {outcome.error}"
+        case _:
+            assert_never(outcome)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
