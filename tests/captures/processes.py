@@ -6,12 +6,14 @@ All of them end with the block that they were started in, and at the latest when
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
 import random
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -108,6 +110,7 @@ class Runner:
 
     options: runner.Options
     errors: Path
+    script: str = runner.__file__
     process: asyncio.subprocess.Process | None = None
     said: list[dict[str, Any]] = attrs.Factory(list)
     """By the process that was started last."""
@@ -123,7 +126,7 @@ class Runner:
         assert not self.running
         self.lives += 1
         self.said = []
-        self.process = await _start(runner.__file__, json.dumps(attrs.asdict(self.options)), errors=self.errors)
+        self.process = await _start(self.script, json.dumps(attrs.asdict(self.options)), errors=self.errors)
         self.listening = asyncio.create_task(self._listen(self.process))
         self.listening.add_done_callback(lambda _: self.heard.set())
 
@@ -180,7 +183,14 @@ class Runner:
 
 @asynccontextmanager
 async def crew(
-    api: CountingApi, directory: Path, size: int = 1, *, debits: int, ledger: str | None = None, **options: Any
+    api: CountingApi,
+    directory: Path,
+    size: int = 1,
+    *,
+    debits: int,
+    ledger: str | None = None,
+    script: str = runner.__file__,
+    **options: Any,
 ) -> AsyncIterator[list[Runner]]:
     """Make so many runners of one batch on one ledger, to be started."""
     ledger = str(directory / "captures.db") if ledger is None else ledger
@@ -188,6 +198,7 @@ async def crew(
         Runner(
             runner.Options(name=f"runner-{n}", url=api.url, ledger=ledger, debits=debits, **options),
             directory / f"runner-{n}.log",
+            script,
         )
         for n in range(size)
     ]
@@ -208,6 +219,14 @@ async def keep_running(each: Runner) -> dict[str, Any]:
         await asyncio.sleep(0.05)
 
 
+async def keep_alive(each: Runner) -> None:
+    """Start it again whenever it ends, until cancelled."""
+    while True:
+        await each.start()
+        last = await each.end()
+        logger.info("%s, life %d: %s", each.options.name, each.lives, last)
+
+
 async def kill_at_random(api: CountingApi, runners: list[Runner], kills: int, chance: random.Random) -> int:
     """Kill one at a time, spread over the whole batch; return how many really were running."""
     debits = runners[0].options.debits
@@ -219,6 +238,28 @@ async def kill_at_random(api: CountingApi, runners: list[Runner], kills: int, ch
         await victim.kill()
         done += 1
         logger.info("killed %s after %d captures", victim.options.name, captured)
+    return done
+
+
+async def make_trouble(
+    api: CountingApi, runners: list[Runner], count: int, chance: random.Random, lease: float
+) -> Counter[str]:
+    """Kill, pause, or end one at a time, spread over the whole batch; return what was done."""
+    done: Counter[str] = Counter()
+    waking: set[asyncio.Task[None]] = set()
+    kinds = itertools.cycle(("paused", "killed", "ended"))
+    for captured in sorted(chance.sample(range(runners[0].options.debits - 1), count)):
+        await api.wait(captured=captured)
+        await asyncio.sleep(chance.random() * 0.05)
+        kind = next(kinds)
+        victim = await one_that_runs(runners, chance)
+        if kind == "paused":
+            waking.add(asyncio.create_task(victim.pause(chance.uniform(1.0, 3.0) * lease)))
+        else:
+            victim.send(signal.SIGKILL if kind == "killed" else signal.SIGTERM)
+        done[kind] += 1
+        logger.info("%s: %s after %d captures", victim.options.name, kind, captured)
+    await asyncio.gather(*waking)
     return done
 
 

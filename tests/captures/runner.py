@@ -125,17 +125,20 @@ def pause_before(number: int) -> None:
     GuardedBody.write_with_length = write_with_length  # type: ignore[method-assign] # that is the point
 
 
-async def run(options: Options) -> None:
-    retry = RetryPolicy(settle_after=options.settle_after, base_delay=0.05, max_delay=0.4)
-    client = JetpayClient(
+def make_client(options: Options) -> JetpayClient:
+    return JetpayClient(
         "token-of-a-test",
         base_url=options.url,
         timeout=options.timeout,
-        retry=retry,
+        retry=RetryPolicy(settle_after=options.settle_after, base_delay=0.05, max_delay=0.4),
         user_agent_suffix=options.name,
         max_connections=options.concurrency * 2,
         clock=Clock(time=lambda: time.time() + options.clock),
     )
+
+
+async def run(options: Options) -> None:
+    client = make_client(options)
     captures = client.captures(options.ledger, concurrency=options.concurrency, rate=options.rate, lease=options.lease)
     if options.user is not None:
         os.setuid(options.user)

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 import signal
-from collections import Counter
 from pathlib import Path
 
 import attrs
 import pytest
 
-from tests.captures.processes import (
-    CountingApi,
-    Runner,
-    counting_api,
-    crew,
-    keep_running,
-    kill_at_random,
-    one_that_runs,
-)
+from tests.captures.processes import counting_api, crew, keep_running, kill_at_random, make_trouble
 from tests.captures.scale import DEBITS, KILLS, LIFELIKE, SLOWEST, TIME_LIMIT, TIMES
 from tests.captures.verdict import captured_once, progress_of, until
 
@@ -51,26 +41,6 @@ async def test_kill_9(tmp_path: Path, ledger: str, size: int) -> None:
     assert [end["outcomes"] for end in ends] == [{"Captured": DEBITS}] * size
 
 
-async def make_trouble(api: CountingApi, runners: list[Runner], chance: random.Random, lease: float) -> Counter[str]:
-    """Kill, pause, or end one at a time, spread over the whole batch; return what was done."""
-    done: Counter[str] = Counter()
-    waking: set[asyncio.Task[None]] = set()
-    kinds = itertools.cycle(("paused", "killed", "ended"))
-    for captured in sorted(chance.sample(range(DEBITS - 1), max(KILLS, 3))):
-        await api.wait(captured=captured)
-        await asyncio.sleep(chance.random() * 0.05)
-        kind = next(kinds)
-        victim = await one_that_runs(runners, chance)
-        if kind == "paused":
-            waking.add(asyncio.create_task(victim.pause(chance.uniform(1.0, 3.0) * lease)))
-        else:
-            victim.send(signal.SIGKILL if kind == "killed" else signal.SIGTERM)
-        done[kind] += 1
-        logger.info("%s: %s after %d captures", victim.options.name, kind, captured)
-    await asyncio.gather(*waking)
-    return done
-
-
 @pytest.mark.asyncio
 async def test_killed_paused_and_ended(tmp_path: Path, ledger: str) -> None:
     """Three processes that are killed, paused for longer than their leases, and ended: each debit is captured once."""
@@ -84,7 +54,7 @@ async def test_killed_paused_and_ended(tmp_path: Path, ledger: str) -> None:
         async with asyncio.TaskGroup() as group:
             for each in runners:
                 group.create_task(keep_running(each))
-            trouble = group.create_task(make_trouble(api, runners, chance, lease))
+            trouble = group.create_task(make_trouble(api, runners, max(KILLS, 3), chance, lease))
 
         totals = await captured_once(api, ledger, DEBITS)
     logger.info("%s, %d lives: %s", trouble.result(), sum(each.lives for each in runners), totals["by_owner"])
