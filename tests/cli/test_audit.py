@@ -19,7 +19,7 @@ from jetpay_async import (
     TransactionState,
 )
 from jetpay_async.cli.audit import Kind, Verdict, audit, verdict_on
-from jetpay_async.cli.record import Order, Plan, Record, Story
+from jetpay_async.cli.record import BatchRecord, Order, Plan, Record, Story
 from jetpay_async.sandbox import APPROVED, Payer, Transaction
 from jetpay_async.webhooks import Event, TransactionEvent, TransactionFailed, TransactionPaid
 
@@ -85,6 +85,7 @@ def record(story: Story, debits: tuple[Transaction, ...] = (), told: tuple[Event
         deliveries_refused=0,
         events_repeated=0,
         faults={"reset_after": 1},
+        batch=BatchRecord(debit_ids=(), stopped_after=0, outcomes=(), debits=(), faults={}),
     )
 
 
