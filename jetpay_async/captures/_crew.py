@@ -334,7 +334,7 @@ class Crew:
             while self._cases and self._cases[0].due <= now:
                 self._ripe.put_nowait(heapq.heappop(self._cases))
             self._hungry.set()
-            await self._clock.sleep(_LOOK)
+            await self._clock.sleep(min(_LOOK, self._lease.renewed_every))
 
     async def _adopt(self) -> None:
         doubts = await self._desk.run(partial(_book.adopt, scopes=tuple(self._scopes), owner=self._lease.owner))

@@ -38,6 +38,11 @@ class Lease:
         """Its number."""
 
     @property
+    def renewed_every(self) -> float:
+        """Seconds between two renewals."""
+        return self._seconds / _RENEWALS
+
+    @property
     def fence(self) -> Fence | None:
         """What stands before each request."""
         return self.refusal if self._lapses else None
@@ -58,7 +63,7 @@ class Lease:
         Raises:
             LedgerError: It has lapsed, or the ledger can't be written.
         """
-        if not self._lapses or self._passed() < self._seconds / _RENEWALS:
+        if not self._lapses or self._passed() < self.renewed_every:
             return
         began = self._now()
         if not await self._desk.run(partial(_renew, owner=self.owner, lease=self._seconds)):

@@ -10,6 +10,7 @@ what is being sent lets one of them through; the other's transaction is undone a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -73,7 +74,10 @@ _SUBMISSION = 600.0
 """Seconds to wait for another submission, which may be a million debits."""
 
 _IDLE_SHARE = 3
-"""A session that stands still within a transaction keeps others waiting: less than this part of a lease."""
+"""A session that stands still within a transaction keeps others waiting: for no more than this part of a lease."""
+
+_IDLE_LEAST = 0.1
+"""Seconds that a transaction may always stand still: none at all would mean for ever."""
 
 
 class PostgresEngine:
@@ -89,14 +93,7 @@ class PostgresEngine:
     leases = True
 
     def __init__(self, url: str) -> None:
-        try:
-            given = conninfo_to_dict(url)
-        except psycopg.ProgrammingError:
-            # The driver's message quotes the part that it stumbled over, which may be one of a password.
-            raise ConfigurationError(
-                "ledger: this postgresql:// URL can't be read; write postgresql://user:password@host:5432/database, "
-                "and special characters in the password as %XX"
-            ) from None
+        given = _read(url)
         self._conninfo = make_conninfo("", **{**_DEFAULTS, **given})
         self._secrets = [str(given[name]) for name in ("password", "sslpassword") if given.get(name)]
         host = f"{given.get('host') or ''}:{given.get('port') or ''}".rstrip(":")
@@ -131,6 +128,20 @@ class PostgresEngine:
         if isinstance(error, psycopg.errors.UniqueViolation):
             return error.diag.constraint_name == "jetpay_debit_sending"
         return isinstance(error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure)
+
+
+def _read(url: str) -> dict[str, Any]:
+    """Read a URL, and quote nothing of one that can't be read: any part of it may be one of a password."""
+    with contextlib.suppress(psycopg.ProgrammingError):
+        given = conninfo_to_dict(url)
+        place, port, name = (str(given.get(part) or "") for part in ("host", "port", "dbname"))
+        # A password with an @ or a / in it is read up to there, and the rest of it as one of these.
+        if "@" not in place and not set("@/") & set(name) and re.fullmatch(r"[0-9,]*", port):
+            return given
+    raise ConfigurationError(
+        "ledger: this postgresql:// URL can't be read; write postgresql://user:password@host:5432/database, and "
+        "special characters in the password as %XX"
+    )
 
 
 _ADVICE = {
@@ -190,7 +201,10 @@ class PostgresSession:
         self.commit()
 
     def _has_tables(self) -> bool:
-        return bool(self.query("SELECT to_regclass('jetpay_ledger') IS NOT NULL", {})[0][0])
+        # Not to_regclass(): within a transaction, that goes on to miss what it has missed once.
+        return bool(
+            self.query("SELECT 1 FROM pg_class WHERE relname = 'jetpay_ledger' AND pg_table_is_visible(oid)", {})
+        )
 
     def begin(self, *, writes: bool) -> None:
         """Open a transaction, whose settings are its own: a pooler may lend the connection to others in between."""
@@ -246,7 +260,7 @@ class PostgresSession:
 
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""
-        self._idle = min(self._idle, lease / _IDLE_SHARE)
+        self._idle = min(self._idle, max(_IDLE_LEAST, lease / _IDLE_SHARE))
         owner: int = self.query(
             self.statements.register,
             {"token": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid(), "lease": lease},
