@@ -52,6 +52,8 @@ class Options:
     lease: float = 1.5
     clock: float = 0.0
     """Seconds by which its clock is ahead of the others'."""
+    fork: bool = False
+    """Leave a child behind that holds all that a fork inherits."""
     fence: bool = True
     settle: bool = True
     pause_at: int | None = None
@@ -76,6 +78,15 @@ def end_with_the_test() -> None:
     while os.read(0, 1):
         pass
     os._exit(1)
+
+
+def fork() -> int:
+    child = os.fork()
+    if child:
+        return child
+    os.closerange(0, 3)  # or the test would wait for what it says
+    time.sleep(60)
+    os._exit(0)
 
 
 def let_everything_leave() -> None:
@@ -146,6 +157,8 @@ async def run(options: Options) -> None:
     async with client, captures:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, captures.stop)
         say("opened")
+        if options.fork:
+            say("forked", pid=fork())
         batch = await captures.submit(options.key, debit_ids(options.debits))
         say("submitted", seconds=time.monotonic() - began)
         kinds: Counter[str] = Counter()

@@ -51,16 +51,14 @@ async def test_the_fence_is_what_keeps_a_woken_process_from_sending(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("settle", [pytest.param(True, id="with the settle time"), pytest.param(False, id="without")])
-async def test_the_settle_time_is_what_makes_a_status_prove_something(
-    tmp_path: Path, ledger: str, settle: bool
-) -> None:
+async def test_the_settle_time_is_what_makes_a_status_prove_something(tmp_path: Path, settle: bool) -> None:
     """Killed while requests are on their way: without the settle time, they are sent again before they take effect."""
     # Time enough to start, to notice and to ask before the captures take effect by themselves.
     times = {"timeout": 4.0, "settle_after": 0.4, "lease": 0.6}
     async with (
         asyncio.timeout(TIME_LIMIT),
         counting_api(hold=True, slowest=2.5) as api,
-        crew(api, tmp_path, 2, debits=32, ledger=ledger, settle=settle, **times) as (killed, other),
+        crew(api, tmp_path, 2, debits=32, settle=settle, **times) as (killed, other),
     ):
         await killed.start()
         await killed.says("submitted")
@@ -72,6 +70,6 @@ async def test_the_settle_time_is_what_makes_a_status_prove_something(
 
         totals = await api.totals()
         if settle:
-            await captured_once(api, ledger, 32)
+            await captured_once(api, other.options.ledger, 32)
     assert totals["captured"] == 32
     assert (totals["twice"] == []) is settle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 from pathlib import Path
@@ -133,6 +134,62 @@ async def test_sigterm_leaves_nothing_in_doubt(tmp_path: Path, ledger: str) -> N
     assert between.captured == captured
     assert last["said"] == "done"
     assert totals["statuses"] == 0
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["swept away", "under another name"])
+async def test_a_paused_process_that_is_taken_for_dead(tmp_path: Path, how: str) -> None:
+    """Where its lock is deleted, or looked for beside a link, it is replaced; when it wakes it sends nothing."""
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api() as api,
+        crew(api, tmp_path, 2, debits=100, pause_at=20, **TIMES) as (paused, other),
+    ):
+        ledger = Path(paused.options.ledger)
+        other.options = attrs.evolve(other.options, pause_at=None)
+        await paused.start()
+        await paused.says("paused")
+        if how == "swept away":
+            for lock in tmp_path.glob("captures.db-owner-*"):
+                lock.unlink()
+        else:
+            (tmp_path / "elsewhere").mkdir()
+            (tmp_path / "elsewhere" / "link.db").symlink_to(ledger)
+            other.options = attrs.evolve(other.options, ledger=str(tmp_path / "elsewhere" / "link.db"))
+        await other.start()
+        if how == "swept away":
+            await other.says("done")
+        else:
+            await asyncio.sleep(1.5 * TIMES["timeout"] + TIMES["settle_after"] + 1.0)
+        paused.send(signal.SIGCONT)
+        await paused.end()
+        await other.says("done")
+
+        await captured_once(api, str(ledger), 100)
+
+
+@pytest.mark.asyncio
+async def test_a_child_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
+    """What a killed process was sending is taken over though a child that it forked lives on."""
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api(latency=0.05) as api,
+        crew(api, tmp_path, debits=100, fork=True, **TIMES) as (each,),
+    ):
+        await each.start()
+        child = (await each.says("forked"))["pid"]
+        try:
+            await api.wait(captured=20)
+            await each.kill()
+            each.options = attrs.evolve(each.options, fork=False)
+            await each.start()
+            done = await each.says("done")
+            os.kill(child, 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+        await captured_once(api, each.options.ledger, 100)
+    assert done["captured"] == 100
 
 
 @pytest.mark.asyncio
