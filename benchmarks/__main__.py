@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -80,4 +81,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # A run that is ended ends its server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before the last question"))
     main()
