@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
@@ -166,6 +167,25 @@ def test_plain_lines_now_and_then(jetpay: Jetpay, sandbox: Sandbox, monkeypatch:
     form = r"jetpay: n1: \d+ of 40: \d+ captured, 0 refused, 0 unknown, \d+ in flight, \d+/s, (\?|\d s) left"
     assert len(lines) > 2
     assert all(re.fullmatch(form, line) for line in lines[:-1])
+
+
+@pytest.mark.asyncio
+async def test_the_end_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks between the last outcome and the report show nothing: the last line is the one of the end."""
+
+    class Complete:
+        async def progress(self) -> Progress:
+            return Progress(total=1, pending=0, sending=0, captured=1, refused=0, unknown=0)
+
+        async def wait(self) -> str:
+            await asyncio.sleep(0.05)
+            return "the report"
+
+    shown: list[progress.Pace] = []
+
+    report = await batch._wait(Complete(), shown.append, 0.001)  # type: ignore[arg-type] # a batch in short
+
+    assert (report, len(shown)) == ("the report", 1)
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ def test_a_ledger_in_postgres(
     debit_ids = reserve_many(sandbox, 20)
     source.write_text("\n".join(debit_ids))
     sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[3], status=402))
+    early = jetpay("capture", str(source), "--ledger", url, "--batch=n1", "--dry-run")
     absent = jetpay("captures", "status", "--ledger", url)
 
     run = jetpay("capture", str(source), "--ledger", url, "--batch=n1", f"--out={tmp_path / 'o.csv'}")
@@ -32,7 +33,8 @@ def test_a_ledger_in_postgres(
     status = jetpay("captures", "status", "--ledger", url)
     listed = jetpay("captures", "list", "--ledger", url)
     dry = jetpay("capture", str(source), "--ledger", url, "--batch=n1", "--dry-run")
-    assert (absent.status, absent.err.startswith("jetpay: there is no ledger in")) == (2, True)
+    for each in (early, absent):
+        assert (each.status, each.err.startswith("jetpay: there is no ledger in")) == (2, True)
     assert (run.status, run.out.splitlines()[0]) == (1, "n1: 19 of 20 captured, 1 refused, 0 unknown")
     assert "password=***" in run.out
     assert re.search(r"^n1 .* 20 +19 +1 +0 +0 +0  complete$", status.out, re.MULTILINE)
@@ -40,7 +42,7 @@ def test_a_ledger_in_postgres(
     assert "is there with these debits, 19 captured and 1 refused" in dry.out
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 21
     assert sum(debit.captures for debit in sandbox.debits) == 19
-    for each in (absent, run, status, listed, dry):
+    for each in (early, absent, run, status, listed, dry):
         assert "sesame" not in each.out + each.err
 
 
