@@ -243,9 +243,7 @@ class Crew(Generic[_Item, _Result, _Outcome]):
             asyncio.CancelledError: What was in flight has been cancelled, too.
         """
         if self._loop is asyncio.get_running_loop():
-            if not self._ended:
-                self._fail(ConfigurationError("the client was closed before all items had their turn"))
-            self.halt()
+            self._fail(ConfigurationError("the client was closed before all items had their turn"))
             await self._finish()
 
     async def _outcomes(self) -> AsyncGenerator[_Outcome, None]:
@@ -310,7 +308,7 @@ class Crew(Generic[_Item, _Result, _Outcome]):
         self._tell()
 
     def _fail(self, error: BaseException) -> None:
-        """End it, and have the consumer hear of it after the last outcome."""
+        """End it, if it has not ended yet, and have the consumer hear of it after the last outcome."""
         if not self._ended:
             self._failure = error
         self._ended = True

@@ -96,6 +96,22 @@ async def test_leaving_the_loop(way: str, caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.asyncio
+async def test_it_ends_with_the_very_step_in_which_it_is_left() -> None:
+    """Nothing begins between leaving the loop and the end of its iterator, which the event loop sees to later."""
+    async with Bank().listen() as bank, connect(bank) as client:
+        outcomes = client.capture_many(Ids(), concurrency=2)
+        await anext(outcomes)
+        (crew,) = client._crews
+        assert not crew._ended
+
+        del outcomes
+
+        assert crew._ended
+        assert crew._halted
+    assert bank.twice == []
+
+
+@pytest.mark.asyncio
 async def test_closing_the_client_waits_for_what_is_in_flight(caplog: pytest.LogCaptureFixture) -> None:
     """After a break the connections stay open until every capture under way has its answer; the log tells each."""
     bank = Bank(held={debit_id: asyncio.Event() for debit_id in debits(5)[1:]})
