@@ -263,7 +263,13 @@ class PostgresSession:
         self._idle = min(self._idle, max(_IDLE_LEAST, lease / _IDLE_SHARE))
         owner: int = self.query(
             self.statements.register,
-            {"token": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid(), "lease": lease},
+            {
+                "token": secrets.token_hex(8),
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "clock": None,
+                "lease": lease,
+            },
         )[0][0]
         return owner
 

@@ -60,6 +60,10 @@ _WAIT = 60.0
 """Seconds to wait for the other processes; a million debits are submitted in a few."""
 
 
+_SET_ANEW = 0.1
+"""Seconds by which a clock differs that was set anew; a slow machine looks the same, and waits in vain."""
+
+
 class SQLiteEngine:
     """One file."""
 
@@ -133,6 +137,7 @@ class SQLiteSession:
         self._connection = connection
         self._path = path
         self._time = clock.time
+        self._monotonic = clock.monotonic
         self._token = ""
         self._lock: int | None = None
 
@@ -207,7 +212,13 @@ class SQLiteSession:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         owner: int = self.query(
             self.statements.register,
-            {"token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "lease": None},
+            {
+                "token": self._token,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "clock": self._set_to(),
+                "lease": None,
+            },
         )[0][0]
         return owner
 
@@ -218,14 +229,17 @@ class SQLiteSession:
 
     def bury_dead(self, owner: int) -> None:
         """Take the owners whose lock nobody holds out of the ledger."""
-        for other, token in self.query(self.statements.others, {"owner": owner}):
-            self._bury_if_dead(other, token)
+        for other, token, clock in self.query(self.statements.others, {"owner": owner}):
+            self._bury_if_dead(other, token, clock)
 
     def leave(self, owner: int) -> None:
-        """Take this owner out of the ledger, and with it the idle ones that are dead."""
-        for other, token in self.query(self.statements.idle_others, {"owner": owner}):
-            self._bury_if_dead(other, token)
-        self.change(self.statements.bury, {"owner": owner})
+        """Take this owner out of the ledger, and with it the idle ones that are dead.
+
+        If it leaves a debit in doubt, it stays there for the next one to bury.
+        """
+        for other, token, clock in self.query(self.statements.idle_others, {"owner": owner}):
+            self._bury_if_dead(other, token, clock)
+        self.change(self.statements.bury_idle, {"owner": owner})
 
     def close(self) -> None:
         """Close the connection and let the lock go."""
@@ -236,7 +250,7 @@ class SQLiteSession:
                 os.close(self._lock)
             self._lock = None
 
-    def _bury_if_dead(self, owner: int, token: str) -> None:
+    def _bury_if_dead(self, owner: int, token: str, clock: float) -> None:
         path = self._lock_path(token)
         try:
             lock = os.open(path, os.O_RDWR)
@@ -245,6 +259,9 @@ class SQLiteSession:
         try:
             if lock is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if abs(clock - self._set_to()) > _SET_ANEW:
+                # Whether its requests can still be on their way can't be told by the times that it wrote down.
+                self.change(self.statements.wait_anew, {"owner": owner})
             self.change(self.statements.bury, {"owner": owner})
             path.unlink(missing_ok=True)
         except BlockingIOError:
@@ -252,6 +269,10 @@ class SQLiteSession:
         finally:
             if lock is not None:
                 os.close(lock)
+
+    def _set_to(self) -> float:
+        """Say what the clock is set to: the same until somebody sets it, or the machine is started again."""
+        return self._time() - self._monotonic()
 
     def _lock_path(self, token: str) -> Path:
         return self._path.with_name(f"{self._path.name}-owner-{token}")

@@ -55,7 +55,7 @@ def schema(dialect: Dialect) -> list[str]:
         f"CREATE TABLE jetpay_ledger (version {number} NOT NULL, next_slot {real} NOT NULL)",
         f"""CREATE TABLE jetpay_owner (
             id {key}, token TEXT NOT NULL, host TEXT NOT NULL, pid {number} NOT NULL,
-            started_at {real} NOT NULL, lease_until {real})""",
+            clock {real}, started_at {real} NOT NULL, lease_until {real})""",
         f"""CREATE TABLE jetpay_batch (
             id {key}, key TEXT NOT NULL UNIQUE, fingerprint TEXT NOT NULL, total {number} NOT NULL,
             duplicates {number} NOT NULL, chunks {number} NOT NULL, submitted_at {real} NOT NULL, finished_at {real},
@@ -92,16 +92,19 @@ class Statements:
         now = dialect.now
         # --- owners
         self.register = f"""
-            INSERT INTO jetpay_owner (token, host, pid, started_at, lease_until)
-            VALUES (:token, :host, :pid, {now}, {now} + :lease) RETURNING id"""
+            INSERT INTO jetpay_owner (token, host, pid, clock, started_at, lease_until)
+            VALUES (:token, :host, :pid, :clock, {now}, {now} + :lease) RETURNING id"""
         self.renew = f"UPDATE jetpay_owner SET lease_until = {now} + :lease WHERE id = :owner AND lease_until > {now}"
         self.bury = "DELETE FROM jetpay_owner WHERE id = :owner"
         self.bury_lapsed = f"DELETE FROM jetpay_owner WHERE lease_until <= {now} AND id <> :owner"
+        self.bury_idle = """
+            DELETE FROM jetpay_owner
+            WHERE id = :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
         self.others = """
-            SELECT id, token FROM jetpay_owner
+            SELECT id, token, clock FROM jetpay_owner
             WHERE id <> :owner AND id IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
         self.idle_others = """
-            SELECT id, token FROM jetpay_owner
+            SELECT id, token, clock FROM jetpay_owner
             WHERE id <> :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
         self.sees_others = "SELECT 1 FROM jetpay_debit WHERE state = 'sending' AND owner <> :owner LIMIT 1"
         self.mine_or_free = """
@@ -158,6 +161,9 @@ class Statements:
             SET state = 'sending', owner = :owner, attempts = attempts + 1,
                 intent_at = {now}, certain_at = {now} + :settle
             WHERE id {dialect.among}"""
+        self.wait_anew = f"""
+            UPDATE jetpay_debit SET certain_at = {now} + (certain_at - intent_at)
+            WHERE state = 'sending' AND owner = :owner"""
         # Looked up when nobody else can claim the same debit any more.
         self.claimed = f"""
             SELECT d.id, d.debit_id, d.attempts,

@@ -215,6 +215,28 @@ async def test_machines_whose_clocks_differ(tmp_path: Path, postgres_ledger: str
 
 
 @pytest.mark.asyncio
+async def test_a_clock_that_is_set_anew(tmp_path: Path) -> None:
+    """On SQLite, where the clock was set after a process was killed, what it was sending is waited for from then on."""
+    # Time enough to start, to notice and to ask before the captures take effect by themselves.
+    times = {"timeout": 4.0, "settle_after": 0.4}
+    async with (
+        asyncio.timeout(TIME_LIMIT),
+        counting_api(hold=True, slowest=2.5) as api,
+        crew(api, tmp_path, 2, debits=32, **times) as (killed, later),
+    ):
+        later.options = attrs.evolve(later.options, clock=3600.0)
+        await killed.start()
+        await killed.says("submitted")
+        await api.wait(requests=8)
+        await later.start()
+        await later.says("submitted")
+        await killed.kill()
+        await later.says("done")
+
+        await captured_once(api, killed.options.ledger, 32)
+
+
+@pytest.mark.asyncio
 async def test_kill_9_while_nothing_is_sent(tmp_path: Path, ledger: str) -> None:
     """A process that is killed between an intent and its request leaves a debit that the next one captures."""
     async with (

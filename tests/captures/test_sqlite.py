@@ -160,7 +160,7 @@ def test_leaving_tidies_up(engine: SQLiteEngine, path: Path) -> None:
     """An owner that leaves takes its own traces with it, and those of the dead that left nothing to settle."""
     dead, last = engine.connect(create=True), engine.connect(create=False)
     start(dead, 0)
-    owner = start(last, 1)
+    owner = start(last, 0)
     dead._connection.close()
     os.close(dead._lock or 0)
 
@@ -169,6 +169,22 @@ def test_leaving_tidies_up(engine: SQLiteEngine, path: Path) -> None:
     last.commit()
     assert last.query("SELECT id FROM jetpay_owner", {}) == []
     last.close()
+
+
+def test_leaving_keeps_the_clock_of_a_doubt(engine: SQLiteEngine, path: Path) -> None:
+    """An owner that leaves a debit in doubt stays until it is buried: its clock tells how long that one is to wait."""
+    leaving, heir = engine.connect(create=True), engine.connect(create=False)
+    owner = start(leaving, 1)
+
+    leaving.begin(writes=True)
+    leaving.leave(owner)
+    leaving.commit()
+    leaving.close()
+
+    assert heir.query("SELECT id FROM jetpay_owner", {}) == [(owner,)]
+    assert adopt(heir, start(heir, 0)) == ["debit_0"]
+    assert heir.query("SELECT COUNT(*) FROM jetpay_owner", {}) == [(1,)]
+    heir.close()
 
     assert sorted(file.name for file in path.parent.iterdir()) == ["captures.db"]
 
