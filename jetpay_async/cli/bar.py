@@ -41,10 +41,12 @@ class Bar:
         )
         task = bar.add_task(batch, total=None)
         waiting = Text("storing the batch", style="dim")
-        with Live(Group(bar, waiting), console=self._console, refresh_per_second=8) as live:
+        # What never begins leaves no bar behind.
+        with Live(Group(bar, waiting), console=self._console, refresh_per_second=8, transient=True) as live:
 
             def show(pace: Pace) -> None:
                 bar.update(task, completed=pace.progress.finished, total=pace.progress.total)
+                live.transient = False
                 live.update(Group(bar, _coloured(pace)))
 
             yield show

@@ -219,6 +219,20 @@ def test_a_bar_on_a_terminal(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pyte
     assert run.err.rindex("\x1b[?25h") > run.err.rindex("\x1b[?25l")
 
 
+def test_no_bar_is_left_of_what_does_not_begin(
+    jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the batch is refused the bar goes away, and the reason stands alone."""
+    jetpay(*capture(listed(reserve_many(sandbox, 1))))
+    pretend_terminal(monkeypatch)
+
+    run = jetpay(*capture(listed(["debit_1"])))
+
+    before, message = run.err.split("jetpay: ")
+    assert message.startswith("batch 'n1' exists with other debits")
+    assert before.endswith("\x1b[1A\x1b[2K")  # up a line, and erase it
+
+
 @pytest.mark.parametrize("lacking", ["rich", "TERM"])
 def test_a_lesser_terminal_gets_lines(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, lacking: str
