@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 import jetpay_async
+import jetpay_async.captures
 import jetpay_async.webhooks
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ RANKS = [
     {"_flights"},
     {"_brake"},
     {"batch"},
-    {"client"},
     {"captures"},
+    {"client"},
     {"distributed"},
 ]
 FIRST = RANKS[0]
@@ -222,7 +223,7 @@ class Thing:
 
 # --- what is exposed --------------------------------------------------------------------------------------------------
 
-LAZY = [jetpay_async, jetpay_async.webhooks]
+LAZY = [jetpay_async, jetpay_async.captures, jetpay_async.webhooks]
 every_lazy_package = pytest.mark.parametrize("package", LAZY, ids=lambda package: package.__name__)
 
 
@@ -308,6 +309,7 @@ def test_each_public_name_is_in_the_typed_example() -> None:
 # --- what importing costs -------------------------------------------------------------------------------------------
 
 SLOW = {"aiohttp", "asyncio", "attr", "attrs", "cattrs", "cryptography", "msgspec", "multidict", "ssl", "yarl"}
+OPTIONAL = {"procrastinate", "psycopg", "rich", "sqlite3", "uvloop"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -330,12 +332,24 @@ def loaded_by(statement: str) -> set[str]:
             {"attr", "attrs", "cattrs", "cryptography", "msgspec"},
         ),
         ("from jetpay_async import JetpayClient", SLOW - {"cryptography"}),
+        ("import jetpay_async.captures, jetpay_async.distributed", {"attr", "attrs"}),
+        ("from jetpay_async.captures import Ledger", SLOW - {"cryptography"} | {"sqlite3"}),
     ],
-    ids=["package", "dir", "webhooks", "errors and states", "webhook errors", "verifying", "client"],
+    ids=[
+        "package",
+        "dir",
+        "webhooks",
+        "errors and states",
+        "webhook errors",
+        "verifying",
+        "client",
+        "captures",
+        "ledger",
+    ],
 )
 def test_importing_loads_no_more_than_is_used(statement: str, allowed: set[str]) -> None:
     """A name is paid for by those who use it: webhooks need no aiohttp, and the client no cryptography."""
     loaded = loaded_by(statement)
 
     assert PACKAGE in loaded
-    assert loaded & SLOW <= allowed
+    assert loaded & (SLOW | OPTIONAL) <= allowed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from jetpay_async._log import logger
 from jetpay_async.batch import Pace
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from jetpay_async.captures._crew import Means
     from jetpay_async.captures._desk import Desk
-    from jetpay_async.client import JetpayClient
     from jetpay_async.outcomes import CaptureOutcome
 
 __all__ = ["Batch", "Captures", "run_chunk"]
@@ -35,6 +34,15 @@ __all__ = ["Batch", "Captures", "run_chunk"]
 _LOOK = 0.5
 
 DEFAULT_LEASE = 15.0
+
+
+class Client(Protocol):
+    """What a chunk needs of `JetpayClient`."""
+
+    def captures(
+        self, ledger: str | os.PathLike[str], *, concurrency: int, rate: float | None, lease: float
+    ) -> Captures:
+        """Open captures."""
 
 
 class Captures:
@@ -308,7 +316,7 @@ async def run_chunk(
     batch: str,
     chunk: int,
     *,
-    client: JetpayClient,
+    client: Client,
     concurrency: int = 64,
     rate: float | None = None,
     lease: float = DEFAULT_LEASE,
@@ -323,7 +331,7 @@ async def run_chunk(
             concurrency, rate and lease then count.
         batch: The batch's key.
         chunk: Which one, from 0; `Submitted.chunks` says how many there are.
-        client: Captures them.
+        client: The `JetpayClient` that captures them.
         concurrency: Captures in flight, at most.
         rate: Captures per second, of all machines together.
         lease: Seconds after which a worker that says nothing counts as dead (PostgreSQL).
