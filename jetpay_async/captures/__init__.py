@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         CapturesStoppedError,
         ChunkBusyError,
         LedgerError,
+        LedgerNotFoundError,
         UnknownBatchError,
     )
     from jetpay_async.captures.ledger import Ledger
@@ -53,6 +54,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerItem",
+    "LedgerNotFoundError",
     "Progress",
     "Report",
     "Submitted",
@@ -69,6 +71,7 @@ _HOMES = {
     "CapturesStoppedError": "errors",
     "ChunkBusyError": "errors",
     "LedgerError": "errors",
+    "LedgerNotFoundError": "errors",
     "UnknownBatchError": "errors",
 }
 

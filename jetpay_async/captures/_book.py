@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
@@ -119,7 +120,7 @@ def submit(
     """
     session.guard_submission()
     try:
-        _, submitted, known = find_batch(session, key)
+        number, submitted, known = find_batch(session, key)
     except UnknownBatchError:
         statements = session.statements
         parameters = {"key": key, "fingerprint": fingerprint, "chunks": chunks}
@@ -129,12 +130,29 @@ def submit(
         duplicates = given - total
         session.change(statements.count_batch, {"batch": batch, "total": total, "duplicates": duplicates})
         return Submitted(key=key, created=True, total=total, duplicates=duplicates, chunks=chunks)
-    if known != fingerprint:
+    # The fingerprint is of what was given: with other repetitions it differs, though the debits are the same.
+    if known != fingerprint and not _has_all(session, number, (debit_id for _, debit_id in debit_ids), submitted.total):
         raise BatchMismatchError(
             f"batch {key!r} exists with other debits ({submitted.total}, now {given} were given); nothing was changed: "
             "give the same debits to go on with it, or other debits under another key"
         )
     return submitted
+
+
+def _has_all(session: Session, batch: int, debit_ids: Iterable[str], total: int) -> bool:
+    """Say whether these are the debits of a batch, each at least once, and no other."""
+    ids = span(batch)
+    seen = bytearray()
+    left = iter(debit_ids)
+    while page := set(islice(left, PAGE)):
+        parameters = {"debit_ids": session.among_texts(list(page)), **ids}
+        found = [number - ids["low"] for (number,) in session.query(session.statements.find_debits, parameters)]
+        if len(found) < len(page):
+            return False
+        seen.extend(bytes(max(0, max(found) // 8 + 1 - len(seen))))
+        for position in found:
+            seen[position >> 3] |= 1 << (position & 7)
+    return int.from_bytes(seen).bit_count() == total
 
 
 def reopen_unknown(session: Session, batch: int) -> int:

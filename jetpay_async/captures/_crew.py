@@ -41,9 +41,10 @@ from jetpay_async.errors import (
     JetpayError,
     NotSentError,
     OutcomeUnknownError,
+    RateLimitedError,
     ServiceError,
 )
-from jetpay_async.outcomes import Captured, Refused, Unknown, undone
+from jetpay_async.outcomes import Captured, NotSent, Refused, Unknown, undone
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -302,17 +303,18 @@ class Crew:
         """Decide what the ledger is told of an outcome."""
         claimed = task.claimed
         earlier = claimed.attempts - 1
-        if isinstance(outcome, Unknown):
-            due = task.intended_at + claimed.delay + self._settle
-            heapq.heappush(
-                self._cases, _Case(due, Doubt(claimed.id, claimed.debit_id, earlier + outcome.attempts, 0.0))
-            )
-        elif isinstance(outcome, Captured):
+        if isinstance(outcome, Captured):
             self._write(_entries.write(claimed.id, outcome, earlier=earlier))
-        elif isinstance(outcome.error, AuthenticationError | ConfigurationError):
-            # No word on this debit: the same would be said of all.
+            return
+        said_of_all = _said_of_all(outcome.error)
+        if said_of_all is not None:
+            self.stop(said_of_all)
+        if self._is_doubtful(outcome, said_of_all):
+            due = task.intended_at + claimed.delay + self._settle
+            doubt = Doubt(claimed.id, claimed.debit_id, earlier + outcome.attempts, 0.0)
+            heapq.heappush(self._cases, _Case(due, doubt))
+        elif said_of_all is not None:
             self._give_back(claimed, outcome.attempts)
-            self.stop(outcome.error)
         elif isinstance(outcome, Refused):
             self._write(_entries.write(claimed.id, outcome, earlier=earlier))
         elif isinstance(outcome.error, ServiceError) and earlier + outcome.attempts >= _MOST_ATTEMPTS:
@@ -321,6 +323,16 @@ class Crew:
         else:
             # What never began to leave is no request that may have been made.
             self._give_back(claimed, 0 if isinstance(outcome.error, NotSentError) else outcome.attempts)
+
+    def _is_doubtful(
+        self, outcome: Refused[None] | NotSent[None] | Unknown[None], said_of_all: JetpayError | None
+    ) -> bool:
+        """Say whether the debit may have been captured, as far as we know."""
+        if isinstance(outcome, Unknown):
+            # Where its status came first, and could not be read, nothing was sent.
+            return said_of_all is None or outcome.attempts > 0
+        # By default a 429 counts as not processed.
+        return isinstance(outcome.error, RateLimitedError) and not self._means.options.retry.resend_rate_limited
 
     # --- settling
 
@@ -368,8 +380,8 @@ class Crew:
     def _judge_doubt(self, case: _Case, error: JetpayError) -> None:
         doubt = case.doubt
         outcome = undone(error, debit_id=doubt.debit_id, request=None)
-        if isinstance(error, ConfigurationError):
-            self.stop(error)
+        if (said_of_all := _said_of_all(error)) is not None:
+            self.stop(said_of_all)
         elif isinstance(outcome, Refused):
             self._write(_entries.write(doubt.id, outcome, earlier=doubt.attempts))
         elif isinstance(error, OutcomeUnknownError) and (error.state is not None or case.rounds + 1 >= _MOST_ROUNDS):
@@ -455,3 +467,11 @@ class Crew:
             self._written.set()
             await self._recorder
         self._tell_readers()
+
+
+def _said_of_all(error: JetpayError) -> JetpayError | None:
+    """Return what is no word on a debit, since the same would be said of all: the token is refused, for example."""
+    for said in (error, error.__cause__):
+        if isinstance(said, AuthenticationError | ConfigurationError):
+            return said
+    return None

@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jetpay_async.captures import _statements
 from jetpay_async.captures._statements import Dialect, Statements
-from jetpay_async.captures.errors import LedgerError
+from jetpay_async.captures.errors import LedgerError, LedgerNotFoundError
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ DIALECT = Dialect(
     real="double precision",
     now="CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
     among="= ANY(:ids)",
+    among_texts="= ANY(:debit_ids)",
     numbered="unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS o(id, place)",
     outcomes="""json_to_recordset(CAST(:outcomes AS json)) AS o(
         id bigint, state text, attempts bigint, look_first bigint, seq bigint, transaction_state text, settled bigint,
@@ -191,7 +192,7 @@ class PostgresSession:
         self.begin(writes=create)
         if not self._has_tables():
             if not create:
-                raise LedgerError(f"there is no ledger in {name}; check the URL")
+                raise LedgerNotFoundError(f"there is no ledger in {name}; check the URL")
             self.query("SELECT pg_advisory_xact_lock(:key)", {"key": _SCHEMA_LOCK})
             # Another process may have made them meanwhile.
             if not self._has_tables():
@@ -237,6 +238,10 @@ class PostgresSession:
     def among(self, ids: Sequence[int]) -> object:
         """Return the value for ``:ids``."""
         return list(ids)
+
+    def among_texts(self, texts: Sequence[str]) -> object:
+        """Return the value for ``:debit_ids``."""
+        return list(texts)
 
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""

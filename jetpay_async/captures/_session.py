@@ -36,6 +36,9 @@ class Session(Protocol):
     def among(self, ids: Sequence[int]) -> object:
         """Return the value for ``:ids``."""
 
+    def among_texts(self, texts: Sequence[str]) -> object:
+        """Return the value for ``:debit_ids``."""
+
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from jetpay_async.captures import _statements
 from jetpay_async.captures._statements import Dialect, Statements
-from jetpay_async.captures.errors import LedgerError
+from jetpay_async.captures.errors import LedgerError, LedgerNotFoundError
 from jetpay_async.errors import ConfigurationError
 
 try:
@@ -40,6 +40,7 @@ DIALECT = Dialect(
     real="REAL",
     now=":now",
     among="IN (SELECT value FROM json_each(:ids))",
+    among_texts="IN (SELECT value FROM json_each(:debit_ids))",
     numbered="(SELECT value AS id, key + 1 AS place FROM json_each(:ids)) AS o",
     outcomes="""(
         SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'attempts' AS attempts,
@@ -88,7 +89,7 @@ class SQLiteEngine:
                 f"SQLite {sqlite3.sqlite_version} is too old for a ledger; 3.38 or later is needed"
             )
         if not create and not self.path.exists():
-            raise LedgerError(f"there is no ledger at {self.path}; check the path")
+            raise LedgerNotFoundError(f"there is no ledger at {self.path}; check the path")
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=_WAIT)
         try:
             session = SQLiteSession(connection, self.path, self._clock)
@@ -193,6 +194,10 @@ class SQLiteSession:
     def among(self, ids: Sequence[int]) -> object:
         """Return the value for ``:ids``."""
         return json.dumps(ids)
+
+    def among_texts(self, texts: Sequence[str]) -> object:
+        """Return the value for ``:debit_ids``."""
+        return json.dumps(texts)
 
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""

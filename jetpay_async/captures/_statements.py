@@ -36,6 +36,8 @@ class Dialect:
     """Seconds since the epoch, on the clock that all owners share."""
     among: str
     """Whether a column is one of ``:ids``."""
+    among_texts: str
+    """Whether a column is one of ``:debit_ids``."""
     numbered: str
     """``:ids`` as a table of ids and their places from 1 on."""
     outcomes: str
@@ -120,6 +122,8 @@ class Statements:
             UPDATE jetpay_batch SET total = :total, duplicates = :duplicates,
                 finished_at = CASE WHEN :total = 0 THEN {now} END
             WHERE id = :batch"""
+        self.find_debits = f"""
+            SELECT id FROM jetpay_debit WHERE debit_id {dialect.among_texts} AND id >= :low AND id < :high"""
         self.reopen_unknown = """
             UPDATE jetpay_debit SET state = 'pending', look_first = 1, seq = NULL, finished_at = NULL
             WHERE state = 'unknown' AND id >= :low AND id < :high"""

@@ -4,6 +4,7 @@
 
     JetpayError
      ├── LedgerError              the ledger can't be read or written; nothing is sent without it
+     │    ├── LedgerNotFoundError there is none
      │    ├── BatchMismatchError  the batch exists, with other debits
      │    ├── UnknownBatchError   there is no such batch
      │    └── ChunkBusyError      somebody else is capturing these debits
@@ -19,7 +20,14 @@ from jetpay_async.errors import JetpayError
 if TYPE_CHECKING:
     from jetpay_async.captures.records import Progress
 
-__all__ = ["BatchMismatchError", "CapturesStoppedError", "ChunkBusyError", "LedgerError", "UnknownBatchError"]
+__all__ = [
+    "BatchMismatchError",
+    "CapturesStoppedError",
+    "ChunkBusyError",
+    "LedgerError",
+    "LedgerNotFoundError",
+    "UnknownBatchError",
+]
 
 
 class LedgerError(JetpayError):
@@ -27,6 +35,10 @@ class LedgerError(JetpayError):
 
     Nothing is sent without the ledger. What was sent before is in it, and settled by the next run.
     """
+
+
+class LedgerNotFoundError(LedgerError):
+    """There is no ledger where one was to be, and none was to be made."""
 
 
 class BatchMismatchError(LedgerError):

@@ -21,6 +21,7 @@ from jetpay_async import (
     NotSentError,
     OutcomeUnknownError,
     Refused,
+    RetryPolicy,
     ServiceError,
     TransactionFailedError,
     TransactionState,
@@ -342,6 +343,63 @@ async def test_a_token_that_is_refused_stops_the_run_and_refuses_no_debit(path: 
         service.always = None
         async with client.captures(path) as captures:
             assert (await (await captures.submit(KEY, debits(50))).wait()).captured == 50
+
+
+@pytest.mark.asyncio
+async def test_a_token_that_is_refused_while_a_status_is_read_stops_the_run(path: str) -> None:
+    """A 401 to a question about a debit is no word on it either: it is looked at first by the next run, too."""
+    async with serving() as (service, client):
+        service.captures["debit_0"] = 1
+        service.states["debit_0"] = (401, {"detail": "expired"})
+        async with client.captures(path, trust_pending=False, concurrency=1) as captures:
+            batch = await captures.submit(KEY, debits(1))
+            with pytest.raises(CapturesStoppedError, match="expired") as caught:
+                await batch.wait()
+            assert isinstance(caught.value.__cause__, AuthenticationError)
+            assert caught.value.progress is not None
+            assert caught.value.progress.pending == 1
+        del service.states["debit_0"]
+        async with client.captures(path) as captures:
+            told = await outcomes_of(await captures.submit(KEY, debits(1)))
+
+        assert [outcome.settled for outcome in told] == [True]
+        assert service.requests["debit_0"] == 0
+
+
+@pytest.mark.asyncio
+async def test_a_token_that_is_refused_while_doubts_are_settled_stops_the_run(path: str) -> None:
+    """A debit in doubt stays in doubt until its status can be read."""
+    async with serving(timeout=0.3) as (service, client):
+        service.script["debit_0"] = [LOSE_AFTERWARDS]
+        service.states["debit_0"] = (503, {})
+        async with client.captures(path, concurrency=1) as captures:
+            batch = await captures.submit(KEY, debits(1))
+            while service.requests["status"] < 2:
+                await asyncio.sleep(0.01)
+            service.states["debit_0"] = (401, {"detail": "expired"})
+            with pytest.raises(CapturesStoppedError, match="expired") as caught:
+                await batch.wait()
+            assert caught.value.progress is not None
+            assert caught.value.progress.sending == 1
+        del service.states["debit_0"]
+        async with client.captures(path) as captures:
+            assert (await (await captures.submit(KEY, debits(1))).wait()).captured == 1
+
+        assert service.captures == Counter(debits(1))
+
+
+@pytest.mark.asyncio
+async def test_a_429_that_may_have_been_processed_is_settled(path: str) -> None:
+    """Where a 429 is not trusted to mean "not processed", the status says what became of the debit."""
+    policy = RetryPolicy(max_attempts=3, base_delay=0.005, max_delay=0.01, settle_after=0.02, resend_rate_limited=False)
+    async with serving(timeout=0.3, retry=policy) as (service, client), client.captures(path) as captures:
+        service.script["debit_1"] = [(429, {"detail": "slow down"})]
+        service.captures["debit_1"] = 1
+
+        told = {o.debit_id: o for o in await outcomes_of(await captures.submit(KEY, debits(3)))}
+
+        assert told["debit_1"].settled
+        assert service.requests["debit_1"] == 1
 
 
 @pytest.mark.asyncio

@@ -83,8 +83,10 @@ async def test_submitting_again_says_so(ledger: str) -> None:
 
         assert (first.created, first.total, first.duplicates) == (True, 3, 1)
         assert (again.created, again.total, again.duplicates) == (False, 3, 1)
-        with pytest.raises(BatchMismatchError):
-            await opened.submit("night", debits(3))
+        assert await opened.submit("night", debits(3)) == again, "the same debits, given otherwise"
+        for other in (debits(2), debits(4), ["debit_7", *debits(2)], []):
+            with pytest.raises(BatchMismatchError):
+                await opened.submit("night", other)
         await opened.submit("another", debits(3))
         assert [batch.key for batch in await opened.batches()] == ["night", "another"]
 
