@@ -43,6 +43,7 @@ DIALECT = Dialect(
         id bigint, state text, attempts bigint, look_first bigint, seq bigint, transaction_state text, settled bigint,
         error text, status bigint, request_id text, reason text)""",
     pending="",
+    sending="",
     claim="FOR UPDATE OF d SKIP LOCKED",
     # Every debit leaves the index of its state twice; what is left of it there must not wait for the usual fifth.
     often_changed="WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)",

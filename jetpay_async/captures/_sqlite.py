@@ -50,6 +50,7 @@ DIALECT = Dialect(
             value ->> 'reason' AS reason
         FROM json_each(:outcomes)) AS o""",
     pending="INDEXED BY jetpay_debit_pending",
+    sending="INDEXED BY jetpay_debit_sending",
     claim="",
     often_changed="",
 )

@@ -44,6 +44,8 @@ class Dialect:
     """``:outcomes``, JSON, as a table."""
     pending: str
     """How to insist on the index of the pending debits."""
+    sending: str
+    """How to insist on the index of those being sent, which are few: their ids span the whole batch."""
     claim: str
     """What keeps two claims from waiting for each other."""
     often_changed: str
@@ -133,9 +135,9 @@ class Statements:
         self.reopened = """
             UPDATE jetpay_batch SET refused = refused - :refused, unknown = unknown - :unknown, finished_at = NULL
             WHERE id = :batch"""
-        self.progress = """
+        self.progress = f"""
             SELECT b.total, b.captured, b.refused, b.unknown,
-                (SELECT COUNT(*) FROM jetpay_debit d
+                (SELECT COUNT(*) FROM jetpay_debit d {dialect.sending}
                  WHERE d.state = 'sending' AND d.id >= b.id << 32 AND d.id < (b.id + 1) << 32),
                 b.key, b.submitted_at, b.finished_at, b.chunks
             FROM jetpay_batch b"""
@@ -147,7 +149,7 @@ class Statements:
             SELECT (id - :low) / {CHUNK_SIZE} AS chunk FROM jetpay_debit
             WHERE state = 'pending' AND id >= :low AND id < :high
             UNION
-            SELECT (id - :low) / {CHUNK_SIZE} FROM jetpay_debit
+            SELECT (id - :low) / {CHUNK_SIZE} FROM jetpay_debit {dialect.sending}
             WHERE state = 'sending' AND id >= :low AND id < :high
             ORDER BY chunk"""
         # --- captures
@@ -175,7 +177,7 @@ class Statements:
                     SELECT 1 FROM jetpay_debit o WHERE o.debit_id = d.debit_id AND o.id <> d.id)
             FROM jetpay_debit d WHERE d.id {dialect.among} ORDER BY d.id"""
         self.adopt = f"""
-            UPDATE jetpay_debit SET owner = :owner
+            UPDATE jetpay_debit {dialect.sending} SET owner = :owner
             WHERE state = 'sending' AND id >= :low AND id < :high AND owner NOT IN (SELECT id FROM jetpay_owner)
             RETURNING id, debit_id, attempts, certain_at - {now}"""
         self.take_places = """
@@ -213,7 +215,7 @@ class Statements:
             SELECT {columns} FROM jetpay_debit WHERE id > :after AND id < :high ORDER BY id LIMIT :limit"""
         self.items_in = {
             state: f"""
-                SELECT {columns} FROM jetpay_debit
+                SELECT {columns} FROM jetpay_debit {dialect.sending if state == "sending" else ""}
                 WHERE state = '{state}' AND id > :after AND id < :high ORDER BY id LIMIT :limit"""
             for state in ("pending", "sending", "captured", "refused", "unknown")
         }

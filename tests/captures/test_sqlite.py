@@ -101,6 +101,22 @@ def test_a_claim_goes_by_the_index_of_the_pending(session: SQLiteSession) -> Non
     assert not any("TEMP B-TREE" in step for step in plan)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [STATEMENTS.progress_of, STATEMENTS.adopt, STATEMENTS.chunks_left, STATEMENTS.items_in["sending"]],
+    ids=["progress", "adopt", "chunks_left", "items"],
+)
+def test_what_is_being_sent_is_found_by_its_own_index(session: SQLiteSession, statement: str) -> None:
+    """The few debits that are being sent are not looked for among all of their batch."""
+    parameters = dict.fromkeys(re.findall(r":([a-z_]+)", statement), 1)
+
+    plan = [row[-1] for row in session.query(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+    steps = [step for step in plan if re.match(r"(SCAN|SEARCH) (jetpay_debit|d)\b", step)]
+    assert any("jetpay_debit_sending" in step for step in steps)
+    assert not any("PRIMARY KEY" in step for step in steps)
+
+
 # --- who is alive -----------------------------------------------------------------------------------------------------
 
 
