@@ -9,7 +9,6 @@ import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,9 +40,13 @@ class OwnPostgres:
 
     def start_again(self) -> None:
         """Start it again, which takes as many tries as the old processes need to end."""
-        while True:
-            with suppress(Exception):
+        for left in reversed(range(10)):
+            try:
                 self._server.ensure_postgres_running()
+            except Exception:  # of whatever kind: what is left of the old one is in the way
+                if not left:
+                    raise
+            else:
                 return
 
     def end(self) -> None:
