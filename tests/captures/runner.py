@@ -167,7 +167,7 @@ async def run(options: Options) -> None:
             kinds[type(outcome).__name__] += 1
             seen += 1
             if seen % 100_000 == 0:
-                say("progress", outcomes=seen, seconds=time.monotonic() - began, peak=peak())
+                say("progress", seconds=time.monotonic() - began, cpu=time.process_time(), peak=peak())
         report = await batch.wait()
     say(
         "done",
