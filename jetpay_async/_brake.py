@@ -169,8 +169,8 @@ class Brake:
 
     async def _pace(self) -> None:
         """Wait for the time of the next start, for as long as that is what is waited for."""
-        while self._waiting and (wait := self._next_start - self._clock.monotonic()) > 0:
-            await self._clock.sleep(wait)
+        while self._waiting and self.in_flight + 1 <= self.window:
+            await self._clock.sleep(max(0.0, self._next_start - self._clock.monotonic()))
             self._admit()
         self._pacer = None
 

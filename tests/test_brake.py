@@ -49,15 +49,21 @@ class Hands:
     now: float = 1000.0
     late: float = 0.0
     """Seconds that each sleep takes too long."""
+    each_look: float = 0.0
+    """Seconds that pass whenever somebody looks at the clock."""
     _sleepers: list[tuple[float, int, asyncio.Future[None]]] = attrs.Factory(list)
 
     @property
     def clock(self) -> Clock:
-        return Clock(monotonic=lambda: self.now, sleep=self._sleep)
+        return Clock(monotonic=self._look, sleep=self._sleep)
 
     @property
     def sleepers(self) -> int:
         return sum(not sleeper.done() for _, _, sleeper in self._sleepers)
+
+    def _look(self) -> float:
+        self.now += self.each_look
+        return self.now
 
     async def _sleep(self, seconds: float) -> None:
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -349,6 +355,19 @@ async def test_late_timers_do_not_lower_the_rate() -> None:
     await gate.hands.forward(1.01)
 
     assert len(gate.passed) == 1001
+
+
+@pytest.mark.parametrize("each_look", [0.0003, 0.0007, 0.0011], ids=str)
+@pytest.mark.asyncio
+async def test_nobody_is_forgotten_between_two_looks_at_the_clock(each_look: float) -> None:
+    """The time of a start may pass at any moment: whoever waits is let in all the same."""
+    gate = make(rate=1000)
+    gate.hands.each_look = each_look
+
+    gate.arrive(50)
+    await gate.hands.forward(1.0)
+
+    assert len(gate.passed) == 50
 
 
 @pytest.mark.asyncio
