@@ -14,7 +14,7 @@ from tests.captures.processes import counting_api, crew, keep_alive, make_troubl
 from tests.captures.scale import DEBITS, KILLS, LIFELIKE, TIME_LIMIT, TIMES
 from tests.captures.verdict import captured_once
 
-pytest.importorskip("procrastinate", reason="procrastinate is not installed: pip install --group frameworks")
+pytest.importorskip("procrastinate", reason="procrastinate is not installed: pip install 'jetpay-async[distributed]'")
 
 from tests.captures import worker
 
