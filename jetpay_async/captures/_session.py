@@ -29,27 +29,34 @@ class Session(Protocol):
 
     def query(self, statement: str, parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
         """Execute a statement and return its rows."""
+        ...
 
     def change(self, statement: str, parameters: Mapping[str, Any]) -> int:
         """Execute a statement and return how many rows it changed."""
+        ...
 
     def among(self, ids: Sequence[int]) -> object:
         """Return the value for ``:ids``."""
+        ...
 
     def among_texts(self, texts: Sequence[str]) -> object:
         """Return the value for ``:debit_ids``."""
+        ...
 
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""
+        ...
 
     def guard_submission(self) -> None:
         """Keep other submissions waiting until the end of the transaction."""
 
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""
+        ...
 
     def renew(self, owner: int, lease: float) -> bool:
         """Say that the owner is alive; False if that comes too late."""
+        ...
 
     def bury_dead(self, owner: int) -> None:
         """Take the owners that are dead out of the ledger; what they were sending is then anybody's to settle."""
@@ -75,9 +82,12 @@ class Engine(Protocol):
         Raises:
             LedgerError: It can't be used.
         """
+        ...
 
     def explain(self, error: Exception) -> str | None:
         """Say what an error of the engine means and what to do; None if it is not one of the engine's."""
+        ...
 
     def repeatable(self, error: Exception) -> bool:
         """Say whether others were in the way, so that the same transaction may go through when it is tried again."""
+        ...

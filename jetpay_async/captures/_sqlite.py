@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 import sqlite3
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,8 @@ from jetpay_async.captures._statements import Dialect, Statements
 from jetpay_async.captures.errors import LedgerError, LedgerNotFoundError
 from jetpay_async.errors import ConfigurationError
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -83,7 +82,7 @@ class SQLiteEngine:
             LedgerError: It can't be used.
             ConfigurationError: This platform can't.
         """
-        if fcntl is None:  # pragma: no cover - Windows
+        if sys.platform == "win32":  # pragma: no cover - not measured there
             raise ConfigurationError("a ledger in a file needs flock, which this platform lacks; use PostgreSQL")
         if sqlite3.sqlite_version_info < _OLDEST:  # pragma: no cover - a matter of the machine
             raise ConfigurationError(

@@ -43,6 +43,7 @@ class Client(Protocol):
         self, ledger: str | os.PathLike[str], *, concurrency: int, rate: float | None, lease: float
     ) -> Captures:
         """Open captures."""
+        ...
 
 
 class Captures:
