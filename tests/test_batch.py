@@ -7,7 +7,7 @@ import contextvars
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 
 import pytest
 
@@ -118,8 +118,8 @@ async def test_what_is_no_id_at_all_is_an_item_like_any_other() -> None:
 @pytest.mark.asyncio
 async def test_an_unknown_one_is_told_as_such() -> None:
     """What the status can't tell within the deadline is `Unknown`, with its error."""
-    bank = Bank(fates={"debit_1": [loopback.hang_up]}, scripts={"status": [loopback.silence]})
-    async with bank.listen(), connect(bank, timeout=0.1) as client:
+    bank = Bank(fates={"debit_1": [loopback.hang_up]}, scripts={"status": [loopback.silence] * 9})
+    async with bank.listen(), connect(bank, timeout=0.3) as client:
         outcomes = await capture(client, debits(3))
 
     unknown = outcomes["debit_1"]
@@ -164,7 +164,7 @@ async def test_a_fault_of_our_own_costs_no_other_its_outcome(
 
     monkeypatch.setattr(Runner, "run", sometimes)
     async with Bank().listen() as bank, connect(bank) as client:
-        outcomes = await capture(client, debits(10))
+        outcomes = await capture(client, debits(10), concurrency=1)
 
     unknown = outcomes.pop("debit_3")
     assert isinstance(unknown, Unknown)
@@ -365,52 +365,56 @@ async def test_an_input_that_breaks_loses_nothing(make: Callable[[Iterable[str]]
     assert sorted(bank.carried_out) == debits(5)
 
 
+class Undead:
+    """Comes to life again after its tenth item, which is an error."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.asked = 0
+        self.error = error
+
+    def __iter__(self) -> Undead:
+        return self
+
+    def __next__(self) -> str:
+        self.asked += 1
+        if self.asked == 10:
+            raise self.error
+        return f"debit_{self.asked}"
+
+
+class AsyncUndead(Undead):
+    """The same, and it takes its time."""
+
+    def __aiter__(self) -> AsyncUndead:
+        return self
+
+    async def __anext__(self) -> str:
+        await asyncio.sleep(0.001)
+        return self.__next__()
+
+
+@pytest.mark.parametrize(
+    ("items", "end"),
+    [
+        (Undead(LookupError), pytest.raises(LookupError)),
+        (AsyncUndead(LookupError), pytest.raises(LookupError)),
+        (Undead(StopIteration), nullcontext()),
+        (AsyncUndead(StopAsyncIteration), nullcontext()),
+    ],
+    ids=["sync, broken", "async, broken", "sync, ended", "async, ended"],
+)
 @pytest.mark.asyncio
-async def test_after_the_input_broke_it_is_not_asked_again() -> None:
-    """An iterator that could go on after its error is left alone."""
-
-    class Hiccup:
-        asked = 0
-
-        def __iter__(self) -> Hiccup:
-            return self
-
-        def __next__(self) -> str:
-            self.asked += 1
-            if self.asked == 10:
-                raise LookupError
-            return f"debit_{self.asked}"
-
-    items = Hiccup()
+async def test_after_its_end_the_input_is_not_asked_again(
+    items: Undead, end: AbstractContextManager[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An iterator that could go on after its end, or after its error, is left alone."""
+    monkeypatch.setattr(items, "asked", 0)
     async with Bank().listen() as bank, connect(bank) as client:
-        with pytest.raises(LookupError):
+        with end:
             await capture(client, items, concurrency=4)
 
     assert items.asked == 10
     assert len(bank.carried_out) == 9
-
-
-@pytest.mark.asyncio
-async def test_after_the_input_ended_it_is_not_asked_again() -> None:
-    """An iterator that comes to life again after its end is left alone."""
-
-    class Undead:
-        asked = 0
-
-        def __iter__(self) -> Undead:
-            return self
-
-        def __next__(self) -> str:
-            self.asked += 1
-            if self.asked == 10:
-                raise StopIteration
-            return f"debit_{self.asked}"
-
-    items = Undead()
-    async with Bank().listen() as bank, connect(bank) as client:
-        assert len(await capture(client, items, concurrency=4)) == 9
-
-    assert items.asked == 10
 
 
 @pytest.mark.asyncio
