@@ -71,7 +71,7 @@ class SQLiteEngine:
     leases = False
 
     def __init__(self, path: str | os.PathLike[str], clock: Clock) -> None:
-        self.path = Path(path).absolute()
+        self.path = Path(path).resolve()
         self.name = str(self.path)
         self._clock = clock
 

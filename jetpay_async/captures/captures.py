@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from jetpay_async._log import logger
 from jetpay_async.batch import Pace
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     from jetpay_async.captures._crew import Means
-    from jetpay_async.captures._desk import Desk
+    from jetpay_async.captures._desk import Desk, Operation
     from jetpay_async.outcomes import CaptureOutcome
 
 __all__ = ["Batch", "Captures", "run_chunk"]
+
+_T = TypeVar("_T")
 
 # Seconds between two looks at a batch that others may work on too.
 _LOOK = 0.5
@@ -238,15 +240,13 @@ class Batch:
         An `Unknown` may be followed by what another run finds out about it.
 
         Raises:
-            CapturesStoppedError: Capturing stopped before the end; the cause says why.
-            LedgerError: The ledger can't be read.
+            CapturesStoppedError: Capturing stopped before the end, or the ledger can't be read; the cause says why.
         """
         place = 0
         while True:
             stopped = self._crew.done
-            complete = (await self.progress()).complete
-            operation = partial(_book.outcomes, batch=self._number, after=place)
-            page, place = await self._desk.run(operation, writes=False)
+            complete = (await self._look(partial(_book.progress, batch=self._number))).progress.complete
+            page, place = await self._look(partial(_book.outcomes, batch=self._number, after=place))
             for row in page:
                 yield _entries.read(self.key, row)
             if page:
@@ -269,17 +269,22 @@ class Batch:
         """Wait until each debit has an outcome, whoever captures them.
 
         Raises:
-            CapturesStoppedError: Capturing stopped before the end; the cause says why.
-            LedgerError: The ledger can't be read.
+            CapturesStoppedError: Capturing stopped before the end, or the ledger can't be read; the cause says why.
         """
         while True:
             stopped = self._crew.done
-            if (report := _book.report(await _info(self._desk, self._number))) is not None:
+            if (report := _book.report(await self._look(partial(_book.progress, batch=self._number)))) is not None:
                 return report
             if stopped:
                 raise await _stopped(self._desk, self._crew, self.key, self._number)
             await asyncio.sleep(_BREATH)
             await self._crew.news(_LOOK)
+
+    async def _look(self, operation: Operation[_T]) -> _T:
+        try:
+            return await self._desk.run(operation, writes=False)
+        except LedgerError as failure:
+            raise await _stopped(self._desk, self._crew, self.key, self._number) from failure
 
 
 def _check_lease(lease: float) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from jetpay_async.captures import (
     CapturesStoppedError,
     ChunkBusyError,
     Ledger,
+    LedgerError,
     Progress,
     UnknownBatchError,
     run_chunk,
@@ -417,6 +420,25 @@ async def test_a_dead_api_stops_the_run(path: str, unused_tcp_port: int) -> None
         assert isinstance(caught.value.__cause__, NotSentError)
         assert pickle.loads(pickle.dumps(caught.value)).progress == caught.value.progress
         assert caught.value.retryable
+
+
+@pytest.mark.parametrize("ask", [lambda batch: batch.wait(), outcomes_of], ids=["wait", "outcomes"])
+@pytest.mark.asyncio
+async def test_a_ledger_that_breaks_stops_the_run(path: str, ask: Any) -> None:
+    """Whoever waits for a batch gets one kind of error, whichever part of the run met the broken ledger first."""
+    async with serving() as (service, client), client.captures(path, concurrency=4) as captures:
+        service.always = WAIT
+        batch = await captures.submit(KEY, debits(20))
+        await service.arrived.wait()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TABLE jetpay_batch")
+
+        with pytest.raises(CapturesStoppedError, match="no such table") as caught:
+            await ask(batch)
+
+        assert isinstance(caught.value.__cause__, LedgerError)
+        assert caught.value.progress is None
+        service.go.set()
 
 
 @pytest.mark.asyncio
