@@ -7,14 +7,13 @@ there on the ledger knows: the same command again goes on, whatever ended the on
 from __future__ import annotations
 
 import asyncio
-import os.path
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async.captures import CapturesStoppedError, Ledger, UnknownBatchError
+from jetpay_async.captures import CapturesStoppedError, Ledger, LedgerNotFoundError, UnknownBatchError
 from jetpay_async.cli._output import say, tell, to_json, warn
 from jetpay_async.cli._status import ExitStatus
 from jetpay_async.cli.debits import STDIN, read_debits
@@ -144,10 +143,8 @@ class _Run:
 
 async def _find_stored(errand: Errand) -> Progress | None:
     """Tell where the batch stands, if there is one; and make no ledger to find that out."""
-    if "://" not in errand.ledger and not os.path.exists(errand.ledger):  # noqa: ASYNC240, PTH110 - at the start
-        return None
-    async with Ledger(errand.ledger, create=False) as ledger:
-        with suppress(UnknownBatchError):
+    with suppress(LedgerNotFoundError, UnknownBatchError):
+        async with Ledger(errand.ledger, create=False) as ledger:
             return await ledger.progress(errand.batch)
     return None
 

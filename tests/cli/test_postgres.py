@@ -33,8 +33,8 @@ def test_a_ledger_in_postgres(
     status = jetpay("captures", "status", "--ledger", url)
     listed = jetpay("captures", "list", "--ledger", url)
     dry = jetpay("capture", str(source), "--ledger", url, "--batch=n1", "--dry-run")
-    for each in (early, absent):
-        assert (each.status, each.err.startswith("jetpay: there is no ledger in")) == (2, True)
+    assert (early.status, "n1 in postgresql://" in early.out, "new; 20 debits" in early.out) == (0, True, True)
+    assert (absent.status, absent.err.startswith("jetpay: there is no ledger in")) == (2, True)
     assert (run.status, run.out.splitlines()[0]) == (1, "n1: 19 of 20 captured, 1 refused, 0 unknown")
     assert "password=***" in run.out
     assert re.search(r"^n1 .* 20 +19 +1 +0 +0 +0  complete$", status.out, re.MULTILINE)
