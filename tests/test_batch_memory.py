@@ -12,6 +12,8 @@ import pytest
 
 from tests.captures.processes import counting_api
 
+pytestmark = pytest.mark.endurance
+
 SOME, MANY = 1_000, 100_000
 
 

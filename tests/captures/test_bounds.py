@@ -16,6 +16,8 @@ from tests.captures.processes import counting_api, crew, keep_running
 from tests.captures.scale import MILLION, TIME_LIMIT, TIMES
 from tests.captures.verdict import captured_once
 
+pytestmark = pytest.mark.endurance
+
 logger = logging.getLogger(__name__)
 
 

@@ -17,7 +17,7 @@ from tests.captures.processes import counting_api, crew
 from tests.captures.scale import TIME_LIMIT, TIMES
 from tests.captures.verdict import captured_once
 
-pytestmark = pytest.mark.timeout(TIME_LIMIT + 10)
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT + 10)]
 
 DEBITS = 60
 

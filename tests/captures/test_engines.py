@@ -13,6 +13,8 @@ import pytest
 
 from tests.captures.service import Service, debits
 
+pytestmark = pytest.mark.endurance
+
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 
 KEY = "2026-11-22"

@@ -18,7 +18,7 @@ from tests.captures.verdict import captured_once, progress_of, until
 
 logger = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.timeout(TIME_LIMIT + 10)
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT + 10)]
 
 
 @pytest.mark.asyncio

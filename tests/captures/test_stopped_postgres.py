@@ -19,7 +19,7 @@ from tests.captures.verdict import captured_once
 
 logger = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.timeout(TIME_LIMIT + 40)
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT + 40)]
 
 
 class OwnPostgres:

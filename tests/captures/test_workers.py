@@ -20,7 +20,7 @@ from tests.captures import worker
 
 logger = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.timeout(TIME_LIMIT + 40)
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT + 40)]
 
 CHUNKED = max(DEBITS, 1_000)
 """Enough for four chunks."""

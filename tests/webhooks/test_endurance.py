@@ -42,6 +42,7 @@ TROUBLES = ("killed", "stalled", "ended")
 STALL = 3 * kill_receiver.LEASE
 
 pytestmark = [
+    pytest.mark.endurance,
     pytest.mark.skipif(sys.platform == "win32", reason="Windows can't stop and continue a process"),
     pytest.mark.timeout(120 + EVENTS / 10),
 ]

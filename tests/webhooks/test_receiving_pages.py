@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Run by test_frameworks.py and test_own_transaction.py.
+# Run by test_frameworks.py, test_own_transaction.py and tests/captures/test_engines.py.
 ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_django", "app_sanic", "app_asgi"} | {
     "shop_sqlite",
     "shop_postgres",
+    "night",
+    "night_celery",
+    "night_dbos",
+    "night_temporal",
 }
 
 
@@ -31,7 +35,7 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
 
 
 def test_every_block_is_run() -> None:
-    """No block of the documentation about receiving goes unexecuted."""
+    """No block of the documentation that has a name goes unexecuted."""
     assert set(blocks()) == ELSEWHERE | {"shop", "app", "pay", "shop_early"}
 
 
