@@ -39,7 +39,7 @@ from jetpay_async.captures import (
     UnknownBatchError,
     run_chunk,
 )
-from tests.captures.service import FAST, LOSE, LOSE_AFTERWARDS, WAIT, debits, serving
+from tests.captures.service import FAST, LOSE, LOSE_AFTERWARDS, WAIT, Service, debits, serving
 
 KEY = "2026-11-22"
 
@@ -389,6 +389,73 @@ async def test_a_token_that_is_refused_while_doubts_are_settled_stops_the_run(pa
             assert (await (await captures.submit(KEY, debits(1))).wait()).captured == 1
 
         assert service.captures == Counter(debits(1))
+
+
+async def leave_in_doubt(service: Service, client: JetpayClient, path: str) -> None:
+    """Capture one debit, and be cut off before the answer comes."""
+    service.always = WAIT
+
+    async def run() -> None:
+        async with client.captures(path, concurrency=1) as captures:
+            await captures.submit(KEY, debits(1))
+            await service.arrived.wait()
+
+    task = asyncio.create_task(run())
+    await service.arrived.wait()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait([task])
+    service.always = None
+
+
+@pytest.mark.asyncio
+async def test_a_refused_token_leaves_in_doubt_what_was(path: str) -> None:
+    """What an earlier run left in doubt is not decided by a 401 to the question about it."""
+    async with serving(timeout=0.4) as (service, client):
+        await leave_in_doubt(service, client, path)
+        service.states["debit_0"] = (401, {"detail": "expired"})
+
+        async with client.captures(path) as captures:
+            batch = await captures.submit(KEY, debits(1))
+            with pytest.raises(CapturesStoppedError, match="expired") as caught:
+                await batch.wait()
+
+        assert caught.value.progress is not None
+        assert caught.value.progress.sending == 1
+
+
+@pytest.mark.asyncio
+async def test_a_doubt_whose_debit_is_over_is_refused(path: str) -> None:
+    """What an earlier run left in doubt, and has failed since, is told as refused."""
+    async with serving(timeout=0.4) as (service, client):
+        await leave_in_doubt(service, client, path)
+        service.states["debit_0"] = "failed"
+
+        async with client.captures(path) as captures:
+            (outcome,) = await outcomes_of(await captures.submit(KEY, debits(1)))
+
+        assert isinstance(outcome, Refused)
+        assert isinstance(outcome.error, TransactionFailedError)
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_our_own_stops_the_run(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in one part of a run ends all of them in order, and whoever waits hears of it."""
+
+    def write(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with serving(timeout=0.4) as (service, client):
+        async with client.captures(path, concurrency=1) as captures:
+            with monkeypatch.context() as broken:
+                broken.setattr("jetpay_async.captures._entries.write", write)
+                with pytest.raises(CapturesStoppedError) as caught:
+                    await (await captures.submit(KEY, debits(3))).wait()
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        async with client.captures(path) as captures:
+            assert (await (await captures.submit(KEY, debits(3))).wait()).captured == 3
+
+        assert service.captures == Counter(debits(3))
 
 
 @pytest.mark.asyncio

@@ -8,7 +8,14 @@ import math
 import attrs
 import pytest
 
-from jetpay_async import JetpayClient, OutcomeUnknownError, RetryPolicy, _calls
+from jetpay_async import (
+    JetpayClient,
+    NotSentError,
+    OutcomeUnknownError,
+    RetryPolicy,
+    TransactionFailedError,
+    _calls,
+)
 from jetpay_async._runner import Pursuit
 from jetpay_async.models import Capture
 from tests import loopback
@@ -68,3 +75,71 @@ async def test_a_request_of_the_same_client_may_still_be_on_its_way() -> None:
         late.set()
 
     assert server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_settling_shares_the_answer_of_a_capture_under_way() -> None:
+    """While the same client is capturing the debit, its answer settles the doubt: no second question is asked."""
+    late = asyncio.Event()
+
+    async def answer_late(exchange: Exchange) -> None:
+        await late.wait()
+        await exchange.behave()
+
+    server = Loopback(scripts={"capture": [answer_late]})
+    async with server.listen(), connect(server, timeout=5.0) as client:
+        capturing = asyncio.create_task(client.capture(DEBIT_ID))
+        await server.arrived.wait()
+        settling = asyncio.create_task(client._flights.settle(DEBIT_ID, left_by_a_dead_run(client)))
+        await asyncio.sleep(0)
+        late.set()
+
+        assert await settling == await capturing
+
+    assert server.count("status") == 0
+
+
+@pytest.mark.asyncio
+async def test_settling_goes_on_where_a_capture_under_way_was_cancelled() -> None:
+    """A capture that is cut off leaves the doubt to who settles it."""
+    server = Loopback(scripts={"capture": [work_then(loopback.silence)]})
+    async with server.listen(), connect(server, timeout=5.0) as client:
+        capturing = asyncio.create_task(client.capture(DEBIT_ID))
+        await server.arrived.wait()
+        settling = asyncio.create_task(client._flights.settle(DEBIT_ID, left_by_a_dead_run(client)))
+        await asyncio.sleep(0)
+        capturing.cancel()
+        capture = await settling
+        await asyncio.wait([capturing])
+
+    assert capture is not None
+    assert capture.settled
+    assert server.captures == 1
+
+
+@pytest.mark.asyncio
+async def test_a_debit_that_is_over_is_no_longer_in_doubt() -> None:
+    """A status that is final and another one ends the doubt of the client, too."""
+    server = Loopback(scripts={"capture": [loopback.hang_up], "status": [loopback.silence] * 100})
+    async with server.listen(), connect(server, timeout=0.1) as client:
+        with pytest.raises(OutcomeUnknownError):
+            await client.capture(DEBIT_ID)
+        server.scripts["status"] = [loopback.replies(200, {"state": "failed"})]
+        patient = client.with_options(timeout=2.0)
+        with pytest.raises(TransactionFailedError):
+            await client._flights.settle(DEBIT_ID, left_by_a_dead_run(patient))
+
+        assert DEBIT_ID not in client._flights._doubts
+
+
+@pytest.mark.asyncio
+async def test_nothing_leaves_behind_a_closed_fence() -> None:
+    """What a lease forbids is refused in the write of the request: not a byte of it reaches the server."""
+    server = Loopback()
+    async with server.listen(), connect(server, timeout=1.0) as client:
+        call = _calls.capture(DEBIT_ID)
+        pursuit = client._runner.pursue(call, client._options, fence=lambda: "the lease is over")
+        with pytest.raises(NotSentError, match="the lease is over"):
+            await client._runner.run(pursuit)
+
+    assert server.count("capture") == 0

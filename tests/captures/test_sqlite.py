@@ -10,12 +10,14 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from jetpay_async import ConfigurationError
@@ -170,6 +172,32 @@ def test_an_owner_whose_lock_file_was_removed_counts_as_dead(engine: SQLiteEngin
     assert sorted(adopt(heir, owner)) == ["debit_0", "debit_1"]
     lost.close()
     heir.close()
+
+
+def test_a_clock_that_was_set_in_between_proves_nothing(engine: SQLiteEngine, path: Path) -> None:
+    """Where the clock was set after a process died, its requests are waited for anew."""
+    dead = engine.connect(create=True)
+    start(dead, 2)
+    dead.close()
+    later = attrs.evolve(SYSTEM_CLOCK, time=lambda: time.time() + 3600)
+    heir = SQLiteEngine(path, later).connect(create=False)
+    owner = start(heir, 0)
+
+    heir.begin(writes=True)
+    doubts = _book.adopt(heir, [Scope(1)], owner=owner)
+    heir.commit()
+
+    assert [doubt.wait for doubt in doubts] == [pytest.approx(30.0, abs=1.0)] * 2
+    heir.close()
+
+
+def test_a_lock_needs_no_renewal(engine: SQLiteEngine) -> None:
+    """An owner of a file is alive as long as it holds its lock, however late it says so."""
+    session = engine.connect(create=True)
+    owner = start(session, 0)
+
+    assert session.renew(owner, 0.0)
+    session.close()
 
 
 def test_leaving_tidies_up(engine: SQLiteEngine, path: Path) -> None:
@@ -346,6 +374,7 @@ def test_an_error_without_a_name_is_told_as_it_is(path: Path) -> None:
 
     assert engine.explain(sqlite3.ProgrammingError("odd")) == f"the ledger {path}: odd"
     assert engine.explain(ValueError("odd")) is None
+    assert "check that the directory exists and can be written" in str(engine.explain(PermissionError("no")))
 
 
 # --- the thread -------------------------------------------------------------------------------------------------------
