@@ -20,6 +20,7 @@ import asyncio
 import heapq
 import math
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -167,7 +168,7 @@ class Crew:
 
     def forget(self, scope: Scope) -> None:
         """Claim nothing more from a scope."""
-        if scope in self._scopes:
+        with suppress(ValueError):  # another who waited for the same scope was first
             self._scopes.remove(scope)
 
     def stop(self, error: Exception | None = None) -> None:

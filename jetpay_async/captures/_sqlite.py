@@ -150,14 +150,10 @@ class SQLiteSession:
             raise LedgerError(f"the ledger {self._path} can't use a write-ahead log; it needs a local disk")
         execute("PRAGMA synchronous=FULL")
         self.begin(writes=True)
-        try:
-            # Others may have made them in the meantime.
-            if not self._check():
-                for statement in _statements.schema(DIALECT):
-                    execute(statement)
-        except BaseException:
-            self.rollback()
-            raise
+        # Others may have made them in the meantime.
+        if not self._check():
+            for statement in _statements.schema(DIALECT):
+                execute(statement)
         self.commit()
 
     def _check(self) -> bool:
@@ -251,7 +247,7 @@ class SQLiteSession:
         self._connection.close()
         if self._lock is not None:
             self._lock_path(self._token).unlink(missing_ok=True)
-            if _held.pop(self._token, None) is not None:
+            if _held.pop(self._token, None) is not None:  # pragma: no branch - a forked child has let it go
                 os.close(self._lock)
             self._lock = None
 
@@ -295,5 +291,5 @@ def _let_go() -> None:  # pragma: no cover - in a forked child, not measured
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - where there is fork
     os.register_at_fork(after_in_child=_let_go)
