@@ -290,6 +290,8 @@ class Crew:
         pursuit = means.runner.pursue(
             _calls.capture(debit_id), means.options, on_trouble=lane.on_trouble, fence=self._lease.fence
         )
+        # Paused between the check above and here, it would begin late: its write goes by the intent, too.
+        pursuit.deadline = min(pursuit.deadline, start + self._send_within + means.options.timeout)
         if claimed.repeated or not self._trust_pending:
             pursuit.doubt(-math.inf)
         outcome: CaptureOutcome

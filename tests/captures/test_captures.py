@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from jetpay_async import (
@@ -29,6 +30,7 @@ from jetpay_async import (
     TransactionState,
     Unknown,
 )
+from jetpay_async._clock import SYSTEM_CLOCK
 from jetpay_async.captures import (
     BatchMismatchError,
     CapturesStoppedError,
@@ -737,3 +739,31 @@ async def test_a_chunk_that_is_stopped_says_so(path: str) -> None:
 
         with pytest.raises(CapturesStoppedError, match="expired"):
             await run_chunk(path, KEY, 0, client=client)
+
+
+@pytest.mark.asyncio
+async def test_a_pause_just_before_a_request_begins_counts_from_its_intent(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paused between its last check and its request, a process sends nothing late: the debit is claimed anew."""
+    paused_for = [0.0]
+    clock = attrs.evolve(SYSTEM_CLOCK, monotonic=lambda: SYSTEM_CLOCK.monotonic() + paused_for[0])
+    async with (
+        Service().listen() as service,
+        JetpayClient("sandbox_t", base_url=service.url, timeout=2.0, retry=FAST, clock=clock) as client,
+    ):
+        pursue = client._runner.pursue
+        begun: list[int] = []
+
+        def pause_and_pursue(*arguments: Any, **options: Any) -> Any:
+            if not begun:
+                paused_for[0] = 100.0
+            begun.append(service.requests["debit_0"])
+            return pursue(*arguments, **options)
+
+        monkeypatch.setattr(client._runner, "pursue", pause_and_pursue)
+        async with client.captures(path) as captures:
+            assert (await (await captures.submit(KEY, debits(1))).wait()).captured == 1
+
+    assert begun == [0, 0], "the first one sent nothing"
+    assert service.captures == Counter(debits(1))
