@@ -16,7 +16,8 @@ from yarl import URL
 from benchmarks.subjects import Contender, Site, Work, crew
 from jetpay_async import JetpayClient, _calls, _replies
 from jetpay_async._clock import SYSTEM_CLOCK
-from jetpay_async._transport import GuardedBody
+from jetpay_async._guard import Guard, Watch
+from jetpay_async._sending import GuardedRequest, present
 
 TOKEN = "benchmark"
 TIMEOUT = 30.0
@@ -72,18 +73,33 @@ async def one_url(site: Site) -> AsyncIterator[Work]:
         yield crew(capture, site.in_flight)
 
 
+def _fresh_guard(watch: Watch) -> Guard:
+    return Guard(watch, deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
+
+
 @asynccontextmanager
 async def guarded(site: Site) -> AsyncIterator[Work]:
-    """Tuned, with the body that knows whether the request began to leave."""
+    """Tuned, with the guard that knows whether the request began to leave, and whose timer is for the whole."""
     base = URL(site.url)
-    async with _tuned_session(site) as session:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=site.in_flight),
+        headers={"Authorization": f"Bearer {TOKEN}", "Accept": "application/json"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        request_class=GuardedRequest,
+        timeout=aiohttp.ClientTimeout(total=None, connect=TIMEOUT),
+    ) as session:
+        watch = Watch()
 
         async def capture(debit_id: str) -> object:
-            body = GuardedBody(b"", deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
+            guard = _fresh_guard(watch)
             url = base.with_path(f"/debit/{debit_id}/capture", encoded=True)
-            response = await session.post(url, data=body)
+            token = present.set(guard)
+            try:
+                response = await session.post(url)
+            finally:
+                present.reset(token)
             content = await response.read()
-            body.seal()
+            guard.seal()
             return orjson.loads(content)
 
         yield crew(capture, site.in_flight)
@@ -97,11 +113,10 @@ def _client(site: Site, session: aiohttp.ClientSession | None = None) -> JetpayC
 async def transport(site: Site) -> AsyncIterator[Work]:
     """The client's network line by itself, its own time limits included; the reply is parsed as by hand."""
     async with _client(site) as client:
-        exchange = client._transport.exchange
+        exchange, watch = client._transport.exchange, client._transport.watch
 
         async def capture(debit_id: str) -> object:
-            body = GuardedBody(b"", deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
-            reply = await exchange("POST", f"/debit/{debit_id}/capture", body, within=TIMEOUT)
+            reply = await exchange("POST", f"/debit/{debit_id}/capture", b"", _fresh_guard(watch), within=TIMEOUT)
             return orjson.loads(reply.body)
 
         yield crew(capture, site.in_flight)
@@ -111,12 +126,11 @@ async def transport(site: Site) -> AsyncIterator[Work]:
 async def typed(site: Site) -> AsyncIterator[Work]:
     """The network line, the checked arguments and the typed result, without what carries a call through."""
     async with _client(site) as client:
-        exchange = client._transport.exchange
+        exchange, watch = client._transport.exchange, client._transport.watch
 
         async def capture(debit_id: str) -> object:
             call = _calls.capture(debit_id)
-            body = GuardedBody(b"", deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
-            reply = await exchange("POST", call.path, body, within=TIMEOUT)
+            reply = await exchange("POST", call.path, call.body, _fresh_guard(watch), within=TIMEOUT)
             return _replies.read(call, reply, attempts=1, elapsed=0.0, now=0.0)
 
         yield crew(capture, site.in_flight)

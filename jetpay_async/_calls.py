@@ -89,7 +89,7 @@ class Operation(Generic[_T]):
     """For `Resend.SETTLE`."""
 
 
-@attrs.frozen
+@attrs.define
 class Call(Generic[_T]):
     """One request, ready to be sent."""
 
@@ -153,18 +153,18 @@ def cancel_transaction(identifier: str) -> Call[None]:
     return Call(CANCEL, f"/transaction/{_segment(transaction)}", {"identifier": transaction}, transaction)
 
 
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_is_plain_id = re.compile(r"[A-Za-z0-9_-]{1,255}").fullmatch
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%\ud800-\udfff]|^\s|\s$|^\.{1,2}$")
 _ID_LIMIT = 255
 
 
 def _segment(identifier: str) -> str:
     """Percent-encode an id as one segment of a path."""
-    return identifier if _PLAIN_ID.fullmatch(identifier) else quote(identifier, safe="")
+    return identifier if _is_plain_id(identifier) else quote(identifier, safe="")
 
 
 def _read_id(value: str, field: str) -> str:
-    if type(value) is str and _PLAIN_ID.fullmatch(value):
+    if type(value) is str and _is_plain_id(value):
         return value
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{field}: an id is a str, not {type(value).__name__}", field=field)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-@attrs.frozen
+@attrs.define
 class PreauthorizeReply:
     """The reply to a preauthorize [guide]."""
 
@@ -33,7 +33,7 @@ class PreauthorizeReply:
     transaction_state: TransactionState
 
 
-@attrs.frozen
+@attrs.define
 class CaptureReply:
     """The reply to a capture [guide]."""
 
@@ -41,7 +41,7 @@ class CaptureReply:
     state: TransactionState
 
 
-@attrs.frozen
+@attrs.define
 class StatusReply:
     """The reply to a status read [docs]."""
 
@@ -50,7 +50,7 @@ class StatusReply:
     fail_direction: str | None = None
 
 
-@attrs.frozen
+@attrs.define
 class CancelReply:
     """The reply to a cancellation [docs]."""
 
@@ -73,9 +73,12 @@ def _amount(value: object, _: object) -> Decimal:
     raise TypeError(f"expected a number, not {_json_type(value)}")
 
 
+_STATES: dict[str, TransactionState] = {state.value: state for state in TransactionState}
+
+
 def _state(value: object, _: object) -> TransactionState:
     if isinstance(value, str) and value:
-        return TransactionState(value)
+        return _STATES.get(value) or TransactionState(value)
     raise TypeError(f"expected a state, not {'an empty string' if value == '' else _json_type(value)}")
 
 

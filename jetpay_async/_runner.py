@@ -19,10 +19,10 @@ import attrs
 
 from jetpay_async import _replies
 from jetpay_async._calls import Call, Facts, Goal, Resend, over, transaction_status
+from jetpay_async._guard import Fence, Guard
 from jetpay_async._log import logger
 from jetpay_async._replies import Unanswered
 from jetpay_async._retry import Decision, Happened, RetryPolicy, Step, decide
-from jetpay_async._transport import Fence, GuardedBody, Transport
 from jetpay_async.errors import (
     APIError,
     AuthenticationError,
@@ -40,6 +40,7 @@ from jetpay_async.models import TransactionState, TransactionStatus
 
 if TYPE_CHECKING:
     from jetpay_async._clock import Clock
+    from jetpay_async._transport import Transport
     from jetpay_async._wire import Reply
 
 _T = TypeVar("_T")
@@ -83,7 +84,7 @@ class Pursuit(Generic[_T]):
     fence: Fence | None = None
     """Stands before each attempt, besides the deadline."""
     attempts: int = 0
-    body: GuardedBody | None = None
+    guard: Guard | None = None
     """Of the latest attempt."""
     doubtful: bool = False
     """An earlier request may have been carried out, or may still be."""
@@ -105,7 +106,7 @@ class Pursuit(Generic[_T]):
     @property
     def unknown(self) -> bool:
         """Whether it would be a guess to say what became of it."""
-        return self.doubtful or (self.body is not None and self.body.started)
+        return self.doubtful or (self.guard is not None and self.guard.started)
 
 
 @attrs.frozen
@@ -149,28 +150,28 @@ class Runner:
             JetpayError: As documented for the client's methods.
             asyncio.CancelledError: With a note, if the outcome is unknown.
         """
+        call = pursuit.call
+        operation = call.operation
+        exchange = self._transport.exchange
         try:
             while True:
                 if pursuit.doubtful and (settled := await self._settle(pursuit)) is not None:
                     return settled.result
                 refusal: APIError | None = None
                 try:
-                    return await self._attempt(pursuit)
+                    within = self._begin(pursuit)
+                    reply = await exchange(operation.method, call.path, call.body, pursuit.guard, within=within)
+                    return self._take(reply, pursuit)
                 except Unanswered as trouble:
                     pursuit.trouble = trouble
                     pursuit.unanswered |= trouble.started
                 except APIError as error:
-                    pursuit.body = None
+                    pursuit.guard = None
                     refusal = error
                 if (settled := await self._carry_on(pursuit, refusal)) is not None:
                     return settled.result
         except asyncio.CancelledError as cancel:
-            if pursuit.body is not None:
-                pursuit.body.seal()
-            if pursuit.unknown:
-                if not pursuit.doubtful:
-                    pursuit.doubt(self._clock.monotonic())
-                cancel.add_note(str(self._unknown(pursuit, "the call was cancelled")))
+            self._note_doubt(pursuit, cancel)
             raise
 
     async def settle(self, pursuit: Pursuit[_T]) -> _T | None:
@@ -236,24 +237,40 @@ class Runner:
         )
         return decision
 
-    async def _attempt(self, pursuit: Pursuit[_T]) -> _T:
-        call = pursuit.call
-        operation = call.operation
+    def _begin(self, pursuit: Pursuit[_T]) -> float:
+        """Count an attempt, and give it a guard if it is a write; return how many seconds it may take."""
+        resend = pursuit.call.operation.resend
         pursuit.attempts += 1
         within = self.remaining(pursuit)
         if within > pursuit.options.timeout - _MOMENT:
             # The same number for each fresh call: what aiohttp needs for it is made once.
             within = pursuit.options.timeout
-        if operation.resend is not Resend.READ:
-            patience = within * _PATIENCE if operation.resend is Resend.SETTLE else within
-            pursuit.body = GuardedBody(
-                call.body, deadline=pursuit.deadline, clock=self._clock, patience=patience, fence=pursuit.fence
+        if resend is not Resend.READ:
+            pursuit.guard = Guard(
+                self._transport.watch,
+                deadline=pursuit.deadline,
+                clock=self._clock,
+                patience=within * _PATIENCE if resend is Resend.SETTLE else within,
+                fence=pursuit.fence,
             )
-        reply = await self._transport.exchange(operation.method, call.path, pursuit.body, within=within)
+        return within
+
+    def _take(self, reply: Reply, pursuit: Pursuit[_T]) -> _T:
+        """Make the result of the reply to an attempt."""
+        call = pursuit.call
         result = self._read(call, reply, pursuit)
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s %s: done, attempt %d", operation.name, call.debit_id or "", pursuit.attempts)
+            logger.debug("%s %s: done, attempt %d", call.operation.name, call.debit_id or "", pursuit.attempts)
         return result
+
+    def _note_doubt(self, pursuit: Pursuit[_T], cancel: asyncio.CancelledError) -> None:
+        """Leave a record of what may have happened."""
+        if pursuit.guard is not None:
+            pursuit.guard.seal()
+        if pursuit.unknown:
+            if not pursuit.doubtful:
+                pursuit.doubt(self._clock.monotonic())
+            cancel.add_note(str(self._unknown(pursuit, "the call was cancelled")))
 
     def _read(self, call: Call[_Read], reply: Reply, pursuit: Pursuit[_T]) -> _Read:
         elapsed = self._clock.monotonic() - pursuit.began
@@ -277,7 +294,7 @@ class Runner:
                 # Read any earlier, "preauthorized" may only mean that the request has not arrived yet.
                 if status.state in goal.undone and asked_at >= certain_from:
                     pursuit.doubtful = False
-                    pursuit.body = None
+                    pursuit.guard = None
                     if pursuit.attempts >= policy.max_attempts:
                         message = f"not done: the transaction is still {status.state}; calling again is safe"
                         raise self._failure(ServiceError, pursuit, message)
@@ -297,7 +314,7 @@ class Runner:
         try:
             # Half of the time that is left, so that a look that stalls is not the last one.
             within = self.remaining(pursuit) / 2
-            reply = await self._transport.exchange("GET", call.path, None, within=within)
+            reply = await self._transport.exchange("GET", call.path, b"", None, within=within)
             return self._read(call, reply, pursuit)
         except (Unanswered, RateLimitedError):
             return None
@@ -353,8 +370,8 @@ class Runner:
         """Make the error for an unknown outcome, and tell it to the log and the hook."""
         call = pursuit.call
         started_at = None
-        if pursuit.body is not None and pursuit.body.started_at is not None:
-            ago = self._clock.monotonic() - pursuit.body.started_at
+        if pursuit.guard is not None and pursuit.guard.started_at is not None:
+            ago = self._clock.monotonic() - pursuit.guard.started_at
             started_at = datetime.fromtimestamp(self._clock.time() - ago, UTC)
         context = self._context(pursuit)
         error = OutcomeUnknownError(

@@ -1,9 +1,4 @@
-"""The one network line: a request in, a plain reply out, and whether it began to leave.
-
-aiohttp's exceptions do not tell whether a request began to leave: a deadline looks the same while it is queued for a
-connection and after it was sent. `GuardedBody` tells, on any session: aiohttp calls its ``write_with_length`` at the
-last moment at which nothing has left. There, and only there, is decided whether the request leaves at all.
-"""
+"""The one network line: a request in, a plain reply out, and whether it began to leave."""
 
 from __future__ import annotations
 
@@ -12,27 +7,26 @@ import math
 import os
 import re
 import socket
-from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from aiohttp.payload import Payload
 from multidict import CIMultiDict
 from yarl import URL
 
+from jetpay_async._guard import Watch
 from jetpay_async._hosts import check_token
 from jetpay_async._replies import Unanswered
+from jetpay_async._sending import REQUESTS_CAN_BE_GUARDED, GuardedBody, GuardedRequest, present
 from jetpay_async._version import __version__
 from jetpay_async._wire import Reply
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
-
-    from aiohttp.abc import AbstractStreamWriter
+    from collections.abc import Awaitable, Callable, Mapping
 
     from jetpay_async._clock import Clock
+    from jetpay_async._guard import Guard
 
 REPLY_LIMIT = 1_048_576
 """Bytes of a reply that are read; the API's are some hundred."""
@@ -41,122 +35,7 @@ REPLY_LIMIT = 1_048_576
 # connection that the server is just closing has an unknown outcome; so ours are given up a little earlier.
 _KEEPALIVE = 4.0
 
-Fence = Callable[[], str | None]
-"""Says why nothing may leave any more, or None if it may."""
-
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
-
-
-class GuardedBody(Payload):
-    """A request's body that is written at most once, and not after its deadline.
-
-    It is the single authority on whether the request began to leave: either `seal` comes first, and nothing can leave
-    any more, or the write comes first. Both happen on the event loop, so there is no third case.
-
-    Args:
-        body: What to send.
-        deadline: When it may not leave any more, on the monotonic clock.
-        clock: That clock.
-        patience: Seconds to wait for the whole reply, from when it leaves; the connection is aborted then, and at the
-            deadline.
-        fence: Asked at the last moment; what it returns is why nothing may leave any more, None if it may.
-    """
-
-    def __init__(
-        self,
-        body: bytes,
-        *,
-        deadline: float,
-        clock: Clock,
-        patience: float = math.inf,
-        fence: Fence | None = None,
-    ) -> None:
-        # Not the base class's, which makes new headers for each payload: ours are always the same.
-        self._body = body
-        self._deadline = deadline
-        self._monotonic = clock.monotonic
-        self._patience = patience
-        self._fence = fence
-        self._alarm: asyncio.TimerHandle | None = None
-        self._sealed = False
-        self.started_at: float | None = None
-        """When it began to leave, on the monotonic clock."""
-        self.refusal: str | None = None
-        """Why it was not sent, not sent again, or given up."""
-
-    @property
-    def started(self) -> bool:
-        """Whether it began to leave."""
-        return self.started_at is not None
-
-    @property
-    def size(self) -> int:
-        """Bytes, for ``Content-Length``."""
-        return len(self._body)
-
-    @property
-    def headers(self) -> CIMultiDict[str]:
-        """What it adds to the request's headers."""
-        return _JSON_HEADERS if self._body else _EMPTY_HEADERS
-
-    @property
-    def autoclose(self) -> bool:
-        """Whether there is nothing to close."""
-        return True
-
-    @property
-    def consumed(self) -> bool:
-        """Whether it can't be sent again; aiohttp asks before it resends a request by itself."""
-        return self.started_at is not None
-
-    def seal(self) -> bool:
-        """End it: nothing leaves from now on, and no alarm goes off. Return whether it had begun to leave."""
-        self._sealed = True
-        if self._alarm is not None:
-            self._alarm.cancel()
-        return self.started_at is not None
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the body as text."""
-        return self._body.decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send it, if it may leave."""
-        await self.write_with_length(writer, None)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002 - always all
-        """Send it, if it may leave."""
-        now = self._monotonic()
-        if self.started_at is not None:
-            raise self._refuse("it was to be sent a second time")
-        if self._sealed:
-            raise self._refuse("it was to be sent after it had been given up")
-        if now >= self._deadline:
-            raise self._refuse("the deadline had passed before anything left")
-        if self._fence is not None and (reason := self._fence()) is not None:
-            raise self._refuse(reason)
-        self.started_at = now
-        patience = min(self._patience, self._deadline - now)
-        self._alarm = asyncio.get_running_loop().call_later(patience, self._give_up, writer, patience)
-        await writer.write(self._body)
-
-    def _give_up(self, writer: AbstractStreamWriter, patience: float) -> None:
-        self.refusal = f"no whole reply within {patience:.3g} s"
-        if writer.transport is not None:
-            writer.transport.abort()
-
-    def _refuse(self, reason: str) -> _StopError:
-        self.refusal = reason
-        return _StopError(reason)
-
-
-class _StopError(Exception):
-    """The guard refuses to send."""
-
-
-_JSON_HEADERS: Final = CIMultiDict({"Content-Type": "application/json"})
-# aiohttp wants a content type of each payload; this is the one it gives to a POST without a body.
-_EMPTY_HEADERS: Final = CIMultiDict({"Content-Type": "application/octet-stream"})
 
 
 class Transport:
@@ -187,6 +66,7 @@ class Transport:
         self._prefix = url.raw_path.rstrip("/")
         self.base_url = base_url
         self._given = session is not None
+        self._guards_requests = session is None and REQUESTS_CAN_BE_GUARDED
         self._session = session
         self._max_connections = max_connections
         self._trust_env = trust_env
@@ -194,7 +74,9 @@ class Transport:
         self._clock = clock
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        self._forks = 0
+        self.watch = Watch()
+        """Gives up what takes too long."""
         agent = f"jetpay-async/{__version__}"
         self._common = {
             "Accept": "application/json",
@@ -218,13 +100,14 @@ class Transport:
         """Whether it can't be used any more."""
         return self._closed or (self._session is not None and self._session.closed)
 
-    async def exchange(self, method: str, path: str, body: GuardedBody | None, *, within: float) -> Reply:
+    async def exchange(self, method: str, path: str, body: bytes, guard: Guard | None, *, within: float) -> Reply:
         """Send one request and read its reply to the end.
 
         Args:
             method: The HTTP method.
             path: The percent-encoded path below the base URL.
-            body: What to send; None for a request that may be repeated.
+            body: JSON to send, or nothing.
+            guard: What the request may leave by; None for one that may be repeated.
             within: Seconds for all of it.
 
         Raises:
@@ -240,29 +123,41 @@ class Transport:
         if within <= 0:  # to aiohttp that would mean no limit
             raise Unanswered("the deadline had passed before anything left", started=False)
         failure: Unanswered
+        data: GuardedBody | None = None
+        if guard is not None and (body or not self._guards_requests):
+            data = GuardedBody(body, guard)
+        token = present.set(guard if data is None else None)
         try:
             response = await session.request(
                 method,
                 self._origin.with_path(self._prefix + path, encoded=True),
-                data=body,
+                data=data,
                 headers=headers,
                 # Once it leaves, the guard watches the time. That is quicker than aiohttp's timer for the whole, which
                 # is needed where something else can take time: a middleware or a trace hook of a given session.
-                timeout=_total(within) if body is None or self._given else _until_sent(within),
+                timeout=_total(within) if guard is None or self._given else _until_sent(within),
                 allow_redirects=False,
                 raise_for_status=False,
             )
-            reply = Reply(response.status, response.headers, await _read(response))
-            if body is not None:
-                body.seal()
+            headers_received = response.headers
+            length = response.content_length
+            if length is None or length > REPLY_LIMIT or "Content-Encoding" in headers_received:
+                content = await _read_up_to_limit(response)
+            else:
+                content = await response.read()
+            reply = Reply(response.status, headers_received, content)
+            if guard is not None:
+                guard.seal()
             return reply if reply.status == 200 else _without_token(reply, headers or self._own_headers)
         except asyncio.CancelledError as cancel:
             # The frames of aiohttp hold the headers, and with them the token.
             raise cancel.with_traceback(None) from None
         except Exception as error:  # noqa: BLE001 - whatever happened, the guard knows whether it began to leave
-            started = body.seal() if body is not None else not isinstance(error, _NEVER_SENT)
-            reason = body.refusal if body is not None and body.refusal else _describe(error)
+            started = guard.seal() if guard is not None else not isinstance(error, _NEVER_SENT)
+            reason = guard.refusal if guard is not None and guard.refusal else _describe(error)
             failure = Unanswered(reason, started=started)
+        finally:
+            present.reset(token)
         # Raised out here so that the foreign exception, whose attributes and frames hold the headers, is let go.
         raise failure
 
@@ -271,7 +166,7 @@ class Transport:
         if self._closed:
             return
         session = None if self._given else self._session
-        if session is not None and self._pid != os.getpid():  # pragma: no cover - in a forked child, not measured
+        if session is not None and self._forks != _forks:  # pragma: no cover - in a forked child, not measured
             # The sockets are the parent's too: closing them here would end its TLS connections.
             _inherited.append(session)
             session = None
@@ -285,11 +180,10 @@ class Transport:
         if self._closed:
             raise ConfigurationError("the client is closed; make a new one")
         loop = asyncio.get_running_loop()
-        pid = os.getpid()
         if self._loop is None:
             self._loop = loop
-            self._pid = pid
-        if self._pid != pid:  # pragma: no cover - in a forked child, not measured
+            self._forks = _forks
+        if self._forks != _forks:  # pragma: no cover - in a forked child, not measured
             raise ConfigurationError("the client was used before this process was forked; make one in each process")
         if self._loop is not loop:
             raise ConfigurationError("the client belongs to another event loop; make one for each loop")
@@ -308,6 +202,7 @@ class Transport:
             ),
             headers=self._own_headers,
             cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=GuardedRequest,
             trust_env=self._trust_env,
         )
 
@@ -320,6 +215,19 @@ class Transport:
         except Exception as error:
             raise Unanswered(f"api_token() raised {type(error).__name__}", started=False) from error
 
+
+_forks = 0
+"""How many forks there are between the process that imported this and the one that runs it."""
+
+
+def _note_fork() -> None:  # pragma: no cover - in a forked child, not measured
+    global _forks  # noqa: PLW0603 - one process, one number
+    _forks += 1
+
+
+# Asking for the process id at each call would cost a system call.
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none, and does not fork
+    os.register_at_fork(after_in_child=_note_fork)
 
 _inherited: list[aiohttp.ClientSession] = []
 """Sessions of the parent process, kept from the garbage collector, which would close them."""
@@ -339,10 +247,7 @@ def _without_token(reply: Reply, sent: Mapping[str, str]) -> Reply:
     return Reply(reply.status, headers, reply.body.replace(token.encode(), b"***"))
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    length = response.content_length
-    if length is not None and length <= REPLY_LIMIT and "Content-Encoding" not in response.headers:
-        return await response.read()
+async def _read_up_to_limit(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     try:
         async for chunk in response.content.iter_any():

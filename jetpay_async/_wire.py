@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 import attrs
 
 
-@attrs.frozen
+@attrs.define
 class Reply:
     """A reply, read to its end."""
 

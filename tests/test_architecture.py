@@ -27,10 +27,24 @@ ROOT = Path(jetpay_async.__file__).parent
 
 # From the first rank to the last: a part may import the parts of the ranks before its own.
 RANKS = [
-    {"_clock", "_hosts", "_json", "_lazy", "_log", "_version", "_wire", "errors", "models", "money", "outcomes"},
+    {
+        "_clock",
+        "_guard",
+        "_hosts",
+        "_json",
+        "_lazy",
+        "_log",
+        "_version",
+        "_wire",
+        "errors",
+        "models",
+        "money",
+        "outcomes",
+    },
     {"_codec"},
     {"_calls"},
     {"_replies", "_retry"},
+    {"_sending"},
     {"_transport"},
     {"_runner"},
     {"_flights"},
@@ -59,7 +73,7 @@ MAY_IMPORT = {
 }
 
 # The only modules that talk HTTP by themselves; the client's own is _transport alone.
-MAY_IMPORT_AIOHTTP = ("_transport", "webhooks._fetch", "webhooks.aiohttp", "sandbox.", "testing", "cli.")
+MAY_IMPORT_AIOHTTP = ("_sending", "_transport", "webhooks._fetch", "webhooks.aiohttp", "sandbox.", "testing", "cli.")
 
 # Data in, data out: nothing in here can wait, send, look at the clock or roll a die.
 PURE = {"_wire", "_hosts", "_json", "errors", "models", "money", "_codec", "_calls", "_replies", "_retry"}

@@ -26,7 +26,9 @@ from jetpay_async import (
     ServiceError,
 )
 from jetpay_async._clock import Clock
-from jetpay_async._transport import GuardedBody, _describe
+from jetpay_async._guard import Guard, Watch
+from jetpay_async._sending import GuardedBody
+from jetpay_async._transport import _describe
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Exchange, Loopback, replies, work_then
 from tests.network import FAST, TOKEN, preauthorize
@@ -538,7 +540,8 @@ class _Writer:
 @pytest.mark.asyncio
 async def test_the_guarded_body_is_a_payload_like_any_other() -> None:
     """It answers what aiohttp may ask of a payload, writes once, and says then that it is used up."""
-    body = GuardedBody(b'{"a":1}', deadline=math.inf, clock=Clock(), patience=0.001)
+    guard = Guard(Watch(), deadline=math.inf, clock=Clock(), patience=0.001)
+    body = GuardedBody(b'{"a":1}', guard)
     writer = _Writer()
 
     assert (body.size, body.decode(), body.autoclose, body.consumed) == (7, '{"a":1}', True, False)
@@ -547,7 +550,7 @@ async def test_the_guarded_body_is_a_payload_like_any_other() -> None:
 
     assert writer.written == [b'{"a":1}']
     assert body.consumed
-    assert body.refusal == "no whole reply within 0.001 s"
+    assert guard.refusal == "no whole reply within 0.001 s"
 
 
 def test_it_is_not_pickled() -> None:

@@ -14,7 +14,7 @@ from jetpay_async.captures.errors import LedgerError
 
 if TYPE_CHECKING:
     from jetpay_async._clock import Clock
-    from jetpay_async._transport import Fence
+    from jetpay_async._guard import Fence
     from jetpay_async.captures._desk import Desk
     from jetpay_async.captures._session import Session
 

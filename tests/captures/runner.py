@@ -25,12 +25,10 @@ import attrs
 
 from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async._clock import Clock
-from jetpay_async._transport import GuardedBody
+from jetpay_async._guard import Guard
 from jetpay_async.captures import CapturesStoppedError, LedgerError, _book, _desk, _sqlite
 
 if TYPE_CHECKING:
-    from aiohttp.abc import AbstractStreamWriter
-
     from jetpay_async.captures._session import Session
 
 KEY = "2026-11-22"
@@ -92,11 +90,10 @@ def fork() -> int:
 def let_everything_leave() -> None:
     """Switch the fence off: neither a lease nor a deadline keeps a request from leaving."""
 
-    async def write_with_length(body: GuardedBody, writer: AbstractStreamWriter, length: int | None) -> None:
-        body.started_at = time.monotonic()
-        await writer.write(body._body)
+    def begin(guard: Guard, transport: asyncio.Transport | None) -> None:
+        guard.started_at = time.monotonic()
 
-    GuardedBody.write_with_length = write_with_length  # type: ignore[method-assign] # that is the point
+    Guard.begin = begin  # type: ignore[method-assign] # that is the point
 
 
 def believe_any_status() -> None:
@@ -114,7 +111,7 @@ def pause_before(number: int) -> None:
 
     Not in a transaction, whose locks would keep the others from going on.
     """
-    write = GuardedBody.write_with_length
+    begin = Guard.begin
     transact = _desk.Desk._transact
     no_transaction = threading.Lock()
     count = 0
@@ -123,17 +120,17 @@ def pause_before(number: int) -> None:
         with no_transaction:
             return transact(desk, session, orders)
 
-    async def write_with_length(body: GuardedBody, writer: AbstractStreamWriter, length: int | None) -> None:
+    def begin_or_pause(guard: Guard, transport: asyncio.Transport | None) -> None:
         nonlocal count
         count += 1
         if count == number:
             with no_transaction:
                 say("paused")
                 os.kill(os.getpid(), signal.SIGSTOP)
-        await write(body, writer, length)
+        begin(guard, transport)
 
     _desk.Desk._transact = transact_or_pause  # type: ignore[method-assign] # that is the point
-    GuardedBody.write_with_length = write_with_length  # type: ignore[method-assign] # that is the point
+    Guard.begin = begin_or_pause  # type: ignore[method-assign] # that is the point
 
 
 def make_client(options: Options) -> JetpayClient:
