@@ -98,7 +98,7 @@ def measure(plan: Plan, server: Server) -> Report:
     sizes = [max(IN_FLIGHT, round(size * plan.scale)) for size in (QUICK_SIZES if plan.quick else SIZES)]
     with subjects.started(CONTENDERS) as running:
         by_size = {size: _compare_size(size, plan, running, site, server) for size in sizes}
-    grown = _grow(sizes if plan.quick else [*sizes, round(MOST * plan.scale)], site, server)
+    grown = _grow([sizes[0], sizes[-1] if plan.quick else round(MOST * plan.scale)], site, server)
     slow, ideal = _compare_slow(plan)
     smallest, largest = sizes[0], sizes[-1]
     growth = grown[max(grown)].growth - grown[smallest].growth
@@ -162,7 +162,7 @@ def _compare_size(size: int, plan: Plan, running: Mapping[str, Subject], site: S
         site,
         server,
         baseline=BATCH,
-        rounds=min(plan.rounds, 5),
+        rounds=plan.rounds if size > POOL_SIZE else 9,
         operations=size,
     )
 

@@ -21,7 +21,7 @@ RIVALS = (STRIPE_AIOHTTP, STRIPE_HTTPX, SQUARE, MOLLIE, OPENAI)
 def measure(plan: Plan, server: Server) -> Report:
     """Compare at 64 in flight on both loops, plain and over TLS; and, but for the gates, plain at 1, 8 and 256.
 
-    Other SDKs are compared apart, at 64: they are so much slower that a round with them would be a long one.
+    Other SDKs are compared apart: they are so much slower that a round with them would be a long one.
     """
     by_aiohttp = [BY_HAND, TUNED, OURS] if plan.quick else list(CONTENDERS)
     sdks = [OURS, *(RIVALS if plan.quick else PEERS)]
@@ -38,10 +38,11 @@ def measure(plan: Plan, server: Server) -> Report:
                 site,
                 server,
                 baseline=BY_HAND,
-                rounds=2 * plan.rounds if in_flight == IN_FLIGHT else plan.rounds,
-                seconds=plan.seconds / 2,
+                rounds=2 * plan.rounds if in_flight == IN_FLIGHT and not plan.quick else plan.rounds,
+                seconds=plan.seconds,
+                slices=plan.slices,
             )
-            if in_flight == IN_FLIGHT and not (plan.quick and tls):
+            if not (plan.quick and tls):
                 comparisons[f"{title}, SDKs"] = subjects.compare(
                     f"{title}, SDKs",
                     {name: running[name] for name in sdks},

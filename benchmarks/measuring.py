@@ -37,6 +37,16 @@ class Turn:
     growth: int = 0
     """Bytes that the resident set rose at its peak over that of the warmed process."""
 
+    @classmethod
+    def of(cls, slices: Sequence[Turn]) -> Turn:
+        """Take several for one."""
+        return cls(
+            operations=sum(each.operations for each in slices),
+            cpu=sum(each.cpu for each in slices),
+            wall=sum(each.wall for each in slices),
+            growth=max(each.growth for each in slices),
+        )
+
     @property
     def cost(self) -> float:
         """Microseconds of CPU for one operation."""
@@ -98,9 +108,9 @@ class Comparison:
         return Spread.of([getattr(turn, by) for turn in self.turns[name]])
 
 
-def alternate(names: Sequence[str], rounds: int) -> Iterator[str]:
-    """Name who is next: everybody once in each round, in reverse order every second round."""
-    for number in range(rounds):
+def alternate(names: Sequence[str], rounds: int, *, first: int = 0) -> Iterator[str]:
+    """Name who is next: everybody once in each round, in reverse order in every odd one."""
+    for number in range(first, first + rounds):
         yield from names if number % 2 == 0 else reversed(names)
 
 

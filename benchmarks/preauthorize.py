@@ -82,8 +82,9 @@ def measure(plan: Plan, server: Server) -> Report:
                 Site(url=server.url(), in_flight=IN_FLIGHT, loop=loop),
                 server,
                 baseline=BY_HAND,
-                rounds=2 * plan.rounds,
-                seconds=plan.seconds / 2,
+                rounds=plan.rounds,
+                seconds=plan.seconds,
+                slices=plan.slices,
             )
             for loop in LOOPS
         }

@@ -42,14 +42,16 @@ class Plan:
     rounds: int
     seconds: float
     """CPU of each variant in each round."""
+    slices: int = 1
+    """How often the variants take turns inside a round."""
     quick: bool = False
     """Only what the gates need, with smaller batches."""
     scale: float = 1.0
     """Of the batches; less than 1 tries only whether everything works."""
 
 
-FULL = Plan(rounds=5, seconds=0.2)
-QUICK = Plan(rounds=7, seconds=0.12, quick=True)
+FULL = Plan(rounds=5, seconds=0.18, slices=6)
+QUICK = Plan(rounds=7, seconds=0.12, slices=4, quick=True)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,6 +1,7 @@
 """A variant in a process of its own: its imports, its heap and its connections meet no other variant's.
 
-The process waits, using no CPU, until its turn comes.
+The process waits, using no CPU, until its turn comes. Turns are kept short, and a round has several of each variant's:
+the speed of a shared machine changes by the second, and by more than what is to be found out.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import gc
 import itertools
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -16,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
+from unittest.mock import patch
 
 import attrs
 import uvloop
@@ -80,6 +83,12 @@ class MiscountError(Exception):
     """The server counted other requests than were made."""
 
 
+# asyncio asks for a buffer of 256 KiB for each read. Whether glibc gives it back to the system each time, and takes it
+# again with two page faults, is a matter of luck in a process's layout: it costs one process a fifth more than another
+# of the same code. No variant is to be lucky.
+_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
+
+
 class Subject:
     """A variant in its process."""
 
@@ -87,7 +96,8 @@ class Subject:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve_turns, args=(theirs, contender), daemon=True)
-        self._process.start()
+        with patch.dict(os.environ, _KEEP_MEMORY):  # glibc reads them when a process begins
+            self._process.start()
         theirs.close()
 
     def open(self, site: Site) -> None:
@@ -211,13 +221,14 @@ def compare(
     baseline: str,
     rounds: int,
     seconds: float = 0.0,
+    slices: int = 1,
     operations: int = 0,
     by: str = "cost",
 ) -> Comparison:
     """Compare variants at a site.
 
-    Each turn begins with as many operations as there may be in flight, which are not measured: every connection is
-    open then. The server's own count must confirm each turn.
+    Each round begins with as many operations of each variant as there may be in flight, which are not measured: every
+    connection is open then. The server's own count must confirm each turn.
 
     Args:
         title: What is asked.
@@ -227,10 +238,11 @@ def compare(
         baseline: The variant that the others are shown against.
         rounds: How many ratios there will be.
         seconds: CPU of each variant in each round; what it can do in that is found out first.
-        operations: How much each does in a round, instead.
+        slices: How often the variants take turns inside a round.
+        operations: How much each does in a turn, instead.
         by: What is compared.
     """
-    turns: dict[str, list[Turn]] = {name: [] for name in subjects}
+    rounds_of: dict[str, list[Turn]] = {name: [] for name in subjects}
     connect = site.in_flight
 
     def counted(take: Callable[[int], Turn], count: int) -> Turn:
@@ -245,8 +257,13 @@ def compare(
         for name, subject in subjects.items():
             counted(subject.turn, connect)
             cost = counted(subject.warm, max(connect, ENOUGH)).cost / 1e6
-            counts[name] = operations or max(connect, min(20_000, round(seconds / max(cost, 1e-6))))
-        for name in measuring.alternate(list(subjects), rounds):
-            counted(subjects[name].turn, connect)
-            turns[name].append(counted(subjects[name].turn, counts[name]))
-    return Comparison(title=title, turns=turns, baseline=baseline, by=by)
+            counts[name] = operations or max(connect, min(20_000, round(seconds / slices / max(cost, 1e-6))))
+        for number in range(rounds):
+            for subject in subjects.values():
+                counted(subject.turn, connect)
+            taken: dict[str, list[Turn]] = {name: [] for name in subjects}
+            for name in measuring.alternate(list(subjects), slices, first=number):
+                taken[name].append(counted(subjects[name].turn, counts[name]))
+            for name, turns in taken.items():
+                rounds_of[name].append(Turn.of(turns))
+    return Comparison(title=title, turns=rounds_of, baseline=baseline, by=by)

@@ -227,15 +227,19 @@ class Lane:
         self.busy = False
         """Whether an item's turn has come and is not over."""
 
+    def enter_at_once(self) -> bool:
+        """Take a turn if nothing at all stands in the way."""
+        brake = self._brake
+        self.busy = brake.enter_at_once()
+        self._generation = brake.generation
+        return self.busy
+
     async def enter(self) -> JetpayError | None:
         """Wait for a turn, as `Brake.enter`."""
-        brake = self._brake
-        # The way is clear as a rule: no need for another coroutine.
-        if not brake.enter_at_once() and (refusal := await brake.enter()) is not None:
-            return refusal
-        self._generation = brake.generation
-        self.busy = True
-        return None
+        refusal = await self._brake.enter()
+        self.busy = refusal is None
+        self._generation = self._brake.generation
+        return refusal
 
     def on_trouble(self, status: int | None, retry_after: float | None) -> None:
         """Hear of an attempt without a result; what `Runner.pursue` wants."""
