@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import goals, reports, serving
+from benchmarks.measuring import Spread
 from benchmarks.reports import FULL, QUICK, Plan, Report
 
 # Imported only when asked: every measured process starts by importing this module.
@@ -32,6 +33,11 @@ def ask(names: Sequence[str], plan: Plan, server: serving.Server) -> list[Report
         answers.append(importlib.import_module(f"benchmarks.{name}").measure(plan, server))
         print(f"\n{answers[-1].as_text()}\n\n({name}: {time.monotonic() - began:.0f} s)", flush=True)
     return answers
+
+
+def figures_of(answers: Sequence[Report]) -> dict[str, Spread]:
+    """Collect what the goals are about."""
+    return {name: figure for answer in answers for name, figure in answer.figures.items()}
 
 
 def publish(answers: Sequence[Report], facts: dict[str, str], table: reports.Table) -> None:
@@ -64,8 +70,12 @@ def main() -> None:
         facts = reports.circumstances(server.name)
         print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
         answers = ask(names, plan, server)
-    figures = {name: figure for answer in answers for name, figure in answer.figures.items()}
-    wanted = {name: goal for name, goal in goals.GOALS.items() if goal.question in names}
+        wanted = {name: goal for name, goal in goals.GOALS.items() if goal.question in names}
+        figures = figures_of(answers)
+        if options.gate and (failing := goals.failing(figures, wanted=wanted)):
+            print("\nOnce more, as the machine may have been busy:", *failing, sep="\n")
+            again = figures_of(ask(list(dict.fromkeys(wanted[name].question for name in failing)), plan, server))
+            figures |= {name: again[name] for name in failing if name in again}
     table = goals.table_of_goals(figures, wanted=wanted)
     print(f"\n{table.as_text()}\n\n{time.monotonic() - began:.0f} s in all")
     kind = "gate" if options.gate else "bench"

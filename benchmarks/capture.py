@@ -32,15 +32,17 @@ def measure(plan: Plan, server: Server) -> Report:
             site = Site(url=server.url(tls=tls), in_flight=in_flight, loop=loop)
             chosen = {name: running[name] for name in by_aiohttp if not (plan.quick and tls and name == TUNED)}
             title = _title(loop, in_flight, tls=tls)
+            usual = in_flight == IN_FLIGHT
+            effort = 2.0 if usual and not plan.quick else 1.0 if usual else 0.5
             comparisons[title] = subjects.compare(
                 title,
                 chosen,
                 site,
                 server,
                 baseline=BY_HAND,
-                rounds=2 * plan.rounds if in_flight == IN_FLIGHT and not plan.quick else plan.rounds,
-                seconds=plan.seconds,
-                slices=plan.slices,
+                rounds=plan.rounds,
+                seconds=plan.seconds * effort,
+                slices=round(plan.slices * effort),
             )
             if not (plan.quick and tls):
                 comparisons[f"{title}, SDKs"] = subjects.compare(
@@ -50,7 +52,8 @@ def measure(plan: Plan, server: Server) -> Report:
                     server,
                     baseline=OURS,
                     rounds=min(plan.rounds, 5),
-                    seconds=plan.seconds,
+                    seconds=plan.seconds * effort / 2,
+                    slices=2 if usual else 1,
                 )
     return Report(
         question=QUESTION,

@@ -144,14 +144,20 @@ def _row(goal: Goal, figure: Spread | None) -> tuple[str, ...]:
     return goal.name, goal.wish, f"{goal.gate:.3g}", f"{figure.median:.2f}", spread, verdict
 
 
+def failing(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> list[str]:
+    """Name the goals whose gates are not passed; a figure that is missing passes none."""
+    return [
+        name
+        for name, goal in wanted.items()
+        if not goal.impossible and (name not in figures or not goal.passed(figures[name].median))
+    ]
+
+
 def broken(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> list[str]:
-    """Say which gates are not passed, with the figure; a figure that is missing passes none."""
-    faults = []
-    for name, goal in wanted.items():
-        figure = figures.get(name)
-        if figure is None:
-            if not goal.impossible:
-                faults.append(f"{name}: not measured")
-        elif not goal.passed(figure.median):
-            faults.append(f"{name}: {figure:.3f}, gate {goal.gate:.3g} (goal {goal.wish})")
-    return faults
+    """Say which gates are not passed, with the figure."""
+    return [
+        f"{name}: {figures[name]:.3f}, gate {wanted[name].gate:.3g} (goal {wanted[name].wish})"
+        if name in figures
+        else f"{name}: not measured"
+        for name in failing(figures, wanted=wanted)
+    ]

@@ -108,6 +108,11 @@ class Subject:
         """Wait until it is open."""
         self._receive()
 
+    def connect(self, count: int) -> Turn:
+        """Take a turn that opens every connection, and leaves no garbage to the next."""
+        self._pipe.send(("connect", count))
+        return self._receive()
+
     def warm(self, count: int) -> Turn:
         """Take a turn, after which growth is counted from anew."""
         self._pipe.send(("warm", count))
@@ -164,6 +169,9 @@ def _serve_turns(pipe: Connection, contender: Contender) -> None:
                         runner = stack.enter_context(asyncio.Runner(loop_factory=LOOPS[argument.loop]))
                         opened = contender(argument)
                         work = runner.run(opened.__aenter__())
+                    case "connect":
+                        answer = _turn(runner, work, argument, base)
+                        gc.collect()
                     case "warm":
                         answer = _turn(runner, work, argument, base)
                         gc.collect()
@@ -180,7 +188,6 @@ def _serve_turns(pipe: Connection, contender: Contender) -> None:
 
 def _turn(runner: asyncio.Runner, work: Work, count: int, base: int) -> Turn:
     runner.run(_wait_for(work.prepare(count)))
-    gc.collect()
     measuring.forget_peak()
     began, at = measuring.cpu(), time.perf_counter()
     runner.run(_wait_for(work.run(count)))
@@ -255,12 +262,12 @@ def compare(
     with opened(subjects, site):
         counts: dict[str, int] = {}
         for name, subject in subjects.items():
-            counted(subject.turn, connect)
+            counted(subject.connect, connect)
             cost = counted(subject.warm, max(connect, ENOUGH)).cost / 1e6
             counts[name] = operations or max(connect, min(20_000, round(seconds / slices / max(cost, 1e-6))))
         for number in range(rounds):
             for subject in subjects.values():
-                counted(subject.turn, connect)
+                counted(subject.connect, connect)
             taken: dict[str, list[Turn]] = {name: [] for name in subjects}
             for name in measuring.alternate(list(subjects), slices, first=number):
                 taken[name].append(counted(subjects[name].turn, counts[name]))

@@ -128,6 +128,27 @@ def test_a_broken_gate_fails_with_its_figure(
     assert "GATE BROKEN" in capsys.readouterr().out
 
 
+def test_a_gate_is_broken_when_it_breaks_twice(
+    asked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a busy machine broke is measured once more, and only the questions that it belongs to."""
+    busy = attrs.evolve(REPORT, figures={GOAL: Spread.of([5.0])})
+    answers = iter([[busy], [REPORT]])
+    questions: list[list[str]] = []
+
+    def ask(names: list[str], *_: object) -> list[Report]:
+        questions.append(list(names))
+        return next(answers)
+
+    monkeypatch.setattr(main, "ask", ask)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "capture", "durable", "--gate"])
+
+    main.main()
+
+    assert questions == [["capture", "durable"], ["capture"]]
+    assert "Once more" in capsys.readouterr().out
+
+
 def test_a_gate_that_was_not_measured_fails(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of all questions passes only if each goal has its figure."""
     monkeypatch.setattr(goals, "GOALS", GOALS)

@@ -56,6 +56,14 @@ async def broken(_: Site) -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
+async def lucky(_: Site) -> AsyncIterator[Work]:
+    async def run(_: int) -> None:
+        assert os.environ["MALLOC_TRIM_THRESHOLD_"], "gives memory back as luck will have it"
+
+    yield Work(run=run)
+
+
+@asynccontextmanager
 async def elsewhere(site: Site) -> AsyncIterator[Work]:
     async def run(_: int) -> None:
         with on_core(CLIENT_CORE):
@@ -86,6 +94,20 @@ def test_each_variant_takes_a_turn_in_each_round(site: Site, server: Server) -> 
     assert server.requests() - before == 2 * (warming + connecting + 3 * 10)
 
 
+def test_a_round_is_made_of_several_turns(site: Site, server: Server) -> None:
+    """Variants take turns inside a round too; the connections are opened once for it."""
+    before = server.requests()
+
+    with subjects.started({"one": honest, "other": honest}) as running:
+        comparison = subjects.compare("", running, site, server, baseline="one", rounds=2, operations=10, slices=3)
+
+    assert {name: [turn.operations for turn in turns] for name, turns in comparison.turns.items()} == {
+        "one": [30, 30],
+        "other": [30, 30],
+    }
+    assert server.requests() - before == 2 * (4 + subjects.ENOUGH + 2 * (4 + 30))
+
+
 def test_what_costs_nothing_is_not_believed(site: Site, server: Server) -> None:
     """A variant whose requests the server did not see gives no figure."""
     with pytest.raises(MiscountError, match="0 requests arrived for 4 operations"):
@@ -104,6 +126,15 @@ def test_a_variant_runs_where_and_how_it_was_said(server: Server, loop: str) -> 
     """A variant has the client's core, and the loop that is named."""
     with Subject(elsewhere) as subject, subjects.opened({"": subject}, Site(url=server.url(), in_flight=1, loop=loop)):
         assert subject.turn(1).operations == 1
+
+
+def test_no_variant_is_lucky_with_its_memory(server: Server) -> None:
+    """Every variant keeps the memory that it has, and nothing but variants is started that way."""
+    site = Site(url=server.url(), in_flight=1, loop="asyncio")
+    with Subject(lucky) as subject, subjects.opened({"": subject}, site):
+        assert subject.turn(1).operations == 1
+
+    assert "MALLOC_TRIM_THRESHOLD_" not in os.environ
 
 
 @pytest.mark.asyncio
