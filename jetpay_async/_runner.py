@@ -157,18 +157,18 @@ class Runner:
             while True:
                 if pursuit.doubtful and (settled := await self._settle(pursuit)) is not None:
                     return settled.result
-                refusal: APIError | None = None
+                failure: Unanswered | APIError
                 try:
                     within = self._begin(pursuit)
                     reply = await exchange(operation.method, call.path, call.body, pursuit.guard, within=within)
                     return self._take(reply, pursuit)
                 except Unanswered as trouble:
-                    pursuit.trouble = trouble
+                    pursuit.trouble = failure = trouble
                     pursuit.unanswered |= trouble.started
-                except APIError as error:
+                except APIError as refusal:
                     pursuit.guard = None
-                    refusal = error
-                if (settled := await self._carry_on(pursuit, refusal)) is not None:
+                    failure = refusal
+                if (settled := await self._carry_on(pursuit, failure)) is not None:
                     return settled.result
         except asyncio.CancelledError as cancel:
             self._note_doubt(pursuit, cancel)
@@ -190,33 +190,24 @@ class Runner:
             return self._unknown(pursuit, "no answer in time; the request is still under way for another caller")
         return self._failure(NotSentError, pursuit, "nothing was sent in time")
 
-    async def _carry_on(self, pursuit: Pursuit[_T], refusal: APIError | None) -> _Settled[_T] | None:
+    async def _carry_on(self, pursuit: Pursuit[_T], failure: Unanswered | APIError) -> _Settled[_T] | None:
         """Do what follows an attempt without a result; None if that is another round."""
-        decision = self._decide(pursuit, refusal)
+        decision = self._decide(pursuit, failure)
         if decision.step is Step.STOP:
-            if refusal is None:
+            if isinstance(failure, Unanswered):
                 raise self._stopped(pursuit)
-            return await self._confirm(pursuit, refusal)
+            return await self._confirm(pursuit, failure)
         if decision.step is Step.SETTLE:
             pursuit.doubt(self._clock.monotonic())
         else:
             await self._clock.sleep(decision.delay)
         return None
 
-    def _decide(self, pursuit: Pursuit[_T], refusal: APIError | None) -> Decision:
-        trouble = pursuit.trouble
-        retry_after = None
-        if isinstance(refusal, RateLimitedError):
-            happened, retry_after = Happened.RATE_LIMITED, refusal.retry_after
-        elif refusal is not None:
-            happened = Happened.REFUSED
-        elif trouble is not None and trouble.started:
-            happened, retry_after = Happened.UNANSWERED, trouble.retry_after
-        else:
-            happened = Happened.UNSENT
+    def _decide(self, pursuit: Pursuit[_T], failure: Unanswered | APIError) -> Decision:
+        happened = classify(failure)
+        retry_after = failure.retry_after if isinstance(failure, Unanswered | RateLimitedError) else None
         if pursuit.on_trouble is not None:
-            status = refusal.status if refusal is not None else trouble.status if trouble is not None else None
-            pursuit.on_trouble(status, retry_after)
+            pursuit.on_trouble(failure.status, retry_after)
         operation = pursuit.call.operation
         decision = decide(
             happened,
@@ -312,15 +303,19 @@ class Runner:
         call = transaction_status(pursuit.call.debit_id or "")
         failure: JetpayError
         try:
-            # Half of the time that is left, so that a look that stalls is not the last one.
-            within = self.remaining(pursuit) / 2
-            reply = await self._transport.exchange("GET", call.path, b"", None, within=within)
-            return self._read(call, reply, pursuit)
+            return await self._ask(call, pursuit)
         except (Unanswered, RateLimitedError):
             return None
         except (APIError, ConfigurationError) as error:
             failure = error
         raise self._unknown(pursuit, f"{_reason(pursuit)}, and the status can't be read: {failure}") from failure
+
+    async def _ask(self, call: Call[TransactionStatus], pursuit: Pursuit[_T]) -> TransactionStatus:
+        """Send a read once."""
+        # Half of the time that is left, so that a look that stalls is not the last one.
+        within = self.remaining(pursuit) / 2
+        reply = await self._transport.exchange(call.operation.method, call.path, call.body, None, within=within)
+        return self._read(call, reply, pursuit)
 
     async def _confirm(self, pursuit: Pursuit[_T], failure: APIError) -> _Settled[_T] | None:
         """Ask the status whether a refusal is the last word; None if it leaves an earlier attempt doubtful."""
@@ -401,6 +396,15 @@ class Runner:
             attempts=pursuit.attempts,
             elapsed=self._clock.monotonic() - pursuit.began,
         )
+
+
+def classify(failure: Unanswered | APIError) -> Happened:
+    """Say what became of an attempt that brought no result."""
+    if isinstance(failure, RateLimitedError):
+        return Happened.RATE_LIMITED
+    if isinstance(failure, APIError):
+        return Happened.REFUSED
+    return Happened.UNANSWERED if failure.started else Happened.UNSENT
 
 
 def _goal(call: Call[_T]) -> Goal[_T]:
