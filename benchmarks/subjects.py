@@ -79,6 +79,10 @@ def crew(operation: Callable[[str], Awaitable[object]], in_flight: int) -> Work:
     return Work(run=run)
 
 
+# Seconds after which a variant may have closed its connections; the first to do so does after four.
+_IDLE = 3.0
+
+
 class MiscountError(Exception):
     """The server counted other requests than were made."""
 
@@ -107,11 +111,6 @@ class Subject:
     def await_open(self) -> None:
         """Wait until it is open."""
         self._receive()
-
-    def connect(self, count: int) -> Turn:
-        """Take a turn that opens every connection, and leaves no garbage to the next."""
-        self._pipe.send(("connect", count))
-        return self._receive()
 
     def warm(self, count: int) -> Turn:
         """Take a turn, after which growth is counted from anew."""
@@ -169,9 +168,6 @@ def _serve_turns(pipe: Connection, contender: Contender) -> None:
                         runner = stack.enter_context(asyncio.Runner(loop_factory=LOOPS[argument.loop]))
                         opened = contender(argument)
                         work = runner.run(opened.__aenter__())
-                    case "connect":
-                        answer = _turn(runner, work, argument, base)
-                        gc.collect()
                     case "warm":
                         answer = _turn(runner, work, argument, base)
                         gc.collect()
@@ -234,8 +230,8 @@ def compare(
 ) -> Comparison:
     """Compare variants at a site.
 
-    Each round begins with as many operations of each variant as there may be in flight, which are not measured: every
-    connection is open then. The server's own count must confirm each turn.
+    A variant that was idle for long begins with as many operations as there may be in flight, which are not measured:
+    every connection is open then. The server's own count must confirm each turn.
 
     Args:
         title: What is asked.
@@ -261,16 +257,19 @@ def compare(
 
     with opened(subjects, site):
         counts: dict[str, int] = {}
+        idle_since: dict[str, float] = {}
         for name, subject in subjects.items():
-            counted(subject.connect, connect)
-            cost = counted(subject.warm, max(connect, ENOUGH)).cost / 1e6
+            counted(subject.turn, connect)
+            cost = counted(subject.warm, ENOUGH).cost / 1e6
             counts[name] = operations or max(connect, min(20_000, round(seconds / slices / max(cost, 1e-6))))
+            idle_since[name] = time.monotonic()
         for number in range(rounds):
-            for subject in subjects.values():
-                counted(subject.connect, connect)
             taken: dict[str, list[Turn]] = {name: [] for name in subjects}
             for name in measuring.alternate(list(subjects), slices, first=number):
+                if time.monotonic() - idle_since[name] > _IDLE:
+                    counted(subjects[name].turn, connect)
                 taken[name].append(counted(subjects[name].turn, counts[name]))
+                idle_since[name] = time.monotonic()
             for name, turns in taken.items():
                 rounds_of[name].append(Turn.of(turns))
     return Comparison(title=title, turns=rounds_of, baseline=baseline, by=by)

@@ -89,13 +89,11 @@ def test_each_variant_takes_a_turn_in_each_round(site: Site, server: Server) -> 
         "one": [10, 10, 10],
         "other": [10, 10, 10],
     }
-    warming = 4 + subjects.ENOUGH
-    connecting = 3 * 4
-    assert server.requests() - before == 2 * (warming + connecting + 3 * 10)
+    assert server.requests() - before == 2 * (4 + subjects.ENOUGH + 3 * 10)
 
 
 def test_a_round_is_made_of_several_turns(site: Site, server: Server) -> None:
-    """Variants take turns inside a round too; the connections are opened once for it."""
+    """Variants take turns inside a round too."""
     before = server.requests()
 
     with subjects.started({"one": honest, "other": honest}) as running:
@@ -105,7 +103,18 @@ def test_a_round_is_made_of_several_turns(site: Site, server: Server) -> None:
         "one": [30, 30],
         "other": [30, 30],
     }
-    assert server.requests() - before == 2 * (4 + subjects.ENOUGH + 2 * (4 + 30))
+    assert server.requests() - before == 2 * (4 + subjects.ENOUGH + 2 * 30)
+
+
+def test_idle_connections_are_opened_before_a_turn(site: Site, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was idle for long makes as many requests as may be in flight, which are not measured."""
+    monkeypatch.setattr(subjects, "_IDLE", 0.0)
+    before = server.requests()
+
+    comparison = compare(site, server, one=honest)
+
+    assert [turn.operations for turn in comparison.turns["one"]] == [10, 10, 10]
+    assert server.requests() - before == 4 + subjects.ENOUGH + 3 * (4 + 10)
 
 
 def test_what_costs_nothing_is_not_believed(site: Site, server: Server) -> None:
