@@ -13,7 +13,7 @@ import asyncio
 import copy
 from typing import TYPE_CHECKING
 
-from jetpay_async.errors import APIError
+from jetpay_async.errors import APIError, RateLimitedError
 
 if TYPE_CHECKING:
     from jetpay_async._runner import Pursuit, Runner
@@ -70,8 +70,7 @@ class Flights:
             capture = await self._runner.run(pursuit)
         except BaseException as error:
             del self._flights[debit_id]
-            # Only the API's word ends a doubt; anything else, an interruption or a fault of our own, leaves it.
-            if pursuit.unknown and not isinstance(error, APIError):
+            if _leaves_doubt(pursuit, error):
                 self._remember(debit_id, pursuit)
             flight.land(error if isinstance(error, Exception) else None)
             raise
@@ -128,3 +127,10 @@ class Flights:
         self._doubts[debit_id] = pursuit.given_up_at
         if len(self._doubts) > DOUBTS_LIMIT:
             del self._doubts[next(iter(self._doubts))]
+
+
+def _leaves_doubt(pursuit: Pursuit[Capture], error: BaseException) -> bool:
+    """Only the API's word ends a doubt; anything else, an interruption or a fault of our own, leaves it."""
+    if isinstance(error, RateLimitedError) and not pursuit.options.retry.resend_rate_limited:
+        return True
+    return pursuit.unknown and not isinstance(error, APIError)

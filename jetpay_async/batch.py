@@ -94,7 +94,8 @@ class Errand(Generic[_Item, _Result, _Outcome]):
     """Raises `InvalidArgumentError`."""
     carry: Callable[[Pursuit[_Result]], Coroutine[Any, Any, _Result]]
     done: Callable[[_Item, _Result], _Outcome]
-    undone: Callable[[_Item, JetpayError], _Outcome]
+    undone: Callable[[_Item, JetpayError, bool], _Outcome]
+    """The last says whether a 429 means that nothing was done."""
 
 
 def captures(flights: Flights) -> Errand[str, Capture, CaptureOutcome]:
@@ -113,7 +114,7 @@ def captures(flights: Flights) -> Errand[str, Capture, CaptureOutcome]:
         prepare=_calls.capture,
         carry=carry,
         done=lambda debit_id, capture: Captured(debit_id=debit_id, capture=capture),
-        undone=lambda debit_id, error: undone(error, debit_id=debit_id, request=None),
+        undone=lambda debit_id, error, trust: undone(error, debit_id=debit_id, request=None, trust_rate_limited=trust),
     )
 
 
@@ -124,7 +125,9 @@ def preauthorizations(runner: Runner) -> Errand[PreauthorizationRequest, Preauth
         prepare=_prepare_preauthorization,
         carry=runner.run,
         done=lambda request, reserved: Preauthorized(request=request, preauthorization=reserved),
-        undone=lambda request, error: undone(error, debit_id=error.debit_id or "", request=request),
+        undone=lambda request, error, trust: undone(
+            error, debit_id=error.debit_id or "", request=request, trust_rate_limited=trust
+        ),
     )
 
 
@@ -344,6 +347,7 @@ class Crew(Generic[_Item, _Result, _Outcome]):
     async def _carry(self, item: _Item, number: int, lane: Lane) -> None:
         """Carry out the errand for one item, and deliver its outcome, whatever happens."""
         errand = self._errand
+        trust = self._options.retry.resend_rate_limited
         call: Call[_Result] | None = None
         pursuit: Pursuit[_Result] | None = None
         try:
@@ -357,17 +361,17 @@ class Crew(Generic[_Item, _Result, _Outcome]):
             lane.leave(outcome)
         except JetpayError as error:
             # The traceback holds this frame, and this frame the outcome: a circle for each.
-            outcome = errand.undone(item, error.with_traceback(None))
+            outcome = errand.undone(item, error.with_traceback(None), trust)
             if lane.busy:
                 lane.leave(outcome)
         except Exception as error:  # noqa: BLE001 - a fault that one item shows must not cost the others' outcomes
             logger.exception("%s: an unexpected error", errand.name)
             broken = _broken_off(errand.name, call, pursuit, f"an unexpected {type(error).__name__}")
             broken.__cause__ = error
-            outcome = errand.undone(item, broken)
+            outcome = errand.undone(item, broken, trust)
         except BaseException:
             broken = _broken_off(errand.name, call, pursuit, "the batch was cancelled")
-            self._deliver(errand.undone(item, broken), number)
+            self._deliver(errand.undone(item, broken, trust), number)
             raise
         finally:
             if lane.busy:

@@ -144,7 +144,8 @@ class Unknown(_Undone[_R]):
     """It may have happened: a request began to leave, and nothing could tell what became of it."""
 
     error: JetpayError
-    """An `OutcomeUnknownError`, whose ``next_step`` says how to find out."""
+    """An `OutcomeUnknownError`, whose ``next_step`` says how to find out; or a `RateLimitedError`, where
+    ``RetryPolicy(resend_rate_limited=False)`` says that what is answered by 429 may have been processed."""
 
 
 CaptureOutcome: TypeAlias = Captured | Refused[None] | NotSent[None] | Unknown[None]
@@ -159,11 +160,22 @@ PreauthorizationOutcome: TypeAlias = (
 """What `JetpayClient.preauthorize_many` yields."""
 
 
-def undone(error: JetpayError, *, debit_id: str, request: _R) -> Refused[_R] | NotSent[_R] | Unknown[_R]:
-    """Say what an error means for the item that met it."""
+def undone(
+    error: JetpayError, *, debit_id: str, request: _R, trust_rate_limited: bool
+) -> Refused[_R] | NotSent[_R] | Unknown[_R]:
+    """Say what an error means for the item that met it.
+
+    Args:
+        error: What was raised.
+        debit_id: The item's.
+        request: The item's.
+        trust_rate_limited: Whether a 429, which is no word on the item, means that the API has not processed it, which
+            is inferred; see `RetryPolicy`.
+    """
     kind: type[Refused[_R] | NotSent[_R] | Unknown[_R]] = Unknown  # of what is not known to be undone
-    # A 429 is no word on the item; that the API has not processed it is inferred, as in `RetryPolicy`.
-    if isinstance(error, RateLimitedError | NotSentError | ServiceError | ConfigurationError | InvalidArgumentError):
+    if isinstance(error, RateLimitedError):
+        kind = NotSent if trust_rate_limited else Unknown
+    elif isinstance(error, NotSentError | ServiceError | ConfigurationError | InvalidArgumentError):
         kind = NotSent
     elif isinstance(error, APIError):
         kind = Refused

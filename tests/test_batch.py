@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, aclosing, nullcontext
 
+import attrs
 import pytest
 
 from jetpay_async import (
@@ -101,6 +102,22 @@ async def test_each_fate_has_its_outcome(
     assert type(outcome) is meaning
     assert type(outcome.capture if isinstance(outcome, Captured) else outcome.error) is content
     assert [type(other) for other in outcomes.values()] == [Captured] * 10
+    assert bank.twice == []
+
+
+@pytest.mark.asyncio
+async def test_a_429_that_may_have_been_processed_is_unknown() -> None:
+    """Where the policy does not trust a 429, nothing says that asking again is safe; who asks again has it settled."""
+    policy = attrs.evolve(FAST, resend_rate_limited=False)
+    fates: dict[str, list[Act]] = {"debit_1": [work_then(replies(429, FASTAPI[429]))]}
+    async with Bank(fates=fates).listen() as bank, connect(bank, retry=policy) as client:
+        first = (await capture(client, debits(3)))["debit_1"]
+        again = (await capture(client, ["debit_1"]))["debit_1"]
+
+    assert isinstance(first, Unknown)
+    assert isinstance(first.error, RateLimitedError)
+    assert isinstance(again, Captured)
+    assert again.settled
     assert bank.twice == []
 
 

@@ -72,10 +72,22 @@ def test_what_an_error_means(error: type[JetpayError], meaning: type[object]) ->
     """No money moved, the API said no, or it is not known; what is in doubt counts as not known."""
     met = error("it happened", attempts=3)
 
-    outcome = undone(met, debit_id="debit_123", request=None)
+    outcome = undone(met, debit_id="debit_123", request=None, trust_rate_limited=True)
 
     assert type(outcome) is meaning
     assert (outcome.debit_id, outcome.request, outcome.error, outcome.attempts) == ("debit_123", None, met, 3)
+
+
+def test_a_429_that_is_not_trusted_is_unknown() -> None:
+    """Whether the API has processed it is for the caller's policy to say; any other error means what it meant."""
+    told = {
+        error: undone(error("no"), debit_id="debit_123", request=None, trust_rate_limited=False) for error in MEANINGS
+    }
+
+    assert type(told.pop(RateLimitedError)) is Unknown
+    assert {error: type(outcome) for error, outcome in told.items()} == {
+        error: meaning for error, meaning in MEANINGS.items() if error is not RateLimitedError
+    }
 
 
 def test_a_captured_debit_tells_how() -> None:
@@ -109,7 +121,9 @@ def test_a_preauthorized_request_tells_its_debit() -> None:
     assert (outcome.debit_id, outcome.attempts) == ("debit_123", 2)
 
 
-@pytest.mark.parametrize("outcome", [undone(NotSentError("no"), debit_id="d", request=REQUEST), REQUEST], ids=str)
+@pytest.mark.parametrize(
+    "outcome", [undone(NotSentError("no"), debit_id="d", request=REQUEST, trust_rate_limited=True), REQUEST], ids=str
+)
 def test_outcomes_are_values(outcome: NotSent[PreauthorizationRequest] | PreauthorizationRequest) -> None:
     """They can't be changed, and they can be stored."""
     with pytest.raises(attrs.exceptions.FrozenInstanceError):

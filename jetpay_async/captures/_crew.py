@@ -42,7 +42,6 @@ from jetpay_async.errors import (
     JetpayError,
     NotSentError,
     OutcomeUnknownError,
-    RateLimitedError,
     ServiceError,
 )
 from jetpay_async.outcomes import Captured, NotSent, Refused, Unknown, undone
@@ -298,7 +297,8 @@ class Crew:
         try:
             outcome = Captured(debit_id=debit_id, capture=await means.flights.capture(debit_id, pursuit))
         except JetpayError as error:
-            outcome = undone(error, debit_id=debit_id, request=None)
+            trusted = means.options.retry.resend_rate_limited
+            outcome = undone(error, debit_id=debit_id, request=None, trust_rate_limited=trusted)
         self._judge(task, outcome)
         return outcome
 
@@ -331,11 +331,8 @@ class Crew:
         self, outcome: Refused[None] | NotSent[None] | Unknown[None], said_of_all: JetpayError | None
     ) -> bool:
         """Say whether the debit may have been captured, as far as we know."""
-        if isinstance(outcome, Unknown):
-            # Where its status came first, and could not be read, nothing was sent.
-            return said_of_all is None or outcome.attempts > 0
-        # By default a 429 counts as not processed.
-        return isinstance(outcome.error, RateLimitedError) and not self._means.options.retry.resend_rate_limited
+        # Where its status came first, and could not be read, nothing was sent.
+        return isinstance(outcome, Unknown) and (said_of_all is None or outcome.attempts > 0)
 
     # --- settling
 
@@ -382,7 +379,7 @@ class Crew:
 
     def _judge_doubt(self, case: _Case, error: JetpayError) -> None:
         doubt = case.doubt
-        outcome = undone(error, debit_id=doubt.debit_id, request=None)
+        outcome = undone(error, debit_id=doubt.debit_id, request=None, trust_rate_limited=False)
         if (said_of_all := _said_of_all(error)) is not None:
             self.stop(said_of_all)
         elif isinstance(outcome, Refused):
