@@ -29,8 +29,8 @@ class RetryPolicy:
             that begins later is believed when it says ``preauthorized``. The API's own processing limit is not
             documented: 5 seconds are inferred; make it longer if in doubt.
         resend_rate_limited: Whether a write answered by 429 may be sent again. That the API has not processed such a
-            request is inferred; say False to have `RateLimitedError` raised at once. A batch then tells of an `Unknown`,
-            a ledger and the same client's next capture of that debit read its status first.
+            request is inferred; say False to have `RateLimitedError` raised at once. A batch then tells of an
+            `Unknown`; a ledger, and the same client's next capture of that debit, read its status first.
 
     Raises:
         ConfigurationError: A number is out of range.
