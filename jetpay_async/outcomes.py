@@ -173,10 +173,11 @@ def undone(
             is inferred; see `RetryPolicy`.
     """
     kind: type[Refused[_R] | NotSent[_R] | Unknown[_R]] = Unknown  # of what is not known to be undone
-    if isinstance(error, RateLimitedError):
-        kind = NotSent if trust_rate_limited else Unknown
-    elif isinstance(error, NotSentError | ServiceError | ConfigurationError | InvalidArgumentError):
+    if isinstance(error, NotSentError | ServiceError | ConfigurationError | InvalidArgumentError):
         kind = NotSent
+    elif isinstance(error, RateLimitedError):
+        if trust_rate_limited:
+            kind = NotSent
     elif isinstance(error, APIError):
         kind = Refused
     return kind(debit_id=debit_id, request=request, error=error)
