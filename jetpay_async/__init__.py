@@ -44,12 +44,15 @@ if TYPE_CHECKING:
         Refused,
         Unknown,
     )
+    from jetpay_async.telemetry import Attempt, AttemptResult, Operation, OperationOutcome
 
 __all__ = [
     "DEMO_URL",
     "PRODUCTION_URL",
     "APIError",
     "Amount",
+    "Attempt",
+    "AttemptResult",
     "AuthenticationError",
     "Capture",
     "CaptureOutcome",
@@ -66,6 +69,8 @@ __all__ = [
     "NotFoundError",
     "NotSent",
     "NotSentError",
+    "Operation",
+    "OperationOutcome",
     "Outcome",
     "OutcomeUnknownError",
     "PermissionDeniedError",
@@ -89,6 +94,8 @@ _HOMES = {
     "DEMO_URL": "_hosts",
     "PRODUCTION_URL": "_hosts",
     "Amount": "money",
+    "Attempt": "telemetry",
+    "AttemptResult": "telemetry",
     "Capture": "models",
     "CaptureOutcome": "outcomes",
     "Captured": "outcomes",
@@ -96,6 +103,8 @@ _HOMES = {
     "JSONValue": "models",
     "JetpayClient": "client",
     "NotSent": "outcomes",
+    "Operation": "telemetry",
+    "OperationOutcome": "telemetry",
     "Preauthorization": "models",
     "PreauthorizationOutcome": "outcomes",
     "PreauthorizationRequest": "outcomes",

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     import aiohttp
 
     from jetpay_async._clock import Clock
+    from jetpay_async._observed import OnOperation
+    from jetpay_async._runner import OnUnknown
     from jetpay_async.batch import AnyCrew, Errand
     from jetpay_async.captures import Captures
     from jetpay_async.errors import OutcomeUnknownError
     from jetpay_async.models import Capture, Preauthorization, TransactionStatus
     from jetpay_async.money import Amount
     from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome, PreauthorizationRequest
+    from jetpay_async.telemetry import Operation
 
 __all__ = ["DEMO_URL", "PRODUCTION_URL", "JetpayClient"]
 
@@ -70,6 +73,9 @@ class JetpayClient:
             Jetpay's hosts and loopback; the only way to plain ``http://`` on a network.
         on_unknown: Called with the `OutcomeUnknownError` of each unknown outcome, also where the call is cancelled
             and the error is not raised. Synchronous, quick, and best used to write it down; what it raises is logged.
+        on_operation: Called with an `Operation` for each call when it ends, whatever its end, in the context of the
+            task that carried it through: for metrics and tracing. Synchronous and quick; what it raises is logged.
+            `jetpay_async.opentelemetry.OpenTelemetry` is one.
         clock: Time and chance, for tests.
 
     Raises:
@@ -91,6 +97,7 @@ class JetpayClient:
         trust_env: bool = False,
         trusted_origins: Collection[str] = (),
         on_unknown: Callable[[OutcomeUnknownError], None] | None = None,
+        on_operation: Callable[[Operation], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._options = _options(timeout, RetryPolicy() if retry is None else retry)
@@ -104,7 +111,7 @@ class JetpayClient:
             settle_after=self._options.retry.settle_after,
             clock=clock,
         )
-        self._runner = Runner(self._transport, clock, on_unknown)
+        self._runner = _runner(self._transport, clock, on_unknown, on_operation)
         self._flights = Flights(self._runner)
         self._clock = clock
         self._crews: set[AnyCrew] = set()
@@ -122,6 +129,7 @@ class JetpayClient:
         trust_env: bool = False,
         trusted_origins: Collection[str] = (),
         on_unknown: Callable[[OutcomeUnknownError], None] | None = None,
+        on_operation: Callable[[Operation], None] | None = None,
     ) -> Self:
         """Make a client from ``JETPAY_API_TOKEN`` and, if set, ``JETPAY_BASE_URL`` (production by default).
 
@@ -134,6 +142,7 @@ class JetpayClient:
             trust_env: As for the class.
             trusted_origins: As for the class.
             on_unknown: As for the class.
+            on_operation: As for the class.
 
         Raises:
             ConfigurationError: ``JETPAY_API_TOKEN`` is not set, or as for the class.
@@ -152,6 +161,7 @@ class JetpayClient:
             trust_env=trust_env,
             trusted_origins=trusted_origins,
             on_unknown=on_unknown,
+            on_operation=on_operation,
         )
 
     async def preauthorize(
@@ -479,6 +489,17 @@ class JetpayClient:
 
     async def _run(self, call: _calls.Call[_T]) -> _T:
         return await self._runner.run(self._runner.pursue(call, self._options))
+
+
+def _runner(
+    transport: Transport, clock: Clock, on_unknown: OnUnknown | None, on_operation: OnOperation | None
+) -> Runner:
+    if on_operation is None:
+        return Runner(transport, clock, on_unknown)
+    # Most clients are not watched.
+    from jetpay_async._observed import ObservedRunner  # noqa: PLC0415
+
+    return ObservedRunner(transport, clock, on_unknown, on_operation)
 
 
 def _options(timeout: float, retry: RetryPolicy) -> Options:

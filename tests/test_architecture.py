@@ -40,6 +40,7 @@ RANKS = [
         "models",
         "money",
         "outcomes",
+        "telemetry",
     },
     {"_codec"},
     {"_calls"},
@@ -47,6 +48,7 @@ RANKS = [
     {"_sending"},
     {"_transport"},
     {"_runner"},
+    {"_observed"},
     {"_flights"},
     {"_brake"},
     {"batch"},
@@ -57,7 +59,7 @@ RANKS = [
 FIRST = RANKS[0]
 CORE = set[str]().union(*RANKS)
 
-# What each part may import besides itself. Nothing imports the last three, but the last two the sandbox. Only they may
+# What each part may import besides itself. Nothing imports the last four, but the last two the sandbox. Only they may
 # take a name from the package itself, as users do: elsewhere the arrows would not show where it comes from.
 MAY_IMPORT = {
     "__init__": CORE,  # for type checkers only, see below
@@ -67,6 +69,7 @@ MAY_IMPORT = {
         for part in parts
     },
     "webhooks": FIRST,
+    "opentelemetry": FIRST,
     "sandbox": FIRST | {"webhooks"},
     "testing": CORE | {"__init__", "webhooks", "sandbox"},
     "cli": CORE | {"__init__", "webhooks", "sandbox"},
@@ -292,7 +295,7 @@ def test_another_name_is_an_attribute_error(package: ModuleType, name: str) -> N
         getattr(package, name)
 
 
-@pytest.mark.parametrize("name", ["errors", "models", "money"])
+@pytest.mark.parametrize("name", ["errors", "models", "money", "telemetry"])
 def test_a_public_module_exposes_its_classes(name: str) -> None:
     """Each name of a public module's __all__ exists, and is exposed by the package unless it is a function."""
     module = importlib.import_module(f"{PACKAGE}.{name}")
@@ -323,7 +326,7 @@ def test_each_public_name_is_in_the_typed_example() -> None:
 # --- what importing costs -------------------------------------------------------------------------------------------
 
 SLOW = {"aiohttp", "asyncio", "attr", "attrs", "cattrs", "cryptography", "msgspec", "multidict", "ssl", "yarl"}
-OPTIONAL = {"procrastinate", "psycopg", "rich", "sqlite3", "uvloop"}
+OPTIONAL = {"opentelemetry", "procrastinate", "psycopg", "rich", "sqlite3", "uvloop"}
 
 
 def loaded_by(statement: str) -> set[str]:

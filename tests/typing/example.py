@@ -17,6 +17,8 @@ from jetpay_async import (
     PRODUCTION_URL,
     Amount,
     APIError,
+    Attempt,
+    AttemptResult,
     AuthenticationError,
     Capture,
     Captured,
@@ -33,6 +35,8 @@ from jetpay_async import (
     NotFoundError,
     NotSent,
     NotSentError,
+    Operation,
+    OperationOutcome,
     Outcome,
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -50,6 +54,7 @@ from jetpay_async import (
     Unknown,
 )
 from jetpay_async.money import to_amount
+from jetpay_async.opentelemetry import OpenTelemetry
 
 URLS: list[str] = [PRODUCTION_URL, DEMO_URL]
 VERSION: str = jetpay_async.__version__
@@ -71,6 +76,19 @@ def write_down(error: OutcomeUnknownError) -> None:
     assert_type(error.operation, str | None)
 
 
+def watch(operation: Operation) -> None:
+    assert_type(operation.outcome, OperationOutcome)
+    assert_type(operation.error, BaseException | None)
+    assert_type(operation.attempts, tuple[Attempt, ...])
+    for attempt in operation.attempts:
+        assert_type(attempt.result, AttemptResult)
+        assert_type(attempt.status, int | None)
+
+
+def watch_with_opentelemetry() -> Callable[[Operation], None]:
+    return OpenTelemetry(tracer_provider=None, meter_provider=None)
+
+
 async def every_way_to_make_a_client(session: aiohttp.ClientSession, vault: Vault) -> None:
     assert_type(JetpayClient("token"), JetpayClient)
     assert_type(JetpayClient(rotating_token), JetpayClient)
@@ -88,6 +106,7 @@ async def every_way_to_make_a_client(session: aiohttp.ClientSession, vault: Vaul
         trust_env=True,
         trusted_origins=["https://gateway.example.com"],
         on_unknown=write_down,
+        on_operation=watch,
         clock=Clock(monotonic=lambda: 0.0, time=lambda: 0.0, sleep=asyncio.sleep, random=lambda: 0.5),
     )
     assert_type(client.closed, bool)
