@@ -34,7 +34,7 @@ SIDE_BY_SIDE = ["--numprocesses=4", "--dist=worksteal"]
 nox.needs_version = ">=2025.5.1"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs"]
+nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs", "bench-gate"]
 
 # pyenv keeps its interpreters where nobody looks.
 if pyenv := shutil.which("pyenv"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from benchmarks import subjects
-from benchmarks.contenders import BY_HAND, CONTENDERS, GIVEN, OURS, TUNED
+from benchmarks.contenders import BY_HAND, CONTENDERS, GIVEN, HOOKED, OBSERVED, OURS, TUNED
 from benchmarks.measuring import Comparison, Spread
 from benchmarks.peers import MOLLIE, OPENAI, PEERS, SQUARE, STRIPE_AIOHTTP, STRIPE_HTTPX
 from benchmarks.reports import Plan, Report
@@ -25,9 +25,10 @@ def measure(plan: Plan, server: Server) -> Report:
     """
     by_aiohttp = [BY_HAND, TUNED, OURS] if plan.quick else list(CONTENDERS)
     sdks = [OURS, *(RIVALS if plan.quick else PEERS)]
-    every = {**CONTENDERS, **PEERS}
+    hooked = [OURS, *([OBSERVED] if plan.quick else HOOKED)]
+    every = {**CONTENDERS, **PEERS, **HOOKED}
     comparisons: dict[str, Comparison] = {}
-    with subjects.started({name: every[name] for name in dict.fromkeys([*by_aiohttp, *sdks])}) as running:
+    with subjects.started({name: every[name] for name in dict.fromkeys([*by_aiohttp, *sdks, *hooked])}) as running:
         for tls, loop, in_flight in _places(plan):
             site = Site(url=server.url(tls=tls), in_flight=in_flight, loop=loop)
             chosen = {name: running[name] for name in by_aiohttp if not (plan.quick and tls and name == TUNED)}
@@ -55,6 +56,17 @@ def measure(plan: Plan, server: Server) -> Report:
                     seconds=plan.seconds * effort / 2,
                     slices=2 if usual else 1,
                 )
+            if usual and not tls:
+                comparisons[f"{title}, hooks"] = subjects.compare(
+                    f"{title}, hooks",
+                    {name: running[name] for name in hooked},
+                    site,
+                    server,
+                    baseline=OURS,
+                    rounds=plan.rounds,
+                    seconds=plan.seconds * effort,
+                    slices=round(plan.slices * effort),
+                )
     return Report(
         question=QUESTION,
         figures=_figures(comparisons),
@@ -79,6 +91,8 @@ def _figures(comparisons: Mapping[str, Comparison]) -> dict[str, Spread]:
         figures[f"capture / aiohttp by hand, {loop}"] = plain.ratio(OURS, BY_HAND)
         figures[f"capture / aiohttp tuned, {loop}"] = plain.ratio(OURS, TUNED)
         figures[f"capture / aiohttp by hand, TLS, {loop}"] = tls.ratio(OURS, BY_HAND)
+        hooks = comparisons[f"{plain.title}, hooks"]
+        figures[f"our hooks, metrics and tracing, on, {loop}"] = hooks.ratio(OBSERVED, OURS)
         sdks = comparisons[f"{plain.title}, SDKs"]
         for peer in RIVALS:
             figures[f"{peer} / capture, {loop}"] = sdks.ratio(peer, OURS)
@@ -87,7 +101,6 @@ def _figures(comparisons: Mapping[str, Comparison]) -> dict[str, Spread]:
 
 def _notes(plan: Plan, comparisons: Mapping[str, Comparison]) -> Iterator[str]:
     yield "Other SDKs make the request of theirs that is most like a capture, with retries and telemetry off."
-    yield "The client has no hooks for metrics or tracing, so there is no cost of theirs to measure."
     for loop in () if plan.quick else LOOPS:
         price = comparisons[_title(loop, IN_FLIGHT, tls=False)].difference(GIVEN, OURS)
         yield (

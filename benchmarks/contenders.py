@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -18,6 +20,7 @@ from jetpay_async import JetpayClient, _calls, _replies
 from jetpay_async._clock import SYSTEM_CLOCK
 from jetpay_async._guard import Guard, Watch
 from jetpay_async._sending import GuardedRequest, present
+from jetpay_async.telemetry import Operation
 
 TOKEN = "benchmark"
 TIMEOUT = 30.0
@@ -105,8 +108,19 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
         yield crew(capture, site.in_flight)
 
 
-def _client(site: Site, session: aiohttp.ClientSession | None = None) -> JetpayClient:
-    return JetpayClient(TOKEN, base_url=site.url, session=session, max_connections=site.in_flight, timeout=TIMEOUT)
+def _client(
+    site: Site,
+    session: aiohttp.ClientSession | None = None,
+    on_operation: Callable[[Operation], None] | None = None,
+) -> JetpayClient:
+    return JetpayClient(
+        TOKEN,
+        base_url=site.url,
+        session=session,
+        max_connections=site.in_flight,
+        timeout=TIMEOUT,
+        on_operation=on_operation,
+    )
 
 
 @asynccontextmanager
@@ -166,6 +180,38 @@ async def given_session(site: Site) -> AsyncIterator[Work]:
         await client.aclose()
 
 
+_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@asynccontextmanager
+async def observed(site: Site) -> AsyncIterator[Work]:
+    """The client with a hook that counts outcomes and fills a histogram, as a metrics library would."""
+    outcomes: Counter[tuple[str, str]] = Counter()
+    durations = [0] * (len(_BOUNDS) + 1)
+
+    def note(operation: Operation) -> None:
+        outcomes[operation.name, operation.outcome] += 1
+        durations[bisect_left(_BOUNDS, operation.duration)] += 1
+
+    async with _client(site, on_operation=note) as client:
+        yield crew(client.capture, site.in_flight)
+    if sum(durations) != outcomes["capture", "done"]:
+        raise AssertionError(f"not every capture was told: {outcomes}")
+
+
+@asynccontextmanager
+async def traced(site: Site) -> AsyncIterator[Work]:
+    """The client with OpenTelemetry's SDK: each span is recorded, and dropped where it would be exported."""
+    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - only the process that measures it needs it
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+
+    from jetpay_async.opentelemetry import OpenTelemetry  # noqa: PLC0415
+
+    hook = OpenTelemetry(tracer_provider=TracerProvider(), meter_provider=MeterProvider())
+    async with _client(site, on_operation=hook) as client:
+        yield crew(client.capture, site.in_flight)
+
+
 class _Connection(asyncio.Protocol):
     """One request at a time, and as little HTTP as the server's replies need."""
 
@@ -215,12 +261,14 @@ async def floor(site: Site) -> AsyncIterator[Work]:
         connection.transport.close()
 
 
-FLOOR, BY_HAND, TUNED, OURS, GIVEN = (
+FLOOR, BY_HAND, TUNED, OURS, GIVEN, OBSERVED, TRACED = (
     "raw asyncio protocol",
     "aiohttp by hand",
     "aiohttp tuned",
     "jetpay_async",
     "jetpay_async, a given session",
+    "jetpay_async, a hook that counts",
+    "jetpay_async, OpenTelemetry's SDK",
 )
 
 CONTENDERS: Mapping[str, Contender] = {
@@ -230,3 +278,5 @@ CONTENDERS: Mapping[str, Contender] = {
     GIVEN: given_session,
     FLOOR: floor,
 }
+
+HOOKED: Mapping[str, Contender] = {OBSERVED: observed, TRACED: traced}

@@ -18,6 +18,7 @@ from benchmarks.subjects import LOOPS, Contender, Site  # noqa: E402
 
 VARIANTS: Mapping[str, Contender] = {
     **contenders.CONTENDERS,
+    **contenders.HOOKED,
     **peers.PEERS,
     **layers.LAYERS,
     **batch.CONTENDERS,
