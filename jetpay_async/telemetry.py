@@ -3,9 +3,9 @@
 Give `JetpayClient` a function as ``on_operation``; it is called with one `Operation` for each call, when the call ends.
 Without it nothing is recorded. `jetpay_async.opentelemetry` is such a function, for those who use OpenTelemetry.
 
-No value in here holds the token, an amount or an argument other than the debit's id. The error that an `Operation` refers
-to is the caller's own: that of an unknown outcome holds what was asked, though it does not show where an operation is
-printed.
+No value in here holds the token, an amount or an argument other than the debit's id. The error of an
+`Operation` is the caller's own: that of an unknown outcome holds what was asked, but is not shown where an operation
+is printed.
 """
 
 from __future__ import annotations
