@@ -24,6 +24,8 @@ OLDEST = [
     "cattrs==24.1.0",
     "cryptography==43.0.0",
     "msgspec==0.21.1",
+    "opentelemetry-api==1.30.0",
+    "opentelemetry-sdk==1.30.0",
     "procrastinate==3.5.1",
     "psycopg[binary]==3.2.3",
 ]

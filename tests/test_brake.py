@@ -34,7 +34,7 @@ CAPTURED = Captured(
 
 
 def ended(error: JetpayError) -> CaptureOutcome:
-    return undone(error, debit_id="debit_123", request=None)
+    return undone(error, debit_id="debit_123", request=None, trust_rate_limited=True)
 
 
 REFUSED = ended(NotFoundError("no such debit"))
