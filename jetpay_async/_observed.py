@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from jetpay_async._log import logger
 from jetpay_async._replies import Unanswered
 from jetpay_async._retry import Happened
-from jetpay_async._runner import Runner, classify
+from jetpay_async._runner import Runner, Settled, classify
 from jetpay_async.errors import APIError, JetpayError
 from jetpay_async.models import Preauthorization
 from jetpay_async.telemetry import Attempt, AttemptResult, Operation, OperationOutcome
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jetpay_async.models import TransactionStatus
 
 _T = TypeVar("_T")
-_Read = TypeVar("_Read")
+_Sent = TypeVar("_Sent")
 
 OnOperation = Callable[[Operation], None]
 """Told of each operation when it ends."""
@@ -44,7 +44,10 @@ _RESULTS = {
 
 
 class ObservedRunner(Runner):
-    """Carries calls through, and tells of each one when it ends, in the context of whoever called."""
+    """Carries calls through, and tells of each one when it ends, in the context of whoever called.
+
+    What is carried through for another call, such as the reads after a refusal, becomes a part of its trail.
+    """
 
     def __init__(
         self, transport: Transport, clock: Clock, on_unknown: OnUnknown | None, on_operation: OnOperation
@@ -52,117 +55,101 @@ class ObservedRunner(Runner):
         super().__init__(transport, clock, on_unknown)
         self._on_operation = on_operation
 
-    async def run(self, pursuit: Pursuit[_T]) -> _T:
-        recorder = _Recorder(self._transport, self._clock, self._on_unknown)
-        try:
-            result = await recorder.run(pursuit)
-        except BaseException as error:
-            self._tell(recorder.fail(pursuit, error))
-            raise
-        debit_id = result.debit_id if isinstance(result, Preauthorization) else pursuit.call.debit_id
-        self._tell(recorder.sum_up(pursuit, _DONE, debit_id))
-        return result
-
     async def settle(self, pursuit: Pursuit[_T]) -> _T | None:
-        recorder = _Recorder(self._transport, self._clock, self._on_unknown)
         try:
-            result = await recorder.settle(pursuit)
+            result = await super().settle(pursuit)
         except BaseException as error:
-            self._tell(recorder.fail(pursuit, error))
+            self._fail(pursuit, error)
             raise
-        outcome = OperationOutcome.UNDONE if result is None else _DONE
-        self._tell(recorder.sum_up(pursuit, outcome, pursuit.call.debit_id))
+        self._tell(pursuit, OperationOutcome.UNDONE if result is None else _DONE, pursuit.call.debit_id)
         return result
 
-    def _tell(self, operation: Operation) -> None:
+    def _take(self, reply: Reply, pursuit: Pursuit[_T]) -> _T:
+        result = super()._take(reply, pursuit)
+        call = pursuit.call
+        self._note(pursuit, call, pursuit.attempt_began, _ANSWERED, reply.status)
+        self._tell(pursuit, _DONE, result.debit_id if isinstance(result, Preauthorization) else call.debit_id)
+        return result
+
+    def _conclude(self, pursuit: Pursuit[_T], settled: Settled[_T]) -> _T:
+        self._tell(pursuit, _DONE, pursuit.call.debit_id)
+        return super()._conclude(pursuit, settled)
+
+    def _break_off(self, pursuit: Pursuit[_T], error: BaseException) -> None:
+        super()._break_off(pursuit, error)
+        self._fail(pursuit, error)
+
+    def _decide(self, pursuit: Pursuit[_T], failure: Unanswered | APIError) -> Decision:
+        result = _RESULTS[classify(failure)]
+        self._note(pursuit, pursuit.call, pursuit.attempt_began, result, failure.status)
+        return super()._decide(pursuit, failure)
+
+    async def _ask(self, call: Call[TransactionStatus], pursuit: Pursuit[_T]) -> tuple[int, TransactionStatus]:
+        began = self._clock.monotonic()
         try:
-            self._on_operation(operation)
-        except Exception:  # noqa: BLE001 - the outcome must reach its caller whatever the hook does
-            logger.exception("on_operation failed for %s %s", operation.name, operation.debit_id or "")
+            answer = await super()._ask(call, pursuit)
+        except (Unanswered, APIError) as failure:
+            self._note(pursuit, call, began, _RESULTS[classify(failure)], failure.status)
+            raise
+        except BaseException:
+            self._note(pursuit, call, began, AttemptResult.CANCELLED, None)
+            raise
+        self._note(pursuit, call, began, _ANSWERED, answer[0])
+        return answer
 
+    def _note(
+        self, pursuit: Pursuit[_T], call: Call[_Sent], began: float, result: AttemptResult, status: int | None
+    ) -> None:
+        duration = self._clock.monotonic() - began
+        attempt = Attempt(
+            request=call.operation.name,
+            started_at=self._clock.time() - duration,
+            duration=duration,
+            status=status,
+            result=result,
+        )
+        if pursuit.trail is None:
+            pursuit.trail = [attempt]
+        else:
+            pursuit.trail.append(attempt)
 
-class _Recorder(Runner):
-    """Carries a single operation through, and writes down each request that it takes.
+    def _fail(self, pursuit: Pursuit[_T], error: BaseException) -> None:
+        """Tell of a call that has no result."""
+        debit_id = pursuit.call.debit_id
+        if isinstance(error, JetpayError):
+            self._tell(pursuit, OperationOutcome(error.outcome.value), debit_id or error.debit_id, error)
+            return
+        name = pursuit.call.operation.name
+        if pursuit.attempts > sum(attempt.request == name for attempt in pursuit.trail or ()):
+            self._note(pursuit, pursuit.call, pursuit.attempt_began, AttemptResult.CANCELLED, None)
+        if pursuit.unknown:
+            outcome = OperationOutcome.UNKNOWN
+        else:
+            outcome = OperationOutcome.FAILED if isinstance(error, Exception) else OperationOutcome.CANCELLED
+        self._tell(pursuit, outcome, debit_id, error)
 
-    What the operation itself carries through on the way, such as the reads after a refusal, is run by the recorder too,
-    and so becomes a part of the same record.
-    """
-
-    def __init__(self, transport: Transport, clock: Clock, on_unknown: OnUnknown | None) -> None:
-        super().__init__(transport, clock, on_unknown)
-        self._epoch = clock.time() - clock.monotonic()
-        self._attempts: list[Attempt] = []
-        # Of the latest request:
-        self._name = ""
-        self._began = 0.0
-        self._under_way = False
-
-    def sum_up(
+    def _tell(
         self,
         pursuit: Pursuit[_T],
         outcome: OperationOutcome,
         debit_id: str | None,
         error: BaseException | None = None,
-    ) -> Operation:
-        """Make one value of all that there is to tell."""
-        return Operation(
+    ) -> None:
+        trail = pursuit.trail or ()
+        if pursuit.part_of is not None:
+            pursuit.part_of.trail = [*(pursuit.part_of.trail or ()), *trail]
+            return
+        duration = self._clock.monotonic() - pursuit.began
+        operation = Operation(
             name=pursuit.call.operation.name,
             outcome=outcome,
             debit_id=debit_id,
-            started_at=self._epoch + pursuit.began,
-            duration=self._clock.monotonic() - pursuit.began,
-            attempts=tuple(self._attempts),
+            started_at=self._clock.time() - duration,
+            duration=duration,
+            attempts=tuple(trail),
             error=error,
         )
-
-    def fail(self, pursuit: Pursuit[_T], error: BaseException) -> Operation:
-        """Make one value of all that there is to tell of an operation without a result."""
-        if isinstance(error, JetpayError):
-            debit_id = pursuit.call.debit_id or error.debit_id
-            return self.sum_up(pursuit, OperationOutcome(error.outcome.value), debit_id, error)
-        if self._under_way:
-            self._end(AttemptResult.CANCELLED, None)
-        if pursuit.unknown:
-            outcome = OperationOutcome.UNKNOWN
-        else:
-            outcome = OperationOutcome.FAILED if isinstance(error, Exception) else OperationOutcome.CANCELLED
-        return self.sum_up(pursuit, outcome, pursuit.call.debit_id, error)
-
-    def _start(self, call: Call[_Read]) -> None:
-        self._name = call.operation.name
-        self._began = self._clock.monotonic()
-        self._under_way = True
-
-    def _end(self, result: AttemptResult, status: int | None) -> None:
-        self._under_way = False
-        began = self._began
-        self._attempts.append(
-            Attempt(
-                request=self._name,
-                started_at=self._epoch + began,
-                duration=self._clock.monotonic() - began,
-                status=status,
-                result=result,
-            )
-        )
-
-    def _begin(self, pursuit: Pursuit[_T]) -> float:
-        self._start(pursuit.call)
-        return super()._begin(pursuit)
-
-    def _read(self, call: Call[_Read], reply: Reply, pursuit: Pursuit[_T]) -> _Read:
-        result = super()._read(call, reply, pursuit)
-        self._end(_ANSWERED, reply.status)
-        return result
-
-    def _decide(self, pursuit: Pursuit[_T], failure: Unanswered | APIError) -> Decision:
-        self._end(_RESULTS[classify(failure)], failure.status)
-        return super()._decide(pursuit, failure)
-
-    async def _ask(self, call: Call[TransactionStatus], pursuit: Pursuit[_T]) -> TransactionStatus:
-        self._start(call)
         try:
-            return await super()._ask(call, pursuit)
-        except (Unanswered, APIError) as failure:
-            self._end(_RESULTS[classify(failure)], failure.status)
-            raise
+            self._on_operation(operation)
+        except Exception:  # noqa: BLE001 - the outcome must reach its caller whatever the hook does
+            logger.exception("on_operation failed for %s %s", operation.name, operation.debit_id or "")

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
@@ -37,6 +37,7 @@ from jetpay_async.errors import (
     TransactionFailedError,
 )
 from jetpay_async.models import TransactionState, TransactionStatus
+from jetpay_async.telemetry import Attempt
 
 if TYPE_CHECKING:
     from jetpay_async._clock import Clock
@@ -83,7 +84,11 @@ class Pursuit(Generic[_T]):
     on_trouble: OnTrouble | None = None
     fence: Fence | None = None
     """Stands before each attempt, besides the deadline."""
+    part_of: Pursuit[Any] | None = None
+    """What it is carried through for, if that is another call."""
     attempts: int = 0
+    attempt_began: float = 0.0
+    """When the latest attempt began. Monotonic."""
     guard: Guard | None = None
     """Of the latest attempt."""
     doubtful: bool = False
@@ -96,6 +101,8 @@ class Pursuit(Generic[_T]):
     """Why there is no answer."""
     unanswered: bool = False
     """Some request for it, of this call or an earlier one, began to leave and was not answered."""
+    trail: list[Attempt] | None = None
+    """The requests so far, where somebody wants to know; the last one may be missing."""
 
     def doubt(self, given_up_at: float) -> None:
         """Note that a request may have been carried out, given up at this time: settle it before anything else."""
@@ -110,7 +117,7 @@ class Pursuit(Generic[_T]):
 
 
 @attrs.frozen
-class _Settled(Generic[_T]):
+class Settled(Generic[_T]):
     """Wraps a result, which may itself be None."""
 
     result: _T
@@ -156,7 +163,7 @@ class Runner:
         try:
             while True:
                 if pursuit.doubtful and (settled := await self._settle(pursuit)) is not None:
-                    return settled.result
+                    return self._conclude(pursuit, settled)
                 failure: Unanswered | APIError
                 try:
                     within = self._begin(pursuit)
@@ -169,9 +176,9 @@ class Runner:
                     pursuit.guard = None
                     failure = refusal
                 if (settled := await self._carry_on(pursuit, failure)) is not None:
-                    return settled.result
-        except asyncio.CancelledError as cancel:
-            self._note_doubt(pursuit, cancel)
+                    return self._conclude(pursuit, settled)
+        except BaseException as error:
+            self._break_off(pursuit, error)
             raise
 
     async def settle(self, pursuit: Pursuit[_T]) -> _T | None:
@@ -190,7 +197,7 @@ class Runner:
             return self._unknown(pursuit, "no answer in time; the request is still under way for another caller")
         return self._failure(NotSentError, pursuit, "nothing was sent in time")
 
-    async def _carry_on(self, pursuit: Pursuit[_T], failure: Unanswered | APIError) -> _Settled[_T] | None:
+    async def _carry_on(self, pursuit: Pursuit[_T], failure: Unanswered | APIError) -> Settled[_T] | None:
         """Do what follows an attempt without a result; None if that is another round."""
         decision = self._decide(pursuit, failure)
         if decision.step is Step.STOP:
@@ -232,7 +239,8 @@ class Runner:
         """Count an attempt, and give it a guard if it is a write; return how many seconds it may take."""
         resend = pursuit.call.operation.resend
         pursuit.attempts += 1
-        within = self.remaining(pursuit)
+        pursuit.attempt_began = now = self._clock.monotonic()
+        within = pursuit.deadline - now
         if within > pursuit.options.timeout - _MOMENT:
             # The same number for each fresh call: what aiohttp needs for it is made once.
             within = pursuit.options.timeout
@@ -254,20 +262,26 @@ class Runner:
             logger.debug("%s %s: done, attempt %d", call.operation.name, call.debit_id or "", pursuit.attempts)
         return result
 
-    def _note_doubt(self, pursuit: Pursuit[_T], cancel: asyncio.CancelledError) -> None:
-        """Leave a record of what may have happened."""
+    def _conclude(self, pursuit: Pursuit[_T], settled: Settled[_T]) -> _T:  # noqa: ARG002 - who watches needs it
+        """Make the result of what the status says."""
+        return settled.result
+
+    def _break_off(self, pursuit: Pursuit[_T], error: BaseException) -> None:
+        """Leave a record of what may have happened, if it was cancelled."""
+        if not isinstance(error, asyncio.CancelledError):
+            return
         if pursuit.guard is not None:
             pursuit.guard.seal()
         if pursuit.unknown:
             if not pursuit.doubtful:
                 pursuit.doubt(self._clock.monotonic())
-            cancel.add_note(str(self._unknown(pursuit, "the call was cancelled")))
+            error.add_note(str(self._unknown(pursuit, "the call was cancelled")))
 
     def _read(self, call: Call[_Read], reply: Reply, pursuit: Pursuit[_T]) -> _Read:
         elapsed = self._clock.monotonic() - pursuit.began
         return _replies.read(call, reply, attempts=pursuit.attempts, elapsed=elapsed, now=self._clock.time())
 
-    async def _settle(self, pursuit: Pursuit[_T]) -> _Settled[_T] | None:
+    async def _settle(self, pursuit: Pursuit[_T]) -> Settled[_T] | None:
         """Find out what became of a doubtful request; None if it is proven undone, and may be sent again."""
         goal = _goal(pursuit.call)
         policy = pursuit.options.retry
@@ -279,7 +293,7 @@ class Runner:
             if (status := await self._look(pursuit)) is not None:
                 pursuit.state = status.state
                 if status.state in goal.done:
-                    return _Settled(goal.settled(pursuit.call, status, self._facts(pursuit)))
+                    return Settled(goal.settled(pursuit.call, status, self._facts(pursuit)))
                 if status.state in goal.over:
                     raise over(pursuit.call, status, self._facts(pursuit))
                 # Read any earlier, "preauthorized" may only mean that the request has not arrived yet.
@@ -303,21 +317,21 @@ class Runner:
         call = transaction_status(pursuit.call.debit_id or "")
         failure: JetpayError
         try:
-            return await self._ask(call, pursuit)
+            return (await self._ask(call, pursuit))[1]
         except (Unanswered, RateLimitedError):
             return None
         except (APIError, ConfigurationError) as error:
             failure = error
         raise self._unknown(pursuit, f"{_reason(pursuit)}, and the status can't be read: {failure}") from failure
 
-    async def _ask(self, call: Call[TransactionStatus], pursuit: Pursuit[_T]) -> TransactionStatus:
-        """Send a read once."""
+    async def _ask(self, call: Call[TransactionStatus], pursuit: Pursuit[_T]) -> tuple[int, TransactionStatus]:
+        """Send a read once; return the HTTP status with its result."""
         # Half of the time that is left, so that a look that stalls is not the last one.
         within = self.remaining(pursuit) / 2
         reply = await self._transport.exchange(call.operation.method, call.path, call.body, None, within=within)
-        return self._read(call, reply, pursuit)
+        return reply.status, self._read(call, reply, pursuit)
 
-    async def _confirm(self, pursuit: Pursuit[_T], failure: APIError) -> _Settled[_T] | None:
+    async def _confirm(self, pursuit: Pursuit[_T], failure: APIError) -> Settled[_T] | None:
         """Ask the status whether a refusal is the last word; None if it leaves an earlier attempt doubtful."""
         call = pursuit.call
         no_word_on_it = isinstance(failure, AuthenticationError | PermissionDeniedError | RateLimitedError)
@@ -328,7 +342,7 @@ class Runner:
         if status is not None:
             pursuit.state = status.state
             if status.state in goal.done:
-                return _Settled(goal.settled(call, status, self._facts(pursuit)))
+                return Settled(goal.settled(call, status, self._facts(pursuit)))
             if status.state in goal.over and isinstance(failure, TransactionFailedError):
                 raise over(call, status, self._facts(pursuit))
         if pursuit.unanswered and (status is None or status.state not in goal.undone | goal.over):
@@ -339,8 +353,10 @@ class Runner:
 
     async def _read_status(self, pursuit: Pursuit[_T]) -> TransactionStatus | None:
         options = Options(self.remaining(pursuit), pursuit.options.retry)
+        read = self.pursue(transaction_status(pursuit.call.debit_id or ""), options)
+        read.part_of = pursuit
         try:
-            return await self.run(self.pursue(transaction_status(pursuit.call.debit_id or ""), options))
+            return await self.run(read)
         except JetpayError:
             return None
 
