@@ -91,6 +91,8 @@ class Comparison:
     baseline: str
     by: str = "cost"
     """What is compared: ``cost``, ``duration`` or ``growth`` of a turn."""
+    drawn: bool = True
+    """Whether it is worth a picture besides its table."""
 
     def ratio(self, over: str, under: str, *, by: str | None = None) -> Spread:
         """Compare two variants: divide inside each round, then take the median."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import matplotlib as mpl
@@ -43,7 +44,7 @@ def _figures(reports: Sequence[Report]) -> Iterator[tuple[str, Figure]]:
     if figures:
         yield "goals", _draw_goals(figures)
     for report in reports:
-        for comparison in report.comparisons:
+        for comparison in filter(attrgetter("drawn"), report.comparisons):
             yield _file_name(comparison.title), _draw_ratios(comparison)
         for steps in report.steps:
             yield _file_name(steps.title), _draw_steps(steps)

@@ -80,7 +80,7 @@ def crew(operation: Callable[[str], Awaitable[object]], in_flight: int) -> Work:
 
 
 # Seconds after which a variant may have closed its connections; the first to do so does after four.
-_IDLE = 3.0
+IDLE = 3.0
 
 
 class MiscountError(Exception):
@@ -227,6 +227,8 @@ def compare(
     slices: int = 1,
     operations: int = 0,
     by: str = "cost",
+    idle: float = IDLE,
+    drawn: bool = True,
 ) -> Comparison:
     """Compare variants at a site.
 
@@ -244,6 +246,8 @@ def compare(
         slices: How often the variants take turns inside a round.
         operations: How much each does in a turn, instead.
         by: What is compared.
+        idle: Seconds after which a variant opens its connections again before its turn.
+        drawn: Whether the result is worth a picture.
     """
     rounds_of: dict[str, list[Turn]] = {name: [] for name in subjects}
     connect = site.in_flight
@@ -266,10 +270,10 @@ def compare(
         for number in range(rounds):
             taken: dict[str, list[Turn]] = {name: [] for name in subjects}
             for name in measuring.alternate(list(subjects), slices, first=number):
-                if time.monotonic() - idle_since[name] > _IDLE:
+                if time.monotonic() - idle_since[name] > idle:
                     counted(subjects[name].turn, connect)
                 taken[name].append(counted(subjects[name].turn, counts[name]))
                 idle_since[name] = time.monotonic()
             for name, turns in taken.items():
                 rounds_of[name].append(Turn.of(turns))
-    return Comparison(title=title, turns=rounds_of, baseline=baseline, by=by)
+    return Comparison(title=title, turns=rounds_of, baseline=baseline, by=by, drawn=drawn)

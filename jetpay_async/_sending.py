@@ -86,7 +86,8 @@ present: ContextVar[Guard | None] = ContextVar("jetpay_async guard", default=Non
 class GuardedRequest(ClientRequest):
     """A request without a body that its guard, the one that is `present`, lets out."""
 
-    def send(self, conn: Connection) -> Coroutine[Any, Any, ClientResponse]:
+    # No coroutine of its own: it would cost more than the guard.
+    def send(self, conn: Connection) -> Coroutine[Any, Any, ClientResponse]:  # pyright: ignore[reportIncompatibleMethodOverride] # aiohttp awaits it
         """Send it, if it may leave."""
         if (guard := present.get()) is not None:
             guard.begin(conn.transport)

@@ -81,8 +81,10 @@ def test_a_table_shows_the_ratio_and_its_spread() -> None:
 
 
 def test_every_picture_is_drawn_twice(tmp_path: Path) -> None:
-    """Each comparison, waterfall and curve, and the goals, as PNG and as SVG."""
-    names = plots.draw([REPORT], tmp_path)
+    """Each comparison that is worth it, waterfall and curve, and the goals, as PNG and as SVG."""
+    minor = attrs.evolve(COMPARISON, title="Capture, 8 in flight", drawn=False)
+
+    names = plots.draw([attrs.evolve(REPORT, comparisons=[COMPARISON, minor])], tmp_path)
 
     assert names == ["goals", "capture-64-in-flight", "steps", "memory"]
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}

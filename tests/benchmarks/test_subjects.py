@@ -106,12 +106,12 @@ def test_a_round_is_made_of_several_turns(site: Site, server: Server) -> None:
     assert server.requests() - before == 2 * (4 + subjects.ENOUGH + 2 * 30)
 
 
-def test_idle_connections_are_opened_before_a_turn(site: Site, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_are_opened_before_a_turn(site: Site, server: Server) -> None:
     """Who was idle for long makes as many requests as may be in flight, which are not measured."""
-    monkeypatch.setattr(subjects, "_IDLE", 0.0)
     before = server.requests()
 
-    comparison = compare(site, server, one=honest)
+    with subjects.started({"one": honest}) as running:
+        comparison = subjects.compare("", running, site, server, baseline="one", rounds=3, operations=10, idle=0.0)
 
     assert [turn.operations for turn in comparison.turns["one"]] == [10, 10, 10]
     assert server.requests() - before == 4 + subjects.ENOUGH + 3 * (4 + 10)
