@@ -25,9 +25,9 @@ POOL_SIZE = 10_000
 OFTEN = 1_000
 SIZES = (1_000, 10_000, 100_000)
 MOST = 1_000_000
-QUICK_SIZES = (1_000, 10_000)
+QUICK_SIZES = (1_000, 4_000)
 SLOW = Lateness(0.05, slow_every=100, slow_factor=25)
-SLOW_ITEMS = 2_400
+SLOW_ITEMS = 1_200
 
 
 def debits(count: int) -> Iterator[str]:
@@ -182,7 +182,7 @@ def _grow(sizes: Sequence[int], site: Site, server: Server) -> dict[int, Turn]:
 
 
 def _compare_slow(plan: Plan) -> tuple[Comparison, float]:
-    items = max(IN_FLIGHT, round(SLOW_ITEMS * plan.scale / (2 if plan.quick else 1)))
+    items = max(IN_FLIGHT, round(SLOW_ITEMS * plan.scale))
     with answering_late(SLOW) as late, subjects.started({POOL: pool, BATCH: batch}) as running:
         comparison = subjects.compare(
             f"Batch of {items:,} with slow replies",

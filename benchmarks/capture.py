@@ -35,7 +35,7 @@ def measure(plan: Plan, server: Server) -> Report:
             chosen = {name: running[name] for name in by_aiohttp if not (plan.quick and tls and name == TUNED)}
             title = _title(loop, in_flight, tls=tls)
             usual = in_flight == IN_FLIGHT
-            effort = 2.0 if usual and not plan.quick else 1.0 if usual else 0.5
+            effort = 1.0 if usual else 0.34
             comparisons[title] = subjects.compare(
                 title,
                 chosen,
@@ -55,7 +55,7 @@ def measure(plan: Plan, server: Server) -> Report:
                     server,
                     baseline=OURS,
                     rounds=min(plan.rounds, 5),
-                    seconds=plan.seconds * effort / 2,
+                    seconds=plan.seconds / 2 if usual else plan.seconds / 4,
                     slices=2 if usual else 1,
                     # Some of them take seconds for 256, and keep fewer connections than that anyway.
                     idle=subjects.IDLE if usual else math.inf,
@@ -69,8 +69,8 @@ def measure(plan: Plan, server: Server) -> Report:
                     server,
                     baseline=OURS,
                     rounds=plan.rounds,
-                    seconds=plan.seconds * effort,
-                    slices=round(plan.slices * effort),
+                    seconds=plan.seconds,
+                    slices=plan.slices,
                 )
     return Report(
         question=QUESTION,

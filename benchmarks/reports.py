@@ -51,7 +51,7 @@ class Plan:
     """Of the batches; less than 1 tries only whether everything works."""
 
 
-FULL = Plan(rounds=5, seconds=0.18, slices=6)
+FULL = Plan(rounds=5, seconds=0.24, slices=8)
 QUICK = Plan(rounds=5, seconds=0.12, slices=4, quick=True)
 
 
