@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shutil
 import signal
 import sys
 import time
@@ -40,14 +41,15 @@ def figures_of(answers: Sequence[Report]) -> dict[str, Spread]:
     return {name: figure for answer in answers for name, figure in answer.figures.items()}
 
 
-def publish(answers: Sequence[Report], facts: dict[str, str], table: reports.Table) -> None:
-    """Write the results into ``README.md``, and the pictures beside it."""
-    from benchmarks import plots  # noqa: PLC0415 - the gate needs no pictures
-
-    pictures = plots.draw(answers, PUBLISHED)
+def publish(answers: Sequence[Report], facts: dict[str, str], table: reports.Table, pictures: Sequence[str]) -> None:
+    """Write the results into ``README.md``, and some of the pictures beside it."""
+    PUBLISHED.mkdir(exist_ok=True)
+    shown = [f"{name}.svg" for name in pictures if name.startswith(SHOWN)]
+    for name in shown:
+        shutil.copyfile(RESULTS / name, PUBLISHED / name)
     circumstances = ", ".join(f"{name} {value}" for name, value in facts.items())
-    shown = "\n".join(f"![{name}](published/{name}.svg)" for name in pictures if name.startswith(SHOWN))
-    parts = [BEGIN, circumstances, table.as_markdown(), shown, *(each.as_markdown() for each in answers), END]
+    images = "\n".join(f"![{name.removesuffix('.svg')}](published/{name})" for name in shown)
+    parts = [BEGIN, circumstances, table.as_markdown(), images, *(each.as_markdown() for each in answers), END]
     before, _, rest = README.read_text().partition(BEGIN)
     README.write_text(before + "\n\n".join(parts) + rest.partition(END)[2])
 
@@ -83,9 +85,9 @@ def main() -> None:
     if not options.gate:
         from benchmarks import plots  # noqa: PLC0415 - the gate needs no pictures
 
-        plots.draw(answers, RESULTS)
-    if options.publish:
-        publish(answers, facts, table)
+        pictures = plots.draw(answers, RESULTS)
+        if options.publish:
+            publish(answers, facts, table, pictures)
     if faults := goals.broken(figures, wanted=wanted):
         sys.exit("gates broken:\n" + "\n".join(faults))
 
