@@ -234,7 +234,7 @@ async def test_never_more_in_flight_than_asked_for(concurrency: int) -> None:
 async def test_a_slow_one_holds_nobody_up() -> None:
     """All others are captured and told while one is not answered."""
     release = asyncio.Event()
-    async with Bank(held={"debit_0": release}).listen() as bank, connect(bank) as client:
+    async with Bank(held={"debit_0": release}).listen() as bank, connect(bank, timeout=60.0) as client:
         told: list[str] = []
         async for outcome in client.capture_many(debits(500), concurrency=4):
             told.append(outcome.debit_id)
