@@ -36,7 +36,7 @@ SIDE_BY_SIDE = ["--numprocesses=4", "--dist=worksteal"]
 nox.needs_version = ">=2025.5.1"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs", "bench-gate"]
+nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs"]
 
 # pyenv keeps its interpreters where nobody looks.
 if pyenv := shutil.which("pyenv"):
@@ -83,7 +83,8 @@ def oldest(session: nox.Session) -> None:
     """Run the tests with the oldest dependencies that are supported."""
     install(session, "test")
     session.install(*OLDEST)
-    session.run("pytest", *SIDE_BY_SIDE, "-m", "not endurance", *session.posargs)
+    # The command line rests on nothing that is old, and its tests take a good part of the time.
+    session.run("pytest", *SIDE_BY_SIDE, "-m", "not endurance", "--ignore=tests/cli", *session.posargs)
 
 
 @nox.session
@@ -112,7 +113,7 @@ def bench(session: nox.Session) -> None:
 def bench_gate(session: nox.Session) -> None:
     """Refuse a change that costs too much, by the gates of ``benchmarks/goals.py``; first test what measures."""
     install(session, "bench", "test")
-    session.run("pytest", "tests/benchmarks", env={"JETPAY_TEST_PEERS": "required"})
+    session.run("pytest", *SIDE_BY_SIDE, "tests/benchmarks", env={"JETPAY_TEST_PEERS": "required"})
     session.run("python", "-m", "benchmarks", "--gate", *session.posargs)
 
 

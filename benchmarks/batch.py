@@ -190,7 +190,7 @@ def _compare_slow(plan: Plan) -> tuple[Comparison, float]:
             Site(url=late.url(), in_flight=IN_FLIGHT, loop=LOOP),
             late,
             baseline=POOL,
-            rounds=min(plan.rounds, 5),
+            rounds=3 if plan.quick else min(plan.rounds, 5),
             operations=items,
             by="duration",
         )
