@@ -714,7 +714,7 @@ def test_the_values_are_frozen(value: str) -> None:
     operation = Operation(name="capture", outcome=OperationOutcome.DONE, started_at=0.0, duration=1.0)
 
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        (operation if value == "operation" else attempt).duration = 2.0  # type: ignore[misc]
+        (operation if value == "operation" else attempt).duration = 2.0  # type: ignore[misc] # that is the point
 
 
 def test_each_outcome_of_an_error_is_one_of_an_operation() -> None:

@@ -1,0 +1,51 @@
+"""Who watches the time of many requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from jetpay_async._clock import SYSTEM_CLOCK
+from jetpay_async._guard import Guard, Watch
+
+
+def begin(watch: Watch, patience: float) -> Guard:
+    guard = Guard(watch, deadline=math.inf, clock=SYSTEM_CLOCK, patience=patience)
+    guard.begin(None)
+    return guard
+
+
+@pytest.mark.asyncio
+async def test_each_is_given_up_in_its_own_time() -> None:
+    """One timer serves all, also those that begin later, and those that may take less time than what is under way."""
+    watch = Watch()
+    first, long = begin(watch, 0.02), begin(watch, 0.2)
+    short = begin(watch, 0.02)
+
+    await asyncio.sleep(0.1)
+
+    assert [guard.refusal for guard in (first, short, long)] == [
+        "no whole reply within 0.02 s",
+        "no whole reply within 0.02 s",
+        None,
+    ]
+    await asyncio.sleep(0.15)
+    assert long.refusal == "no whole reply within 0.2 s"
+
+
+@pytest.mark.asyncio
+async def test_what_has_ended_is_not_given_up() -> None:
+    """A sealed request is let be, whichever timer it had, and what began after it keeps its own time."""
+    watch = Watch()
+    first, long = begin(watch, 0.02), begin(watch, 0.04)
+    short = begin(watch, 0.02)
+    for guard in (first, short, long):
+        assert guard.seal()
+    late = begin(watch, 0.05)
+
+    await asyncio.sleep(0.1)
+
+    assert (first.refusal, long.refusal, short.refusal) == (None, None, None)
+    assert late.refusal == "no whole reply within 0.05 s"
