@@ -323,3 +323,15 @@ def replies(status: int, body: object = None, **headers: str) -> Act:
         await exchange.reply(status, body, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
     return act
+
+
+def held(server: Loopback) -> asyncio.Event:
+    """Make the next capture wait for the event that is returned, then behave."""
+    released = asyncio.Event()
+
+    async def hold(exchange: Exchange) -> None:
+        await released.wait()
+        await exchange.behave()
+
+    server.scripts["capture"] = [hold]
+    return released

@@ -14,24 +14,12 @@ from jetpay_async import (
     OutcomeUnknownError,
 )
 from tests import loopback
-from tests.loopback import DEBIT_ID, FASTAPI, Exchange, Loopback, replies
+from tests.loopback import DEBIT_ID, FASTAPI, Loopback, held, replies
 from tests.network import FAST, TOKEN
 
 
 def connect(server: Loopback, *, timeout: float = 2.0) -> JetpayClient:
     return JetpayClient(TOKEN, base_url=server.url, timeout=timeout, retry=FAST)
-
-
-def held(server: Loopback) -> asyncio.Event:
-    """Make the next capture wait for the event that is returned, then behave."""
-    released = asyncio.Event()
-
-    async def hold(exchange: Exchange) -> None:
-        await released.wait()
-        await exchange.behave()
-
-    server.scripts["capture"] = [hold]
-    return released
 
 
 @pytest.mark.asyncio

@@ -34,7 +34,7 @@ from jetpay_async._retry import Happened
 from jetpay_async._runner import Pursuit, Runner
 from tests import loopback
 from tests.bank import Bank, debits, request
-from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, replies, work_then
+from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, held, replies, work_then
 from tests.network import FAST, TOKEN, preauthorize
 
 ANSWERED = AttemptResult.ANSWERED
@@ -503,18 +503,6 @@ def test_a_client_that_nobody_watches_records_nothing() -> None:
 
 
 # --- many, shared, and from a ledger ---------------------------------------------------------------------------------
-
-
-def held(server: Loopback) -> asyncio.Event:
-    """Make the next capture wait for the event that is returned, then behave."""
-    released = asyncio.Event()
-
-    async def hold(exchange: Exchange) -> None:
-        await released.wait()
-        await exchange.behave()
-
-    server.scripts["capture"] = [hold]
-    return released
 
 
 @pytest.mark.asyncio
