@@ -1,4 +1,4 @@
-"""Who watches the time of many requests at once."""
+"""Who watches the time of many requests at once, and where a guard stands."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import math
 
 import pytest
 
+from jetpay_async import JetpayClient, OutcomeUnknownError, _transport
 from jetpay_async._clock import SYSTEM_CLOCK
 from jetpay_async._guard import Guard, Watch
+from tests import loopback
+from tests.loopback import DEBIT_ID, Loopback
+from tests.network import FAST, TOKEN
 
 
 def begin(watch: Watch, patience: float) -> Guard:
@@ -49,3 +53,19 @@ async def test_what_has_ended_is_not_given_up() -> None:
 
     assert (first.refusal, long.refusal, short.refusal) == (None, None, None)
     assert late.refusal == "no whole reply within 0.05 s"
+
+
+@pytest.mark.parametrize("requests", [True, False], ids=["in the request", "in the body"])
+@pytest.mark.asyncio
+async def test_wherever_the_guard_stands_it_knows_what_left(requests: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an aiohttp whose requests can't be guarded, a capture that left and was lost is no less unknown."""
+    monkeypatch.setattr(_transport, "REQUESTS_CAN_BE_GUARDED", requests)
+    scripts = {"capture": [loopback.hang_up], "status": [loopback.silence] * 9}
+    async with (
+        Loopback(scripts=scripts).listen() as server,
+        JetpayClient(TOKEN, base_url=server.url, timeout=0.3, retry=FAST) as client,
+    ):
+        with pytest.raises(OutcomeUnknownError):
+            await client.capture(DEBIT_ID)
+
+        assert server.count("capture") == 1
