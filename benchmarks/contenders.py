@@ -95,9 +95,9 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
         async def capture(debit_id: str) -> object:
             guard = _fresh_guard(watch)
             url = base.with_path(f"/debit/{debit_id}/capture", encoded=True)
-            token = present.set(guard)
+            token = present.set((guard, url))
             try:
-                response = await session.post(url)
+                response = await session.post(base)
             finally:
                 present.reset(token)
             content = await response.read()

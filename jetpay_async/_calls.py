@@ -106,15 +106,15 @@ def preauthorize(
     *, contact_id: str, credit_card_id: str, amount: Amount, to_bank_account_id: str, statement: str
 ) -> Call[Preauthorization]:
     """Reserve an amount on a saved card [guide]."""
-    contact = _read_id(contact_id, "contact_id")
-    card = _read_id(credit_card_id, "credit_card_id")
+    contact, contact_segment = _read_id(contact_id, "contact_id")
+    card, card_segment = _read_id(credit_card_id, "credit_card_id")
     exact = to_amount(amount)
-    account = _read_id(to_bank_account_id, "to_bank_account_id")
+    account, _ = _read_id(to_bank_account_id, "to_bank_account_id")
     text = _read_statement(statement)
     body: dict[str, JSONValue] = {"amount": exact, "to_bank_account_id": account, "statement": text}
     return Call(
         operation=PREAUTHORIZE,
-        path=f"/contact/{_segment(contact)}/creditcards/{_segment(card)}/preauthorize",
+        path=f"/contact/{contact_segment}/creditcards/{card_segment}/preauthorize",
         arguments={
             "contact_id": contact,
             "credit_card_id": card,
@@ -132,25 +132,25 @@ def read_debit_id(debit_id: str) -> str:
     Raises:
         InvalidArgumentError: It can't be a debit's id.
     """
-    return _read_id(debit_id, "debit_id")
+    return _read_id(debit_id, "debit_id")[0]
 
 
 def capture(debit_id: str) -> Call[Capture]:
     """Take the full amount of a preauthorized debit [guide]."""
-    debit = read_debit_id(debit_id)
-    return Call(CAPTURE, f"/debit/{_segment(debit)}/capture", {"debit_id": debit}, debit)
+    debit, segment = _read_id(debit_id, "debit_id")
+    return Call(CAPTURE, f"/debit/{segment}/capture", {"debit_id": debit}, debit)
 
 
 def transaction_status(identifier: str) -> Call[TransactionStatus]:
     """Read where a transaction stands [docs]."""
-    transaction = _read_id(identifier, "identifier")
-    return Call(STATUS, f"/transaction/{_segment(transaction)}/status", {"identifier": transaction}, transaction)
+    transaction, segment = _read_id(identifier, "identifier")
+    return Call(STATUS, f"/transaction/{segment}/status", {"identifier": transaction}, transaction)
 
 
 def cancel_transaction(identifier: str) -> Call[None]:
     """Cancel a transaction while no funds have been pulled [docs]."""
-    transaction = _read_id(identifier, "identifier")
-    return Call(CANCEL, f"/transaction/{_segment(transaction)}", {"identifier": transaction}, transaction)
+    transaction, segment = _read_id(identifier, "identifier")
+    return Call(CANCEL, f"/transaction/{segment}", {"identifier": transaction}, transaction)
 
 
 _is_plain_id = re.compile(r"[A-Za-z0-9_-]{1,255}").fullmatch
@@ -158,14 +158,10 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%\ud800-\udfff]|^\s|\s$|^\.{1,2}
 _ID_LIMIT = 255
 
 
-def _segment(identifier: str) -> str:
-    """Percent-encode an id as one segment of a path."""
-    return identifier if _is_plain_id(identifier) else quote(identifier, safe="")
-
-
-def _read_id(value: str, field: str) -> str:
+def _read_id(value: str, field: str) -> tuple[str, str]:
+    """Check an id; return it, and percent-encoded as one segment of a path."""
     if type(value) is str and _is_plain_id(value):
-        return value
+        return value, value
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{field}: an id is a str, not {type(value).__name__}", field=field)
     if not value:
@@ -179,7 +175,7 @@ def _read_id(value: str, field: str) -> str:
             f"surrounding space, and at most {_ID_LIMIT} characters; pass it exactly as the API gave it, not encoded",
             field=field,
         )
-    return plain
+    return plain, quote(plain, safe="")
 
 
 def _plain(value: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -35,16 +36,16 @@ class Watch:
 
     def begin(self, guard: Guard, patience: float) -> None:
         """Have it give up in so many seconds."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + patience
+        due = time.monotonic() + patience
         if due < self._latest:
             # It overtakes another: those that do are few, and get a timer of their own.
-            guard.alarm = loop.call_later(patience, guard.give_up)
+            guard.alarm = asyncio.get_running_loop().call_later(patience, guard.give_up)
             return
         self._latest = due
         self._due[guard] = due
         if self._timer is None:
-            self._timer = loop.call_at(due, self._ring, loop)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(patience, self._ring, loop)
 
     def end(self, guard: Guard) -> None:
         """Let it be."""
@@ -54,10 +55,10 @@ class Watch:
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        now = loop.time()
+        now = time.monotonic()
         for guard, due in list(self._due.items()):
             if due > now:
-                self._timer = loop.call_at(due, self._ring, loop)
+                self._timer = loop.call_later(due - now, self._ring, loop)
                 return
             del self._due[guard]
             guard.give_up()
@@ -79,9 +80,9 @@ class Guard:
     """
 
     __slots__ = (
+        "_clock",
         "_deadline",
         "_fence",
-        "_monotonic",
         "_patience",
         "_sealed",
         "_transport",
@@ -94,7 +95,6 @@ class Guard:
     def __init__(
         self,
         watch: Watch,
-        *,
         deadline: float,
         clock: Clock,
         patience: float = math.inf,
@@ -102,7 +102,7 @@ class Guard:
     ) -> None:
         self._watch = watch
         self._deadline = deadline
-        self._monotonic = clock.monotonic
+        self._clock = clock
         self._patience = patience
         self._fence = fence
         self._sealed = False
@@ -121,7 +121,7 @@ class Guard:
 
     def begin(self, transport: asyncio.WriteTransport | None) -> None:
         """Let it leave on this transport now; raise, whatever aiohttp makes of that, if it may not."""
-        now = self._monotonic()
+        now = self._clock.monotonic()
         if self.started_at is not None:
             raise self._refuse("it was to be sent a second time")
         if self._sealed:
@@ -132,7 +132,8 @@ class Guard:
             raise self._refuse(reason)
         self.started_at = now
         self._transport = transport
-        self._patience = min(self._patience, self._deadline - now)
+        if self._patience > (left := self._deadline - now):
+            self._patience = left
         self._watch.begin(self, self._patience)
 
     def seal(self) -> bool:

@@ -245,13 +245,8 @@ class Runner:
             # The same number for each fresh call: what aiohttp needs for it is made once.
             within = pursuit.options.timeout
         if resend is not Resend.READ:
-            pursuit.guard = Guard(
-                self._transport.watch,
-                deadline=pursuit.deadline,
-                clock=self._clock,
-                patience=within * _PATIENCE if resend is Resend.SETTLE else within,
-                fence=pursuit.fence,
-            )
+            patience = within * _PATIENCE if resend is Resend.SETTLE else within
+            pursuit.guard = Guard(self._transport.watch, pursuit.deadline, self._clock, patience, pursuit.fence)
         return within
 
     def _take(self, reply: Reply, pursuit: Pursuit[_T]) -> _T:

@@ -2,7 +2,7 @@
 
 - `GuardedBody`, on any session: aiohttp has a payload write itself;
 - `GuardedRequest`, on the client's own session and for a request without a body: aiohttp sends it without a payload's
-  headers, and on Python 3.11 without a task.
+  headers, and on Python 3.11 without a task; and it takes no URL apart but the origin's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.connector import Connection
+    from yarl import URL
 
     from jetpay_async._guard import Guard
 
@@ -76,19 +77,26 @@ _JSON_HEADERS: Final = CIMultiDict({"Content-Type": "application/json"})
 _EMPTY_HEADERS: Final = CIMultiDict({"Content-Type": "application/octet-stream"})
 
 
-# A later aiohttp may send in another way. A guard that nobody asks would take a request that left for one that didn't.
-REQUESTS_CAN_BE_GUARDED: Final = __version__.startswith("3.")
+# The latest release in which requests were seen to be sent as `GuardedRequest` expects. A later one may do it in another
+# way, and a guard that nobody asks would take a request that left for one that didn't.
+_KNOWN = (3, 14)
+REQUESTS_CAN_BE_GUARDED: Final = tuple(int(part) for part in __version__.split(".")[:2]) <= _KNOWN
 
-present: ContextVar[Guard | None] = ContextVar("jetpay_async guard", default=None)
-"""The guard of the request that this task is making through a session of `GuardedRequest`."""
+present: ContextVar[tuple[Guard, URL] | None] = ContextVar("jetpay_async guard", default=None)
+"""Of the request that this task is making through a session of `GuardedRequest`: its guard, and where it goes."""
 
 
 class GuardedRequest(ClientRequest):
-    """A request without a body that its guard, the one that is `present`, lets out."""
+    """A request without a body that its guard, the one that is `present`, lets out.
+
+    It is made for the origin alone, and learns where it goes when it is sent: aiohttp would take a URL that it has not
+    met before to pieces, which costs more than all of the guard.
+    """
 
     # No coroutine of its own: it would cost more than the guard.
     def send(self, conn: Connection) -> Coroutine[Any, Any, ClientResponse]:  # pyright: ignore[reportIncompatibleMethodOverride] # aiohttp awaits it
         """Send it, if it may leave."""
-        if (guard := present.get()) is not None:
+        if (guarded := present.get()) is not None:
+            guard, self.url = guarded
             guard.begin(conn.transport)
         return super().send(conn)

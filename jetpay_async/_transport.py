@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -124,13 +125,19 @@ class Transport:
             raise Unanswered("the deadline had passed before anything left", started=False)
         failure: Unanswered
         data: GuardedBody | None = None
-        if guard is not None and (body or not self._guards_requests):
-            data = GuardedBody(body, guard)
-        token = present.set(guard if data is None else None)
+        guarded: tuple[Guard, URL] | None = None
+        url = self._origin.with_path(self._prefix + path, encoded=True)
+        if guard is not None:
+            if body or not self._guards_requests:
+                data = GuardedBody(body, guard)
+            else:
+                guarded = guard, url
+                url = self._origin
+        token = present.set(guarded)
         try:
             response = await session.request(
                 method,
-                self._origin.with_path(self._prefix + path, encoded=True),
+                url,
                 data=data,
                 headers=headers,
                 # Once it leaves, the guard watches the time. That is quicker than aiohttp's timer for the whole, which
@@ -140,8 +147,8 @@ class Transport:
                 raise_for_status=False,
             )
             headers_received = response.headers
-            length = response.content_length
-            if length is None or length > REPLY_LIMIT or "Content-Encoding" in headers_received:
+            length = headers_received.get(CONTENT_LENGTH)
+            if length is None or int(length) > REPLY_LIMIT or CONTENT_ENCODING in headers_received:
                 content = await _read_up_to_limit(response)
             else:
                 content = await response.read()
@@ -189,7 +196,7 @@ class Transport:
             raise ConfigurationError("the client belongs to another event loop; make one for each loop")
         if self._session is None:
             self._session = self._open_session()
-        elif self._session.closed:
+        elif self._given and self._session.closed:
             raise ConfigurationError("the session given to the client is closed")
         return self._session
 

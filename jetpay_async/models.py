@@ -59,7 +59,7 @@ class TransactionState(StrEnum):
 _KNOWN_STATES = frozenset(state.value for state in TransactionState)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Preauthorization:
     """Funds reserved on a saved card [guide]. Store ``debit_id``: it is the only way to capture them."""
 
@@ -85,7 +85,7 @@ class Preauthorization:
     """Seconds from the call to the result."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Capture:
     """A debit captured in full [guide]."""
 
@@ -103,7 +103,7 @@ class Capture:
     """Seconds from the call to the result."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class TransactionStatus:
     """Where a transaction stands [docs]."""
 
