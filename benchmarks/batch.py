@@ -19,7 +19,6 @@ from jetpay_async.outcomes import Captured
 QUESTION = "What does a batch cost over its captures?"
 IN_FLIGHT = 64
 LOOP = "uvloop"
-# What a minute and more would be spent on shows no more than a smaller batch does.
 POOL_SIZE = 10_000
 # What is over soon is repeated inside a round.
 OFTEN = 1_000
@@ -28,6 +27,7 @@ MOST = 1_000_000
 QUICK_SIZES = (1_000, 4_000)
 SLOW = Lateness(0.05, slow_every=100, slow_factor=25)
 SLOW_ITEMS = 1_200
+QUICK_SLOW_ITEMS = 600
 
 
 def debits(count: int) -> Iterator[str]:
@@ -97,9 +97,13 @@ CONTENDERS: Mapping[str, Contender] = {POOL: pool, BATCH: batch, GATHER: gather}
 def measure(plan: Plan, server: Server) -> Report:
     """Compare batches of growing size, then those whose replies are now and then slow."""
     site = Site(url=server.url(), in_flight=IN_FLIGHT, loop=LOOP)
-    sizes = [max(IN_FLIGHT, round(size * plan.scale)) for size in (QUICK_SIZES if plan.quick else SIZES)]
+    full_sizes = QUICK_SIZES if plan.quick else SIZES
+    sizes = [max(IN_FLIGHT * number, round(size * plan.scale)) for number, size in enumerate(full_sizes, 1)]
     with subjects.started(CONTENDERS) as running:
-        by_size = {size: _compare_size(size, plan, running, site, server) for size in sizes}
+        by_size = {}
+        for size in sizes:
+            compared = {name: running[name] for name in _compared(size, sizes, plan)}
+            by_size[size] = _compare_size(size, plan, compared, site, server)
     grown = _grow([sizes[0], sizes[-1] if plan.quick else round(MOST * plan.scale)], site, server)
     slow, ideal = _compare_slow(plan)
     smallest, largest = sizes[0], sizes[-1]
@@ -131,7 +135,11 @@ def measure(plan: Plan, server: Server) -> Report:
                 y="peak RSS over the warmed process, MB",
                 lines={
                     BATCH: [(size, turn.growth / 1e6) for size, turn in grown.items()],
-                    GATHER: [(size, each.spread(GATHER, "growth").median / 1e6) for size, each in by_size.items()],
+                    GATHER: [
+                        (size, each.spread(GATHER, "growth").median / 1e6)
+                        for size, each in by_size.items()
+                        if GATHER in each.turns
+                    ],
                 },
             ),
             Curve(
@@ -157,10 +165,17 @@ def measure(plan: Plan, server: Server) -> Report:
     )
 
 
-def _compare_size(size: int, plan: Plan, running: Mapping[str, Subject], site: Site, server: Server) -> Comparison:
+def _compared(size: int, sizes: Sequence[int], plan: Plan) -> Sequence[str]:
+    """Choose the variants: a pool that would take a minute and more shows no more than one with less to do."""
+    if plan.quick:
+        return (POOL, BATCH) if size == sizes[0] else (BATCH, GATHER)
+    return (POOL, BATCH, GATHER) if size <= POOL_SIZE else (BATCH, GATHER)
+
+
+def _compare_size(size: int, plan: Plan, compared: Mapping[str, Subject], site: Site, server: Server) -> Comparison:
     return subjects.compare(
         f"Batch of {size:,}, {IN_FLIGHT} in flight, {LOOP}",
-        {name: subject for name, subject in running.items() if name != POOL or size <= POOL_SIZE},
+        compared,
         site,
         server,
         baseline=BATCH,
@@ -182,7 +197,7 @@ def _grow(sizes: Sequence[int], site: Site, server: Server) -> dict[int, Turn]:
 
 
 def _compare_slow(plan: Plan) -> tuple[Comparison, float]:
-    items = max(IN_FLIGHT, round(SLOW_ITEMS * plan.scale))
+    items = max(IN_FLIGHT, round((QUICK_SLOW_ITEMS if plan.quick else SLOW_ITEMS) * plan.scale))
     with answering_late(SLOW) as late, subjects.started({POOL: pool, BATCH: batch}) as running:
         comparison = subjects.compare(
             f"Batch of {items:,} with slow replies",

@@ -77,10 +77,20 @@ _JSON_HEADERS: Final = CIMultiDict({"Content-Type": "application/json"})
 _EMPTY_HEADERS: Final = CIMultiDict({"Content-Type": "application/octet-stream"})
 
 
-# The latest release in which requests were seen to be sent as `GuardedRequest` expects. A later one may do it in another
-# way, and a guard that nobody asks would take a request that left for one that didn't.
 _KNOWN = (3, 14)
-REQUESTS_CAN_BE_GUARDED: Final = tuple(int(part) for part in __version__.split(".")[:2]) <= _KNOWN
+
+
+def is_known(release: str) -> bool:
+    """Whether this aiohttp was seen to send requests as `GuardedRequest` expects.
+
+    A later one may do it in another way, and a guard that nobody asks would take a request that left for one that
+    didn't.
+    """
+    major, minor = release.split(".")[:2]
+    return (int(major), int(minor)) <= _KNOWN
+
+
+REQUESTS_CAN_BE_GUARDED: Final = is_known(__version__)
 
 present: ContextVar[tuple[Guard, URL] | None] = ContextVar("jetpay_async guard", default=None)
 """Of the request that this task is making through a session of `GuardedRequest`: its guard, and where it goes."""
