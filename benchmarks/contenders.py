@@ -95,7 +95,7 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
         async def capture(debit_id: str) -> object:
             guard = _fresh_guard(watch)
             url = base.with_path(f"/debit/{debit_id}/capture", encoded=True)
-            token = present.set((guard, url))
+            token = present.set((url, guard))
             try:
                 response = await session.post(base)
             finally:

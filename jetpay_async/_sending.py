@@ -2,13 +2,13 @@
 
 - `GuardedBody`, on any session: aiohttp has a payload write itself;
 - `GuardedRequest`, on the client's own session and for a request without a body: aiohttp sends it without a payload's
-  headers, and on Python 3.11 without a task; and it takes no URL apart but the origin's.
+  headers, and on Python 3.11 without a task.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aiohttp import ClientRequest, __version__
 from aiohttp.payload import Payload
@@ -92,12 +92,15 @@ def is_known(release: str) -> bool:
 
 REQUESTS_CAN_BE_GUARDED: Final = is_known(__version__)
 
-present: ContextVar[tuple[Guard, URL] | None] = ContextVar("jetpay_async guard", default=None)
-"""Of the request that this task is making through a session of `GuardedRequest`: its guard, and where it goes."""
+Departure: TypeAlias = "tuple[URL, Guard | None]"
+"""Where a request goes, and its guard, if nothing else asks it."""
+
+present: ContextVar[Departure | None] = ContextVar("jetpay_async departure", default=None)
+"""Of the request that this task is making through a session of `GuardedRequest`."""
 
 
 class GuardedRequest(ClientRequest):
-    """A request without a body that its guard, the one that is `present`, lets out.
+    """A request that its guard, the one that is `present`, lets out.
 
     It is made for the origin alone, and learns where it goes when it is sent: aiohttp would take a URL that it has not
     met before to pieces, which costs more than all of the guard.
@@ -106,7 +109,8 @@ class GuardedRequest(ClientRequest):
     # No coroutine of its own: it would cost more than the guard.
     def send(self, conn: Connection) -> Coroutine[Any, Any, ClientResponse]:  # pyright: ignore[reportIncompatibleMethodOverride] # aiohttp awaits it
         """Send it, if it may leave."""
-        if (guarded := present.get()) is not None:
-            guard, self.url = guarded
-            guard.begin(conn.transport)
+        if (departure := present.get()) is not None:
+            self.url, guard = departure
+            if guard is not None:
+                guard.begin(conn.transport)
         return super().send(conn)

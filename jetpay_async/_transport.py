@@ -18,7 +18,7 @@ from yarl import URL
 from jetpay_async._guard import Watch
 from jetpay_async._hosts import check_token
 from jetpay_async._replies import Unanswered
-from jetpay_async._sending import REQUESTS_CAN_BE_GUARDED, GuardedBody, GuardedRequest, present
+from jetpay_async._sending import REQUESTS_CAN_BE_GUARDED, Departure, GuardedBody, GuardedRequest, present
 from jetpay_async._version import __version__
 from jetpay_async._wire import Reply
 from jetpay_async.errors import ConfigurationError
@@ -124,16 +124,15 @@ class Transport:
         if within <= 0:  # to aiohttp that would mean no limit
             raise Unanswered("the deadline had passed before anything left", started=False)
         failure: Unanswered
-        data: GuardedBody | None = None
-        guarded: tuple[Guard, URL] | None = None
         url = self._origin.with_path(self._prefix + path, encoded=True)
-        if guard is not None:
-            if body or not self._guards_requests:
-                data = GuardedBody(body, guard)
-            else:
-                guarded = guard, url
-                url = self._origin
-        token = present.set(guarded)
+        data: GuardedBody | None = None
+        if guard is not None and (body or not self._guards_requests):
+            data = GuardedBody(body, guard)
+        departure: Departure | None = None
+        if self._guards_requests:
+            departure = url, guard if data is None else None
+            url = self._origin
+        token = present.set(departure)
         try:
             response = await session.request(
                 method,
