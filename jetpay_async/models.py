@@ -59,6 +59,7 @@ class TransactionState(StrEnum):
 _KNOWN_STATES = frozenset(state.value for state in TransactionState)
 
 
+# One of these is made for each call, and attrs fills a frozen dictionary quicker than frozen slots.
 @attrs.frozen(kw_only=True, slots=False)
 class Preauthorization:
     """Funds reserved on a saved card [guide]. Store ``debit_id``: it is the only way to capture them."""
