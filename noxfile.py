@@ -33,7 +33,10 @@ OLDEST = [
 # Most of what takes time waits: for a process to end, a lease to lapse, a deadline to pass.
 SIDE_BY_SIDE = ["--numprocesses=4", "--dist=worksteal"]
 
-nox.needs_version = ">=2025.5.1"
+nox.needs_version = ">=2025.10.14"
+# uv installs in seconds, if it is there; no interpreter is fetched for it.
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs"]
@@ -44,8 +47,15 @@ if pyenv := shutil.which("pyenv"):
     for directory in sorted(root.glob("versions/3.*/bin")):
         os.environ["PATH"] += os.pathsep + str(directory)
 
-# One Python is enough for what kills, pauses, starves and fills: the first that is installed.
-ENDURING = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
+# The tests start hundreds of processes, which are not to compile everything anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# One Python is enough for what kills, pauses, starves and fills, and for the benchmarks, which run on one; and one is
+# enough for measuring, which takes a third of the time: no code of the package is for some versions only. Two of them
+# share the work, where there are two.
+INSTALLED = [version for version in PYTHONS if shutil.which(f"python{version}")]
+ENDURING, MEASURED = INSTALLED[:1], INSTALLED[-1:]
+BRIEFLY = ["-m", "not endurance", "--ignore=tests/benchmarks"]
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -72,10 +82,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests, measuring branch coverage."""
+    """Run the tests; on the newest Python that is installed, measure branch coverage."""
     install(session, "test", "coverage", "frameworks")
-    which = [] if ENDURING in {session.python, None} else ["-m", "not endurance"]
-    session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE, *which, *session.posargs)
+    measured = ["coverage", "run", "-m"] if session.python in MEASURED else []
+    which = [] if session.python in ENDURING else BRIEFLY
+    session.run(*measured, "pytest", *SIDE_BY_SIDE, *which, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -84,7 +95,7 @@ def oldest(session: nox.Session) -> None:
     install(session, "test")
     session.install(*OLDEST)
     # The command line rests on nothing that is old, and its tests take a good part of the time.
-    session.run("pytest", *SIDE_BY_SIDE, "-m", "not endurance", "--ignore=tests/cli", *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, *BRIEFLY, "--ignore=tests/cli", *session.posargs)
 
 
 @nox.session

@@ -64,8 +64,7 @@ class Network:
             return
         trust: Any = True
         if self.tls:
-            trust = ssl.create_default_context()
-            CA.configure_trust(trust)
+            trust = ssl.create_default_context(cadata=CA.cert_pem.bytes().decode())
         async with loopback.connect_proxy() as proxy:
             connector = aiohttp.TCPConnector(ssl=trust)
             async with aiohttp.ClientSession(connector=connector, proxy=proxy if self.proxy else None) as session:

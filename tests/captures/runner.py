@@ -197,6 +197,7 @@ def main(options: Options) -> None:
     if options.patience is not None:
         _sqlite._WAIT = options.patience
     if options.largest_file is not None:
+        sys.dont_write_bytecode = True  # what is imported from now on would be cut off on the disk, for all who come
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.largest_file, options.largest_file))
     try:
         asyncio.run(run(options))

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from jetpay_async.captures import Ledger
+from tests.captures import runner
 from tests.captures.processes import CountingApi, counting_api, crew
 from tests.captures.scale import TIMES
 from tests.captures.verdict import captured_once
@@ -29,8 +31,14 @@ async def run(api: CountingApi, directory: Path, ledger: Path, **options: Any) -
         return await each.end()
 
 
-async def submitted(directory: Path, ledger: Path) -> None:
+async def submitted(ledger: Path) -> None:
     """Leave a batch in the ledger of which nothing has been sent."""
+    async with Ledger(ledger) as opened:
+        await opened.submit(runner.KEY, runner.debit_ids(DEBITS))
+
+
+async def abandoned(directory: Path, ledger: Path) -> None:
+    """Leave the same, with all that a process leaves behind that is killed before it sends anything."""
     async with (
         counting_api() as api,
         crew(api, directory, debits=DEBITS, ledger=str(ledger), pause_at=1, **TIMES) as (each,),
@@ -63,13 +71,14 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.endurance
 @pytest.mark.asyncio
 async def test_a_full_disk(tmp_path: Path, tiny_disk: Path) -> None:
     """On a disk that fills up while the batch runs, nothing is sent whose intent isn't on it; with room, it goes on."""
     ledger = tiny_disk / "captures.db"
     async with counting_api() as api:
         filler = tiny_disk / "filler"
-        await submitted(tmp_path, ledger)
+        await abandoned(tmp_path, ledger)
         with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
             while True:
                 file.write(bytes(1024))
@@ -85,11 +94,12 @@ async def test_a_full_disk(tmp_path: Path, tiny_disk: Path) -> None:
     assert last["said"] == "done"
 
 
+@pytest.mark.endurance
 @pytest.mark.asyncio
 async def test_a_limit_on_files(tmp_path: Path) -> None:
     """Where the file can't grow any more, nothing is sent."""
     ledger = tmp_path / "captures.db"
-    await submitted(tmp_path, ledger)
+    await abandoned(tmp_path, ledger)
     async with counting_api() as api:
         end = await run(api, tmp_path, ledger, largest_file=1024)
         totals = await api.totals()
@@ -102,7 +112,7 @@ async def test_a_limit_on_files(tmp_path: Path) -> None:
 async def test_a_file_that_may_not_be_written(open_to_all: Path, tmp_path: Path) -> None:
     """A file in a directory that the process may not write is not used."""
     ledger = open_to_all / "captures.db"
-    await submitted(tmp_path, ledger)
+    await abandoned(tmp_path, ledger)
     async with counting_api() as api:
         if os.geteuid() == 0:
             end = await run(api, tmp_path, ledger, user=65534)
@@ -123,7 +133,7 @@ async def test_a_file_that_may_not_be_written(open_to_all: Path, tmp_path: Path)
 async def test_a_damaged_file(tmp_path: Path, place: str) -> None:
     """A file that is damaged says so."""
     ledger = tmp_path / "captures.db"
-    await submitted(tmp_path, ledger)
+    await submitted(ledger)
     with closing(sqlite3.connect(ledger)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = ledger.stat().st_size
@@ -143,7 +153,7 @@ async def test_a_damaged_file(tmp_path: Path, place: str) -> None:
 async def test_a_file_that_another_process_holds(tmp_path: Path) -> None:
     """While another process holds the file nothing is sent; a run that waited too long says who is to end what."""
     ledger = tmp_path / "captures.db"
-    await submitted(tmp_path, ledger)
+    await submitted(ledger)
     async with counting_api() as api:
         with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -205,7 +215,7 @@ async def test_another_applications_database(tmp_path: Path) -> None:
 async def test_a_newer_schema(tmp_path: Path) -> None:
     """A ledger of a later release is not touched."""
     ledger = tmp_path / "captures.db"
-    await submitted(tmp_path, ledger)
+    await submitted(ledger)
     with closing(sqlite3.connect(ledger)) as connection, connection:
         connection.execute("UPDATE jetpay_ledger SET version = version + 1")
     async with counting_api() as api:

@@ -207,6 +207,8 @@ def test_a_bar_on_a_terminal(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pyte
     """On a terminal stderr has a bar with the rate and what is left, in red what a person has to look at."""
     debit_ids = reserve_many(sandbox, 40)
     sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[0], status=402))
+    # Long enough for a bar to be drawn on the way.
+    sandbox.faults.add(Fault(kind=FaultKind.SLOW_AFTER, route="capture", count=len(debit_ids), seconds=0.02))
     pretend_terminal(monkeypatch)
 
     run = jetpay(*capture(listed(debit_ids), "--concurrency=2"))

@@ -105,6 +105,7 @@ def test_asked_twice(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str]) -> 
     assert times_captured(sandbox) == [1] * DEBITS
 
 
+@pytest.mark.endurance
 def test_killed_again_and_again(sandbox: Sandbox, debit_ids: list[str]) -> None:
     """Killed at random moments while replies are lost, and run again until it is done: each debit is captured once."""
     chance = random.Random(4)
