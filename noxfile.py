@@ -50,11 +50,9 @@ if pyenv := shutil.which("pyenv"):
 # The tests start hundreds of processes, which are not to compile everything anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# One Python is enough for what kills, pauses, starves and fills, and for the benchmarks, which run on one; and one is
-# enough for measuring, which takes a third of the time: no code of the package is for some versions only. Two of them
-# share the work, where there are two.
-INSTALLED = [version for version in PYTHONS if shutil.which(f"python{version}")]
-ENDURING, MEASURED = INSTALLED[:1], INSTALLED[-1:]
+# One Python is enough for what kills, pauses, starves and fills, and for the benchmarks, which run on one: the first that
+# is installed.
+ENDURING = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
 BRIEFLY = ["-m", "not endurance", "--ignore=tests/benchmarks"]
 
 
@@ -82,11 +80,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests; on the newest Python that is installed, measure branch coverage."""
+    """Run the tests, measuring branch coverage."""
     install(session, "test", "coverage", "frameworks")
-    measured = ["coverage", "run", "-m"] if session.python in MEASURED else []
-    which = [] if session.python in ENDURING else BRIEFLY
-    session.run(*measured, "pytest", *SIDE_BY_SIDE, *which, *session.posargs)
+    which = [] if ENDURING in {session.python, None} else BRIEFLY
+    session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE, *which, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
