@@ -50,8 +50,7 @@ if pyenv := shutil.which("pyenv"):
 # The tests start hundreds of processes, which are not to compile everything anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# One Python is enough for what kills, pauses, starves and fills, and for the benchmarks, which run on one: the first that
-# is installed.
+# One Python is enough for what kills, pauses, starves and fills, and for the benchmarks: the first that is installed.
 ENDURING = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
 BRIEFLY = ["-m", "not endurance", "--ignore=tests/benchmarks"]
 
