@@ -95,11 +95,8 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
         async def capture(debit_id: str) -> object:
             guard = _fresh_guard(watch)
             url = base.with_path(f"/debit/{debit_id}/capture", encoded=True)
-            token = present.set((url, guard))
-            try:
-                response = await session.post(base)
-            finally:
-                present.reset(token)
+            present.set(guard)
+            response = await session.post(url)
             content = await response.read()
             guard.seal()
             return orjson.loads(content)

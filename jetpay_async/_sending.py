@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import ClientRequest, __version__
 from aiohttp.payload import Payload
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.connector import Connection
-    from yarl import URL
 
     from jetpay_async._guard import Guard
 
@@ -92,25 +91,16 @@ def is_known(release: str) -> bool:
 
 REQUESTS_CAN_BE_GUARDED: Final = is_known(__version__)
 
-Departure: TypeAlias = "tuple[URL, Guard | None]"
-"""Where a request goes, and its guard, if nothing else asks it."""
-
-present: ContextVar[Departure | None] = ContextVar("jetpay_async departure", default=None)
-"""Of the request that this task is making through a session of `GuardedRequest`."""
+present: ContextVar[Guard | None] = ContextVar("jetpay_async guard", default=None)
+"""Of the request that this task is making, or has made last, through a session of `GuardedRequest`."""
 
 
 class GuardedRequest(ClientRequest):
-    """A request that its guard, the one that is `present`, lets out.
-
-    It is made for the origin alone, and learns where it goes when it is sent: aiohttp would take a URL that it has not
-    met before to pieces, which costs more than all of the guard.
-    """
+    """A request without a body that its guard, the one that is `present`, lets out."""
 
     # No coroutine of its own: it would cost more than the guard.
     def send(self, conn: Connection) -> Coroutine[Any, Any, ClientResponse]:  # pyright: ignore[reportIncompatibleMethodOverride] # aiohttp awaits it
         """Send it, if it may leave."""
-        if (departure := present.get()) is not None:
-            self.url, guard = departure
-            if guard is not None:
-                guard.begin(conn.transport)
+        if (guard := present.get()) is not None:
+            guard.begin(conn.transport)
         return super().send(conn)

@@ -8,7 +8,8 @@ import os
 import re
 import socket
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from http.cookies import SimpleCookie
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
@@ -18,7 +19,7 @@ from yarl import URL
 from jetpay_async._guard import Watch
 from jetpay_async._hosts import check_token
 from jetpay_async._replies import Unanswered
-from jetpay_async._sending import REQUESTS_CAN_BE_GUARDED, Departure, GuardedBody, GuardedRequest, present
+from jetpay_async._sending import REQUESTS_CAN_BE_GUARDED, GuardedBody, GuardedRequest, present
 from jetpay_async._version import __version__
 from jetpay_async._wire import Reply
 from jetpay_async.errors import ConfigurationError
@@ -124,19 +125,15 @@ class Transport:
         if within <= 0:  # to aiohttp that would mean no limit
             raise Unanswered("the deadline had passed before anything left", started=False)
         failure: Unanswered
-        url = self._origin.with_path(self._prefix + path, encoded=True)
         data: GuardedBody | None = None
         if guard is not None and (body or not self._guards_requests):
             data = GuardedBody(body, guard)
-        departure: Departure | None = None
-        if self._guards_requests:
-            departure = url, guard if data is None else None
-            url = self._origin
-        token = present.set(departure)
+        # Each request sets its own, so none is taken back: a guard that was left behind lets nothing out any more.
+        present.set(guard if data is None else None)
         try:
             response = await session.request(
                 method,
-                url,
+                self._origin.with_path(self._prefix + path, encoded=True),
                 data=data,
                 headers=headers,
                 # Once it leaves, the guard watches the time. That is quicker than aiohttp's timer for the whole, which
@@ -162,8 +159,6 @@ class Transport:
             started = guard.seal() if guard is not None else not isinstance(error, _NEVER_SENT)
             reason = guard.refusal if guard is not None and guard.refusal else _describe(error)
             failure = Unanswered(reason, started=started)
-        finally:
-            present.reset(token)
         # Raised out here so that the foreign exception, whose attributes and frames hold the headers, is let go.
         raise failure
 
@@ -207,7 +202,7 @@ class Transport:
                 socket_factory=self._make_socket,
             ),
             headers=self._own_headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
+            cookie_jar=_NoCookies(),
             request_class=GuardedRequest,
             trust_env=self._trust_env,
         )
@@ -237,6 +232,16 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none, and
 
 _inherited: list[aiohttp.ClientSession] = []
 """Sessions of the parent process, kept from the garbage collector, which would close them."""
+
+
+class _NoCookies(aiohttp.DummyCookieJar):
+    """Has the same nothing for every request, where aiohttp's own makes one for each."""
+
+    _NONE: Final = SimpleCookie()
+
+    def filter_cookies(self, request_url: URL) -> SimpleCookie:  # noqa: ARG002 - the same for all
+        """Return no cookies."""
+        return self._NONE
 
 
 class _Headers(dict[str, str]):
