@@ -11,13 +11,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
+
 from benchmarks import goals, reports, serving
 from benchmarks.measuring import Spread
 from benchmarks.reports import FULL, QUICK, Plan, Report
 
 # Imported only when asked: every measured process starts by importing this module.
-QUESTIONS = ("capture", "layers", "preauthorize", "batch", "durable", "webhooks", "footprint")
+QUESTIONS = ("capture", "layers", "preauthorize", "durable", "webhooks", "footprint", "batch")
+FURTHER = ("instructions",)
+"""Only where asked for by name."""
 GATED = tuple(name for name in QUESTIONS if name != "layers")
+
+# Seconds that a run of everything may take; the pictures come after.
+BUDGET = 570.0
 
 # How often a question whose gate broke is asked again.
 RETRIES = 2
@@ -63,14 +70,16 @@ SHOWN = ("goals", "what-each-layer-adds", "memory-of-a-batch", "capture-64-in-fl
 def main() -> None:
     """Print tables, write JSON and pictures; exit with status 1 if a gate is broken."""
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    arguments.add_argument("questions", nargs="*", choices=[*QUESTIONS, []], help="all of them by default")
+    arguments.add_argument(
+        "questions", nargs="*", choices=[*QUESTIONS, *FURTHER, []], help="by default all but the last"
+    )
     arguments.add_argument("--gate", action="store_true", help="the quick form: only what the gates need")
     arguments.add_argument("--publish", action="store_true", help="write the results into benchmarks/README.md")
     options = arguments.parse_args()
-    plan = QUICK if options.gate else FULL
+    began = time.monotonic()
+    plan = QUICK if options.gate else attrs.evolve(FULL, ends_at=began + BUDGET)
     names = options.questions or (GATED if options.gate else QUESTIONS)
     RESULTS.mkdir(exist_ok=True)
-    began = time.monotonic()
     with serving.serving() as server:
         facts = reports.circumstances(server.name)
         print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")

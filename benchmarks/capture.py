@@ -47,16 +47,16 @@ def measure(plan: Plan, server: Server) -> Report:
                 slices=round(plan.slices * effort),
                 drawn=usual,
             )
-            if not (plan.quick and tls):
+            if _sdks_too(plan, loop, in_flight, tls=tls):
                 comparisons[f"{title}, SDKs"] = subjects.compare(
                     f"{title}, SDKs",
                     {name: running[name] for name in sdks},
                     site,
                     server,
                     baseline=OURS,
-                    rounds=min(plan.rounds, 5),
+                    rounds=plan.rounds,
                     seconds=plan.seconds / 2 if usual else plan.seconds / 4,
-                    slices=2 if usual else 1,
+                    slices=2 if usual and not tls else 1,
                     # Some of them take seconds for 256, and keep fewer connections than that anyway.
                     idle=subjects.IDLE if usual else math.inf,
                     drawn=usual,
@@ -87,6 +87,13 @@ def _places(plan: Plan) -> Iterator[tuple[bool, str, int]]:
     for loop in () if plan.quick else LOOPS:
         for in_flight in FURTHER:
             yield False, loop, in_flight
+
+
+def _sdks_too(plan: Plan, loop: str, in_flight: int, *, tls: bool) -> bool:
+    """Leave out what no goal rests on, and at 256, where some take seconds for a turn, one of the loops."""
+    if plan.quick:
+        return not tls
+    return in_flight < max(FURTHER) or loop == "uvloop"
 
 
 def _figures(comparisons: Mapping[str, Comparison]) -> dict[str, Spread]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +50,8 @@ class Plan:
     """Only what the gates need, with smaller batches."""
     scale: float = 1.0
     """Of the batches; less than 1 tries only whether everything works."""
+    ends_at: float = math.inf
+    """When it is to be over, by `time.monotonic`; what takes longest has fewer rounds then."""
 
 
 FULL = Plan(rounds=5, seconds=0.24, slices=8)

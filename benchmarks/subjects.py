@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import math
 import multiprocessing
 import os
 import time
@@ -78,6 +79,9 @@ def crew(operation: Callable[[str], Awaitable[object]], in_flight: int) -> Work:
 
     return Work(run=run)
 
+
+LEAST_ROUNDS = 3
+"""However little time there is."""
 
 # Seconds after which a variant may have closed its connections; the first to do so does after four.
 IDLE = 3.0
@@ -229,6 +233,7 @@ def compare(
     by: str = "cost",
     idle: float = IDLE,
     drawn: bool = True,
+    ends_at: float = math.inf,
 ) -> Comparison:
     """Compare variants at a site.
 
@@ -248,6 +253,7 @@ def compare(
         by: What is compared.
         idle: Seconds after which a variant opens its connections again before its turn.
         drawn: Whether the result is worth a picture.
+        ends_at: When to begin no further round that would not end in time, by `time.monotonic`; the first few are made.
     """
     rounds_of: dict[str, list[Turn]] = {name: [] for name in subjects}
     connect = site.in_flight
@@ -267,7 +273,10 @@ def compare(
             cost = counted(subject.warm, ENOUGH).cost / 1e6
             counts[name] = operations or max(connect, min(20_000, round(seconds / slices / max(cost, 1e-6))))
             idle_since[name] = time.monotonic()
+        began = time.monotonic()
         for number in range(rounds):
+            if number >= LEAST_ROUNDS and time.monotonic() + (time.monotonic() - began) / number > ends_at:
+                break
             taken: dict[str, list[Turn]] = {name: [] for name in subjects}
             for name in measuring.alternate(list(subjects), slices, first=number):
                 if time.monotonic() - idle_since[name] > idle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
+import aiohttp
 import pytest
 
 from jetpay_async import JetpayClient, OutcomeUnknownError, _transport
@@ -116,3 +117,8 @@ async def test_a_forwarding_proxy_is_told_the_whole_url(monkeypatch: pytest.Monk
 def test_a_release_that_was_not_tried_is_not_trusted_with_the_quick_way(release: str, known: bool) -> None:
     """It may send in another way, and nothing but a payload of ours is then sure to be asked."""
     assert is_known(release) is known
+
+
+def test_the_release_that_is_installed_is_known() -> None:
+    """Where the tests pass with a new one, `_sending` is to be told."""
+    assert is_known(aiohttp.__version__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -104,6 +105,28 @@ def test_a_round_is_made_of_several_turns(site: Site, server: Server) -> None:
         "other": [30, 30],
     }
     assert server.requests() - before == 2 * (4 + subjects.ENOUGH + 2 * 30)
+
+
+def test_no_round_is_begun_that_would_not_end_in_time(site: Site, server: Server) -> None:
+    """Where the time is up, the first few are made all the same."""
+    with subjects.started({"one": honest}) as running:
+        rounds = {
+            left: len(
+                subjects.compare(
+                    "",
+                    running,
+                    site,
+                    server,
+                    baseline="one",
+                    rounds=5,
+                    operations=10,
+                    ends_at=time.monotonic() + left,
+                ).turns["one"]
+            )
+            for left in (-1.0, 3600.0)
+        }
+
+    assert rounds == {-1.0: subjects.LEAST_ROUNDS, 3600.0: 5}
 
 
 def test_idle_connections_are_opened_before_a_turn(site: Site, server: Server) -> None:
