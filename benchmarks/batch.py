@@ -26,7 +26,7 @@ SIZES = (1_000, 10_000, 100_000)
 MOST = 1_000_000
 QUICK_SIZES = (1_000, 4_000)
 SLOW = Lateness(0.05, slow_every=100, slow_factor=25)
-SLOW_ITEMS = 800
+SLOW_ITEMS = 640
 
 
 def debits(count: int) -> Iterator[str]:
@@ -178,7 +178,7 @@ def _compare_size(size: int, names: Sequence[str], plan: Plan, site: Site, serve
             server,
             baseline=BATCH,
             rounds=plan.rounds,
-            slices=min(plan.slices, 4) if size <= OFTEN else 1,
+            slices=min(plan.slices, 3) if size <= OFTEN else 1,
             operations=size,
             ends_at=plan.ends_at,
         )

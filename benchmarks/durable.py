@@ -21,7 +21,7 @@ from jetpay_async.outcomes import Captured
 QUESTION = "What does it cost that a batch survives a crash?"
 IN_FLIGHT = 64
 LATENCY = Lateness(0.005)
-ITEMS = 5_000
+ITEMS = 4_000
 DURABLE = "jetpay_async durable batch, SQLite"
 
 
