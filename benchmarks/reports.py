@@ -54,7 +54,7 @@ class Plan:
     """When it is to be over, by `time.monotonic`; what takes longest has fewer rounds then."""
 
 
-FULL = Plan(rounds=5, seconds=0.24, slices=8)
+FULL = Plan(rounds=5, seconds=0.2, slices=8)
 QUICK = Plan(rounds=5, seconds=0.12, slices=4, quick=True)
 
 
