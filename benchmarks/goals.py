@@ -113,7 +113,7 @@ SHORTFALLS: Mapping[str, Shortfall] = {
     **{f"square / capture, {loop}": Shortfall(10.0, _HTTPX) for loop in ("asyncio", "uvloop")},
     **{f"mollie / capture, {loop}": Shortfall(20.0, _HTTPX) for loop in ("asyncio", "uvloop")},
     "gather and semaphore / batch, CPU, a large batch": Shortfall(
-        1.05, "a task costs more, the more there are: the quick form has 4,000; with 100,000, runs differ from 1.10 to 1.31"
+        1.05, "a task costs more, the more there are: the quick form has 4,000; at 100,000, runs tell 1.10 to 1.31"
     ),
     "durable batch / batch, per second": Shortfall(
         0.5, "its transactions run beside the requests, on the core that these keep busy"
