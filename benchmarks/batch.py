@@ -57,7 +57,7 @@ async def batch(site: Site) -> AsyncIterator[Work]:
 
 @asynccontextmanager
 async def pool(site: Site) -> AsyncIterator[Work]:
-    """The same call by a bare pool of workers: no outcome for a failure, no brake, no stopping."""
+    """The same call by a bare pool of workers: no outcome for a failure, no admission, no stopping."""
     async with _client(site) as client:
 
         async def run(count: int) -> None:
@@ -153,7 +153,7 @@ def measure(plan: Plan, server: Server) -> Report:
         ],
         notes=[
             f"Slow replies: {SLOW.delay * 1e3:.0f} ms, and one in {SLOW.slow_every} {SLOW.slow_factor} times as long.",
-            "An ideal pool starts each item the moment that a lane is free, and takes no time of its own.",
+            "An ideal pool starts each item the moment that a slot is free, and takes no time of its own.",
             *(
                 f"{name} / ideal pool, time: {Spread.of([turn.wall / ideal for turn in turns]):.3f}"
                 for name, turns in slow.turns.items()
@@ -211,9 +211,9 @@ def _compare_slow(plan: Plan) -> tuple[Comparison, float]:
     return comparison, ideal_time(items, IN_FLIGHT, SLOW)
 
 
-def ideal_time(items: int, lanes: int, lateness: Lateness) -> float:
-    """Seconds until all is done if each item starts the moment that a lane is free, and costs nothing but its reply."""
-    free_at = [0.0] * lanes
+def ideal_time(items: int, slots: int, lateness: Lateness) -> float:
+    """Seconds until all is done if each item starts the moment that a slot is free, and costs nothing but its reply."""
+    free_at = [0.0] * slots
     for number in range(items):
         heapq.heapreplace(free_at, free_at[0] + lateness.of(number))
     return max(free_at)

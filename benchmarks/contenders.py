@@ -15,10 +15,11 @@ import orjson
 from yarl import URL
 
 from benchmarks.subjects import Contender, Site, Work, crew
-from jetpay_async import JetpayClient, _calls, _replies
-from jetpay_async._clock import SYSTEM_CLOCK
-from jetpay_async._guard import Guard, Watch
-from jetpay_async._sending import GuardedRequest, present
+from jetpay_async import JetpayClient
+from jetpay_async._core import operations, responses
+from jetpay_async._core.aiohttp_guard import GuardedRequest, present
+from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async._core.send_guard import ResponseTimer, SendGuard
 from jetpay_async.telemetry import Operation
 
 TOKEN = "benchmark"
@@ -75,8 +76,8 @@ async def one_url(site: Site) -> AsyncIterator[Work]:
         yield crew(capture, site.in_flight)
 
 
-def _fresh_guard(watch: Watch) -> Guard:
-    return Guard(watch, deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
+def _fresh_guard(watch: ResponseTimer) -> SendGuard:
+    return SendGuard(watch, deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
 
 
 @asynccontextmanager
@@ -90,7 +91,7 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
         request_class=GuardedRequest,
         timeout=aiohttp.ClientTimeout(total=None, connect=TIMEOUT),
     ) as session:
-        watch = Watch()
+        watch = ResponseTimer()
 
         async def capture(debit_id: str) -> object:
             guard = _fresh_guard(watch)
@@ -139,9 +140,9 @@ async def typed(site: Site) -> AsyncIterator[Work]:
         exchange, watch = client._transport.exchange, client._transport.watch
 
         async def capture(debit_id: str) -> object:
-            call = _calls.capture(debit_id)
+            call = operations.capture(debit_id)
             reply = await exchange("POST", call.path, call.body, _fresh_guard(watch), within=TIMEOUT)
-            return _replies.read(call, reply, attempts=1, elapsed=0.0, now=0.0)
+            return responses.read(call, reply, attempts=1, elapsed=0.0, now=0.0)
 
         yield crew(capture, site.in_flight)
 
@@ -153,7 +154,7 @@ async def carried(site: Site) -> AsyncIterator[Work]:
         runner, options = client._runner, client._options
 
         async def capture(debit_id: str) -> object:
-            return await runner.run(runner.pursue(_calls.capture(debit_id), options))
+            return await runner.run(runner.begin(operations.capture(debit_id), options))
 
         yield crew(capture, site.in_flight)
 

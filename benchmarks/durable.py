@@ -15,7 +15,7 @@ from benchmarks.reports import Plan, Report
 from benchmarks.serving import Lateness, Server, answering_late
 from benchmarks.subjects import Contender, Site, Work
 from jetpay_async import JetpayClient
-from jetpay_async.captures import Ledger
+from jetpay_async.ledger import Ledger
 from jetpay_async.outcomes import Captured
 
 QUESTION = "What does it cost that a batch survives a crash?"
@@ -35,7 +35,7 @@ async def durable(site: Site) -> AsyncIterator[Work]:
         async with (
             JetpayClient(TOKEN, base_url=site.url, max_connections=site.in_flight, timeout=TIMEOUT) as client,
             Ledger(path) as ledger,
-            client.captures(path, concurrency=site.in_flight) as captures,
+            client.durable_captures(path, concurrency=site.in_flight) as captures,
         ):
 
             async def prepare(count: int) -> None:

@@ -26,7 +26,7 @@ class Shortfall:
 
 
 @attrs.frozen(kw_only=True)
-class Goal:
+class StatusMapping:
     """One ratio, a median of rounds, and its bound."""
 
     name: str
@@ -59,11 +59,11 @@ class Goal:
         return figure <= self.gate if self.at_most is not None else figure >= self.gate
 
 
-def _goals() -> Iterator[Goal]:
+def _goals() -> Iterator[StatusMapping]:
     for loop, hand, stripe in (("asyncio", 0.97, 2.1), ("uvloop", 0.95, 2.6)):
-        yield Goal(question="capture", name=f"capture / aiohttp by hand, {loop}", at_most=hand)
-        yield Goal(question="capture", name=f"capture / aiohttp tuned, {loop}", at_most=1.12)
-        yield Goal(question="capture", name=f"capture / aiohttp by hand, TLS, {loop}", at_most=0.95)
+        yield StatusMapping(question="capture", name=f"capture / aiohttp by hand, {loop}", at_most=hand)
+        yield StatusMapping(question="capture", name=f"capture / aiohttp tuned, {loop}", at_most=1.12)
+        yield StatusMapping(question="capture", name=f"capture / aiohttp by hand, TLS, {loop}", at_most=0.95)
         for peer, least in (
             ("stripe, AIOHTTPClient", stripe),
             ("stripe, HTTPXClient", 12),
@@ -71,26 +71,28 @@ def _goals() -> Iterator[Goal]:
             ("mollie", 25),
             ("openai", 8),
         ):
-            yield Goal(question="capture", name=f"{peer} / capture, {loop}", at_least=least)
-        yield Goal(question="capture", name=f"our hooks, metrics and tracing, on, {loop}", at_most=1.05)
-        yield Goal(question="preauthorize", name=f"preauthorize / aiohttp by hand, {loop}", at_most=1.08)
-    yield Goal(question="batch", name="batch, CPU / bare pool", at_most=1.06)
-    yield Goal(question="batch", name="gather and semaphore / batch, CPU, a large batch", at_least=1.3)
-    yield Goal(question="batch", name="batch, MB of growth from 1,000 items to the most", at_most=2.0)
-    yield Goal(question="batch", name="batch, time / ideal pool, 1 % slow", at_most=1.05)
-    yield Goal(question="durable", name="durable batch / batch, per second", at_least=0.65)
+            yield StatusMapping(question="capture", name=f"{peer} / capture, {loop}", at_least=least)
+        yield StatusMapping(question="capture", name=f"our hooks, metrics and tracing, on, {loop}", at_most=1.05)
+        yield StatusMapping(question="preauthorize", name=f"preauthorize / aiohttp by hand, {loop}", at_most=1.08)
+    yield StatusMapping(question="batch", name="batch, CPU / bare pool", at_most=1.06)
+    yield StatusMapping(question="batch", name="gather and semaphore / batch, CPU, a large batch", at_least=1.3)
+    yield StatusMapping(question="batch", name="batch, MB of growth from 1,000 items to the most", at_most=2.0)
+    yield StatusMapping(question="batch", name="batch, time / ideal pool, 1 % slow", at_most=1.05)
+    yield StatusMapping(question="durable", name="durable batch / batch, per second", at_least=0.65)
     by_construction = "a client without a hook runs none of the hooks' code"
-    yield Goal(question="capture", name="our hooks, metrics and tracing, off", at_most=1.0, impossible=by_construction)
-    yield Goal(question="webhooks", name="verify / bare RSA", at_most=1.40)
+    yield StatusMapping(
+        question="capture", name="our hooks, metrics and tracing, off", at_most=1.0, impossible=by_construction
+    )
+    yield StatusMapping(question="webhooks", name="verify / bare RSA", at_most=1.40)
     for count, most, least in ((1, 1.45, 3.8), (10, 1.80, 4.2), (100, 2.0, 5.0)):
         decoded = f"verify and decode / RSA, SHA-256, orjson; events: {count}"
-        yield Goal(question="webhooks", name=decoded, at_most=most)
+        yield StatusMapping(question="webhooks", name=decoded, at_most=most)
         stack = f"PyJWT, json, cattrs / verify and decode; events: {count}"
-        yield Goal(question="webhooks", name=stack, at_least=least)
+        yield StatusMapping(question="webhooks", name=stack, at_least=least)
     for what in ("a forged kid", "another alg", "an oversize token"):
-        yield Goal(question="webhooks", name=f"refusing {what} / bare RSA", at_most=0.15)
+        yield StatusMapping(question="webhooks", name=f"refusing {what} / bare RSA", at_most=0.15)
     used = "import and use of jetpay_async.webhooks / import jwt, cattrs"
-    yield Goal(question="footprint", name=used, at_most=1.1)
+    yield StatusMapping(question="footprint", name=used, at_most=1.1)
 
 
 _LAYER = (
@@ -127,10 +129,12 @@ SHORTFALLS: Mapping[str, Shortfall] = {
     "refusing another alg / bare RSA": Shortfall(0.22, _REFUSAL),
 }
 
-GOALS: Mapping[str, Goal] = {goal.name: attrs.evolve(goal, shortfall=SHORTFALLS.get(goal.name)) for goal in _goals()}
+GOALS: Mapping[str, StatusMapping] = {
+    goal.name: attrs.evolve(goal, shortfall=SHORTFALLS.get(goal.name)) for goal in _goals()
+}
 
 
-def table_of_goals(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> Table:
+def table_of_goals(figures: Mapping[str, Spread], *, wanted: Mapping[str, StatusMapping] = GOALS) -> Table:
     """Show every goal with what was reached."""
     return Table(
         title="Goals",
@@ -139,7 +143,7 @@ def table_of_goals(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] 
     )
 
 
-def _row(goal: Goal, figure: Spread | None) -> tuple[str, ...]:
+def _row(goal: StatusMapping, figure: Spread | None) -> tuple[str, ...]:
     if figure is None:
         return (
             goal.name,
@@ -159,7 +163,7 @@ def _row(goal: Goal, figure: Spread | None) -> tuple[str, ...]:
     return goal.name, goal.wish, f"{goal.gate:.3g}", f"{figure.median:.2f}", spread, verdict
 
 
-def failing(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> list[str]:
+def failing(figures: Mapping[str, Spread], *, wanted: Mapping[str, StatusMapping] = GOALS) -> list[str]:
     """Name the goals whose gates are not passed; a figure that is missing passes none."""
     return [
         name
@@ -168,7 +172,7 @@ def failing(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS
     ]
 
 
-def broken(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> list[str]:
+def broken(figures: Mapping[str, Spread], *, wanted: Mapping[str, StatusMapping] = GOALS) -> list[str]:
     """Say which gates are not passed, with the figure."""
     return [
         f"{name}: {figures[name]:.3f}, gate {wanted[name].gate:.3g} (goal {wanted[name].wish})"

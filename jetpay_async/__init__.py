@@ -6,12 +6,12 @@ with `jetpay_async.webhooks`, which does not need the client.
 
 from typing import TYPE_CHECKING
 
-from jetpay_async._lazy import lazily
+from jetpay_async._core.lazy import lazily
 
 if TYPE_CHECKING:
-    from jetpay_async._clock import Clock
-    from jetpay_async._hosts import DEMO_URL, PRODUCTION_URL
-    from jetpay_async._retry import RetryPolicy
+    from jetpay_async._core.clock import Clock
+    from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL
+    from jetpay_async._core.retry import RetryPolicy
     from jetpay_async._version import __version__
     from jetpay_async.client import JetpayClient
     from jetpay_async.errors import (
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         PreauthorizationOutcome,
         PreauthorizationRequest,
         Preauthorized,
-        Refused,
+        Rejected,
         Unknown,
     )
     from jetpay_async.telemetry import Attempt, AttemptResult, Operation, OperationOutcome
@@ -79,7 +79,7 @@ __all__ = [
     "PreauthorizationRequest",
     "Preauthorized",
     "RateLimitedError",
-    "Refused",
+    "Rejected",
     "RetryPolicy",
     "ServiceError",
     "TransactionFailedError",
@@ -91,15 +91,15 @@ __all__ = [
 
 # Importing aiohttp takes far longer than verifying a webhook; so a name is imported when it is first used (PEP 562).
 _HOMES = {
-    "DEMO_URL": "_hosts",
-    "PRODUCTION_URL": "_hosts",
+    "DEMO_URL": "_core.endpoints",
+    "PRODUCTION_URL": "_core.endpoints",
     "Amount": "money",
     "Attempt": "telemetry",
     "AttemptResult": "telemetry",
     "Capture": "models",
     "CaptureOutcome": "outcomes",
     "Captured": "outcomes",
-    "Clock": "_clock",
+    "Clock": "_core.clock",
     "JSONValue": "models",
     "JetpayClient": "client",
     "NotSent": "outcomes",
@@ -109,8 +109,8 @@ _HOMES = {
     "PreauthorizationOutcome": "outcomes",
     "PreauthorizationRequest": "outcomes",
     "Preauthorized": "outcomes",
-    "Refused": "outcomes",
-    "RetryPolicy": "_retry",
+    "Rejected": "outcomes",
+    "RetryPolicy": "_core.retry",
     "TransactionState": "models",
     "TransactionStatus": "models",
     "Unknown": "outcomes",

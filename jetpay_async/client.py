@@ -6,14 +6,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
-from jetpay_async import _calls, batch
-from jetpay_async._clock import SYSTEM_CLOCK
-from jetpay_async._flights import Flights
-from jetpay_async._hosts import DEMO_URL, PRODUCTION_URL, check_base_url
-from jetpay_async._retry import RetryPolicy
-from jetpay_async._runner import Options, Runner
-from jetpay_async._transport import Transport
-from jetpay_async.batch import DEFAULT_CONCURRENCY, Crew, Pace
+from jetpay_async._batch import worker_pool
+from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits, WorkerPool
+from jetpay_async._core import operations
+from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL, check_base_url
+from jetpay_async._core.executor import CallExecutor, Options
+from jetpay_async._core.retry import RetryPolicy
+from jetpay_async._core.single_flight import SingleFlight
+from jetpay_async._core.transport import Transport
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from jetpay_async._clock import Clock
-    from jetpay_async._observed import OnOperation
-    from jetpay_async._runner import OnUnknown
-    from jetpay_async.batch import AnyCrew, Errand
-    from jetpay_async.captures import Captures
+    from jetpay_async._batch.worker_pool import AnyWorkerPool, BatchOperation
+    from jetpay_async._core.clock import Clock
+    from jetpay_async._core.executor import OnUnknown
+    from jetpay_async._core.instrumented import OnOperation
     from jetpay_async.errors import OutcomeUnknownError
+    from jetpay_async.ledger import DurableCaptures
     from jetpay_async.models import Capture, Preauthorization, TransactionStatus
     from jetpay_async.money import Amount
     from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome, PreauthorizationRequest
@@ -82,7 +83,7 @@ class JetpayClient:
         ConfigurationError: An argument can't work, for example a token that would go to a host that it is not for.
     """
 
-    __slots__ = ("_clock", "_crews", "_flights", "_options", "_owner", "_runner", "_transport")
+    __slots__ = ("_clock", "_pools", "_in_flight", "_options", "_owner", "_runner", "_transport")
 
     def __init__(
         self,
@@ -108,13 +109,13 @@ class JetpayClient:
             max_connections=max_connections,
             user_agent_suffix=user_agent_suffix,
             trust_env=trust_env,
-            settle_after=self._options.retry.settle_after,
+            resolve_after=self._options.retry.resolve_after,
             clock=clock,
         )
         self._runner = _runner(self._transport, clock, on_unknown, on_operation)
-        self._flights = Flights(self._runner)
+        self._in_flight = SingleFlight(self._runner)
         self._clock = clock
-        self._crews: set[AnyCrew] = set()
+        self._pools: set[AnyWorkerPool] = set()
         self._owner = True
 
     @classmethod
@@ -191,7 +192,7 @@ class JetpayClient:
             OutcomeUnknownError: It began to leave and no usable answer came.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        call = _calls.preauthorize(
+        call = operations.preauthorize(
             contact_id=contact_id,
             credit_card_id=credit_card_id,
             amount=amount,
@@ -204,8 +205,8 @@ class JetpayClient:
         """Take the full amount of a preauthorized debit [guide, "Preauthorize and capture"].
 
         If no usable answer comes, the transaction's status is read, within the same deadline: it may say that the money
-        was taken (the result has ``settled=True``), that it never will be (`TransactionFailedError`), or, once the
-        request can no longer be on its way (`RetryPolicy.settle_after`), that nothing happened, and the capture is
+        was taken (the result has ``confirmed_by_status=True``), that it never will be (`TransactionFailedError`), or, once the
+        request can no longer be on its way (`RetryPolicy.resolve_after`), that nothing happened, and the capture is
         sent again. A refusal is checked against the status too, since the debit may be captured already.
 
         Tasks that capture the same debit at the same time share one request and its answer.
@@ -225,33 +226,33 @@ class JetpayClient:
             OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        return await self._flights.capture(debit_id, self._runner.pursue(_calls.capture(debit_id), self._options))
+        return await self._in_flight.capture(debit_id, self._runner.begin(operations.capture(debit_id), self._options))
 
-    def captures(
+    def durable_captures(
         self,
         ledger: str | os.PathLike[str],
         *,
         concurrency: int = 64,
         rate: float | None = None,
-        lease: float = 15.0,
-        trust_pending: bool = True,
-    ) -> Captures:
-        """Capture from a ledger that survives a crash; see `jetpay_async.captures`.
+        lease_seconds: float = 15.0,
+        restored: bool = False,
+    ) -> DurableCaptures:
+        """Capture from a ledger that survives a crash; see `jetpay_async.ledger`.
 
         Use it with ``async with``, inside the client's own block::
 
-            async with client.captures("captures.db") as captures:
+            async with client.durable_captures("captures.db") as captures:
                 batch = await captures.submit("2026-11-22", debit_ids)
-                report = await batch.wait()
+                report = await worker_pool.wait()
 
         Args:
             ledger: The path of a file on a local disk, for the processes of one machine; or a ``postgresql://`` URL,
                 for many machines, which needs ``pip install 'jetpay-async[postgres]'``.
-            concurrency: Captures in flight, at most.
+            concurrency: Captures in shared, at most.
             rate: Captures per second, of all processes and machines that work on the ledger together.
-            lease: Seconds after which an owner that says nothing counts as dead, for PostgreSQL. It sends nothing more
+            lease_seconds: Seconds after which an owner that says nothing counts as dead, for PostgreSQL. It sends nothing more
                 from four fifths of that on. In a file, the kernel tells who is alive.
-            trust_pending: Whether a debit that the ledger says was never sent, wasn't. Say False after a failover to a
+            restored: Whether the ledger was restored from a backup, or comes from an older replica. Say True after a failover to a
                 replica that may have lost the newest commits: then each debit's status is read first.
 
         Raises:
@@ -259,11 +260,13 @@ class JetpayClient:
             ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
         """
         # Most clients capture without a ledger.
-        from jetpay_async.captures._crew import Means  # noqa: PLC0415
-        from jetpay_async.captures.captures import Captures  # noqa: PLC0415
+        from jetpay_async.ledger._pipeline import ClientContext  # noqa: PLC0415
+        from jetpay_async.ledger.durable_captures import DurableCaptures  # noqa: PLC0415
 
-        means = Means(self._flights, self._runner, self._options, self._clock)
-        return Captures(ledger, means, concurrency=concurrency, rate=rate, lease=lease, trust_pending=trust_pending)
+        context = ClientContext(self._in_flight, self._runner, self._options, self._clock)
+        return DurableCaptures(
+            ledger, context, concurrency=concurrency, rate=rate, lease_seconds=lease_seconds, restored=restored
+        )
 
     async def transaction_status(self, identifier: str) -> TransactionStatus:
         """Read where a transaction stands [docs, "Transaction status"].
@@ -281,12 +284,12 @@ class JetpayClient:
             ServiceError: No usable answer came; it says nothing about the transaction.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        return await self._run(_calls.transaction_status(identifier))
+        return await self._run(operations.transaction_status(identifier))
 
     async def cancel_transaction(self, identifier: str) -> None:
         """Cancel a transaction while no funds have been pulled [docs]; of a preauthorization, release it [inferred].
 
-        Settled by the transaction's status like a capture: cancelling twice moves no money.
+        Resolution by the transaction's status like a capture: cancelling twice moves no money.
 
         Args:
             identifier: A transaction's id; a debit's id is its transaction's [docs].
@@ -300,7 +303,7 @@ class JetpayClient:
             OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        await self._run(_calls.cancel_transaction(identifier))
+        await self._run(operations.cancel_transaction(identifier))
 
     def capture_many(
         self,
@@ -318,7 +321,7 @@ class JetpayClient:
             async for outcome in client.capture_many(debit_ids):
                 match outcome:
                     case Captured(debit_id=debit_id): ...
-                    case Refused(debit_id=debit_id, error=error): ...
+                    case Rejected(debit_id=debit_id, error=error): ...
                     case NotSent(debit_id=debit_id, error=error): ...  # safe to ask again
                     case Unknown(debit_id=debit_id, error=error): ...  # look before anything else
 
@@ -326,40 +329,40 @@ class JetpayClient:
         captured once and reported twice. Ids are taken one by one as they are needed and nothing is kept of them, so
         they may come from a file, a database or a queue, and without end; a slow loop slows the captures.
 
-        The crew slows down when the API answers 429 or 5xx, and starts nothing while ``Retry-After`` lasts. When the
+        The pool slows down when the API answers 429 or 5xx, and starts nothing while ``Retry-After`` lasts. When the
         API is dead (8 items in a row end without its word on them) or refuses the token, the rest comes out as
         `NotSent`, but for one item every 30 seconds, whose success lets the others go on.
 
         Leave the loop whenever you like, by ``break``, by an exception, or by cancelling the task: no further item is
-        started, and those in flight are carried through. ``on_outcome`` is told what became of them, and so is the log,
+        started, and those in shared are carried through. ``on_outcome`` is told what became of them, and so is the log,
         as a warning. A second cancellation breaks them off. Cancelling waits for them, and so does closing the
         client; after a ``break``, `contextlib.aclosing` makes it happen at once.
 
         Args:
             debit_ids: From `preauthorize`: an iterable, or an async iterable.
-            concurrency: How many captures are in flight at most. More than the client's ``max_connections`` wait for
+            concurrency: How many captures are in shared at most. More than the client's ``max_connections`` wait for
                 a connection, within their timeout.
-            rate: Captures started per second at most, evenly spaced; None for as many as ``concurrency`` allows.
+            rate: DurableCaptures started per second at most, evenly spaced; None for as many as ``concurrency`` allows.
             ordered: Whether outcomes come in the order of the ids; then up to 16 times ``concurrency`` of them wait
                 for an earlier one.
             on_outcome: Called with each outcome as it happens, before it is yielded, and also with those that can't be
                 yielded any more. Synchronous, quick, and best used to write it down; what it raises is logged.
 
         Yields:
-            `Captured`, `Refused`, `NotSent` or `Unknown`. The client's ``timeout`` counts for each item by itself, from
+            `Captured`, `Rejected`, `NotSent` or `Unknown`. The client's ``timeout`` counts for each item by itself, from
             its start.
 
         Raises:
             InvalidArgumentError: An argument is out of range, or one id was given instead of many; at once. An id that
                 can't be one is a `NotSent`.
-            ConfigurationError: The client is closed: at once, or after the items in flight.
+            ConfigurationError: The client is closed: at once, or after the items in shared.
             Exception: What ``debit_ids`` raised, after the items that were taken from it.
         """
         return self._crew(
-            batch.captures(self._flights),
+            worker_pool.captures(self._in_flight),
             debit_ids,
             "debit_ids",
-            Pace(concurrency=concurrency, rate=rate, ordered=ordered),
+            BatchLimits(concurrency=concurrency, rate=rate, ordered=ordered),
             on_outcome,
         )
 
@@ -377,27 +380,27 @@ class JetpayClient:
 
         Args:
             requests: What to reserve: an iterable, or an async iterable.
-            concurrency: How many are in flight at most.
+            concurrency: How many are in shared at most.
             rate: Preauthorizations started per second at most, evenly spaced; None for as many as ``concurrency``
                 allows.
             on_outcome: Called with each outcome as it happens, also with those that can't be yielded any more: best
                 used to store the ``debit_id``. Synchronous and quick; what it raises is logged.
 
         Yields:
-            `Preauthorized`, `Refused`, `NotSent` or `Unknown`, each with its ``request``. Of those that are `Unknown`,
+            `Preauthorized`, `Rejected`, `NotSent` or `Unknown`, each with its ``request``. Of those that are `Unknown`,
             some have reserved the amount: nothing at the API could tell.
 
         Raises:
             InvalidArgumentError: An argument is out of range; at once. A request with a field that can't be right is a
                 `NotSent`.
-            ConfigurationError: The client is closed: at once, or after the items in flight.
+            ConfigurationError: The client is closed: at once, or after the items in shared.
             Exception: What ``requests`` raised, after the items that were taken from it.
         """
         return self._crew(
-            batch.preauthorizations(self._runner),
+            worker_pool.preauthorizations(self._runner),
             requests,
             "requests",
-            Pace(concurrency=concurrency, rate=rate),
+            BatchLimits(concurrency=concurrency, rate=rate),
             on_outcome,
         )
 
@@ -416,9 +419,9 @@ class JetpayClient:
         other = object.__new__(type(self))
         other._transport = self._transport
         other._runner = self._runner
-        other._flights = self._flights
+        other._in_flight = self._in_flight
         other._clock = self._clock
-        other._crews = self._crews
+        other._pools = self._pools
         other._options = _options(
             self._options.timeout if timeout is None else timeout, self._options.retry if retry is None else retry
         )
@@ -433,7 +436,7 @@ class JetpayClient:
     async def aclose(self) -> None:
         """Close the connections, once; a session of yours is left as it is.
 
-        What `capture_many` and `preauthorize_many` have in flight is waited for, at most as long as the timeout of a
+        What `capture_many` and `preauthorize_many` have in shared is waited for, at most as long as the timeout of a
         call. Other calls under way end with the error that is true of them: a capture whose answer is cut off is an
         `OutcomeUnknownError`.
 
@@ -442,7 +445,7 @@ class JetpayClient:
         """
         if self._owner:
             try:
-                await batch.close(self._crews)
+                await worker_pool.close(self._pools)
             finally:
                 await self._transport.aclose()
 
@@ -466,16 +469,16 @@ class JetpayClient:
 
     def _crew(
         self,
-        errand: Errand[_Item, _T, _Outcome],
+        operation: BatchOperation[_Item, _T, _Outcome],
         items: Iterable[_Item] | AsyncIterable[_Item],
         field: str,
-        pace: Pace,
+        pace: BatchLimits,
         on_outcome: Callable[[_Outcome], None] | None,
     ) -> AsyncGenerator[_Outcome, None]:
         if self.closed:
             raise ConfigurationError("the client is closed; make a new one")
-        crew = Crew(
-            errand,
+        pool = WorkerPool(
+            operation,
             items,
             field=field,
             runner=self._runner,
@@ -483,23 +486,23 @@ class JetpayClient:
             clock=self._clock,
             pace=pace,
             on_outcome=on_outcome,
-            crews=self._crews,
+            pools=self._pools,
         )
-        return crew.stream()
+        return pool.stream()
 
-    async def _run(self, call: _calls.Call[_T]) -> _T:
-        return await self._runner.run(self._runner.pursue(call, self._options))
+    async def _run(self, call: operations.Call[_T]) -> _T:
+        return await self._runner.run(self._runner.begin(call, self._options))
 
 
 def _runner(
     transport: Transport, clock: Clock, on_unknown: OnUnknown | None, on_operation: OnOperation | None
-) -> Runner:
+) -> CallExecutor:
     if on_operation is None:
-        return Runner(transport, clock, on_unknown)
+        return CallExecutor(transport, clock, on_unknown)
     # Most clients are not watched.
-    from jetpay_async._observed import ObservedRunner  # noqa: PLC0415
+    from jetpay_async._core.instrumented import InstrumentedExecutor  # noqa: PLC0415
 
-    return ObservedRunner(transport, clock, on_unknown, on_operation)
+    return InstrumentedExecutor(transport, clock, on_unknown, on_operation)
 
 
 def _options(timeout: float, retry: RetryPolicy) -> Options:

@@ -94,10 +94,10 @@ class Capture:
     """The debit's id."""
     state: TransactionState
     """``paid``, as a rule."""
-    settled: bool = False
+    confirmed_by_status: bool = False
     """True if learnt by reading the transaction's status rather than from the capture's own reply."""
     raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
-    """The whole reply that told it: the capture's, or the status's where ``settled``."""
+    """The whole reply that told it: the capture's, or the status's where ``confirmed_by_status``."""
     attempts: int = attrs.field(default=1, eq=False)
     """How many capture requests were made; 0 if it was found captured before any."""
     elapsed: float = attrs.field(default=0.0, eq=False)

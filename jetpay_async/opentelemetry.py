@@ -20,7 +20,7 @@ attribute                       where        meaning
 ``jetpay.operation``            span, metric `Operation.name`
 ``jetpay.outcome``              span, metric `Operation.outcome`
 ``error.type``                  span, metric the class of the error, or an attempt's `Attempt.result`
-``jetpay.settled``              span         `Operation.settled`
+``jetpay.confirmed_by_status``              span         `Operation.confirmed_by_status`
 ``jetpay.debit_id``             span         `Operation.debit_id`; never in the metric
 ``http.response.status_code``   attempt      `Attempt.status`
 ``http.request.resend_count``   attempt      how many requests of the same kind came before, if any
@@ -93,7 +93,7 @@ class OpenTelemetry:
 
     def _trace(self, operation: Operation, labels: dict[str, str]) -> Context:
         """Make the spans; return the context of the operation's own."""
-        attributes: dict[str, str | bool] = {**labels, "jetpay.settled": operation.settled}
+        attributes: dict[str, str | bool] = {**labels, "jetpay.confirmed_by_status": operation.confirmed_by_status}
         if operation.debit_id is not None:
             attributes["jetpay.debit_id"] = operation.debit_id
         span = self._tracer.start_span(

@@ -5,7 +5,7 @@ outcome               what it says                              what to do
 ====================  ========================================  ======================================
 `Captured`            the money was taken                       nothing
 `Preauthorized`       the money is reserved                     store its ``debit_id``
-`Refused`             the API said no; no money moved           correct what it complains about
+`Rejected`             the API said no; no money moved           correct what it complains about
 `NotSent`             no money moved, and asking again is safe  ask again
 `Unknown`             it may have happened                      look before anything else
 ====================  ========================================  ======================================
@@ -36,7 +36,7 @@ __all__ = [
     "PreauthorizationOutcome",
     "PreauthorizationRequest",
     "Preauthorized",
-    "Refused",
+    "Rejected",
     "Unknown",
 ]
 
@@ -74,9 +74,9 @@ class Captured:
     """What the API said of it."""
 
     @property
-    def settled(self) -> bool:
+    def confirmed_by_status(self) -> bool:
         """Whether the transaction's status told it rather than the capture's own reply."""
-        return self.capture.settled
+        return self.capture.confirmed_by_status
 
     @property
     def attempts(self) -> int:
@@ -120,7 +120,7 @@ class _Undone(Generic[_R]):
 
 
 @attrs.frozen(kw_only=True)
-class Refused(_Undone[_R]):
+class Rejected(_Undone[_R]):
     """The API said no, or that the transaction is over: no money moved, and asking again the same won't help."""
 
     error: JetpayError
@@ -148,12 +148,12 @@ class Unknown(_Undone[_R]):
     ``RetryPolicy(resend_rate_limited=False)`` says that what is answered by 429 may have been processed."""
 
 
-CaptureOutcome: TypeAlias = Captured | Refused[None] | NotSent[None] | Unknown[None]
+CaptureOutcome: TypeAlias = Captured | Rejected[None] | NotSent[None] | Unknown[None]
 """What `JetpayClient.capture_many` yields."""
 
 PreauthorizationOutcome: TypeAlias = (
     Preauthorized
-    | Refused[PreauthorizationRequest]
+    | Rejected[PreauthorizationRequest]
     | NotSent[PreauthorizationRequest]
     | Unknown[PreauthorizationRequest]
 )
@@ -162,7 +162,7 @@ PreauthorizationOutcome: TypeAlias = (
 
 def undone(
     error: JetpayError, *, debit_id: str, request: _R, trust_rate_limited: bool
-) -> Refused[_R] | NotSent[_R] | Unknown[_R]:
+) -> Rejected[_R] | NotSent[_R] | Unknown[_R]:
     """Say what an error means for the item that met it.
 
     Args:
@@ -172,12 +172,12 @@ def undone(
         trust_rate_limited: Whether a 429, which is no word on the item, means that the API has not processed it, which
             is inferred; see `RetryPolicy`.
     """
-    kind: type[Refused[_R] | NotSent[_R] | Unknown[_R]] = Unknown  # of what is not known to be undone
+    kind: type[Rejected[_R] | NotSent[_R] | Unknown[_R]] = Unknown  # of what is not known to be undone
     if isinstance(error, NotSentError | ServiceError | ConfigurationError | InvalidArgumentError):
         kind = NotSent
     elif isinstance(error, RateLimitedError):
         if trust_rate_limited:
             kind = NotSent
     elif isinstance(error, APIError):
-        kind = Refused
+        kind = Rejected
     return kind(debit_id=debit_id, request=request, error=error)

@@ -22,7 +22,7 @@ class AttemptResult(StrEnum):
 
     ANSWERED = "answered"
     """The API answered with what was asked for."""
-    REFUSED = "refused"
+    REJECTED = "rejected"
     """The API said no."""
     RATE_LIMITED = "rate_limited"
     """The API said 429."""
@@ -100,7 +100,7 @@ class Operation:
     """What the caller gets instead of a result: a `JetpayError`, `asyncio.CancelledError`, or an unexpected fault."""
 
     @property
-    def settled(self) -> bool:
+    def confirmed_by_status(self) -> bool:
         """Whether it is done by the word of the transaction's status, and not of its own reply."""
         last = self.attempts[-1].request if self.attempts else self.name
         return self.outcome is OperationOutcome.DONE and last != self.name

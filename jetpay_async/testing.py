@@ -36,7 +36,8 @@ import pytest
 
 # Both packages import their parts on first use, so that pytest runs without these fixtures do not pay for them.
 import jetpay_async
-from jetpay_async import _json, webhooks
+from jetpay_async import webhooks
+from jetpay_async._core import json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -122,7 +123,7 @@ class DeliveryBuilder:
             authorization: Send this value instead of a signed token.
         """
         if body is None:
-            body = _json.dump({"webhookId": webhook_id, "events": events or [self.event()]})
+            body = json.dump({"webhookId": webhook_id, "events": events or [self.event()]})
         if authorization is None:
             key = private_key or self._keys.private_key
             authorization = webhooks.sign(body, key, kid=self._keys.kid, now=now, claims=claims, header=header)
@@ -225,7 +226,7 @@ if pytest_asyncio is not None:  # pragma: no branch - the package's own tests ha
     @pytest_asyncio.fixture
     async def jetpay_client(jetpay_sandbox: Sandbox) -> AsyncIterator[JetpayClient]:
         """A `JetpayClient` of the sandbox, with every scope."""
-        retry = jetpay_async.RetryPolicy(base_delay=0.02, settle_after=SETTLE_AFTER)
+        retry = jetpay_async.RetryPolicy(base_delay=0.02, resolve_after=SETTLE_AFTER)
         async with jetpay_async.JetpayClient(
             jetpay_sandbox.api_token, base_url=jetpay_sandbox.url, retry=retry
         ) as client:

@@ -71,7 +71,7 @@ class Exchange:
     async def reply(
         self, status: int, body: object = None, *, headers: dict[str, str] | None = None, length: int | None = None
     ) -> None:
-        """Answer; a body of bytes is sent as HTML, anything else as JSON."""
+        """DeliveryResponse; a body of bytes is sent as HTML, anything else as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         kind = "text/html" if isinstance(body, bytes) else "application/json"
         lines = [
@@ -301,14 +301,14 @@ async def stall_body(exchange: Exchange) -> None:
 
 
 async def garbage(exchange: Exchange) -> None:
-    """Answer what is not HTTP."""
+    """DeliveryResponse what is not HTTP."""
     exchange.writer.write(b"\x00\xff no http at all\r\n\r\n")
     await exchange.writer.drain()
     exchange.hang_up()
 
 
 async def endless(exchange: Exchange) -> None:
-    """Answer with a body that does not end."""
+    """DeliveryResponse with a body that does not end."""
     exchange.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(64):
         exchange.writer.write(b"10000\r\n" + b" " * 65536 + b"\r\n")
@@ -317,7 +317,7 @@ async def endless(exchange: Exchange) -> None:
 
 
 def replies(status: int, body: object = None, **headers: str) -> Act:
-    """Answer this, whatever was asked."""
+    """DeliveryResponse this, whatever was asked."""
 
     async def act(exchange: Exchange) -> None:
         await exchange.reply(status, body, headers={name.replace("_", "-"): value for name, value in headers.items()})

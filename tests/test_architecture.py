@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 import jetpay_async
-import jetpay_async.captures
+import jetpay_async.ledger
 import jetpay_async.webhooks
 
 if TYPE_CHECKING:
@@ -214,7 +214,8 @@ def test_the_rules_can_be_broken() -> None:
     """The walk finds imports at any depth, and knows when they take place."""
     source = """
 import jetpay_async.client
-from jetpay_async import _json, errors
+from jetpay_async import errors
+from jetpay_async._core import json
 if TYPE_CHECKING:
     from aiohttp import web
 else:
@@ -230,7 +231,7 @@ class Thing:
 
     assert found == {
         ("jetpay_async.client", When.LOADING),
-        ("jetpay_async._json", When.LOADING),
+        ("jetpay_async._core.json", When.LOADING),
         ("jetpay_async.errors", When.LOADING),
         ("aiohttp", When.CHECKING),
         ("ssl", When.LOADING),
@@ -240,7 +241,7 @@ class Thing:
 
 # --- what is exposed --------------------------------------------------------------------------------------------------
 
-LAZY = [jetpay_async, jetpay_async.captures, jetpay_async.webhooks]
+LAZY = [jetpay_async, jetpay_async.ledger, jetpay_async.webhooks]
 every_lazy_package = pytest.mark.parametrize("package", LAZY, ids=lambda package: package.__name__)
 
 
@@ -349,8 +350,8 @@ def loaded_by(statement: str) -> set[str]:
             {"attr", "attrs", "cattrs", "cryptography", "msgspec"},
         ),
         ("from jetpay_async import JetpayClient", SLOW - {"cryptography"}),
-        ("import jetpay_async.captures, jetpay_async.distributed", {"attr", "attrs"}),
-        ("from jetpay_async.captures import Ledger", SLOW - {"cryptography"} | {"sqlite3"}),
+        ("import jetpay_async.ledger, jetpay_async.procrastinate", {"attr", "attrs"}),
+        ("from jetpay_async.ledger import Ledger", SLOW - {"cryptography"} | {"sqlite3"}),
     ],
     ids=[
         "package",

@@ -33,11 +33,10 @@ from jetpay_async import (
     ServiceError,
     TransactionFailedError,
     TransactionState,
-    _calls,
-    _replies,
     errors,
 )
-from jetpay_async._wire import Reply
+from jetpay_async._core import operations, responses
+from jetpay_async._core.http import RawResponse
 
 CONTEXT: dict[str, Any] = {
     "operation": "capture",
@@ -133,7 +132,9 @@ def test_the_drawn_statuses_are_the_read_ones() -> None:
 
     for status in range(400, 500):
         with pytest.raises(APIError) as caught:
-            _replies.read(_calls.capture("debit_123"), Reply(status, {}, b"{}"), attempts=1, elapsed=0.0, now=0.0)
+            responses.read(
+                operations.capture("debit_123"), RawResponse(status, {}, b"{}"), attempts=1, elapsed=0.0, now=0.0
+            )
         assert type(caught.value).__name__ == drawn.get(status, "APIError")
 
 

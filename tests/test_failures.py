@@ -121,7 +121,7 @@ def test_a_failed_capture_takes_the_money_once(row: Row, network: Network) -> No
                 else:
                     assert isinstance(got, Capture)
                     assert got.state == "paid"
-                    assert got.settled is row.worked
+                    assert got.confirmed_by_status is row.worked
                     assert got.attempts == server.count("capture") == (1 if row.worked else 2)
                     assert server.captures == 1
 

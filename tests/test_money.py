@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetpay_async import InvalidArgumentError, _calls, _json
+from jetpay_async import InvalidArgumentError
+from jetpay_async._core import json as api_json
+from jetpay_async._core import operations
 from jetpay_async.money import to_amount
 
 if TYPE_CHECKING:
@@ -251,7 +253,7 @@ def test_anything_ends_in_an_exact_amount_or_a_refusal(value: Amount) -> None:
 
 def leaves(amount: Amount) -> bytes:
     """The body of a preauthorize of this amount."""
-    return _calls.preauthorize(
+    return operations.preauthorize(
         contact_id="c", credit_card_id="k", amount=amount, to_bank_account_id="b", statement="s"
     ).body
 
@@ -269,5 +271,5 @@ def test_an_amount_comes_back_as_it_left(number: int) -> None:
 
     body = leaves(exact)
 
-    assert _json.parse_object(body)["amount"] == exact
+    assert api_json.parse_object(body)["amount"] == exact
     assert to_amount(json.loads(body)["amount"]) == exact

@@ -114,7 +114,7 @@ def test_an_operation_is_a_span_and_each_attempt_a_span_below_it() -> None:
     assert operation.attributes == {
         "jetpay.operation": "capture",
         "jetpay.outcome": "done",
-        "jetpay.settled": False,
+        "jetpay.confirmed_by_status": False,
         "jetpay.debit_id": DEBIT_ID,
     }
     assert operation.status.status_code is StatusCode.UNSET
@@ -154,7 +154,7 @@ def test_attempts_tell_how_they_ended_and_how_often_they_were_tried() -> None:
     failed = [span.status.status_code is StatusCode.ERROR for span in attempts]
     assert failed == [True, False, True, False]
     assert operation.attributes is not None
-    assert operation.attributes["jetpay.settled"] is True
+    assert operation.attributes["jetpay.confirmed_by_status"] is True
     assert operation.status.status_code is StatusCode.UNSET
 
 

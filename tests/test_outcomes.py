@@ -26,7 +26,7 @@ from jetpay_async import (
     PreauthorizationRequest,
     Preauthorized,
     RateLimitedError,
-    Refused,
+    Rejected,
     ServiceError,
     TransactionFailedError,
     TransactionState,
@@ -36,21 +36,21 @@ from jetpay_async import (
 from jetpay_async.money import to_amount
 from jetpay_async.outcomes import undone
 
-MEANINGS: dict[type[JetpayError], type[Refused[None] | NotSent[None] | Unknown[None]]] = {
+MEANINGS: dict[type[JetpayError], type[Rejected[None] | NotSent[None] | Unknown[None]]] = {
     JetpayError: Unknown,
     ConfigurationError: NotSent,
     InvalidArgumentError: NotSent,
     NotSentError: NotSent,
     ServiceError: NotSent,
     OutcomeUnknownError: Unknown,
-    APIError: Refused,
-    InvalidRequestError: Refused,
-    AuthenticationError: Refused,
-    PermissionDeniedError: Refused,
-    NotFoundError: Refused,
-    ConflictError: Refused,
+    APIError: Rejected,
+    InvalidRequestError: Rejected,
+    AuthenticationError: Rejected,
+    PermissionDeniedError: Rejected,
+    NotFoundError: Rejected,
+    ConflictError: Rejected,
     RateLimitedError: NotSent,
-    TransactionFailedError: Refused,
+    TransactionFailedError: Rejected,
 }
 
 REQUEST = PreauthorizationRequest(
@@ -93,12 +93,12 @@ def test_a_429_that_is_not_trusted_is_unknown() -> None:
 def test_a_captured_debit_tells_how() -> None:
     """Whether its status had to be read, and how many requests it took, is told by the capture."""
     capture = Capture(
-        identifier="debit_123", state=TransactionState.PAID, settled=True, raw={}, attempts=2, elapsed=0.1
+        identifier="debit_123", state=TransactionState.PAID, confirmed_by_status=True, raw={}, attempts=2, elapsed=0.1
     )
 
     outcome = Captured(debit_id="debit_123", capture=capture)
 
-    assert (outcome.settled, outcome.attempts) == (True, 2)
+    assert (outcome.confirmed_by_status, outcome.attempts) == (True, 2)
 
 
 def test_a_preauthorized_request_tells_its_debit() -> None:

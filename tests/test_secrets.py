@@ -125,7 +125,7 @@ def test_a_refused_token_is_not_shown(token: str) -> None:
 
 def test_the_logger_is_silent_by_default() -> None:
     """A library says nothing unless asked: the logger has a NullHandler."""
-    from jetpay_async._log import logger
+    from jetpay_async._core.log import logger
 
     assert logger.name == "jetpay_async"
     assert any(isinstance(handler, logging.NullHandler) for handler in logger.handlers)

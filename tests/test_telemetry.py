@@ -26,19 +26,18 @@ from jetpay_async import (
     OutcomeUnknownError,
     RetryPolicy,
     TransactionFailedError,
-    _calls,
 )
-from jetpay_async._clock import Clock
-from jetpay_async._observed import _RESULTS, ObservedRunner
-from jetpay_async._retry import Happened
-from jetpay_async._runner import Pursuit, Runner
+from jetpay_async._core import operations
+from jetpay_async._core.clock import Clock
+from jetpay_async._core.executor import CallExecutor, Execution
+from jetpay_async._core.instrumented import InstrumentedExecutor
 from tests import loopback
-from tests.bank import Bank, debits, request
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, held, replies, work_then
 from tests.network import FAST, TOKEN, preauthorize
+from tests.recording_server import RecordingServer, debits, request
 
 ANSWERED = AttemptResult.ANSWERED
-REFUSED = AttemptResult.REFUSED
+REFUSED = AttemptResult.REJECTED
 RATE_LIMITED = AttemptResult.RATE_LIMITED
 UNANSWERED = AttemptResult.UNANSWERED
 NOT_SENT = AttemptResult.NOT_SENT
@@ -108,7 +107,7 @@ async def test_a_call_that_is_answered_at_once(name: str) -> None:
     assert operation.outcome is OperationOutcome.DONE
     assert operation.debit_id == DEBIT_ID
     assert rows(operation) == [(name, ANSWERED, 200)]
-    assert not operation.settled
+    assert not operation.confirmed_by_status
     assert operation.error is None
 
 
@@ -154,8 +153,8 @@ async def test_the_reads_that_settle_are_attempts(look: Act, row: Row) -> None:
     (operation,) = told
     assert operation.outcome is OperationOutcome.DONE
     assert rows(operation) == [("capture", UNANSWERED, 503), row, ("transaction_status", ANSWERED, 200)]
-    assert operation.settled
-    assert capture.settled
+    assert operation.confirmed_by_status
+    assert capture.confirmed_by_status
 
 
 @pytest.mark.asyncio
@@ -167,7 +166,7 @@ async def test_a_cancellation_that_the_status_settles() -> None:
         await client.cancel_transaction(DEBIT_ID)
 
     assert told[0].outcome is OperationOutcome.DONE
-    assert told[0].settled
+    assert told[0].confirmed_by_status
 
 
 @pytest.mark.asyncio
@@ -182,7 +181,7 @@ async def test_what_is_sent_again_after_a_proof_is_not_settled() -> None:
     kinds = [attempt.request for attempt in operation.attempts]
     assert kinds == ["capture", *["transaction_status"] * server.count("status"), "capture"]
     assert operation.outcome is OperationOutcome.DONE
-    assert not operation.settled
+    assert not operation.confirmed_by_status
 
 
 STATUS_READ = ("transaction_status", ANSWERED, 200)
@@ -210,12 +209,12 @@ async def test_a_refusal(route: str, act: Act, expected: list[Row]) -> None:
     assert operation.error is error
     assert operation.outcome is OperationOutcome.REJECTED
     assert rows(operation) == expected
-    assert not operation.settled
+    assert not operation.confirmed_by_status
 
 
 @pytest.mark.asyncio
 async def test_a_refusal_that_the_status_contradicts() -> None:
-    """A capture that was refused because it had been made already is done, and settled."""
+    """A capture that was refused because it had been made already is done, and confirmed_by_status."""
     told: list[Operation] = []
     scripts = {"capture": [replies(409, FASTAPI[409])]}
     async with Loopback(state="paid", scripts=scripts).listen() as server, watched(server, told.append) as client:
@@ -224,7 +223,7 @@ async def test_a_refusal_that_the_status_contradicts() -> None:
     (operation,) = told
     assert operation.outcome is OperationOutcome.DONE
     assert rows(operation) == [("capture", REFUSED, 409), STATUS_READ]
-    assert operation.settled
+    assert operation.confirmed_by_status
 
 
 @pytest.mark.asyncio
@@ -246,7 +245,7 @@ async def test_an_answer_that_it_is_over() -> None:
         ("transaction_status", UNANSWERED, 503),
         STATUS_READ,
     ]
-    assert not operation.settled
+    assert not operation.confirmed_by_status
 
 
 @pytest.mark.asyncio
@@ -463,7 +462,7 @@ async def test_the_hook_runs_in_the_context_of_the_caller() -> None:
         variable.set(f"context of {debit_id}")
         await ended(client.capture(debit_id))
 
-    async with Bank(fates={"debit_1": [replies(422, FASTAPI[422])]}).listen() as server:
+    async with RecordingServer(responses={"debit_1": [replies(422, FASTAPI[422])]}).listen() as server:
         async with watched(server, look) as client:
             async with asyncio.TaskGroup() as group:
                 for debit_id in debits(3):
@@ -497,9 +496,9 @@ async def test_a_client_from_the_environment_is_watched_too(monkeypatch: pytest.
 
 def test_a_client_that_nobody_watches_records_nothing() -> None:
     """Without a hook the plain runner does the work, which has no part in any of this."""
-    assert type(JetpayClient(TOKEN)._runner) is Runner
-    assert type(JetpayClient(TOKEN, on_operation=print)._runner) is ObservedRunner
-    assert not hasattr(Runner, "_on_operation")
+    assert type(JetpayClient(TOKEN)._runner) is CallExecutor
+    assert type(JetpayClient(TOKEN, on_operation=print)._runner) is InstrumentedExecutor
+    assert not hasattr(CallExecutor, "_on_operation")
 
 
 # --- many, shared, and from a ledger ---------------------------------------------------------------------------------
@@ -545,7 +544,7 @@ async def test_many_captures_are_told_one_by_one() -> None:
     """`capture_many` tells each debit once, also one that was given twice or refused."""
     told: list[Operation] = []
     given = debits(20)
-    async with Bank(fates={"debit_7": [replies(402, {"detail": "declined"})]}).listen() as server:
+    async with RecordingServer(responses={"debit_7": [replies(402, {"detail": "declined"})]}).listen() as server:
         async with watched(server, told.append) as client:
             outcomes = [outcome async for outcome in client.capture_many(given, concurrency=4)]
 
@@ -560,7 +559,7 @@ async def test_many_preauthorizations_are_told_one_by_one() -> None:
     """`preauthorize_many` tells each reservation once, with its debit; what was not tried is not told."""
     told: list[Operation] = []
     impossible = attrs.evolve(request(9), statement="")
-    async with Bank().listen() as server, watched(server, told.append) as client:
+    async with RecordingServer().listen() as server, watched(server, told.append) as client:
         requests = [request(1), request(2), impossible]
         outcomes = [outcome async for outcome in client.preauthorize_many(requests)]
 
@@ -573,8 +572,8 @@ async def test_many_preauthorizations_are_told_one_by_one() -> None:
 async def test_captures_from_a_ledger_are_told(tmp_path: Path) -> None:
     """A batch from a ledger tells each of its captures once."""
     told: list[Operation] = []
-    async with Bank().listen() as server, watched(server, told.append) as client:
-        async with client.captures(tmp_path / "captures.db", concurrency=4) as captures:
+    async with RecordingServer().listen() as server, watched(server, told.append) as client:
+        async with client.durable_captures(tmp_path / "captures.db", concurrency=4) as captures:
             batch = await captures.submit("night", debits(12))
             await batch.wait()
 
@@ -582,11 +581,11 @@ async def test_captures_from_a_ledger_are_told(tmp_path: Path) -> None:
     assert {operation.outcome for operation in told} == {OperationOutcome.DONE}
 
 
-def left_by_a_dead_run(client: JetpayClient) -> Pursuit[Capture]:
+def left_by_a_dead_run(client: JetpayClient) -> Execution[Capture]:
     """A request of another process for the debit, which can no longer be on its way."""
-    pursuit = client._runner.pursue(_calls.capture(DEBIT_ID), client._options)
-    pursuit.doubt(-math.inf)
-    return pursuit
+    execution = client._runner.begin(operations.capture(DEBIT_ID), client._options)
+    execution.mark_in_doubt(-math.inf)
+    return execution
 
 
 SETTLINGS = {
@@ -596,20 +595,20 @@ SETTLINGS = {
 }
 
 
-@pytest.mark.parametrize(("state", "outcome", "settled"), SETTLINGS.values(), ids=SETTLINGS)
+@pytest.mark.parametrize(("state", "outcome", "confirmed_by_status"), SETTLINGS.values(), ids=SETTLINGS)
 @pytest.mark.asyncio
 async def test_what_a_dead_run_left_is_told_when_it_is_settled(
-    state: str, outcome: OperationOutcome, settled: bool
+    state: str, outcome: OperationOutcome, confirmed_by_status: bool
 ) -> None:
     """Settling alone is told as a capture without a request of its own, and never as done where it was not."""
     told: list[Operation] = []
     async with Loopback(state=state).listen() as server, watched(server, told.append) as client:
-        error = await ended(client._flights.settle(DEBIT_ID, left_by_a_dead_run(client)))
+        error = await ended(client._in_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
 
     (operation,) = told
     assert (operation.name, operation.debit_id) == ("capture", DEBIT_ID)
     assert operation.outcome is outcome
-    assert operation.settled is settled
+    assert operation.confirmed_by_status is confirmed_by_status
     assert operation.error is error
     assert rows(operation) == [STATUS_READ]
     assert server.count("capture") == 0
@@ -692,7 +691,7 @@ def test_an_operation_without_error_says_so() -> None:
     operation = Operation(name="capture", outcome=OperationOutcome.DONE, started_at=0.0, duration=1.0)
 
     assert "error=None" in repr(operation)
-    assert not operation.settled
+    assert not operation.confirmed_by_status
 
 
 @pytest.mark.parametrize("value", ["operation", "attempt"])
@@ -706,6 +705,5 @@ def test_the_values_are_frozen(value: str) -> None:
 
 
 def test_each_outcome_of_an_error_is_one_of_an_operation() -> None:
-    """Whatever an error says of its operation can be told, and so can whatever becomes of an attempt."""
+    """Whatever an error says of its operation can be told."""
     assert {outcome.value for outcome in Outcome} < {outcome.value for outcome in OperationOutcome}
-    assert set(_RESULTS) == set(Happened)

@@ -39,10 +39,10 @@ Card number       What happens
 Calls
 =====
 
-The names, for `Fault.route` and `Sandbox.requests`, and the `Scope` that each asks of the token:
+The names, for `Fault.route` and `Sandbox.requests`, and the `TokenScope` that each asks of the token:
 
 ============  ==============  ====================================================================
-Name          Scope           Call
+Name          TokenScope           Call
 ============  ==============  ====================================================================
 preauthorize  card_payments   ``POST /contact/{contact_id}/creditcards/{credit_card_id}/preauthorize``
 charge        card_payments   ``POST /contact/{contact_id}/creditcards/{credit_card_id}/charge``
@@ -79,12 +79,12 @@ the header ``X-Callback-Api-Key``, a name of the sandbox's own, since the vendor
 shortens the waits, `Sandbox.drain_deliveries` ends them, `DeliveryFault` spoils deliveries.
 """
 
-from jetpay_async.sandbox._api import Scope
+from jetpay_async.sandbox._api import TokenScope
 from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehaviour
-from jetpay_async.sandbox._command import serve
 from jetpay_async.sandbox._deliveries import CALLBACK_API_KEY_HEADER, DeliveryAttempt, DeliveryPolicy
 from jetpay_async.sandbox._faults import ROUTES, DeliveryFault, DeliveryFaultKind, Fault, FaultKind, Faults
 from jetpay_async.sandbox._sandbox import Payer, Sandbox
+from jetpay_async.sandbox._serve import serve
 from jetpay_async.sandbox._state import Event, Transaction
 from jetpay_async.sandbox._webhooks import WebhookState
 
@@ -104,7 +104,7 @@ __all__ = [
     "Faults",
     "Payer",
     "Sandbox",
-    "Scope",
+    "TokenScope",
     "Transaction",
     "WebhookState",
     "serve",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._hosts import SANDBOX_TOKEN_PREFIX
-from jetpay_async.sandbox import _pages, _replies
-from jetpay_async.sandbox._forms import STATEMENT_LENGTH, Form
-from jetpay_async.sandbox._replies import Reply
-from jetpay_async.sandbox._state import RefusedError
+from jetpay_async._core.endpoints import SANDBOX_TOKEN_PREFIX
+from jetpay_async.sandbox import _pages, _responses
+from jetpay_async.sandbox._responses import SandboxResponse
+from jetpay_async.sandbox._state import RejectedError
+from jetpay_async.sandbox._validation import STATEMENT_LENGTH, Form
 from jetpay_async.sandbox._webhooks import (
     MAX_BATCH_SIZE,
     MAX_WAIT_SECONDS,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jetpay_async.sandbox._state import Account, Transaction
     from jetpay_async.sandbox._webhooks import Webhooks
 
-__all__ = ["Api", "Received", "Route", "Scope"]
+__all__ = ["Api", "Received", "Route", "TokenScope"]
 
 _BANK_ACCOUNT_FIELDS = (
     "institution",
@@ -51,7 +51,7 @@ _BANK_ACCOUNT_FIELDS = (
 )
 
 
-class Scope(StrEnum):
+class TokenScope(StrEnum):
     """What a token may do [docs: tokens are scoped; the names are the sandbox's own]."""
 
     CONTACTS = "contacts"
@@ -92,8 +92,8 @@ class Route:
     name: str
     method: str
     path: str
-    scope: Scope | None
-    answer: Callable[[Received], Reply]
+    scope: TokenScope | None
+    answer: Callable[[Received], SandboxResponse]
 
 
 class Api:
@@ -118,9 +118,9 @@ class Api:
         self._webhooks = webhooks
         self._keys = keys
         self._own_url = own_url
-        self._tokens: dict[str, frozenset[Scope]] = {}
+        self._tokens: dict[str, frozenset[TokenScope]] = {}
 
-    def issue_token(self, scopes: Iterable[Scope]) -> str:
+    def issue_token(self, scopes: Iterable[TokenScope]) -> str:
         """Make a token."""
         token = f"{SANDBOX_TOKEN_PREFIX}{self._account.new_id()}"
         self._tokens[token] = frozenset(scopes)
@@ -130,35 +130,35 @@ class Api:
         """Forget a token."""
         self._tokens.pop(token, None)
 
-    def answer(self, route: Route, authorization: str, received: Received) -> Reply:
-        """Answer a request."""
+    def answer(self, route: Route, authorization: str, received: Received) -> SandboxResponse:
+        """DeliveryResponse a request."""
         try:
             if route.scope is not None:
                 self._admit(route.scope, authorization)
             return route.answer(received)
-        except RefusedError as refusal:
+        except RejectedError as refusal:
             challenge = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-            return _replies.json(refusal.status, {"detail": refusal.detail}, challenge)
+            return _responses.json(refusal.status, {"detail": refusal.detail}, challenge)
 
     def routes(self) -> Iterable[Route]:
         """List the calls."""
         card = "/contact/{contact_id}/creditcards/{credit_card_id}"
         return (
-            Route("preauthorize", "POST", f"{card}/preauthorize", Scope.CARD_PAYMENTS, self._preauthorize),
-            Route("charge", "POST", f"{card}/charge", Scope.CARD_PAYMENTS, self._charge),
-            Route("capture", "POST", "/debit/{debit_id}/capture", Scope.CAPTURES, self._capture),
-            Route("status", "GET", "/transaction/{identifier}/status", Scope.TRANSACTIONS, self._status),
-            Route("cancel", "DELETE", "/transaction/{identifier}", Scope.CANCELLATIONS, self._cancel),
-            Route("contact", "PUT", "/contact", Scope.CONTACTS, self._add_contact),
-            Route("card_url", "POST", "/contact/{contact_id}/creditcards/url", Scope.CONTACTS, self._card_url),
-            Route("bank_account", "PUT", "/contact/bank_account", Scope.BANK_ACCOUNTS, self._add_bank_account),
-            Route("debit", "PUT", "/debit", Scope.PAYMENTS, self._request_debit),
-            Route("credit", "PUT", "/credit", Scope.PAYMENTS, self._request_credit),
-            Route("webhooks", "GET", "/webhooks/", Scope.WEBHOOKS, self._list_webhooks),
-            Route("webhooks", "POST", "/webhooks/", Scope.WEBHOOKS, self._add_webhook),
-            Route("webhooks", "GET", "/webhooks/{identifier}", Scope.WEBHOOKS, self._show_webhook),
-            Route("webhooks", "PATCH", "/webhooks/{identifier}", Scope.WEBHOOKS, self._change_webhook),
-            Route("webhooks", "DELETE", "/webhooks/{identifier}", Scope.WEBHOOKS, self._remove_webhook),
+            Route("preauthorize", "POST", f"{card}/preauthorize", TokenScope.CARD_PAYMENTS, self._preauthorize),
+            Route("charge", "POST", f"{card}/charge", TokenScope.CARD_PAYMENTS, self._charge),
+            Route("capture", "POST", "/debit/{debit_id}/capture", TokenScope.CAPTURES, self._capture),
+            Route("status", "GET", "/transaction/{identifier}/status", TokenScope.TRANSACTIONS, self._status),
+            Route("cancel", "DELETE", "/transaction/{identifier}", TokenScope.CANCELLATIONS, self._cancel),
+            Route("contact", "PUT", "/contact", TokenScope.CONTACTS, self._add_contact),
+            Route("card_url", "POST", "/contact/{contact_id}/creditcards/url", TokenScope.CONTACTS, self._card_url),
+            Route("bank_account", "PUT", "/contact/bank_account", TokenScope.BANK_ACCOUNTS, self._add_bank_account),
+            Route("debit", "PUT", "/debit", TokenScope.PAYMENTS, self._request_debit),
+            Route("credit", "PUT", "/credit", TokenScope.PAYMENTS, self._request_credit),
+            Route("webhooks", "GET", "/webhooks/", TokenScope.WEBHOOKS, self._list_webhooks),
+            Route("webhooks", "POST", "/webhooks/", TokenScope.WEBHOOKS, self._add_webhook),
+            Route("webhooks", "GET", "/webhooks/{identifier}", TokenScope.WEBHOOKS, self._show_webhook),
+            Route("webhooks", "PATCH", "/webhooks/{identifier}", TokenScope.WEBHOOKS, self._change_webhook),
+            Route("webhooks", "DELETE", "/webhooks/{identifier}", TokenScope.WEBHOOKS, self._remove_webhook),
             Route("jwks", "GET", "/.well-known/jwks.json", None, self._jwks),
             Route("card_form", "GET", "/creditcards/form/{identifier}", None, self._show_card_form),
             Route("card_form", "POST", "/creditcards/form/{identifier}", None, self._submit_card_form),
@@ -166,20 +166,20 @@ class Api:
             Route("payment", "POST", "/payment/pay/{identifier}", None, self._pay),
         )
 
-    def _admit(self, scope: Scope, authorization: str) -> None:
+    def _admit(self, scope: TokenScope, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise RefusedError(401, "Not authenticated")
+            raise RejectedError(401, "Not authenticated")
         scopes = self._tokens.get(token)
         if scopes is None:
-            raise RefusedError(401, "Invalid authentication credentials")
+            raise RejectedError(401, "Invalid authentication credentials")
         if scope not in scopes:
-            raise RefusedError(403, "Not enough permissions")
+            raise RejectedError(403, "Not enough permissions")
 
-    def _preauthorize(self, received: Received) -> Reply:
+    def _preauthorize(self, received: Received) -> SandboxResponse:
         return _card_payment(self._reserve(received))
 
-    def _charge(self, received: Received) -> Reply:
+    def _charge(self, received: Received) -> SandboxResponse:
         return _card_payment(self._account.capture(self._reserve(received).identifier))
 
     def _reserve(self, received: Received) -> Transaction:
@@ -193,30 +193,30 @@ class Api:
             contact_id, credit_card_id, amount=amount, to_bank_account_id=to_bank_account_id, statement=statement
         )
 
-    def _capture(self, received: Received) -> Reply:
+    def _capture(self, received: Received) -> SandboxResponse:
         debit = self._account.capture(received.identifiers[0])
-        return _replies.json(200, {"identifier": debit.identifier, "state": debit.state.value})
+        return _responses.json(200, {"identifier": debit.identifier, "state": debit.state.value})
 
-    def _status(self, received: Received) -> Reply:
+    def _status(self, received: Received) -> SandboxResponse:
         transaction = self._account.transaction(received.identifiers[0])
         document: dict[str, JSONValue] = {"state": transaction.state.value}
         if transaction.fail_reason is not None:
             document["fail_reason"] = transaction.fail_reason
         if transaction.fail_direction is not None:
             document["fail_direction"] = transaction.fail_direction
-        return _replies.json(200, document)
+        return _responses.json(200, document)
 
-    def _cancel(self, received: Received) -> Reply:
+    def _cancel(self, received: Received) -> SandboxResponse:
         self._account.cancel(received.identifiers[0])
-        return _replies.json(200, {"ok": True})
+        return _responses.json(200, {"ok": True})
 
-    def _add_contact(self, received: Received) -> Reply:
+    def _add_contact(self, received: Received) -> SandboxResponse:
         form = received.form()
         email, name = form.text("email"), form.text("name")
         tags, language = form.texts("tags"), form.optional_text("language")
         form.check()
         contact = self._account.add_contact(email=email, name=name, tags=tags, language=language or "en")
-        return _replies.json(
+        return _responses.json(
             200,
             {
                 "identifier": contact.identifier,
@@ -227,20 +227,20 @@ class Api:
             },
         )
 
-    def _card_url(self, received: Received) -> Reply:
+    def _card_url(self, received: Received) -> SandboxResponse:
         card_form = self._account.open_card_form(received.identifiers[0])
         url = f"{self._own_url()}/creditcards/form/{card_form.identifier}"
-        return _replies.json(200, {"url": url, "credit_card_id": card_form.credit_card_id})
+        return _responses.json(200, {"url": url, "credit_card_id": card_form.credit_card_id})
 
-    def _add_bank_account(self, received: Received) -> Reply:
+    def _add_bank_account(self, received: Received) -> SandboxResponse:
         form = received.form()
         contact_id = form.text("contact_id")
         details = {name: form.text(name) for name in _BANK_ACCOUNT_FIELDS}
         form.check()
         bank_account = self._account.add_bank_account(contact_id, details)
-        return _replies.json(201, {"identifier": bank_account.identifier, "contact_id": contact_id, **details})
+        return _responses.json(201, {"identifier": bank_account.identifier, "contact_id": contact_id, **details})
 
-    def _request_debit(self, received: Received) -> Reply:
+    def _request_debit(self, received: Received) -> SandboxResponse:
         form = received.form()
         amount = form.amount("amount")
         statement = form.text("statement", longest=STATEMENT_LENGTH)
@@ -258,7 +258,7 @@ class Api:
             )
         )
 
-    def _request_credit(self, received: Received) -> Reply:
+    def _request_credit(self, received: Received) -> SandboxResponse:
         form = received.form()
         amount = form.amount("amount")
         statement = form.text("statement", longest=STATEMENT_LENGTH)
@@ -278,33 +278,33 @@ class Api:
             )
         )
 
-    def _payment_link(self, transaction: Transaction) -> Reply:
+    def _payment_link(self, transaction: Transaction) -> SandboxResponse:
         link = f"{self._own_url()}/payment/pay/{transaction.identifier}"
-        return _replies.json(201, {"identifier": transaction.identifier, "link": link})
+        return _responses.json(201, {"identifier": transaction.identifier, "link": link})
 
-    def _list_webhooks(self, _: Received) -> Reply:
-        return _replies.json(200, [webhook.document() for webhook in self._webhooks])
+    def _list_webhooks(self, _: Received) -> SandboxResponse:
+        return _responses.json(200, [webhook.document() for webhook in self._webhooks])
 
-    def _add_webhook(self, received: Received) -> Reply:
+    def _add_webhook(self, received: Received) -> SandboxResponse:
         return self._write_webhook(received, None)
 
-    def _show_webhook(self, received: Received) -> Reply:
-        return _replies.json(200, self._webhook(received).document())
+    def _show_webhook(self, received: Received) -> SandboxResponse:
+        return _responses.json(200, self._webhook(received).document())
 
-    def _change_webhook(self, received: Received) -> Reply:
+    def _change_webhook(self, received: Received) -> SandboxResponse:
         return self._write_webhook(received, self._webhook(received))
 
-    def _remove_webhook(self, received: Received) -> Reply:
+    def _remove_webhook(self, received: Received) -> SandboxResponse:
         self._webhooks.remove(self._webhook(received))
-        return _replies.json(200, {"ok": True})
+        return _responses.json(200, {"ok": True})
 
     def _webhook(self, received: Received) -> Webhook:
         webhook = self._webhooks.get(received.identifiers[0])
         if webhook is None:
-            raise RefusedError(404, "Webhook not found")
+            raise RejectedError(404, "Webhook not found")
         return webhook
 
-    def _write_webhook(self, received: Received, webhook: Webhook | None) -> Reply:
+    def _write_webhook(self, received: Received, webhook: Webhook | None) -> SandboxResponse:
         form = received.form()
         url = self._callback_url(form, webhook)
         api_key = form.optional_text("callback_api_key")
@@ -325,7 +325,7 @@ class Api:
         if replay_id is not None:
             webhook.next_event_id = replay_id
         self._webhooks.restart(webhook)
-        return _replies.json(200, webhook.document())
+        return _responses.json(200, webhook.document())
 
     def _callback_url(self, form: Form, webhook: Webhook | None) -> str:
         if webhook is not None and "callback_url" not in form:
@@ -336,14 +336,14 @@ class Api:
             form.complain("callback_url", *objection)
         return url
 
-    def _jwks(self, _: Received) -> Reply:
-        return _replies.json(200, self._keys.jwks)
+    def _jwks(self, _: Received) -> SandboxResponse:
+        return _responses.json(200, self._keys.jwks)
 
-    def _show_card_form(self, received: Received) -> Reply:
+    def _show_card_form(self, received: Received) -> SandboxResponse:
         self._account.card_form(received.identifiers[0])
         return _pages.card_form()
 
-    def _submit_card_form(self, received: Received) -> Reply:
+    def _submit_card_form(self, received: Received) -> SandboxResponse:
         card_form = self._account.card_form(received.identifiers[0])
         number = _pages.card_number(received.body)
         if number is None:
@@ -351,16 +351,16 @@ class Api:
         self._account.submit_card_form(card_form.identifier, number)
         return _pages.done("The card is saved.")
 
-    def _show_payment(self, received: Received) -> Reply:
+    def _show_payment(self, received: Received) -> SandboxResponse:
         return _pages.payment(self._account.transaction(received.identifiers[0]))
 
-    def _pay(self, received: Received) -> Reply:
+    def _pay(self, received: Received) -> SandboxResponse:
         self._account.pay(received.identifiers[0])
         return _pages.done("Thank you.")
 
 
-def _card_payment(debit: Transaction) -> Reply:
-    return _replies.json(
+def _card_payment(debit: Transaction) -> SandboxResponse:
+    return _responses.json(
         200,
         {
             "debit_id": debit.identifier,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import attrs
 
-from jetpay_async import _json
+from jetpay_async._core import json
 from jetpay_async.sandbox._faults import DeliveryFault, DeliveryFaultKind, Faults
 from jetpay_async.sandbox._webhooks import WebhookState
 from jetpay_async.webhooks._signing import sign
@@ -16,7 +16,7 @@ from jetpay_async.webhooks._signing import sign
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jetpay_async._clock import Clock
+    from jetpay_async._core.clock import Clock
     from jetpay_async.sandbox._keys import KeyRing
     from jetpay_async.sandbox._state import Event, EventLog
     from jetpay_async.sandbox._webhooks import Webhook, Webhooks
@@ -90,7 +90,7 @@ class Deliveries:
         events: What is delivered.
         keys: What it is signed with.
         clock: Of the tokens and the waits.
-        policy: Waits and retries.
+        policy: Timers and retries.
         faults: What goes wrong on purpose.
     """
 
@@ -114,7 +114,7 @@ class Deliveries:
         self.progress = asyncio.Event()
         self._webhooks = webhooks
         self._session: aiohttp.ClientSession | None = None
-        self._couriers: dict[str, _Courier] = {}
+        self._couriers: dict[str, _WebhookSender] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -162,14 +162,14 @@ class Deliveries:
             former.task.cancel()
         registered = self._webhooks.get(webhook.identifier) is webhook
         if registered and webhook.state is not WebhookState.FAILED and self._session is not None:
-            courier = _Courier(self, webhook, self._session)
+            courier = _WebhookSender(self, webhook, self._session)
             self._couriers[webhook.identifier] = courier
             self._tasks.add(courier.task)
             courier.task.add_done_callback(self._tasks.discard)
         self.progress.set()
 
 
-class _Courier:
+class _WebhookSender:
     def __init__(self, office: Deliveries, webhook: Webhook, session: aiohttp.ClientSession) -> None:
         self._office = office
         self._webhook = webhook
@@ -240,7 +240,7 @@ class _Courier:
         fault = self._strike(_WITHIN_A_DELIVERY)
         kind = fault and fault.kind
         seconds = fault.seconds if fault else 0.0
-        body = _json.dump({"webhookId": self._webhook.id, "events": [event.document() for event in batch]})
+        body = json.dump({"webhookId": self._webhook.id, "events": [event.document() for event in batch]})
         authorization = self._sign(body, skew=seconds if kind is DeliveryFaultKind.CLOCK_SKEW else 0.0)
         if fault and kind is DeliveryFaultKind.ROTATE_KEY:
             office.keys.rotate(keep_old=fault.keep_old)
@@ -253,7 +253,7 @@ class _Courier:
         return accepted
 
     def _strike(self, kinds: frozenset[DeliveryFaultKind]) -> DeliveryFault | None:
-        return self._office.faults.strike(lambda fault: fault.fits(self._webhook.identifier, kinds))
+        return self._office.faults.match(lambda fault: fault.fits(self._webhook.identifier, kinds))
 
     def _sign(self, body: bytes, *, skew: float) -> str:
         key = self._office.keys.current

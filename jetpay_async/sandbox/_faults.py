@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 import attrs
 
 from jetpay_async.models import JSONValue
-from jetpay_async.sandbox import _replies
-from jetpay_async.sandbox._replies import Broken, Reply
+from jetpay_async.sandbox import _responses
+from jetpay_async.sandbox._responses import Broken, SandboxResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -172,7 +172,7 @@ class Fault:
     document: JSONValue = attrs.field(factory=lambda: {"unexpected": True})
 
     def fits(self, route: str, identifiers: Sequence[str]) -> bool:
-        """Tell whether a request is one of those that it may strike."""
+        """Tell whether a request is one of those that it may match."""
         return (self.route is None or self.route == route) and (
             self.identifier is None or self.identifier in identifiers
         )
@@ -233,7 +233,7 @@ class DeliveryFault:
     keep_old: bool = True
 
     def fits(self, webhook: str, kinds: Collection[DeliveryFaultKind]) -> bool:
-        """Tell whether an attempt is one of those that it may strike."""
+        """Tell whether an attempt is one of those that it may match."""
         return self.kind in kinds and (self.webhook is None or self.webhook == webhook)
 
 
@@ -253,7 +253,7 @@ class Faults(Generic[_F]):
     """The faults that are switched on, in the order of adding. At most one strikes at a time: the first that does.
 
     Each draws from its own stream of chance, made of the seed and its number. So the same requests in the same order
-    suffer the same, and what happens on other routes in between makes no difference.
+    inject the same, and what happens on other routes in between makes no difference.
     """
 
     def __init__(self, seed: str) -> None:
@@ -278,7 +278,7 @@ class Faults(Generic[_F]):
         """Switch all of them off."""
         self._armed.clear()
 
-    def strike(self, fits: Callable[[_F], bool]) -> _F | None:
+    def match(self, fits: Callable[[_F], bool]) -> _F | None:
         """Decide which fault strikes now, if any."""
         for armed in self._armed:
             if fits(armed.fault) and armed.strikes():
@@ -303,7 +303,7 @@ class _Armed(Generic[_F]):
         return True
 
 
-def spoil(fault: Fault, reply: Reply, path: str) -> Reply | Broken:
+def spoil(fault: Fault, reply: SandboxResponse, path: str) -> SandboxResponse | Broken:
     """Make of a reply what the fault leaves of it.
 
     Args:
@@ -317,33 +317,33 @@ def spoil(fault: Fault, reply: Reply, path: str) -> Reply | Broken:
         case "reset":
             return Broken(reset=True)
         case "cut_head":
-            head = _replies.head(reply)
+            head = _responses.head(reply)
             return Broken(head[: len(head) // 2])
         case "cut_body":
-            return Broken(_replies.head(reply) + reply.body[: len(reply.body) // 2])
+            return Broken(_responses.head(reply) + reply.body[: len(reply.body) // 2])
         case _:
             return _replacement(fault, path)
 
 
-def _replacement(fault: Fault, path: str) -> Reply:
+def _replacement(fault: Fault, path: str) -> SandboxResponse:
     match fault.kind.effect:
         case "rate_limit":
-            return _replies.json(429, {"detail": "Too Many Requests"}, _retry_after(fault.retry_after))
+            return _responses.json(429, {"detail": "Too Many Requests"}, _retry_after(fault.retry_after))
         case "redirect":
             location = path if fault.location is None else fault.location
-            return _replies.empty(fault.status or 307, {"Location": location})
+            return _responses.empty(fault.status or 307, {"Location": location})
         case "wrong_shape":
-            return _replies.json(200, fault.document)
+            return _responses.json(200, fault.document)
         case "proxy_page":
-            return _replies.page(fault.status or 502)
+            return _responses.page(fault.status or 502)
         case _:
             return _error(fault.status or 500, fault.body)
 
 
-def _error(status: int, body: Literal["json", "html", "empty"]) -> Reply:
+def _error(status: int, body: Literal["json", "html", "empty"]) -> SandboxResponse:
     if body == "json":
-        return _replies.json(status, {"detail": "Internal Server Error"})
-    return _replies.page(status) if body == "html" else _replies.empty(status)
+        return _responses.json(status, {"detail": "Internal Server Error"})
+    return _responses.page(status) if body == "html" else _responses.empty(status)
 
 
 def _retry_after(value: int | datetime | None) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from functools import cached_property
 import attrs
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from jetpay_async import _json
+from jetpay_async._core import json
 from jetpay_async.webhooks._signing import encode_segment
 
 __all__ = ["KeyRing", "SigningKey"]
@@ -28,7 +28,7 @@ class SigningKey:
         numbers = self.private_key.public_key().public_numbers()
         members = {"e": _encode_number(numbers.e), "kty": "RSA", "n": _encode_number(numbers.n)}
         # RFC 7638: this very JSON, with its members in this order.
-        thumbprint = hashlib.sha256(_json.dump(members)).digest()
+        thumbprint = hashlib.sha256(json.dump(members)).digest()
         return {**members, "kid": encode_segment(thumbprint), "use": "sig", "alg": "RS256"}
 
     @property

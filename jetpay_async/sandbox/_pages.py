@@ -7,10 +7,10 @@ from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from jetpay_async.sandbox import _replies
+from jetpay_async.sandbox import _responses
 
 if TYPE_CHECKING:
-    from jetpay_async.sandbox._replies import Reply
+    from jetpay_async.sandbox._responses import SandboxResponse
     from jetpay_async.sandbox._state import Transaction
 
 __all__ = ["card_form", "card_number", "done", "payment"]
@@ -18,7 +18,7 @@ __all__ = ["card_form", "card_number", "done", "payment"]
 _CARD_NUMBER = re.compile(r"[0-9]{12,19}")
 
 
-def card_form(complaint: str = "") -> Reply:
+def card_form(complaint: str = "") -> SandboxResponse:
     """Show the form that asks for a card number, 422 if the last one was none."""
     field = '<input name="card_number" autocomplete="cc-number" inputmode="numeric" required>'
     form = f'<form method="post"><label>Card number {field}</label> <button>Save</button></form>'
@@ -32,20 +32,20 @@ def card_number(body: bytes) -> str | None:
     return number if _CARD_NUMBER.fullmatch(number) else None
 
 
-def payment(transaction: Transaction) -> Reply:
+def payment(transaction: Transaction) -> SandboxResponse:
     """Show what a payment link is about."""
     about = f"<p>{escape(transaction.statement)}: {transaction.amount} ({transaction.state})</p>"
     verb = "Pay" if transaction.kind == "debit" else "Accept"
     return _page(200, "Payment", f'{about}<form method="post"><button>{verb}</button></form>')
 
 
-def done(message: str) -> Reply:
+def done(message: str) -> SandboxResponse:
     """Show that it worked."""
     return _page(200, "Done", f"<p>{escape(message)}</p>")
 
 
-def _page(status: int, title: str, content: str) -> Reply:
-    return _replies.html(
+def _page(status: int, title: str, content: str) -> SandboxResponse:
+    return _responses.html(
         status,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<h1>{escape(title)}</h1>{content}</html>\n",

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async.models import TransactionState
-from jetpay_async.sandbox._api import Api, Scope
+from jetpay_async.sandbox._api import Api, TokenScope
 from jetpay_async.sandbox._cards import APPROVED
 from jetpay_async.sandbox._deliveries import Deliveries, DeliveryAttempt, DeliveryPolicy
 from jetpay_async.sandbox._faults import DeliveryFault, Fault, Faults
 from jetpay_async.sandbox._keys import KeyRing
 from jetpay_async.sandbox._server import Server
 from jetpay_async.sandbox._state import Account, Event, Transaction
-from jetpay_async.sandbox._waits import Waits
+from jetpay_async.sandbox._timers import Timers
 from jetpay_async.sandbox._webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Sandbox:
         slow_bank_seconds: float = 1.0,
         delivery: DeliveryPolicy = _AS_DOCUMENTED,
     ) -> None:
-        waits = Waits(clock)
+        waits = Timers(clock)
         self._account = Account(
             seed=seed,
             now=clock.time,
@@ -101,7 +101,7 @@ class Sandbox:
             policy=delivery,
             faults=self.delivery_faults,
         )
-        self.api_token = self.issue_token(*Scope)
+        self.api_token = self.issue_token(*TokenScope)
         """A token with every scope."""
         self.merchant_account_id = self.add_bank_account(title="Merchant account")
         """A bank account of the merchant, for the money to go to."""
@@ -141,7 +141,7 @@ class Sandbox:
         """The base URL, for example ``http://127.0.0.1:40123``. With port 0 it is known once started."""
         return self._server.url
 
-    def issue_token(self, *scopes: Scope) -> str:
+    def issue_token(self, *scopes: TokenScope) -> str:
         """Make a token that may do this much; with no scope at all, nothing."""
         return self._api.issue_token(scopes)
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from yarl import URL
 
-from jetpay_async.sandbox import _replies
+from jetpay_async.sandbox import _responses
 from jetpay_async.sandbox._api import Received
 from jetpay_async.sandbox._faults import ROUTES, spoil
-from jetpay_async.sandbox._replies import Broken, Reply
+from jetpay_async.sandbox._responses import Broken, SandboxResponse
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from jetpay_async.sandbox._api import Api, Route
     from jetpay_async.sandbox._faults import Fault, Faults
-    from jetpay_async.sandbox._waits import Waits
+    from jetpay_async.sandbox._timers import Timers
 
 __all__ = ["Server"]
 
 # Closing a socket that has this option set sends RST instead of FIN. The structure is of ints; on Windows, of shorts.
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
-_NOTHING_DONE = _replies.json(200, {})
+_NOTHING_DONE = _responses.json(200, {})
 
 # What is slow or stalled has been ended before aiohttp is asked to stop, so this is for a body that never arrives.
 _SHUTDOWN_SECONDS = 0.1
@@ -57,7 +57,7 @@ class Server:
         api: Api,
         *,
         faults: Faults[Fault],
-        waits: Waits,
+        waits: Timers,
         latency: float,
         host: str,
         port: int,
@@ -132,7 +132,7 @@ class Server:
         request_id = self._count((route.name, None), *((route.name, identifier) for identifier in identifiers))
         if self._latency:
             await self._waits.wait(self._latency)
-        fault = self._faults.strike(lambda fault: fault.fits(route.name, identifiers))
+        fault = self._faults.match(lambda fault: fault.fits(route.name, identifiers))
         before, after = (None, fault) if fault and fault.kind.after_work else (fault, None)
 
         if before is not None:
@@ -143,7 +143,7 @@ class Server:
         reply = self._api.answer(route, authorization, Received(identifiers, body, request.content_type))
         return _send(request, await self._suffer(after, reply, request) if after else reply, request_id)
 
-    async def _suffer(self, fault: Fault, reply: Reply, request: web.Request) -> Reply | Broken:
+    async def _suffer(self, fault: Fault, reply: SandboxResponse, request: web.Request) -> SandboxResponse | Broken:
         """Wait as long as the fault says, or return what it leaves of the reply."""
         match fault.kind.effect:
             case "slow":
@@ -161,7 +161,7 @@ class Server:
             return await handler(request)
         except web.HTTPException as error:
             allow = error.headers.get("Allow")
-            reply = _replies.json(error.status, {"detail": error.reason}, {"Allow": allow} if allow else None)
+            reply = _responses.json(error.status, {"detail": error.reason}, {"Allow": allow} if allow else None)
             return _send(request, reply, self._count())
 
     def _count(self, *keys: tuple[str, str | None]) -> str:
@@ -172,7 +172,7 @@ class Server:
         return f"req_{self._total:08}"
 
 
-def _send(request: web.Request, reply: Reply | Broken, request_id: str) -> web.StreamResponse:
+def _send(request: web.Request, reply: SandboxResponse | Broken, request_id: str) -> web.StreamResponse:
     if isinstance(reply, Broken):
         return _end(request, reply)
     return web.Response(status=reply.status, body=reply.body, headers={**reply.headers, "x-request-id": request_id})

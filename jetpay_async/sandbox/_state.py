@@ -38,7 +38,7 @@ __all__ = [
     "CreditCard",
     "Event",
     "EventLog",
-    "RefusedError",
+    "RejectedError",
     "Transaction",
 ]
 
@@ -53,7 +53,7 @@ _EVENT_TYPES = {"debit": "transactions.debits.created", "credit": "transactions.
 _CARD_TOKENIZED = "credit_cards.tokenization.created"
 
 
-class RefusedError(Exception):
+class RejectedError(Exception):
     """The service says no.
 
     Attributes:
@@ -270,7 +270,7 @@ class Account:
         card = self._card(contact, credit_card_id)
         bank_account = self.bank_account(to_bank_account_id)
         if card.behaviour.declined is not None:
-            raise RefusedError(402, card.behaviour.declined)
+            raise RejectedError(402, card.behaviour.declined)
         return self._store(
             Transaction(
                 identifier=self.new_id(),
@@ -288,11 +288,11 @@ class Account:
         """Take the reserved funds."""
         debit = self.transactions.get(debit_id)
         if debit is None or debit.kind != "debit":
-            raise RefusedError(404, "Debit not found")
+            raise RejectedError(404, "Debit not found")
         if debit.from_credit_card_id is None:
-            raise RefusedError(409, "Debit was not preauthorized: there is nothing to capture")
+            raise RejectedError(409, "Debit was not preauthorized: there is nothing to capture")
         if debit.state is not TransactionState.PREAUTHORIZED and (self._refuses_second_capture or debit.state in _OVER):
-            raise RefusedError(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
+            raise RejectedError(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
         behaviour = self.credit_cards[debit.from_credit_card_id].behaviour
         if behaviour.later is not None:
             self._defer(partial(self._follow, debit_id, behaviour.later))
@@ -302,7 +302,7 @@ class Account:
         """Release a transaction of which no funds have been pulled."""
         transaction = self.transaction(identifier)
         if transaction.state not in _BEFORE_ANY_FUNDS:
-            raise RefusedError(409, f"Transaction is {transaction.state}: it can't be cancelled any more")
+            raise RejectedError(409, f"Transaction is {transaction.state}: it can't be cancelled any more")
         self._store(attrs.evolve(transaction, state=TransactionState.CANCELLED))
 
     def request_debit(
@@ -351,7 +351,7 @@ class Account:
         """Let the other party follow the link: pay a requested debit, accept a requested credit."""
         transaction = self.transaction(identifier)
         if transaction.state is not TransactionState.REQUESTED:
-            raise RefusedError(409, f"Transaction is {transaction.state}: the link has been used")
+            raise RejectedError(409, f"Transaction is {transaction.state}: the link has been used")
         self._settle(transaction, TransactionState.PAID)
 
     def override(
@@ -431,5 +431,5 @@ def _nobody() -> None:
 
 def _found(value: _T | None, what: str) -> _T:
     if value is None:
-        raise RefusedError(404, f"{what} not found")
+        raise RejectedError(404, f"{what} not found")
     return value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 from yarl import URL
 
-from jetpay_async._hosts import is_loopback
+from jetpay_async._core.endpoints import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

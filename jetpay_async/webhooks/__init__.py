@@ -26,12 +26,12 @@ network.
 
 from typing import TYPE_CHECKING
 
-from jetpay_async._lazy import lazily
+from jetpay_async._core.lazy import lazily
 
 if TYPE_CHECKING:
-    from jetpay_async.webhooks._explanation import explain
+    from jetpay_async.webhooks._explain import explain
+    from jetpay_async.webhooks._jwt import Claims, verify
     from jetpay_async.webhooks._signing import sign
-    from jetpay_async.webhooks._token import Claims, verify
     from jetpay_async.webhooks.errors import (
         InvalidTokenError,
         KeysUnavailableError,
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
         decode,
     )
     from jetpay_async.webhooks.inbox import EventInbox, MemoryInbox, SqliteInbox
-    from jetpay_async.webhooks.keys import KeySet
+    from jetpay_async.webhooks.keyset import KeySet
     from jetpay_async.webhooks.receiver import WebhookReceiver
-    from jetpay_async.webhooks.remote import RemoteKeySet
+    from jetpay_async.webhooks.remote_keyset import RemoteKeySet
     from jetpay_async.webhooks.router import EventRouter
     from jetpay_async.webhooks.verifier import WebhookVerifier, authorization_of
 
@@ -90,14 +90,14 @@ __all__ = [
 # Keys need cryptography, events need cattrs, the remote key set needs asyncio, and an adapter its framework: a name is
 # imported when it is first used (PEP 562).
 _HOMES = {
-    "Claims": "_token",
+    "Claims": "_jwt",
     "Delivery": "events",
     "Event": "events",
     "EventInbox": "inbox",
     "EventRouter": "router",
-    "KeySet": "keys",
+    "KeySet": "keyset",
     "MemoryInbox": "inbox",
-    "RemoteKeySet": "remote",
+    "RemoteKeySet": "remote_keyset",
     "SqliteInbox": "inbox",
     "TransactionEvent": "events",
     "TransactionFailed": "events",
@@ -107,9 +107,9 @@ _HOMES = {
     "WebhookVerifier": "verifier",
     "authorization_of": "verifier",
     "decode": "events",
-    "explain": "_explanation",
+    "explain": "_explain",
     "sign": "_signing",
-    "verify": "_token",
+    "verify": "_jwt",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw a __getattr__ would take any misspelt name for one of ours

@@ -8,20 +8,20 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from jetpay_async._log import logger
+from jetpay_async._core.log import logger
 from jetpay_async.webhooks.inbox import LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from jetpay_async._clock import Clock
+    from jetpay_async._core.clock import Clock
     from jetpay_async.webhooks.events import Event
-    from jetpay_async.webhooks.inbox import EventInbox, EventStore, Leased
+    from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox, Leased
 
 # What cancelled work gets to give its leases back; past that they simply run out.
 RELEASE_WITHIN = 1.0
 
-_current: ContextVar[Lease] = ContextVar("jetpay_lease")
+_current: ContextVar[EventLease] = ContextVar("jetpay_lease")
 
 
 def ensure_leased() -> None:
@@ -40,7 +40,7 @@ def ensure_leased() -> None:
         raise LeaseLostError("the lease has run out; another worker may have the event")
 
 
-class Lease:
+class EventLease:
     """What one owner holds, and until when.
 
     Attributes:
@@ -73,8 +73,8 @@ class Lease:
         self.pending = leased.mine
         return leased
 
-    async def take_stored(self, store: EventStore, *, limit: int) -> Sequence[Event]:
-        """Take stored events; see `EventStore.take`."""
+    async def take_stored(self, store: DurableEventInbox, *, limit: int) -> Sequence[Event]:
+        """Take stored events; see `DurableEventInbox.take`."""
         self._in_doubt = True
         events = await store.take(owner=self.owner, seconds=self._seconds, limit=limit)
         self._in_doubt = False
@@ -102,7 +102,7 @@ class Lease:
         token = _current.set(self)
         try:
             async with limit:
-                keeper = asyncio.create_task(self._keep(limit))
+                keeper = asyncio.create_task(self._retention(limit))
                 try:
                     yield
                 finally:
@@ -113,7 +113,7 @@ class Lease:
         finally:
             _current.reset(token)
 
-    async def _keep(self, limit: asyncio.Timeout) -> None:
+    async def _retention(self, limit: asyncio.Timeout) -> None:
         while True:
             # A renewal may fail twice, and there is still time for a third.
             await self._clock.sleep(self._seconds / 4)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
-from jetpay_async import _json
+from jetpay_async._core import json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,7 @@ def sign(
         },
         claims,
     )
-    signed = f"{encode_segment(_json.dump(token_header))}.{encode_segment(_json.dump(token_claims))}"
+    signed = f"{encode_segment(json.dump(token_header))}.{encode_segment(json.dump(token_claims))}"
     signature = private_key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
     return f"Bearer {signed}.{encode_segment(signature)}"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from jetpay_async.webhooks._token import MAX_BODY_BYTES
+from jetpay_async.webhooks._jwt import MAX_BODY_BYTES
 from jetpay_async.webhooks.errors import WebhookError
 from jetpay_async.webhooks.verifier import authorization_of
 

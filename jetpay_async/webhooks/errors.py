@@ -120,7 +120,7 @@ class WebhookError(JetpayError):
         Returns:
             A few sentences, without the body, the token or a key in them.
         """
-        from jetpay_async.webhooks._explanation import explanation_of  # noqa: PLC0415 - it needs this module
+        from jetpay_async.webhooks._explain import explanation_of  # noqa: PLC0415 - it needs this module
 
         return explanation_of(self)
 

@@ -26,7 +26,7 @@ import attrs
 import cattrs
 import msgspec
 
-from jetpay_async import _json
+from jetpay_async._core import json
 from jetpay_async.models import TransactionState
 from jetpay_async.webhooks.errors import MalformedDeliveryError, Reason, bare
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from jetpay_async.models import JSONValue
-    from jetpay_async.webhooks._token import Claims
+    from jetpay_async.webhooks._jwt import Claims
 
     Payload: TypeAlias = JSONValue
     TransactionPayload: TypeAlias = Mapping[str, JSONValue]
@@ -177,7 +177,7 @@ def _read(body: bytes) -> _WireDelivery:
             return _decoder.decode(body)
         except msgspec.ValidationError:
             # It is malformed, or a time lacks its offset: rare enough to read it once more for that.
-            return msgspec.convert(_with_offsets(_json.parse(body)), _WireDelivery)
+            return msgspec.convert(_with_offsets(json.parse(body)), _WireDelivery)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise _malformed(error) from None
 

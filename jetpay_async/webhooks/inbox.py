@@ -13,8 +13,8 @@ the inbox                       each event
 `SqliteInbox`, marked after     is never lost and never handled twice at once. It is handled a second time only after a
 the handler                     crash (or a lost lease) between the handler's effect and the mark
 your own transaction            has its effect exactly once: the mark commits together with what the handler wrote, or
-                                neither does. `SqliteInbox.mark_in` does it for SQLite; an `EventInbox` of yours, whose
-                                `~EventInbox.marking` opens the transaction, for any other database
+                                neither does. `SqliteInbox.mark_handled` does it for SQLite; an `EventInbox` of yours, whose
+                                `~EventInbox.handling` opens the transaction, for any other database
 `MemoryInbox`                   is handled twice at every restart and by every further worker
 ==============================  =======================================================================================
 
@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
 import attrs
 
-from jetpay_async import _json
-from jetpay_async._clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core import json
+from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async.errors import ConfigurationError, Context, JetpayError
 from jetpay_async.webhooks.events import Event, decode
 
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
-    from jetpay_async.webhooks._register import Register
+    from jetpay_async.webhooks._inbox_rows import InboxRows
 
 __all__ = [
     "EventInbox",
-    "EventStore",
+    "DurableEventInbox",
     "InboxError",
     "LeaseLostError",
     "Leased",
@@ -112,7 +112,7 @@ class Leased:
 
 @attrs.frozen(kw_only=True)
 class Stored:
-    """What `EventStore.store` did, by event id."""
+    """What `DurableEventInbox.store` did, by event id."""
 
     new: frozenset[int]
     """On disk now, to be handled."""
@@ -126,7 +126,7 @@ class EventInbox(Protocol):
     """What a `~jetpay_async.webhooks.WebhookReceiver` needs to know which events were handled.
 
     Implement it to keep the marks in a database of your own. Each method is one atomic step, and ``owner`` is a token
-    that no two deliveries share. An implementation whose `marking` inserts the mark in the transaction that the handler
+    that no two deliveries share. An implementation whose `handling` inserts the mark in the transaction that the handler
     writes in needs no leases: the row is the lease. It answers `lease` from the rows that are there, `renew` with the
     ids that it was given, and does nothing in `release`.
     """
@@ -152,7 +152,7 @@ class EventInbox(Protocol):
         """
         ...
 
-    def marking(self, event: Event, *, owner: str) -> AbstractAsyncContextManager[object]:
+    def handling(self, event: Event, *, owner: str) -> AbstractAsyncContextManager[object]:
         """Surround the handler of one event: mark the event when the block ends well, and not when it raises.
 
         Raises:
@@ -165,7 +165,7 @@ class EventInbox(Protocol):
         """Give back what is leased and not marked, so that a redelivery need not wait for the lease to end."""
         ...
 
-    async def last_event_id(self) -> int | None:
+    async def last_contiguous_event_id(self) -> int | None:
         """Tell up to which id nothing is missing: what to give as ``replay_from_event_id``.
 
         Returns:
@@ -175,7 +175,7 @@ class EventInbox(Protocol):
 
 
 @runtime_checkable
-class EventStore(EventInbox, Protocol):
+class DurableEventInbox(EventInbox, Protocol):
     """An inbox that also keeps the events themselves, durably, to be handled after the sender got its answer."""
 
     async def store(self, events: Sequence[Event]) -> Stored:
@@ -200,50 +200,48 @@ class EventStore(EventInbox, Protocol):
         """
         ...
 
-    async def defer(self, event: Event, *, owner: str, seconds: float) -> None:
+    async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
         """Give one event back, not to be taken again for some seconds."""
         ...
 
 
-class _RegisterInbox(ABC):
-    """The inbox over a `Register`, wherever that lives."""
+class _RowsInbox(ABC):
+    """The inbox over a `InboxRows`, wherever that lives."""
 
     @abstractmethod
-    async def _run(self, step: Callable[[Register], T]) -> T: ...
+    async def _run(self, step: Callable[[InboxRows], T]) -> T: ...
 
     async def lease(self, events: Sequence[Event], *, owner: str, seconds: float) -> Leased:
         """Take the events that nobody has handled; see `EventInbox.lease`."""
         keys = [(event.id, _microseconds(event.created_at)) for event in events]
-        mine, handled, busy, last_seen = await self._run(
-            lambda register: register.lease(keys, owner=owner, seconds=seconds)
-        )
+        mine, handled, busy, last_seen = await self._run(lambda inbox: inbox.lease(keys, owner=owner, seconds=seconds))
         return Leased(mine=mine, handled=handled, busy=busy, last_seen=last_seen)
 
     async def renew(self, event_ids: Iterable[int], *, owner: str, seconds: float) -> frozenset[int]:
         """Hold the leases for some more seconds; see `EventInbox.renew`."""
         wanted = tuple(event_ids)
-        return await self._run(lambda register: register.renew(wanted, owner=owner, seconds=seconds))
+        return await self._run(lambda inbox: inbox.renew(wanted, owner=owner, seconds=seconds))
 
     @asynccontextmanager
-    async def marking(self, event: Event, *, owner: str) -> AsyncGenerator[None]:
-        """Mark the event when the block ends well; see `EventInbox.marking`."""
+    async def handling(self, event: Event, *, owner: str) -> AsyncGenerator[None]:
+        """Mark the event when the block ends well; see `EventInbox.handling`."""
         token = _owner.set(owner)
         try:
             yield
         finally:
             _owner.reset(token)
-        await self._run(lambda register: register.mark(event.id, owner=owner))
+        await self._run(lambda inbox: inbox.mark(event.id, owner=owner))
 
     async def release(self, *, owner: str) -> None:
         """Give back what is leased and not marked; see `EventInbox.release`."""
-        await self._run(lambda register: register.release(owner=owner))
+        await self._run(lambda inbox: inbox.release(owner=owner))
 
-    async def last_event_id(self) -> int | None:
-        """Tell up to which id nothing is missing; see `EventInbox.last_event_id`."""
-        return await self._run(lambda register: register.last_event_id())
+    async def last_contiguous_event_id(self) -> int | None:
+        """Tell up to which id nothing is missing; see `EventInbox.last_contiguous_event_id`."""
+        return await self._run(lambda inbox: inbox.last_contiguous_event_id())
 
 
-class MemoryInbox(_RegisterInbox):
+class MemoryInbox(_RowsInbox):
     """Remember handled events in this process's memory: for tests and demonstrations only.
 
     **It forgets everything at a restart, and it is one process's**: two workers (``uvicorn --workers 2``, two machines,
@@ -255,20 +253,20 @@ class MemoryInbox(_RegisterInbox):
     """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        from jetpay_async.webhooks._register import Register  # noqa: PLC0415 - sqlite3 only for those who use it
+        from jetpay_async.webhooks._inbox_rows import InboxRows  # noqa: PLC0415 - sqlite3 only for those who use it
 
-        self._register = Register.open(":memory:", source="", keep=_KEEP, busy_timeout=0.0, now=clock.time)
+        self._rows = InboxRows.open(":memory:", source="", retention=_KEEP, busy_timeout=0.0, now=clock.time)
         # There is nothing to save, so nobody should have to close it.
-        weakref.finalize(self, self._register.close)
+        weakref.finalize(self, self._rows.close)
 
-    async def _run(self, step: Callable[[Register], T]) -> T:
-        return step(self._register)
+    async def _run(self, step: Callable[[InboxRows], T]) -> T:
+        return step(self._rows)
 
     def __repr__(self) -> str:
         return "MemoryInbox()"
 
 
-class SqliteInbox(_RegisterInbox):
+class SqliteInbox(_RowsInbox):
     """Remember handled events in a SQLite file: the inbox that survives a restart.
 
     Any number of processes of one machine share the file. A commit is on the disk before it counts (``WAL`` with
@@ -276,16 +274,16 @@ class SqliteInbox(_RegisterInbox):
     disk. The file is opened on first use; open it after forking workers. It must be on a local disk, not on a network
     file system.
 
-    It is also an `EventStore`, which keeps the events of ``WebhookReceiver(answer_when="stored")``.
+    It is also an `DurableEventInbox`, which keeps the events of ``WebhookReceiver(acknowledge="after_storing")``.
 
-    **In your own transaction.** If the file is your application's own database, `mark_in` marks the event in the
+    **In your own transaction.** If the file is your application's own database, `mark_handled` marks the event in the
     transaction that your handler writes in. The inbox's tables are called ``jetpay_inbox``, ``jetpay_inbox_range`` and
     ``jetpay_inbox_schema``.
 
     Args:
         path: The file; made if it isn't there, but not its folder.
         source: Which Jetpay account the events come from, if several share the file: ids are unique within one account.
-        keep: Seconds to remember each handled event by itself. After that runs of ids are remembered as ranges, so the
+        retention: Seconds to remember each handled event by itself. After that runs of ids are remembered as ranges, so the
             file stays small and yet no event is ever forgotten.
         busy_timeout: Seconds to wait for another process's write, before an `InboxError` says ``locked``.
         clock: Where the time comes from.
@@ -296,39 +294,39 @@ class SqliteInbox(_RegisterInbox):
         path: str | os.PathLike[str],
         *,
         source: str = "",
-        keep: float = _KEEP,
+        retention: float = _KEEP,
         busy_timeout: float = 5.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._path = os.fspath(path)
         self._source = source
-        self._keep = keep
+        self._retention = retention
         self._busy_timeout = busy_timeout
         self._clock = clock
-        self._register: Register | None = None
+        self._rows: InboxRows | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._pid = 0
         self._closed = False
 
     async def store(self, events: Sequence[Event]) -> Stored:
-        """Write events to disk, all or none; see `EventStore.store`."""
+        """Write events to disk, all or none; see `DurableEventInbox.store`."""
         rows = [
             (event.id, _microseconds(event.created_at), getattr(event, "transaction_id", None), _document(event))
             for event in events
         ]
-        new, known, last_seen = await self._run(lambda register: register.store(rows))
+        new, known, last_seen = await self._run(lambda inbox: inbox.store(rows))
         return Stored(new=new, known=known, last_seen=last_seen)
 
     async def take(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
-        """Lease the first stored events that are due; see `EventStore.take`."""
-        documents = await self._run(lambda register: register.take(owner=owner, seconds=seconds, limit=limit))
+        """Lease the first stored events that are due; see `DurableEventInbox.take`."""
+        documents = await self._run(lambda inbox: inbox.take(owner=owner, seconds=seconds, limit=limit))
         return decode(b'{"webhookId":0,"events":[%b]}' % b",".join(documents)).events
 
-    async def defer(self, event: Event, *, owner: str, seconds: float) -> None:
-        """Give one event back for later; see `EventStore.defer`."""
-        await self._run(lambda register: register.defer(event.id, owner=owner, seconds=seconds))
+    async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
+        """Give one event back for later; see `DurableEventInbox.reschedule`."""
+        await self._run(lambda inbox: inbox.reschedule(event.id, owner=owner, seconds=seconds))
 
-    def mark_in(self, connection: sqlite3.Connection, event: Event) -> None:
+    def mark_handled(self, connection: sqlite3.Connection, event: Event) -> None:
         """Mark the event in a transaction of yours, on a connection of yours to the same file.
 
         Call it in a handler, or in a thread that the handler started with `asyncio.to_thread`, before you commit. The
@@ -342,11 +340,11 @@ class SqliteInbox(_RegisterInbox):
             LeaseLostError: Another worker has the event: let it propagate, so that your transaction is rolled back.
             ConfigurationError: Called outside of a handler.
         """
-        from jetpay_async.webhooks._register import mark  # noqa: PLC0415
+        from jetpay_async.webhooks._inbox_rows import mark  # noqa: PLC0415
 
         owner = _owner.get(None)
         if owner is None:
-            raise ConfigurationError("mark_in() belongs in a handler that a WebhookReceiver called")
+            raise ConfigurationError("mark_handled() belongs in a handler that a WebhookReceiver called")
         mark(connection, self._source, event.id, owner=owner, now=self._clock.time())
 
     async def aclose(self) -> None:
@@ -368,7 +366,7 @@ class SqliteInbox(_RegisterInbox):
     def __repr__(self) -> str:
         return f"SqliteInbox({self._path!r}, source={self._source!r})"
 
-    async def _run(self, step: Callable[[Register], T]) -> T:
+    async def _run(self, step: Callable[[InboxRows], T]) -> T:
         if self._closed:
             raise ConfigurationError(f"{self!r} is closed")
         if self._thread is None:
@@ -380,28 +378,28 @@ class SqliteInbox(_RegisterInbox):
             raise ConfigurationError(f"{self!r} was opened before a fork; make one in each worker")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
 
-    def _step(self, step: Callable[[Register], T]) -> T:
-        if self._register is None:
-            from jetpay_async.webhooks._register import Register  # noqa: PLC0415
+    def _step(self, step: Callable[[InboxRows], T]) -> T:
+        if self._rows is None:
+            from jetpay_async.webhooks._inbox_rows import InboxRows  # noqa: PLC0415
 
-            self._register = Register.open(
+            self._rows = InboxRows.open(
                 self._path,
                 source=self._source,
-                keep=self._keep,
+                retention=self._retention,
                 busy_timeout=self._busy_timeout,
                 now=self._clock.time,
             )
-        return step(self._register)
+        return step(self._rows)
 
     def _close(self) -> None:
-        if self._register is not None:
-            self._register.close()
+        if self._rows is not None:
+            self._rows.close()
 
 
 def _document(event: Event) -> bytes:
     """Write an event as a delivery has it, so that it is read back by what reads deliveries."""
     created_at = event.created_at.isoformat()
-    return _json.dump({"id": event.id, "createdAt": created_at, "type": event.type, "data": event.data})
+    return json.dump({"id": event.id, "createdAt": created_at, "type": event.type, "data": event.data})
 
 
 def _microseconds(moment: datetime) -> int:

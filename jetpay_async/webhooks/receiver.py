@@ -9,7 +9,7 @@
         ├─ dispatch ─────────── each event to its handler, in the order of ids
         ├─ mark ─────────────── each event as its handler ends, so that a redelivery skips it
         ▼
-    Answer(status=200) if nothing is left; 500 or 503 otherwise, and Jetpay sends the delivery again
+    DeliveryResponse(status=200) if nothing is left; 500 or 503 otherwise, and Jetpay sends the delivery again
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import attrs
 
-from jetpay_async._clock import SYSTEM_CLOCK, Clock
-from jetpay_async._log import logger
+from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core.log import logger
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.webhooks._backlog import Backlog
-from jetpay_async.webhooks._lease import RELEASE_WITHIN, Lease, ensure_leased
-from jetpay_async.webhooks._shift import Shift, inbox_failed
+from jetpay_async.webhooks._dispatch import LeasedDispatch, inbox_failed
+from jetpay_async.webhooks._lease import RELEASE_WITHIN, EventLease, ensure_leased
+from jetpay_async.webhooks._stored_worker import StoredEventWorker
 from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryError, WebhookError
-from jetpay_async.webhooks.inbox import EventStore
+from jetpay_async.webhooks.inbox import DurableEventInbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.inbox import EventInbox
     from jetpay_async.webhooks.router import EventRouter
 
-__all__ = ["Answer", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
+__all__ = ["DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
 
 # The answer still has to travel.
 _SHARE_OF_THE_TIME = 0.9
@@ -55,7 +55,7 @@ class DeliveryVerifier(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
+class DeliveryResponse:
     """What to answer, and why."""
 
     status: int
@@ -79,7 +79,7 @@ class WebhookReceiver:
     """Receive deliveries: verify, skip what is done, hand each event to its handler once, and say what to answer.
 
     Use it as an async context manager around the life of the web application: leaving it lets work in progress end, and
-    with ``answer_when="stored"`` entering it starts the work on stored events.
+    with ``acknowledge="after_storing"`` entering it starts the work on stored events.
 
     ::
 
@@ -97,23 +97,23 @@ class WebhookReceiver:
         on_error: When a handler raises: ``"stop"`` starts no further event of the delivery; ``"continue"`` goes on with
             the others, except later ones of the same transaction. Either way what is done stays done, and the answer
             is a 500, so Jetpay sends the delivery again and what is left gets its turn.
-        answer_when: ``"handled"``: a 2xx means that every event is handled. ``"stored"``: a 2xx means that every event
+        acknowledge: ``"after_handling"``: a 2xx means that every event is handled. ``"after_storing"``: a 2xx means that every event
             is on disk; they are handled right after that, and after a crash at the next start. Failed ones are tried
             again after 1 s, 2 s, 4 s, ... up to a minute, where ``on_error="stop"`` keeps all the others waiting.
-            Needs an `~jetpay_async.webhooks.inbox.EventStore` such as `SqliteInbox`, and ``async with``.
-        respond_within: Seconds that Jetpay waits for the answer: 15 [docs]. When nine tenths have passed, the answer is
+            Needs an `~jetpay_async.webhooks.inbox.DurableEventInbox` such as `SqliteInbox`, and ``async with``.
+        response_timeout: Seconds that Jetpay waits for the answer: 15 [docs]. When nine tenths have passed, the answer is
             a 503 ``out_of_time``. Handlers that run are not interrupted, so the redelivery finds their events done.
-        lease: Seconds after which another worker may take the events of one that has died. They are renewed while
+        lease_seconds: Seconds after which another worker may take the events of one that has died. They are renewed while
             handlers run, so this doesn't limit a handler; it must be longer than any stall of the event loop.
-        poll: Seconds between looks for events that another, dead process has stored.
-        on_gap: An async function that is told ``first, last``: these ids have not arrived, although a later one has.
+        poll_interval: Seconds between looks for events that another, dead process has stored.
+        on_missing_events: An async function that is told ``first, last``: these ids have not arrived, although a later one has.
             Jetpay doesn't skip ids [docs], so they are late or lost; late ones are handled when they come, lost ones
             come after a replay with ``replay_from_event_id=first``. It runs before the events are handled.
         clock: Where time and chance come from.
 
     Raises:
         InvalidArgumentError: A number is not positive, or a word is unknown.
-        ConfigurationError: The inbox can't store events and ``answer_when="stored"``.
+        ConfigurationError: The inbox can't store events and ``acknowledge="after_storing"``.
     """
 
     def __init__(
@@ -123,26 +123,30 @@ class WebhookReceiver:
         *,
         inbox: EventInbox,
         on_error: Literal["stop", "continue"] = "stop",
-        answer_when: Literal["handled", "stored"] = "handled",
-        respond_within: float = 15.0,
-        lease: float = 30.0,
-        poll: float = 5.0,
-        on_gap: Callable[[int, int], Awaitable[object]] | None = None,
+        acknowledge: Literal["after_handling", "after_storing"] = "after_handling",
+        response_timeout: float = 15.0,
+        lease_seconds: float = 30.0,
+        poll_interval: float = 5.0,
+        on_missing_events: Callable[[int, int], Awaitable[object]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        for name, seconds in (("respond_within", respond_within), ("lease", lease), ("poll", poll)):
+        for name, seconds in (
+            ("response_timeout", response_timeout),
+            ("lease_seconds", lease_seconds),
+            ("poll_interval", poll_interval),
+        ):
             if not seconds > 0:
                 raise InvalidArgumentError(f"{name}: {seconds!r} is not a positive number of seconds", field=name)
         if on_error not in ("stop", "continue"):
             raise InvalidArgumentError(f"on_error: {on_error!r} is neither 'stop' nor 'continue'", field="on_error")
-        if answer_when not in ("handled", "stored"):
+        if acknowledge not in ("after_handling", "after_storing"):
             raise InvalidArgumentError(
-                f"answer_when: {answer_when!r} is neither 'handled' nor 'stored'", field="answer_when"
+                f"acknowledge: {acknowledge!r} is neither 'after_handling' nor 'after_storing'", field="acknowledge"
             )
-        store = inbox if isinstance(inbox, EventStore) else None
-        if answer_when == "stored" and store is None:
+        store = inbox if isinstance(inbox, DurableEventInbox) else None
+        if acknowledge == "after_storing" and store is None:
             raise ConfigurationError(
-                f"answer_when='stored' needs an inbox that keeps events on disk; {type(inbox).__name__} does not,"
+                f"acknowledge='after_storing' needs an inbox that keeps events on disk; {type(inbox).__name__} does not,"
                 f" SqliteInbox does"
             )
         goes_on = on_error == "continue"
@@ -150,20 +154,22 @@ class WebhookReceiver:
         self._router = router
         self._inbox = inbox
         self._goes_on = goes_on
-        self._respond_within = respond_within
-        self._lease = lease
-        self._on_gap = on_gap
+        self._respond_within = response_timeout
+        self._lease_seconds = lease_seconds
+        self._on_gap = on_missing_events
         self._clock = clock
-        self._backlog: Backlog | None = None
+        self._stored_worker: StoredEventWorker | None = None
         if store is not None:
-            # Also without answer_when="stored": an earlier run may have left stored events.
-            self._backlog = Backlog(store, self._on_shift, goes_on=goes_on, poll=poll, clock=clock)
-        self._stores_in = self._backlog if answer_when == "stored" else None
-        self._shifts: set[Shift] = set()
-        self._at_work: set[asyncio.Task[Answer]] = set()
+            # Also without acknowledge="after_storing": an earlier run may have left stored events.
+            self._stored_worker = StoredEventWorker(
+                store, self._dispatching, goes_on=goes_on, poll_interval=poll_interval, clock=clock
+            )
+        self._stores_in = self._stored_worker if acknowledge == "after_storing" else None
+        self._dispatches: set[LeasedDispatch] = set()
+        self._at_work: set[asyncio.Task[DeliveryResponse]] = set()
         self._closed = False
 
-    async def receive(self, body: bytes, authorization: str | bytes | None) -> Answer:
+    async def receive(self, body: bytes, authorization: str | bytes | None) -> DeliveryResponse:
         """Take one delivery.
 
         Args:
@@ -174,13 +180,15 @@ class WebhookReceiver:
             What to answer. What handlers, the inbox and the verification raise is logged, and doesn't get out.
 
         Raises:
-            ConfigurationError: ``answer_when="stored"``, and the receiver was not entered with ``async with``.
+            ConfigurationError: ``acknowledge="after_storing"``, and the receiver was not entered with ``async with``.
         """
         started = self._clock.monotonic()
         if self._closed:
-            return Answer(status=503, reason="closed")
+            return DeliveryResponse(status=503, reason="closed")
         if self._stores_in is not None and not self._stores_in.running:
-            raise ConfigurationError("answer_when='stored' needs 'async with receiver:' around the application's life")
+            raise ConfigurationError(
+                "acknowledge='after_storing' needs 'async with receiver:' around the application's life"
+            )
         try:
             delivery = await self._verifier.verify(body, authorization)
         except WebhookError as error:
@@ -196,16 +204,16 @@ class WebhookReceiver:
             await _cancelled([work])
             raise
         if not work.done():
-            answer = Answer(status=503, reason="out_of_time", left=len(delivery.events))
+            answer = DeliveryResponse(status=503, reason="out_of_time", left=len(delivery.events))
         elif work.cancelled():
-            answer = Answer(status=503, reason="closed", left=len(delivery.events))
+            answer = DeliveryResponse(status=503, reason="closed", left=len(delivery.events))
         else:
             answer = work.result()
         if answer.left:
             logger.warning("answering %d (%s): %d events are left", answer.status, answer.reason, answer.left)
         return answer
 
-    async def last_event_id(self) -> int | None:
+    async def last_contiguous_event_id(self) -> int | None:
         """Tell up to which id nothing is missing: what to give as ``replay_from_event_id``.
 
         A replay is inclusive [docs] and events that were handled are skipped, so too low an id does no harm.
@@ -213,7 +221,7 @@ class WebhookReceiver:
         Returns:
             The highest id such that every event from the lowest ever seen up to it is handled; None if there is none.
         """
-        return await self._inbox.last_event_id()
+        return await self._inbox.last_contiguous_event_id()
 
     async def aclose(self) -> None:
         """Take no more deliveries, let handlers that run end for some seconds, cancel them then.
@@ -221,10 +229,10 @@ class WebhookReceiver:
         The inbox stays open: close it after this.
         """
         self._closed = True
-        for shift in self._shifts:
-            shift.stop("closed")
-        if self._backlog is not None:
-            await self._backlog.aclose(within=_CLOSE_WITHIN)
+        for dispatch in self._dispatches:
+            dispatch.stop("closed")
+        if self._stored_worker is not None:
+            await self._stored_worker.aclose(within=_CLOSE_WITHIN)
         if self._at_work:
             _, late = await asyncio.wait(self._at_work, timeout=_CLOSE_WITHIN)
             await _cancelled(late)
@@ -232,8 +240,8 @@ class WebhookReceiver:
     async def __aenter__(self) -> Self:
         if self._closed:
             raise ConfigurationError("this receiver was closed; make another")
-        if self._backlog is not None:
-            self._backlog.start()
+        if self._stored_worker is not None:
+            self._stored_worker.start()
         return self
 
     async def __aexit__(
@@ -242,47 +250,52 @@ class WebhookReceiver:
         await self.aclose()
 
     @asynccontextmanager
-    async def _on_shift(self) -> AsyncGenerator[Shift]:
-        lease = Lease(self._inbox, seconds=self._lease, clock=self._clock)
-        shift = Shift(self._inbox, self._router, lease, goes_on=self._goes_on)
-        self._shifts.add(shift)
+    async def _dispatching(self) -> AsyncGenerator[LeasedDispatch]:
+        lease = EventLease(self._inbox, seconds=self._lease_seconds, clock=self._clock)
+        dispatch = LeasedDispatch(self._inbox, self._router, lease, goes_on=self._goes_on)
+        self._dispatches.add(dispatch)
         try:
-            yield shift
+            yield dispatch
         finally:
-            self._shifts.discard(shift)
+            self._dispatches.discard(dispatch)
             await lease.give_back()
 
-    async def _handle(self, delivery: Delivery) -> Answer:
+    async def _handle(self, delivery: Delivery) -> DeliveryResponse:
         events = delivery.events
         skipped = 0
-        async with self._on_shift() as shift:
+        async with self._dispatching() as dispatch:
             try:
-                leased = await shift.lease.take(events)
+                leased = await dispatch.lease.take(events)
                 skipped = len(leased.handled)
                 await self._tell_gaps(events, leased.last_seen)
-                await shift.work([event for event in events if event.id in leased.mine])
+                await dispatch.work([event for event in events if event.id in leased.mine])
                 if leased.busy:
-                    shift.stop("busy")
+                    dispatch.stop("busy")
             except Exception as error:  # noqa: BLE001 - an inbox may raise anything; nothing gets out
-                shift.stop_for(error)
-        left = len(events) - skipped - shift.handled - shift.unhandled
+                dispatch.stop_for(error)
+        left = len(events) - skipped - dispatch.handled - dispatch.unhandled
         status, reason = 200, "handled"
         if left:
-            # A handler may have been cancelled by somebody else, which stops the shift without a word.
-            status, reason = (500 if shift.failed else 503), shift.problem or "cancelled"
-        return Answer(
-            status=status, reason=reason, handled=shift.handled, unhandled=shift.unhandled, skipped=skipped, left=left
+            # A handler may have been cancelled by somebody else, which stops the dispatch without a word.
+            status, reason = (500 if dispatch.failed else 503), dispatch.problem or "cancelled"
+        return DeliveryResponse(
+            status=status,
+            reason=reason,
+            handled=dispatch.handled,
+            unhandled=dispatch.unhandled,
+            skipped=skipped,
+            left=left,
         )
 
-    async def _store(self, delivery: Delivery, backlog: Backlog) -> Answer:
+    async def _store(self, delivery: Delivery, stored_worker: StoredEventWorker) -> DeliveryResponse:
         events = delivery.events
         try:
-            stored = await backlog.store.store(events)
+            stored = await stored_worker.store.store(events)
         except Exception as error:  # noqa: BLE001 - a store may raise anything; nothing gets out
-            return Answer(status=503, reason=inbox_failed(error), left=len(events))
+            return DeliveryResponse(status=503, reason=inbox_failed(error), left=len(events))
         await self._tell_gaps(events, stored.last_seen)
-        backlog.wake()
-        return Answer(status=200, reason="stored", stored=len(stored.new), skipped=len(stored.known))
+        stored_worker.wake()
+        return DeliveryResponse(status=200, reason="stored", stored=len(stored.new), skipped=len(stored.known))
 
     async def _tell_gaps(self, events: Sequence[Event], last_seen: int | None) -> None:
         if self._on_gap is None:
@@ -292,19 +305,19 @@ class WebhookReceiver:
                 try:
                     await self._on_gap(last_seen + 1, event.id - 1)
                 except Exception as error:  # noqa: BLE001 - it must not keep the events from being handled
-                    logger.error("on_gap failed for %d to %d", last_seen + 1, event.id - 1, exc_info=error)
+                    logger.error("on_missing_events failed for %d to %d", last_seen + 1, event.id - 1, exc_info=error)
             last_seen = event.id if last_seen is None else max(last_seen, event.id)
 
 
-async def _cancelled(tasks: Collection[asyncio.Task[Answer]]) -> None:
+async def _cancelled(tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=2 * RELEASE_WITHIN)
 
 
-def _refused(error: WebhookError) -> Answer:
+def _refused(error: WebhookError) -> DeliveryResponse:
     # Anybody can send rubbish to a public address; what has the right signature deserves a look.
     level = logging.INFO if isinstance(error, InvalidTokenError | MalformedDeliveryError) else logging.WARNING
     logger.log(level, "refused a delivery with %d (%s): %s", error.status_hint, error.reason, error)
-    return Answer(status=error.status_hint, reason=str(error.reason))
+    return DeliveryResponse(status=error.status_hint, reason=str(error.reason))

@@ -94,7 +94,7 @@ class EventRouter:
     @overload
     def on(self, key: str) -> Callable[[H], H]: ...
     def on(self, key: type[Event] | str) -> Callable[[F], F]:
-        """Register the decorated async function; the function itself stays as it is.
+        """InboxRows the decorated async function; the function itself stays as it is.
 
         Args:
             key: A class of event, which stands for its subclasses too; or a type of event, in full or as a pattern. In
@@ -110,7 +110,7 @@ class EventRouter:
         """
         rank = _rank(key)
 
-        def register(handler: F) -> F:
+        def rows(handler: F) -> F:
             if not (inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)):
                 raise InvalidArgumentError(f"{handler!r} is not an async function", field="handler")
             if any(route.key == key for route in self._routes):
@@ -118,7 +118,7 @@ class EventRouter:
             insort(self._routes, _Route(rank=rank, key=key, handler=handler), key=lambda route: route.rank)
             return handler
 
-        return register
+        return rows
 
     def handler_for(self, event: Event) -> Handler | None:
         """Tell which handler would take this event; None if none would."""

@@ -7,12 +7,12 @@ from typing import cast
 
 import attrs
 
-from jetpay_async._clock import SYSTEM_CLOCK, Clock
-from jetpay_async.webhooks._token import DEFAULT_LEEWAY, MAX_BODY_BYTES, Claims, check_leeway, verify
+from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY, MAX_BODY_BYTES, Claims, check_leeway, verify
 from jetpay_async.webhooks.errors import InvalidTokenError, Reason, WebhookError, bare
 from jetpay_async.webhooks.events import Delivery, decode
-from jetpay_async.webhooks.keys import KeySet
-from jetpay_async.webhooks.remote import RemoteKeySet
+from jetpay_async.webhooks.keyset import KeySet
+from jetpay_async.webhooks.remote_keyset import RemoteKeySet
 
 __all__ = ["WebhookVerifier", "authorization_of"]
 
@@ -55,7 +55,7 @@ class WebhookVerifier:
             The delivery, with ``claims``.
 
         Raises:
-            WebhookError: It is refused. Answer with ``status_hint`` and log ``reason``; ``explain()`` says why.
+            WebhookError: It is refused. DeliveryResponse with ``status_hint`` and log ``reason``; ``explain()`` says why.
             InvalidArgumentError: The body isn't `bytes`: a mistake of the caller.
         """
         try:

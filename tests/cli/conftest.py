@@ -15,10 +15,10 @@ import attrs
 import pytest
 
 from jetpay_async import JetpayClient, RetryPolicy
-from jetpay_async.cli import main
+from jetpay_async._cli import main
 from jetpay_async.outcomes import PreauthorizationRequest
 from jetpay_async.sandbox import Sandbox
-from tests.captures.conftest import postgres_ledger  # noqa: F401 - a fixture
+from tests.ledger.conftest import postgres_ledger  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,7 +101,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JetpayClient, "from_env", functools.partial(JetpayClient.from_env, timeout=1.0, retry=_QUICK))
 
 
-_QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, settle_after=0.1)
+_QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1)
 
 HURRIED = (
     sys.executable,
@@ -109,8 +109,8 @@ HURRIED = (
     """
 import functools, sys
 from jetpay_async import JetpayClient, RetryPolicy
-from jetpay_async.cli import main
-policy = RetryPolicy(base_delay=0.01, max_delay=0.05, settle_after=0.1)
+from jetpay_async._cli import main
+policy = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1)
 JetpayClient.from_env = functools.partial(JetpayClient.from_env, timeout=1.0, retry=policy)
 sys.exit(main())
 """,

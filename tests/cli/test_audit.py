@@ -18,8 +18,8 @@ from jetpay_async import (
     TransactionFailedError,
     TransactionState,
 )
-from jetpay_async.cli.audit import Kind, Verdict, audit, verdict_on
-from jetpay_async.cli.record import BatchRecord, Order, Plan, Record, Story
+from jetpay_async._cli.demo.audit import Kind, Verdict, audit, verdict_on
+from jetpay_async._cli.demo.records import BatchRecord, Order, Plan, Record, Story
 from jetpay_async.sandbox import APPROVED, Payer, Transaction
 from jetpay_async.webhooks import Event, TransactionEvent, TransactionFailed, TransactionPaid
 
@@ -101,7 +101,7 @@ def record(story: Story, debits: tuple[Transaction, ...] = (), told: tuple[Event
         pytest.param(LOST, Verdict.UNKNOWN, id="unknown"),
         pytest.param(NotSentError("no"), Verdict.NOT_DONE, id="not sent"),
         pytest.param(RateLimitedError("no", status=429), Verdict.NOT_DONE, id="rate limited"),
-        pytest.param(APIError("no", status=404), Verdict.NOT_DONE, id="refused for another reason"),
+        pytest.param(APIError("no", status=404), Verdict.NOT_DONE, id="rejected for another reason"),
     ],
 )
 def test_each_outcome_has_its_verdict(outcome: Capture | JetpayError, verdict: Verdict) -> None:
@@ -272,7 +272,7 @@ def test_the_counts() -> None:
     """Each card is counted once by its verdict, and the captures by how they came about."""
     stories = (
         told(captured()),
-        told(captured(settled=True)),
+        told(captured(confirmed_by_status=True)),
         told(captured("processing", attempts=2)),
         told(TransactionFailedError("no")),
         told(DECLINED, debit_id=None),
@@ -284,7 +284,7 @@ def test_the_counts() -> None:
 
     assert (report.asked, report.captured, report.accepted, report.failed) == (7, 2, 1, 1)
     assert (report.declined, report.unknown, report.not_done) == (1, 1, 1)
-    assert (report.settled, report.sent_again) == (1, 1)
+    assert (report.confirmed_by_status, report.sent_again) == (1, 1)
     assert (report.seconds, report.per_second) == (2.0, 5.5)
     assert report.faults == {"reset_after": 1}
 

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from jetpay_async import OutcomeUnknownError
-from jetpay_async.captures import Batch, CapturesStoppedError, LedgerError, Progress, Report
-from jetpay_async.cli import bar, batch, outcomes, progress
-from jetpay_async.cli.debits import Debits
+from jetpay_async._cli.commands import capture_file as batch
+from jetpay_async._cli.io import exporter as outcomes
+from jetpay_async._cli.io.debit_reader import Debits
+from jetpay_async._cli.progress import display as progress
+from jetpay_async._cli.progress import rich_bar as bar
+from jetpay_async.ledger import Batch, CapturesStoppedError, LedgerError, Progress, Report
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
 
 from .conftest import Run, reserve_many
@@ -72,8 +75,8 @@ def test_a_file_is_captured(jetpay: Jetpay, sandbox: Sandbox) -> None:
 
     assert run == Run(
         0,
-        "n1: 40 of 40 captured, 0 refused, 0 unknown\n",
-        "jetpay: n1: 40 of 40: 40 captured, 0 refused, 0 unknown\n",
+        "n1: 40 of 40 captured, 0 rejected, 0 unknown\n",
+        "jetpay: n1: 40 of 40: 40 captured, 0 rejected, 0 unknown\n",
     )
     assert captured(sandbox) == [1] * 40
 
@@ -87,12 +90,12 @@ def test_the_same_command_again_sends_nothing(jetpay: Jetpay, sandbox: Sandbox) 
 
     run = jetpay(*capture("again.jsonl"))
 
-    assert (run.status, run.out) == (0, "n1: 5 of 5 captured, 0 refused, 0 unknown (1 given more than once)\n")
+    assert (run.status, run.out) == (0, "n1: 5 of 5 captured, 0 rejected, 0 unknown (1 given more than once)\n")
     assert (sandbox.requests(), captured(sandbox)) == (requests, [1] * 5)
 
 
 def test_refused_ones_are_told_and_retried(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A refused debit leaves status 1 and the command that tells why; put back, the next run captures it."""
+    """A rejected debit leaves status 1 and the command that tells why; put back, the next run captures it."""
     debit_ids = reserve_many(sandbox, 3)
     fault = Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[1], status=402)
     sandbox.faults.add(fault)
@@ -102,16 +105,16 @@ def test_refused_ones_are_told_and_retried(jetpay: Jetpay, sandbox: Sandbox) -> 
     assert (run.status, run.out.splitlines()) == (
         1,
         [
-            "n1: 2 of 3 captured, 1 refused, 0 unknown",
+            "n1: 2 of 3 captured, 1 rejected, 0 unknown",
             "Which, and why: jetpay captures list --ledger c.db --batch n1",
         ],
     )
     assert re.fullmatch(
-        rf"{debit_ids[1]}  refused  the API answered 402.*\n",
+        rf"{debit_ids[1]}  rejected  the API answered 402.*\n",
         jetpay(*ledger("list", "--batch=n1")).out,
     )
     sandbox.faults.clear()
-    retry = jetpay(*ledger("retry-refused", "--batch=n1", "--yes"))
+    retry = jetpay(*ledger("retry-rejected", "--batch=n1", "--yes"))
     assert retry.out.endswith("\n  jetpay capture FILE --ledger c.db --batch n1\n")
     assert jetpay(*capture("debits.txt")).status == 0
     assert captured(sandbox) == [1] * 3
@@ -126,10 +129,10 @@ def test_unknown_beats_refused(jetpay: Jetpay, sandbox: Sandbox) -> None:
 
     run = jetpay(*capture(listed(debit_ids)))
 
-    assert (run.status, run.out.splitlines()[0]) == (4, "n1: 1 of 3 captured, 1 refused, 1 unknown")
+    assert (run.status, run.out.splitlines()[0]) == (4, "n1: 1 of 3 captured, 1 rejected, 1 unknown")
     assert "the same command again looks at them once more" in run.out
     sandbox.faults.clear()
-    assert jetpay(*capture("debits.txt")).out.splitlines()[0] == "n1: 2 of 3 captured, 1 refused, 0 unknown"
+    assert jetpay(*capture("debits.txt")).out.splitlines()[0] == "n1: 2 of 3 captured, 1 rejected, 0 unknown"
     assert sorted(captured(sandbox)) == [0, 1, 1]
 
 
@@ -148,7 +151,7 @@ def test_json(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch)
         "key": "n1",
         "total": 20,
         "captured": 20,
-        "refused": 0,
+        "rejected": 0,
         "unknown": 0,
         "duplicates": 1,
     }
@@ -164,7 +167,7 @@ def test_plain_lines_now_and_then(jetpay: Jetpay, sandbox: Sandbox, monkeypatch:
     run = jetpay(*capture(listed(reserve_many(sandbox, 40)), "--concurrency=2"))
 
     lines = run.err.splitlines()
-    form = r"jetpay: n1: \d+ of 40: \d+ captured, 0 refused, 0 unknown, \d+ in flight, \d+/s, (\?|\d s) left"
+    form = r"jetpay: n1: \d+ of 40: \d+ captured, 0 rejected, 0 unknown, \d+ in flight, \d+/s, (\?|\d s) left"
     assert len(lines) > 2
     assert all(re.fullmatch(form, line) for line in lines[:-1])
 
@@ -175,13 +178,13 @@ async def test_the_end_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Complete:
         async def progress(self) -> Progress:
-            return Progress(total=1, pending=0, sending=0, captured=1, refused=0, unknown=0)
+            return Progress(total=1, pending=0, sending=0, captured=1, rejected=0, unknown=0)
 
         async def wait(self) -> str:
             await asyncio.sleep(0.05)
             return "the report"
 
-    shown: list[progress.Pace] = []
+    shown: list[progress.ProgressSample] = []
 
     report = await batch._wait(Complete(), shown.append, 0.001)  # type: ignore[arg-type] # a batch in short
 
@@ -214,17 +217,17 @@ def test_a_bar_on_a_terminal(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pyte
     run = jetpay(*capture(listed(debit_ids), "--concurrency=2"))
 
     text = CONTROL.sub("", run.err)
-    assert (run.status, run.out.splitlines()[0]) == (1, "n1: 39 of 40 captured, 1 refused, 0 unknown")
+    assert (run.status, run.out.splitlines()[0]) == (1, "n1: 39 of 40 captured, 1 rejected, 0 unknown")
     assert re.search(r"in flight  \d+/s  (\?|\d s) left", text)
-    assert re.search(r"100% 40/40 *\n39 captured  1 refused  0 unknown", text)
-    assert "\x1b[33m1 refused" in run.err
+    assert re.search(r"100% 40/40 *\n39 captured  1 rejected  0 unknown", text)
+    assert "\x1b[33m1 rejected" in run.err
     assert run.err.rindex("\x1b[?25h") > run.err.rindex("\x1b[?25l")
 
 
 def test_no_bar_is_left_of_what_does_not_begin(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the batch is refused the bar goes away, and the reason stands alone."""
+    """Where the batch is rejected the bar goes away, and the reason stands alone."""
     jetpay(*capture(listed(reserve_many(sandbox, 1))))
     pretend_terminal(monkeypatch)
 
@@ -249,7 +252,7 @@ def test_a_lesser_terminal_gets_lines(
 
     run = jetpay(*capture(source))
 
-    assert (run.status, run.err) == (0, "jetpay: n1: 2 of 2: 2 captured, 0 refused, 0 unknown\n")
+    assert (run.status, run.err) == (0, "jetpay: n1: 2 of 2: 2 captured, 0 rejected, 0 unknown\n")
 
 
 # --- outcomes ---------------------------------------------------------------------------------------------------------
@@ -266,9 +269,9 @@ def test_outcomes_as_csv(jetpay: Jetpay, sandbox: Sandbox) -> None:
     with Path("o.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert run.status == 1
-    assert [(row["debit_id"], row["state"], row["settled"]) for row in rows] == [
+    assert [(row["debit_id"], row["state"], row["confirmed_by_status"]) for row in rows] == [
         (debit_ids[0], "captured", "false"),
-        (debit_ids[1], "refused", "false"),
+        (debit_ids[1], "rejected", "false"),
         (debit_ids[2], "captured", "false"),
     ]
     assert (rows[1]["error"], rows[1]["status"]) == ("InvalidRequestError", "422")
@@ -286,7 +289,12 @@ def test_outcomes_as_json_lines(jetpay: Jetpay, sandbox: Sandbox) -> None:
 
     (line,) = Path("o.jsonl").read_text().splitlines()
     told = json.loads(line)
-    assert (told["debit_id"], told["state"], told["settled"], told["reason"]) == (debit_id, "captured", False, None)
+    assert (told["debit_id"], told["state"], told["confirmed_by_status"], told["reason"]) == (
+        debit_id,
+        "captured",
+        False,
+        None,
+    )
 
 
 def test_outcomes_on_stdout(jetpay: Jetpay, sandbox: Sandbox) -> None:
@@ -294,7 +302,7 @@ def test_outcomes_on_stdout(jetpay: Jetpay, sandbox: Sandbox) -> None:
     run = jetpay(*capture(listed(reserve_many(sandbox, 2)), "--out=-"))
 
     assert [row["state"] for row in csv.DictReader(run.out.splitlines())] == ["captured", "captured"]
-    assert run.err.endswith("\nn1: 2 of 2 captured, 0 refused, 0 unknown\n")
+    assert run.err.endswith("\nn1: 2 of 2 captured, 0 rejected, 0 unknown\n")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +342,7 @@ def test_a_disk_that_fills_up_loses_no_outcome(
 
     run = jetpay(*capture(source, "--out=o.csv"))
 
-    assert (run.status, run.out) == (3, "n1: 1 of 1 captured, 0 refused, 0 unknown\n")
+    assert (run.status, run.out) == (3, "n1: 1 of 1 captured, 0 rejected, 0 unknown\n")
     assert run.err.endswith(
         "o.csv: No space left on device; "
         "to write it again: jetpay captures export --ledger c.db --batch n1 --out FILE\n"
@@ -418,7 +426,7 @@ def test_a_ledger_that_can_not_be_used(jetpay: Jetpay, sandbox: Sandbox, path: s
     ],
 )
 def test_the_two_forms_are_not_mixed(jetpay: Jetpay, sandbox: Sandbox, arguments: str, message: str) -> None:
-    """Arguments of both forms are refused with what to say instead, and nothing is sent."""
+    """Arguments of both forms are rejected with what to say instead, and nothing is sent."""
     listed(["debit_1"])
 
     run = jetpay("capture", *arguments.split())
@@ -450,7 +458,7 @@ def test_a_dry_run_of_a_new_batch(jetpay: Jetpay, no_network: None) -> None:
 
 
 def test_a_dry_run_of_a_batch_that_has_begun(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A dry run tells what is stored of the batch, and sends nothing; another list would be refused, with status 2."""
+    """A dry run tells what is stored of the batch, and sends nothing; another list would be rejected, with status 2."""
     debit_ids = reserve_many(sandbox, 2)
     jetpay(*capture(listed(debit_ids)))
     requests = sandbox.requests()
@@ -460,7 +468,7 @@ def test_a_dry_run_of_a_batch_that_has_begun(jetpay: Jetpay, sandbox: Sandbox) -
     new = jetpay(*capture("debits.txt", "--dry-run", "--json", name="n2"))
 
     assert known.out.splitlines()[1] == (
-        "batch n1 in c.db: is there with these debits, 2 captured and 0 refused; 0 would be captured, and 0 unknown "
+        "batch n1 in c.db: is there with these debits, 2 captured and 0 rejected; 0 would be captured, and 0 unknown "
         "looked at again"
     )
     assert (other.status, other.out.splitlines()[1].split(";")[0]) == (
@@ -473,7 +481,7 @@ def test_a_dry_run_of_a_batch_that_has_begun(jetpay: Jetpay, sandbox: Sandbox) -
         "pending": 0,
         "sending": 0,
         "captured": 2,
-        "refused": 0,
+        "rejected": 0,
         "unknown": 0,
         "of_these": 2,
     }
@@ -571,7 +579,7 @@ def test_a_dead_api(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.Monkey
 
 
 def test_a_wrong_token(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that is refused ends the run, is not shown, and no debit is called refused because of it."""
+    """A token that is rejected ends the run, is not shown, and no debit is called rejected because of it."""
     source = listed(reserve_many(sandbox, 50))
     monkeypatch.setenv("JETPAY_API_TOKEN", "open-sesame")
 
@@ -613,7 +621,7 @@ def test_what_is_in_doubt_is_told(jetpay: Jetpay, sandbox: Sandbox, monkeypatch:
     """A run that ends with debits in doubt says how many."""
 
     async def fail(self: Batch) -> Report:
-        stands = Progress(total=9, pending=3, sending=2, captured=4, refused=0, unknown=0)
+        stands = Progress(total=9, pending=3, sending=2, captured=4, rejected=0, unknown=0)
         raise CapturesStoppedError("the end", key=self.key, progress=stands)
 
     monkeypatch.setattr(Batch, "wait", fail)
@@ -629,7 +637,7 @@ def test_doubts_of_an_earlier_run_are_announced(
     """Who waits for the doubts that a killed run left is told what for."""
 
     async def doubtful(*_: object) -> Progress:
-        return Progress(total=1, pending=0, sending=1, captured=0, refused=0, unknown=0)
+        return Progress(total=1, pending=0, sending=1, captured=0, rejected=0, unknown=0)
 
     monkeypatch.setattr(batch, "_find_stored", doubtful)
 
@@ -639,22 +647,22 @@ def test_doubts_of_an_earlier_run_are_announced(
     assert run.status == 0
 
 
-# --- the pace ---------------------------------------------------------------------------------------------------------
+# --- the sample ---------------------------------------------------------------------------------------------------------
 
 
 def stands(finished: int) -> Progress:
-    return Progress(total=1000, pending=1000 - finished, sending=0, captured=finished, refused=0, unknown=0)
+    return Progress(total=1000, pending=1000 - finished, sending=0, captured=finished, rejected=0, unknown=0)
 
 
 def test_the_rate_is_that_of_the_last_half_minute() -> None:
     """What was done in the hours before does not count for the rate, and for what is left."""
     times = iter([0.0, 0.0, 10.0, 40.0, 50.0])
-    pacer = progress.Pacer(lambda: next(times))
+    pacer = progress.ProgressSampler(lambda: next(times))
 
     paces = [pacer.measure(stands(finished)) for finished in (0, 0, 500, 530, 600)]
 
-    assert [round(pace.per_second, 2) for pace in paces] == [0.0, 0.0, 50.0, 1.0, 7.0]
-    assert [pace.seconds_left for pace in paces] == [None, None, 10.0, 470.0, pytest.approx(400 / 7)]
+    assert [round(sample.per_second, 2) for sample in paces] == [0.0, 0.0, 50.0, 1.0, 7.0]
+    assert [sample.seconds_left for sample in paces] == [None, None, 10.0, 470.0, pytest.approx(400 / 7)]
 
 
 @pytest.mark.parametrize(

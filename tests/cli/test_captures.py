@@ -16,9 +16,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from jetpay_async.captures import Ledger
-from jetpay_async.cli import main
-from jetpay_async.cli.ledger import command, shown
+from jetpay_async._cli import main
+from jetpay_async._cli.io.ledger_names import command, shown
+from jetpay_async.ledger import Ledger
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
 
 from .conftest import Run, hurry, reserve_many, running
@@ -45,7 +45,7 @@ def submit(name: str, debit_ids: list[str]) -> None:
 
 @attrs.frozen
 class Night:
-    """A batch n1 of three debits: the first was captured, the second refused, the third is unknown."""
+    """A batch n1 of three debits: the first was captured, the second rejected, the third is unknown."""
 
     sandbox: Sandbox
     debit_ids: list[str]
@@ -111,7 +111,7 @@ def test_status_of_one_batch_as_json(jetpay: Jetpay, three: list[str]) -> None:
         "pending": 1,
         "sending": 0,
         "captured": 0,
-        "refused": 0,
+        "rejected": 0,
         "unknown": 0,
         "complete": False,
     }
@@ -130,14 +130,14 @@ def test_a_ledger_without_batches(jetpay: Jetpay) -> None:
 
 
 def test_list_those_that_need_a_person(jetpay: Jetpay, three: list[str]) -> None:
-    """What was refused or is unknown is listed with the reason, and of all batches with the batch."""
+    """What was rejected or is unknown is listed with the reason, and of all batches with the batch."""
     run = jetpay("captures", "list", "--ledger=c.db", "--batch=n1")
     everywhere = jetpay("captures", "list", "--ledger=c.db")
 
-    refused, unknown = run.out.splitlines()
-    assert refused.startswith(f"{three[1]}  refused  the API answered 402")
+    rejected, unknown = run.out.splitlines()
+    assert rejected.startswith(f"{three[1]}  rejected  the API answered 402")
     assert unknown.startswith(f"{three[2]}  unknown  ")
-    assert everywhere.out.splitlines() == [f"n1  {refused}", f"n1  {unknown}"]
+    assert everywhere.out.splitlines() == [f"n1  {rejected}", f"n1  {unknown}"]
 
 
 def test_list_by_state(jetpay: Jetpay, three: list[str]) -> None:
@@ -156,25 +156,25 @@ def test_nothing_to_list(jetpay: Jetpay) -> None:
     """An empty list is told on stderr; as JSON it is empty."""
     submit("n1", ["a"])
 
-    assert jetpay("captures", "list", "--ledger=c.db") == Run(0, "", "jetpay: no debit is refused or unknown\n")
+    assert jetpay("captures", "list", "--ledger=c.db") == Run(0, "", "jetpay: no debit is rejected or unknown\n")
     assert jetpay("captures", "list", "--ledger=c.db", "--json") == Run(0, "", "")
 
 
 def test_export(jetpay: Jetpay, three: list[str]) -> None:
     """Everything is written as CSV to stdout, or to a file in the form of its name."""
     run = jetpay("captures", "export", "--ledger=c.db", "--batch=n1")
-    to_file = jetpay("captures", "export", "--ledger=c.db", "--state=refused", "--out=o.jsonl")
+    to_file = jetpay("captures", "export", "--ledger=c.db", "--state=rejected", "--out=o.jsonl")
     as_json = jetpay("captures", "export", "--ledger=c.db", "--json")
 
     rows = list(csv.DictReader(run.out.splitlines()))
     assert [(row["batch"], row["debit_id"], row["state"]) for row in rows] == [
         ("n1", three[0], "captured"),
-        ("n1", three[1], "refused"),
+        ("n1", three[1], "rejected"),
         ("n1", three[2], "unknown"),
     ]
     assert to_file == Run(0, "", "jetpay: 1 debits written to o.jsonl\n")
     assert json.loads(Path("o.jsonl").read_text())["debit_id"] == three[1]
-    assert [json.loads(line)["state"] for line in as_json.out.splitlines()] == ["captured", "refused", "unknown"]
+    assert [json.loads(line)["state"] for line in as_json.out.splitlines()] == ["captured", "rejected", "unknown"]
 
 
 def test_an_export_is_a_list_of_debits(
@@ -189,7 +189,7 @@ def test_an_export_is_a_list_of_debits(
 
     run = jetpay("capture", "-", "--ledger=c.db", "--batch=n1")
 
-    assert run.out.startswith("n1: 2 of 3 captured, 1 refused, 0 unknown\n")
+    assert run.out.startswith("n1: 2 of 3 captured, 1 rejected, 0 unknown\n")
     assert sorted(debit.captures for debit in night.sandbox.debits) == [0, 1, 1]
 
 
@@ -209,12 +209,12 @@ def test_retrying_asks_first(
     monkeypatch.setattr(stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", stdin)
 
-    run = jetpay("captures", "retry-refused", "--ledger=c.db", "--batch=n1")
+    run = jetpay("captures", "retry-rejected", "--ledger=c.db", "--batch=n1")
 
     assert (run.status, run.out.startswith(told), bool(run.out)) == (0 if told else 130, True, bool(told))
-    assert run.err.startswith("Try 1 refused debits of n1 again? [y/N] ")
+    assert run.err.startswith("Try 1 rejected debits of n1 again? [y/N] ")
     assert ("nothing was changed" in run.err) == (not told)
-    left = jetpay("captures", "list", "--ledger=c.db", "--state=refused").out
+    left = jetpay("captures", "list", "--ledger=c.db", "--state=rejected").out
     assert bool(left) == (not told)
 
 
@@ -222,16 +222,16 @@ def test_retrying_where_nobody_can_be_asked(jetpay: Jetpay, three: list[str], mo
     """Without a terminal --yes is needed; with --json the number is all that is told."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
 
-    run = jetpay("captures", "retry-refused", "--ledger=c.db", "--batch=n1")
+    run = jetpay("captures", "retry-rejected", "--ledger=c.db", "--batch=n1")
 
     assert (run.status, run.out) == (2, "")
     assert run.err.startswith("jetpay: argument --yes: is needed where nobody can be asked")
-    again = ("captures", "retry-refused", "--ledger=c.db", "--batch=n1", "--yes")
+    again = ("captures", "retry-rejected", "--ledger=c.db", "--batch=n1", "--yes")
     assert json.loads(jetpay(*again, "--json").out) == {"batch": "n1", "pending_again": 1}
-    assert jetpay(*again) == Run(0, "no debit is refused; nothing was changed\n", "")
+    assert jetpay(*again) == Run(0, "no debit is rejected; nothing was changed\n", "")
 
 
-@pytest.mark.parametrize("name", ["status", "list", "export", "retry-refused"])
+@pytest.mark.parametrize("name", ["status", "list", "export", "retry-rejected"])
 def test_an_absent_ledger_is_an_error(jetpay: Jetpay, name: str) -> None:
     """A path that leads nowhere is told, and no file is made there."""
     run = jetpay("captures", name, "--ledger=nowhere.db", "--batch=n1")
@@ -241,7 +241,7 @@ def test_an_absent_ledger_is_an_error(jetpay: Jetpay, name: str) -> None:
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("name", ["status", "list", "export", "retry-refused"])
+@pytest.mark.parametrize("name", ["status", "list", "export", "retry-rejected"])
 def test_an_unknown_batch_is_an_error(jetpay: Jetpay, name: str) -> None:
     """A batch that the ledger does not have is told."""
     submit("n1", ["a"])
@@ -256,7 +256,7 @@ def test_an_unknown_batch_is_an_error(jetpay: Jetpay, name: str) -> None:
     [
         pytest.param(["captures"], "the following arguments are required: COMMAND", id="command"),
         pytest.param(["captures", "status"], "the following arguments are required: --ledger", id="ledger"),
-        pytest.param(["captures", "retry-refused", "--ledger=c"], "required: --batch", id="batch"),
+        pytest.param(["captures", "retry-rejected", "--ledger=c"], "required: --batch", id="batch"),
         pytest.param(["captures", "list", "--ledger=c", "--state=lost"], "invalid choice: 'lost'", id="state"),
         pytest.param(["capture", "a", "--rate", "0"], "argument --rate: '0' is not a number that fits", id="rate"),
     ],
@@ -273,7 +273,7 @@ def test_a_full_stdout(three: list[str]) -> None:
     """An export that stdout has no room for is told in one line."""
     with Path("/dev/full").open("wb") as stdout:
         ran = subprocess.run(
-            [sys.executable, "-m", "jetpay_async.cli", "captures", "export", "--ledger=c.db"],
+            [sys.executable, "-m", "jetpay_async._cli", "captures", "export", "--ledger=c.db"],
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
@@ -288,7 +288,7 @@ def test_a_reader_that_goes_away(three: list[str]) -> None:
     with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
         reader.wait()
         ran = subprocess.run(
-            [sys.executable, "-m", "jetpay_async.cli", "captures", "export", "--ledger=c.db"],
+            [sys.executable, "-m", "jetpay_async._cli", "captures", "export", "--ledger=c.db"],
             stdout=reader.stdin,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jetpay_async.sandbox import Fault, FaultKind, Sandbox, Scope
+from jetpay_async.sandbox import Fault, FaultKind, Sandbox, TokenScope
 
 from .conftest import Run
 
@@ -121,7 +121,7 @@ def test_capture_says_when_the_status_told(jetpay: Jetpay, sandbox: Sandbox) -> 
 
 
 def test_several_outcomes_exit_with_the_gravest(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A refused debit does not keep the others from being captured; the highest status counts."""
+    """A rejected debit does not keep the others from being captured; the highest status counts."""
     good = reserve(jetpay, sandbox)
 
     run = jetpay("capture", "nowhere", "a/b", good, "--json")
@@ -288,7 +288,7 @@ def test_an_unknown_capture_names_the_next_command(
     """A capture that can't be settled exits with 4, on stdout as JSON, and says how to look."""
     debit_id, other = reserve(jetpay, sandbox), reserve(jetpay, sandbox)
     # The status can't be read with this token.
-    monkeypatch.setenv("JETPAY_API_TOKEN", sandbox.issue_token(Scope.CAPTURES))
+    monkeypatch.setenv("JETPAY_API_TOKEN", sandbox.issue_token(TokenScope.CAPTURES))
     sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_BEFORE, route="capture", identifier=debit_id))
 
     run = jetpay("capture", debit_id, other, "--json")
@@ -336,7 +336,7 @@ def test_an_interrupted_question_is_only_interrupted(
 def test_an_interruption_after_the_last_outcome_leaves_nothing(
     jetpay: Jetpay, sandbox: Sandbox, interrupt_when: Callable[[Callable[[], bool]], None]
 ) -> None:
-    """Ctrl-C in the only, unknown errand has nothing left to name."""
+    """Ctrl-C in the only, unknown request has nothing left to name."""
     sandbox.faults.add(Fault(kind=FaultKind.STALL_BEFORE, route="preauthorize"))
     interrupt_when(lambda: sandbox.requests("preauthorize") == 1)
 

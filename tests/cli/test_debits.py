@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from jetpay_async import ConfigurationError
-from jetpay_async.cli import debits as module
-from jetpay_async.cli.debits import Debits, read_debits
+from jetpay_async._cli.io import debit_reader as module
+from jetpay_async._cli.io.debit_reader import Debits, read_debits
 
 
 def read(path: Path | str) -> list[str]:
@@ -125,7 +125,7 @@ def test_ten_bad_lines_are_shown(tmp_path: Path) -> None:
     "content", [pytest.param("", id="empty"), pytest.param("# none\n\n", id="comments"), pytest.param("debit_id\n")]
 )
 def test_a_file_without_debits(tmp_path: Path, content: str) -> None:
-    """A list without a debit is most likely a mistake, and refused."""
+    """A list without a debit is most likely a mistake, and rejected."""
     path = tmp_path / "d.txt"
     path.write_text(content)
 
@@ -195,7 +195,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     code = f"""
 import re
 from pathlib import Path
-from jetpay_async.cli.debits import read_debits
+from jetpay_async._cli.io.debit_reader import read_debits
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 def read(name):

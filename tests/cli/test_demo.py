@@ -17,17 +17,19 @@ import attrs
 import pytest
 
 from jetpay_async import Capture, JetpayClient, NotSentError, RetryPolicy
-from jetpay_async.cli import demo, demo_batch, show
-from jetpay_async.cli.audit import audit
+from jetpay_async._cli.demo import batch as demo_batch
+from jetpay_async._cli.demo import run as demo
+from jetpay_async._cli.demo import screens as show
+from jetpay_async._cli.demo.audit import audit
 from jetpay_async.sandbox import DeliveryPolicy, Sandbox, Transaction
 from jetpay_async.webhooks import WebhookReceiver
-from jetpay_async.webhooks.receiver import Answer
+from jetpay_async.webhooks.receiver import DeliveryResponse
 
 from .conftest import Run
 
 if TYPE_CHECKING:
-    from jetpay_async.cli.audit import Report
-    from jetpay_async.cli.record import BatchRecord, Record
+    from jetpay_async._cli.demo.audit import AuditReport
+    from jetpay_async._cli.demo.records import BatchRecord, Record
 
 Jetpay = Callable[..., Run]
 
@@ -42,7 +44,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_LATENCY", 0.0)
     monkeypatch.setattr(demo_batch, "_LATENCY", 0.0)
     monkeypatch.setattr(demo, "_SLOW_BANK", 0.01)
-    monkeypatch.setattr(demo, "POLICY", RetryPolicy(base_delay=0.001, max_delay=0.01, settle_after=0.03))
+    monkeypatch.setattr(demo, "POLICY", RetryPolicy(base_delay=0.001, max_delay=0.01, resolve_after=0.03))
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -61,21 +63,26 @@ def test_a_run_without_faults(jetpay: Jetpay) -> None:
     assert report["ok"] is True
     assert report["plan"] == {"count": 12, "concurrency": 6, "seed": 3, "faults": False}
     assert report["asked"] == 12
-    assert (report["unknown"], report["settled"], report["captured_twice"], report["not_done"]) == (0, 0, 0, 0)
+    assert (report["unknown"], report["confirmed_by_status"], report["captured_twice"], report["not_done"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert report["events_received"] == report["events_made"] > 12
     assert (report["faults"], report["doubts"], report["problems"]) == ({}, [], [])
     assert report["batch"] == {
         "total": 50,
         "stopped_after": 25,
         "captured": 50,
-        "settled": 0,
+        "confirmed_by_status": 0,
         "captured_twice": 0,
         "faults": {},
     }
 
 
 def test_a_run_with_faults(jetpay: Jetpay) -> None:
-    """Under faults some outcomes are unknown or settled, every card is accounted for, and none is captured twice."""
+    """Under faults some outcomes are unknown or confirmed_by_status, every card is accounted for, and none is captured twice."""
     run = jetpay("demo", "--count=150", "--concurrency=50", "--seed=10", "--json")
 
     report = report_of(run)
@@ -83,10 +90,14 @@ def test_a_run_with_faults(jetpay: Jetpay) -> None:
     verdicts = ("captured", "accepted", "failed", "declined", "not_done", "unknown")
     assert sum(report[verdict] for verdict in verdicts) == report["asked"] == 150
     assert report["unknown"] == len(report["doubts"]) > 0
-    assert min(report["settled"], report["sent_again"], report["declined"], report["events_repeated"]) > 0
+    assert min(report["confirmed_by_status"], report["sent_again"], report["declined"], report["events_repeated"]) > 0
     assert report["captured_twice"] == 0
     assert report["batch"]["faults"] == {"lose_reply_after": 2, "lose_reply_before": 1}
-    assert (report["batch"]["captured"], report["batch"]["settled"], report["batch"]["captured_twice"]) == (50, 2, 0)
+    assert (report["batch"]["captured"], report["batch"]["confirmed_by_status"], report["batch"]["captured_twice"]) == (
+        50,
+        2,
+        0,
+    )
     assert {"lose_reply_after", "lose_reply_before", "rate_limit", "rotate_key", "duplicate"} <= report["faults"].keys()
 
 
@@ -176,10 +187,10 @@ def test_a_doctored_book_is_found_out(jetpay: Jetpay, monkeypatch: pytest.Monkey
 
 
 def test_an_endpoint_that_takes_no_webhook_is_found_out(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If deliveries are refused, their events are lost to the application, and the demo exits with 1."""
+    """If deliveries are rejected, their events are lost to the application, and the demo exits with 1."""
 
-    async def refuse(*_: object) -> Answer:
-        return Answer(status=500, reason="handler_failed")
+    async def refuse(*_: object) -> DeliveryResponse:
+        return DeliveryResponse(status=500, reason="handler_failed")
 
     monkeypatch.setattr(WebhookReceiver, "receive", refuse)
     monkeypatch.setattr(demo, "_DELIVERIES", DeliveryPolicy(speedup=1e6))
@@ -305,7 +316,7 @@ def test_the_same_seed_asks_for_the_same(monkeypatch: pytest.MonkeyPatch, jetpay
     """The seed decides over cards and amounts."""
     records: list[Record] = []
 
-    def keep(record: Record) -> Report:
+    def keep(record: Record) -> AuditReport:
         records.append(record)
         return audit(record)
 
@@ -342,7 +353,7 @@ def test_concurrency_is_the_number_of_calls_at_a_time(jetpay: Jetpay, monkeypatc
 def test_the_script_as_it_is_run() -> None:
     """The installed program, with its real pauses, prints one JSON object and exits with 0."""
     ran = subprocess.run(
-        [sys.executable, "-m", "jetpay_async.cli", "demo", "--count=10", "--concurrency=10", "--no-faults", "--json"],
+        [sys.executable, "-m", "jetpay_async._cli", "demo", "--count=10", "--concurrency=10", "--no-faults", "--json"],
         capture_output=True,
         text=True,
         check=False,
@@ -369,7 +380,7 @@ def test_ctrl_c_on_a_terminal() -> None:
                 begun.set()
 
     with subprocess.Popen(
-        [sys.executable, "-m", "jetpay_async.cli", "demo"],
+        [sys.executable, "-m", "jetpay_async._cli", "demo"],
         stdout=theirs,
         stderr=subprocess.PIPE,
         text=True,

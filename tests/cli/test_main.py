@@ -22,7 +22,7 @@ from jetpay_async import (
     TransactionFailedError,
     __version__,
 )
-from jetpay_async.cli._status import exit_status
+from jetpay_async._cli.io.exit_codes import exit_status
 from jetpay_async.sandbox import Sandbox
 from jetpay_async.webhooks import KeysUnavailableError, Reason, StaleDeliveryError
 
@@ -30,7 +30,7 @@ from .conftest import Run
 
 Jetpay = Callable[..., Run]
 
-MODULE = (sys.executable, "-m", "jetpay_async.cli")
+MODULE = (sys.executable, "-m", "jetpay_async._cli")
 SCRIPT = (str(Path(sys.executable).with_name("jetpay")),)
 INSTALLED = pytest.mark.skipif(not Path(*SCRIPT).exists(), reason="the package is on the path, and not installed")
 
@@ -38,12 +38,12 @@ INSTALLED = pytest.mark.skipif(not Path(*SCRIPT).exists(), reason="the package i
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        pytest.param(APIError("no"), 1, id="refused"),
+        pytest.param(APIError("no"), 1, id="rejected"),
         pytest.param(TransactionFailedError("failed"), 1, id="failed"),
         pytest.param(StaleDeliveryError(Reason.EXPIRED), 1, id="stale delivery"),
         pytest.param(ConfigurationError("no token"), 2, id="configuration"),
         pytest.param(InvalidArgumentError("bad id"), 2, id="argument"),
-        pytest.param(NotSentError("refused"), 3, id="not sent"),
+        pytest.param(NotSentError("rejected"), 3, id="not sent"),
         pytest.param(ServiceError("silence"), 3, id="no answer"),
         pytest.param(RateLimitedError("slow down"), 3, id="rate limited"),
         pytest.param(KeysUnavailableError(Reason.KEYS_UNREACHABLE), 3, id="no keys"),
@@ -91,7 +91,7 @@ def test_help_tells_commands_environment_and_statuses(jetpay: Jetpay, arguments:
     "command",
     [
         *("demo", "sandbox", "preauthorize", "capture", "status", "cancel", "webhooks explain"),
-        *("captures status", "captures list", "captures export", "captures retry-refused"),
+        *("captures status", "captures list", "captures export", "captures retry-rejected"),
     ],
 )
 def test_each_command_has_help(jetpay: Jetpay, command: str) -> None:
@@ -106,7 +106,7 @@ def test_help_is_quick() -> None:
     """For the help, nothing is imported that takes its time."""
     code = """
 import sys
-from jetpay_async.cli import main
+from jetpay_async._cli import main
 try:
     main(["capture", "--help"])
 except SystemExit:
@@ -143,7 +143,7 @@ def test_the_arguments_of_the_process_are_the_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The script calls main() without arguments, and those of the process count."""
-    from jetpay_async.cli import main
+    from jetpay_async._cli import main
 
     monkeypatch.setattr(sys, "argv", ["jetpay", "--version"])
 

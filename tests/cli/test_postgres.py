@@ -35,11 +35,11 @@ def test_a_ledger_in_postgres(
     dry = jetpay("capture", str(source), "--ledger", url, "--batch=n1", "--dry-run")
     assert (early.status, "n1 in postgresql://" in early.out, "new; 20 debits" in early.out) == (0, True, True)
     assert (absent.status, absent.err.startswith("jetpay: there is no ledger in")) == (2, True)
-    assert (run.status, run.out.splitlines()[0]) == (1, "n1: 19 of 20 captured, 1 refused, 0 unknown")
+    assert (run.status, run.out.splitlines()[0]) == (1, "n1: 19 of 20 captured, 1 rejected, 0 unknown")
     assert "password=***" in run.out
     assert re.search(r"^n1 .* 20 +19 +1 +0 +0 +0  complete$", status.out, re.MULTILINE)
-    assert listed.out.startswith(f"n1  {debit_ids[3]}  refused")
-    assert "is there with these debits, 19 captured and 1 refused" in dry.out
+    assert listed.out.startswith(f"n1  {debit_ids[3]}  rejected")
+    assert "is there with these debits, 19 captured and 1 rejected" in dry.out
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 21
     assert sum(debit.captures for debit in sandbox.debits) == 19
     for each in (early, absent, run, status, listed, dry):
@@ -58,7 +58,7 @@ def test_a_server_that_is_not_there(jetpay: Jetpay) -> None:
 
 
 def test_a_url_that_is_none(jetpay: Jetpay) -> None:
-    """A URL that can't be read is refused by the option's name, and nothing of it is shown."""
+    """A URL that can't be read is rejected by the option's name, and nothing of it is shown."""
     pytest.importorskip("psycopg")
 
     run = jetpay("captures", "status", "--ledger=postgresql://me:sesame@h/%zz")

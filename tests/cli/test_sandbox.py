@@ -22,7 +22,7 @@ Jetpay = Callable[..., Run]
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """The command as a process of its own, and what it announced."""
     with subprocess.Popen(
-        [sys.executable, "-m", "jetpay_async.cli", "sandbox", "--port=0", *arguments],
+        [sys.executable, "-m", "jetpay_async._cli", "sandbox", "--port=0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,9 +58,9 @@ def test_what_it_announces_works_and_ctrl_c_ends_it() -> None:
 def test_it_ends_with_ctrl_c_in_this_process(
     jetpay: Jetpay, interrupt_when: Callable[[Callable[[], bool]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its options reach the sandbox: address, seed, latency, faults, webhooks and their pace."""
+    """Its options reach the sandbox: address, seed, latency, faults, webhooks and their sample."""
     from jetpay_async import sandbox as package
-    from jetpay_async.cli import sandbox as command
+    from jetpay_async._cli import sandbox as command
 
     made: list[package.Sandbox] = []
     options: dict[str, object] = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from jetpay_async.cli.signals import asking_to_stop
+from jetpay_async._cli.io.signals import asking_to_stop
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
 
 from .conftest import HURRIED, Run, reserve_many
@@ -56,7 +56,9 @@ def wait_until(holds: Callable[[], bool]) -> None:
 def finish(*arguments: str) -> None:
     """Run the same command to its end, without waiting for slots."""
     ran = subprocess.run([*HURRIED, *CAPTURE, "--rate=9999", *arguments], capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stdout) == (0, f"n1: {DEBITS} of {DEBITS} captured, 0 refused, 0 unknown\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, f"n1: {DEBITS} of {DEBITS} captured, 0 rejected, 0 unknown\n"), (
+        ran.stderr
+    )
 
 
 def stands(jetpay: Jetpay) -> dict[str, int]:

@@ -180,7 +180,7 @@ def test_no_keys_to_judge_by(jetpay: Jetpay, recorded: Recorded) -> None:
 
 
 def test_a_url_that_is_no_good(jetpay: Jetpay, recorded: Recorded) -> None:
-    """Keys that would travel unencrypted are refused, with status 2."""
+    """Keys that would travel unencrypted are rejected, with status 2."""
     run = jetpay(*recorded.arguments(jwks="http://example.com/keys"))
 
     assert run.status == 2

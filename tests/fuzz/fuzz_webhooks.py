@@ -15,15 +15,15 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["jetpay_async"]):
-    from jetpay_async import _json
+    from jetpay_async._core import json
     from jetpay_async.webhooks import KeySet, WebhookError, decode, explain, verify
     from tests.webhooks.signing import BODY, HEADER, KEYS, NOW, PRIVATE, claims_for, jwk, jwks, token
 
 SEEDS = [
     b"\x00" + token().encode(),
     b"\x01" + token().removeprefix("Bearer ").encode(),
-    b"\x02" + _json.dump(HEADER),
-    b"\x03" + _json.dump(claims_for()),
+    b"\x02" + json.dump(HEADER),
+    b"\x03" + json.dump(claims_for()),
     (
         b'\x04{"webhookId":123,"events":[{"id":45678,"createdAt":"2026-01-22T10:15:30.123456Z",'
         b'"type":"transactions.debits.created","data":{"state":"failed","transactionId":"t","failReason":"r","n":1.50}}]}'

@@ -1,4 +1,4 @@
-"""Faults: which request they strike, and what is then seen on the wire."""
+"""Faults: which request they match, and what is then seen on the wire."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .calling import Caller, HeldClock, until
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from .calling import Answer
+    from .calling import DeliveryResponse
 
 _POINTS = ("before", "after")
 
@@ -61,7 +61,7 @@ async def _capture_raw(sandbox: Sandbox, debit_id: str, tls: ssl.SSLContext | No
     return Seen(data, reset)
 
 
-async def _leave(call: Coroutine[object, object, Answer], sandbox: Sandbox, *, patience: float = 0) -> bool:
+async def _leave(call: Coroutine[object, object, DeliveryResponse], sandbox: Sandbox, *, patience: float = 0) -> bool:
     """Leave once a fault has struck the call and some time has passed; tell whether there was an answer."""
     task = asyncio.create_task(call)
     await until(lambda: bool(sandbox.faults.struck))
@@ -311,7 +311,7 @@ async def test_one_fault_at_a_time(caller: Caller) -> None:
 
 
 def _strikes(faults: Faults[Fault], requests: list[str]) -> list[str | None]:
-    struck = [faults.strike(partial(Fault.fits, route=route, identifiers=())) for route in requests]
+    struck = [faults.match(partial(Fault.fits, route=route, identifiers=())) for route in requests]
     return [fault.kind if fault else None for fault in struck]
 
 
@@ -325,7 +325,7 @@ def _two_faults(seed: str) -> Faults[Fault]:
 
 
 def test_a_seed_makes_a_run_again() -> None:
-    """The same seed and requests suffer the same, another seed does not, and about as much as was asked for."""
+    """The same seed and requests inject the same, another seed does not, and about as much as was asked for."""
     run = _strikes(_two_faults("7"), ["capture"] * 1000)
 
     assert run == _strikes(_two_faults("7"), ["capture"] * 1000)
@@ -343,7 +343,7 @@ def test_other_routes_do_not_disturb() -> None:
 
 
 def test_each_fault_has_its_own_chance() -> None:
-    """Two faults of one probability do not strike in step."""
+    """Two faults of one probability do not match in step."""
     struck = _strikes(_two_faults("7"), ["capture", "status"] * 300)
 
     assert [each is None for each in struck[::2]] != [each is None for each in struck[1::2]]
@@ -351,7 +351,7 @@ def test_each_fault_has_its_own_chance() -> None:
 
 @pytest.mark.asyncio
 async def test_a_seed_makes_a_sandbox_again() -> None:
-    """Two sandboxes of one seed give the same ids and suffer the same faults for the same requests."""
+    """Two sandboxes of one seed give the same ids and inject the same faults for the same requests."""
 
     async def run(seed: int) -> tuple[list[int], list[str]]:
         async with Sandbox(seed=seed) as sandbox, aiohttp.ClientSession() as session:

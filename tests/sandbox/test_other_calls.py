@@ -12,11 +12,11 @@ import pytest
 from jetpay_async import TransactionState
 
 if TYPE_CHECKING:
-    from .calling import Answer, Caller
+    from .calling import Caller, DeliveryResponse
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _BANK_ACCOUNT = {
-    "institution": "A Bank",
+    "institution": "A RecordingServer",
     "title": "Savings",
     "holder_name": "A Payer",
     "account_type": "checking",
@@ -31,7 +31,7 @@ _BANK_ACCOUNT = {
 }
 
 
-def _places(answer: Answer) -> list[list[str | int]]:
+def _places(answer: DeliveryResponse) -> list[list[str | int]]:
     assert answer.status == 422, answer
     return [each["loc"] for each in answer.document["detail"]]
 
@@ -85,7 +85,7 @@ async def test_bank_account(caller: Caller) -> None:
 async def test_bank_account_of_nobody(caller: Caller) -> None:
     """A bank account needs a contact that exists, and all of its fields."""
     unknown = await caller.call("PUT", "/contact/bank_account", _BANK_ACCOUNT | {"contact_id": "nobody"})
-    missing = await caller.call("PUT", "/contact/bank_account", {"institution": "A Bank"})
+    missing = await caller.call("PUT", "/contact/bank_account", {"institution": "A RecordingServer"})
 
     assert (unknown.status, unknown.document) == (404, {"detail": "Contact not found"})
     assert len(_places(missing)) == len(_BANK_ACCOUNT)

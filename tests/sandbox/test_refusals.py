@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jetpay_async import ConfigurationError, JetpayClient
-from jetpay_async.sandbox import Sandbox, Scope
+from jetpay_async.sandbox import Sandbox, TokenScope
 
 if TYPE_CHECKING:
-    from .calling import Answer, Caller
+    from .calling import Caller, DeliveryResponse
 
 
-def _complaints(answer: Answer) -> list[tuple[str, str]]:
+def _complaints(answer: DeliveryResponse) -> list[tuple[str, str]]:
     assert answer.status == 422, answer
     return [(".".join(map(str, each["loc"])), each["type"]) for each in answer.document["detail"]]
 
@@ -50,7 +50,7 @@ async def test_scheme_in_any_case(caller: Caller) -> None:
 @pytest.mark.asyncio
 async def test_revoked_token(caller: Caller) -> None:
     """A revoked token is as good as none, and revoking it again is harmless."""
-    token = caller.sandbox.issue_token(*Scope)
+    token = caller.sandbox.issue_token(*TokenScope)
     assert (await caller.call("GET", "/webhooks/", token=token)).status == 200
 
     caller.sandbox.revoke_token(token)
@@ -60,29 +60,29 @@ async def test_revoked_token(caller: Caller) -> None:
 
 
 CALLS = [
-    ("POST", "/contact/1/creditcards/2/preauthorize", Scope.CARD_PAYMENTS),
-    ("POST", "/contact/1/creditcards/2/charge", Scope.CARD_PAYMENTS),
-    ("POST", "/debit/1/capture", Scope.CAPTURES),
-    ("GET", "/transaction/1/status", Scope.TRANSACTIONS),
-    ("DELETE", "/transaction/1", Scope.CANCELLATIONS),
-    ("PUT", "/contact", Scope.CONTACTS),
-    ("POST", "/contact/1/creditcards/url", Scope.CONTACTS),
-    ("PUT", "/contact/bank_account", Scope.BANK_ACCOUNTS),
-    ("PUT", "/debit", Scope.PAYMENTS),
-    ("PUT", "/credit", Scope.PAYMENTS),
-    ("GET", "/webhooks/", Scope.WEBHOOKS),
-    ("POST", "/webhooks/", Scope.WEBHOOKS),
-    ("GET", "/webhooks/1", Scope.WEBHOOKS),
-    ("PATCH", "/webhooks/1", Scope.WEBHOOKS),
-    ("DELETE", "/webhooks/1", Scope.WEBHOOKS),
+    ("POST", "/contact/1/creditcards/2/preauthorize", TokenScope.CARD_PAYMENTS),
+    ("POST", "/contact/1/creditcards/2/charge", TokenScope.CARD_PAYMENTS),
+    ("POST", "/debit/1/capture", TokenScope.CAPTURES),
+    ("GET", "/transaction/1/status", TokenScope.TRANSACTIONS),
+    ("DELETE", "/transaction/1", TokenScope.CANCELLATIONS),
+    ("PUT", "/contact", TokenScope.CONTACTS),
+    ("POST", "/contact/1/creditcards/url", TokenScope.CONTACTS),
+    ("PUT", "/contact/bank_account", TokenScope.BANK_ACCOUNTS),
+    ("PUT", "/debit", TokenScope.PAYMENTS),
+    ("PUT", "/credit", TokenScope.PAYMENTS),
+    ("GET", "/webhooks/", TokenScope.WEBHOOKS),
+    ("POST", "/webhooks/", TokenScope.WEBHOOKS),
+    ("GET", "/webhooks/1", TokenScope.WEBHOOKS),
+    ("PATCH", "/webhooks/1", TokenScope.WEBHOOKS),
+    ("DELETE", "/webhooks/1", TokenScope.WEBHOOKS),
 ]
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("method", "path", "scope"), CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS])
-async def test_each_call_asks_for_its_scope(caller: Caller, method: str, path: str, scope: Scope) -> None:
+async def test_each_call_asks_for_its_scope(caller: Caller, method: str, path: str, scope: TokenScope) -> None:
     """A token is refused where its one missing scope is asked for, and let through where it is all that it has."""
-    without = caller.sandbox.issue_token(*(each for each in Scope if each is not scope))
+    without = caller.sandbox.issue_token(*(each for each in TokenScope if each is not scope))
     alone = caller.sandbox.issue_token(scope)
 
     refused = await caller.call(method, path, token=without)

@@ -45,7 +45,7 @@ from jetpay_async import (
     PreauthorizationRequest,
     Preauthorized,
     RateLimitedError,
-    Refused,
+    Rejected,
     RetryPolicy,
     ServiceError,
     TransactionFailedError,
@@ -101,7 +101,7 @@ async def every_way_to_make_a_client(session: aiohttp.ClientSession, vault: Vaul
         session=session,
         timeout=10,
         max_connections=50,
-        retry=RetryPolicy(max_attempts=3, base_delay=0.1, max_delay=2, settle_after=3.5, resend_rate_limited=False),
+        retry=RetryPolicy(max_attempts=3, base_delay=0.1, max_delay=2, resolve_after=3.5, resend_rate_limited=False),
         user_agent_suffix="rentals/2.1",
         trust_env=True,
         trusted_origins=["https://gateway.example.com"],
@@ -209,9 +209,9 @@ def outcomes_of_captures_match(outcome: CaptureOutcome) -> str:
     match outcome:
         case Captured(debit_id=debit_id, capture=capture):
             assert_type(capture, Capture)
-            assert_type(outcome.settled, bool)
+            assert_type(outcome.confirmed_by_status, bool)
             return debit_id
-        case Refused(debit_id=debit_id, error=error) | NotSent(debit_id=debit_id, error=error):
+        case Rejected(debit_id=debit_id, error=error) | NotSent(debit_id=debit_id, error=error):
             assert_type(error, JetpayError)
             assert_type(outcome.request, None)
             return f"{debit_id}: {error}"
@@ -226,7 +226,7 @@ def outcomes_of_preauthorizations_match(outcome: PreauthorizationOutcome) -> str
         case Preauthorized(debit_id=debit_id, preauthorization=reserved):
             assert_type(reserved, Preauthorization)
             return debit_id
-        case Refused() | NotSent() | Unknown():
+        case Rejected() | NotSent() | Unknown():
             assert_type(outcome.request.amount, Amount)
             return f"{outcome.request.reference}: {outcome.error}"
         case _:
@@ -246,7 +246,7 @@ def every_result(reserved: Preauthorization, captured: Capture, status: Transact
     assert_type(reserved.transaction_state, TransactionState)
     assert_type(captured.identifier, str)
     assert_type(captured.state, TransactionState)
-    assert_type(captured.settled, bool)
+    assert_type(captured.confirmed_by_status, bool)
     assert_type(status.state, TransactionState)
     assert_type(status.fail_reason, str | None)
     assert_type(status.fail_direction, str | None)
@@ -287,7 +287,7 @@ def results_match(result: Preauthorization | Capture | TransactionStatus) -> str
     match result:
         case Preauthorization(debit_id=debit_id, amount=amount):
             return f"{debit_id} {amount:.2f}"
-        case Capture(identifier=identifier, settled=True):
+        case Capture(identifier=identifier, confirmed_by_status=True):
             return f"{identifier}, learnt from its status"
         case Capture(identifier=identifier):
             return identifier

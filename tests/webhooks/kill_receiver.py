@@ -1,7 +1,7 @@
 """A receiver to be killed: ``kill_receiver.py DATABASE PORT JETPAY_URL MODE``.
 
 Each event adds a row to the table ``effects``. MODE says when it is marked and when the delivery is answered:
-``handled`` and ``stored`` mark in the transaction that adds the row, and answer as a receiver's ``answer_when`` of that
+``handled`` and ``stored`` mark in the transaction that adds the row, and answer as a receiver's ``acknowledge`` of that
 name; ``forgetful`` never marks durably. One handler in thirty fails before its transaction commits, and one in thirty
 after it.
 """
@@ -39,7 +39,7 @@ async def main(database: str, port: int, jetpay: str, mode: str) -> None:
             connection.execute("INSERT INTO effects (event_id, pid) VALUES (?, ?)", (event.id, os.getpid()))
             time.sleep(chance.random() * 0.002)
             if mode != "forgetful":
-                durable.mark_in(connection, event)
+                durable.mark_handled(connection, event)
             if chance.random() < 1 / 30:
                 raise RuntimeError("before the commit")
 
@@ -54,11 +54,11 @@ async def main(database: str, port: int, jetpay: str, mode: str) -> None:
             WebhookVerifier(keys),
             router,
             inbox=MemoryInbox() if mode == "forgetful" else durable,
-            answer_when="stored" if mode == "stored" else "handled",
+            acknowledge="after_storing" if mode == "stored" else "handled",
             on_error="continue",
-            lease=LEASE,
-            poll=LEASE,
-            respond_within=RESPOND_WITHIN,
+            lease_seconds=LEASE,
+            poll_interval=LEASE,
+            response_timeout=RESPOND_WITHIN,
         )
         app = web.Application()
         app.router.add_post("/webhooks/jetpay", handler(receiver))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async import _json
-from jetpay_async._clock import Clock
+from jetpay_async._core import json
+from jetpay_async._core.clock import Clock
 from jetpay_async.webhooks.events import Event, decode
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def document(
 
 
 def body_of(documents: Iterable[JSONValue], *, webhook_id: int = 123) -> bytes:
-    return _json.dump({"webhookId": webhook_id, "events": list(documents)})
+    return json.dump({"webhookId": webhook_id, "events": list(documents)})
 
 
 def event(event_id: int, **fields: str | None) -> Event:

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from jetpay_async import _json
-from jetpay_async.webhooks.keys import KeySet
+from jetpay_async._core import json
+from jetpay_async.webhooks.keyset import KeySet
 
 if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
@@ -51,7 +51,7 @@ def jwk(public: RSAPublicKey, kid: str = KID, /, **changes: JSONValue) -> dict[s
 
 
 def jwks(*keys: JSONValue) -> bytes:
-    return _json.dump({"keys": list(keys)})
+    return json.dump({"keys": list(keys)})
 
 
 KEYS = KeySet.from_jwks(jwks(jwk(PRIVATE.public_key())))
@@ -78,7 +78,7 @@ def token(
     """An Authorization value with a good signature over whatever header and claims there are."""
     if claims is None:
         claims = claims_for()
-    segments = [base64url(part if isinstance(part, bytes) else _json.dump(part)) for part in (header, claims)]
+    segments = [base64url(part if isinstance(part, bytes) else json.dump(part)) for part in (header, claims)]
     signed = ".".join(segments)
     return f"Bearer {signed}.{base64url(key.sign(signed.encode(), PKCS1v15(), SHA256()))}"
 

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from jetpay_async.webhooks.asgi import WebhookApp
-from jetpay_async.webhooks.receiver import Answer, WebhookReceiver
+from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +21,9 @@ class Receiver:
     received: list[tuple[bytes, str | bytes | None]] = attrs.field(factory=list)
     life: list[str] = attrs.field(factory=list)
 
-    async def receive(self, body: bytes, authorization: str | bytes | None) -> Answer:
+    async def receive(self, body: bytes, authorization: str | bytes | None) -> DeliveryResponse:
         self.received.append((body, authorization))
-        return Answer(status=204, reason="handled")
+        return DeliveryResponse(status=204, reason="handled")
 
     async def __aenter__(self) -> Self:
         self.life.append("opened")

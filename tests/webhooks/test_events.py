@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetpay_async import _json
+from jetpay_async._core import json as api_json
 from jetpay_async.models import TransactionState
 from jetpay_async.webhooks import (
     Delivery,
@@ -48,7 +48,7 @@ def wire(**changes: JSONValue) -> dict[str, JSONValue]:
 
 
 def body_of(*events: JSONValue, webhook_id: JSONValue = 123) -> bytes:
-    return _json.dump({"webhookId": webhook_id, "events": list(events)})
+    return api_json.dump({"webhookId": webhook_id, "events": list(events)})
 
 
 def decoded(**changes: JSONValue) -> Event:
@@ -350,8 +350,8 @@ def test_any_delivery(events: list[dict[str, JSONValue]], webhook_id: JSONValue)
         assert event.data == read[event.id]["data"]
         assert event.type == read[event.id]["type"]
         assert event.created_at.tzinfo is not None
-    assert converter.structure(_json.parse(body), Delivery) == delivery
-    assert converter.structure(_json.parse(_json.dump(converter.unstructure(delivery))), Delivery) == delivery
+    assert converter.structure(api_json.parse(body), Delivery) == delivery
+    assert converter.structure(api_json.parse(api_json.dump(converter.unstructure(delivery))), Delivery) == delivery
 
 
 def test_cattrs_is_the_front_door() -> None:

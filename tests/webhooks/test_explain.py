@@ -23,9 +23,9 @@ from jetpay_async.webhooks import (
     sign,
     verify,
 )
-from jetpay_async.webhooks._explanation import TEXTS
-from jetpay_async.webhooks._mismatch import Cause, cause_of
-from jetpay_async.webhooks._token import signer
+from jetpay_async.webhooks._body_diagnosis import Cause, cause_of
+from jetpay_async.webhooks._explain import TEXTS
+from jetpay_async.webhooks._jwt import signer
 from tests.webhooks.signing import HEADER, KEYS, KID, NOW, OTHER, PRIVATE, claims_for, jwk, jwks, token
 
 if TYPE_CHECKING:

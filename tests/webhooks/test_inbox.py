@@ -12,15 +12,22 @@ import pytest
 import pytest_asyncio
 
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.webhooks._register import _use_wal
-from jetpay_async.webhooks.inbox import EventInbox, EventStore, InboxError, LeaseLostError, MemoryInbox, SqliteInbox
+from jetpay_async.webhooks._inbox_rows import _use_wal
+from jetpay_async.webhooks.inbox import (
+    DurableEventInbox,
+    EventInbox,
+    InboxError,
+    LeaseLostError,
+    MemoryInbox,
+    SqliteInbox,
+)
 from tests.webhooks.receiving import HandClock, event, events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from jetpay_async.webhooks._register import Register
+    from jetpay_async.webhooks._inbox_rows import InboxRows
 
 Inbox: TypeAlias = MemoryInbox | SqliteInbox
 
@@ -56,13 +63,13 @@ async def handle(inbox: EventInbox, *event_ids: int, owner: str = "someone") -> 
     leased = await inbox.lease(events(*event_ids), owner=owner, seconds=SECONDS)
     assert leased.mine == set(event_ids)
     for one in events(*event_ids):
-        async with inbox.marking(one, owner=owner):
+        async with inbox.handling(one, owner=owner):
             pass
 
 
 async def rows(inbox: Inbox, query: str) -> list[tuple[object, ...]]:
-    def read(register: Register) -> list[tuple[object, ...]]:
-        return register._connection.execute(query).fetchall()
+    def read(rows: InboxRows) -> list[tuple[object, ...]]:
+        return rows._connection.execute(query).fetchall()
 
     return await inbox._run(read)
 
@@ -116,12 +123,12 @@ async def test_a_lease_that_ran_out_is_taken_over(inbox: Inbox, time: HandClock)
     assert taken.mine == {1}
     assert await inbox.renew([1, 2], owner="a", seconds=SECONDS) == {2}
     with pytest.raises(LeaseLostError, match="event 1 was taken over"):
-        async with inbox.marking(event(1), owner="a"):
+        async with inbox.handling(event(1), owner="a"):
             pass
-    async with inbox.marking(event(1), owner="b"):
+    async with inbox.handling(event(1), owner="b"):
         pass
     with pytest.raises(LeaseLostError):
-        async with inbox.marking(event(1), owner="a"):
+        async with inbox.handling(event(1), owner="a"):
             pass
 
 
@@ -159,7 +166,7 @@ async def test_released_events_are_free_at_once(inbox: Inbox) -> None:
     """Releasing frees what is not marked, and only the owner's."""
     await inbox.lease(events(1, 2), owner="a", seconds=SECONDS)
     await inbox.lease(events(3), owner="b", seconds=SECONDS)
-    async with inbox.marking(event(1), owner="a"):
+    async with inbox.handling(event(1), owner="a"):
         pass
 
     await inbox.release(owner="a")
@@ -174,7 +181,7 @@ async def test_a_block_that_raises_marks_nothing(inbox: Inbox) -> None:
     await inbox.lease(events(1), owner="a", seconds=SECONDS)
 
     with pytest.raises(ZeroDivisionError):
-        async with inbox.marking(event(1), owner="a"):
+        async with inbox.handling(event(1), owner="a"):
             raise ZeroDivisionError
     await inbox.release(owner="a")
 
@@ -230,7 +237,7 @@ async def test_last_event_id_ends_before_what_is_missing(
     await inbox.lease(events(*open_), owner="a", seconds=SECONDS)
     await handle(inbox, *handled)
 
-    assert await inbox.last_event_id() == expected
+    assert await inbox.last_contiguous_event_id() == expected
 
 
 @pytest.mark.asyncio
@@ -266,7 +273,7 @@ async def test_ranges_grow_together(inbox: Inbox, time: HandClock) -> None:
     await handle(inbox, 8)
 
     assert await rows(inbox, "SELECT first, last FROM jetpay_inbox_range") == [(1, 7)]
-    assert await inbox.last_event_id() == 8
+    assert await inbox.last_contiguous_event_id() == 8
 
 
 @pytest.mark.asyncio
@@ -284,8 +291,8 @@ async def test_folding_keeps_up(inbox: Inbox, time: HandClock) -> None:
 
 def test_only_the_inbox_on_disk_is_a_store() -> None:
     """An inbox that forgets does not pass for one that keeps events for later."""
-    assert isinstance(SqliteInbox("unused.db"), EventStore)
-    assert not isinstance(MemoryInbox(), EventStore)
+    assert isinstance(SqliteInbox("unused.db"), DurableEventInbox)
+    assert not isinstance(MemoryInbox(), DurableEventInbox)
     assert not os.path.exists("unused.db")  # noqa: PTH110
 
 
@@ -319,7 +326,7 @@ class TestSqlite:
             await handle(before, 1, 2)
         async with SqliteInbox(path) as after:
             leased = await after.lease(events(1, 2, 3), owner="b", seconds=SECONDS)
-            last = await after.last_event_id()
+            last = await after.last_contiguous_event_id()
 
         assert (leased.handled, leased.mine, last) == ({1, 2}, {3}, 2)
 
@@ -337,7 +344,7 @@ class TestSqlite:
             leased = await b.lease(events(1), owner="b", seconds=SECONDS)
 
             assert (leased.mine, leased.last_seen) == ({1}, None)
-            assert await b.last_event_id() is None
+            assert await b.last_contiguous_event_id() is None
 
     @pytest.mark.asyncio
     async def test_racing_workers_get_each_event_once(self, path: Path) -> None:
@@ -411,9 +418,9 @@ class TestSqlite:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             async with SqliteInbox(path, busy_timeout=0.02) as hasty, SqliteInbox(path) as patient:
-                opening = asyncio.create_task(patient.last_event_id())
+                opening = asyncio.create_task(patient.last_contiguous_event_id())
                 with pytest.raises(InboxError, match="write lock"):
-                    await hasty.last_event_id()
+                    await hasty.last_contiguous_event_id()
                 assert not opening.done()
                 other.execute("ROLLBACK")
                 assert await opening is None
@@ -443,9 +450,9 @@ class TestSqlite:
         """A file that can't be opened is an error that may pass: the folder can still be made."""
         async with SqliteInbox(tmp_path / "later" / "inbox.db") as inbox:
             with pytest.raises(InboxError, match="can't be opened") as told:
-                await inbox.last_event_id()
+                await inbox.last_contiguous_event_id()
             (tmp_path / "later").mkdir()
-            assert await inbox.last_event_id() is None
+            assert await inbox.last_contiguous_event_id() is None
 
         assert told.value.reason == "unavailable"
 
@@ -471,41 +478,41 @@ class TestSqlite:
         await SqliteInbox(path).aclose()
 
         with pytest.raises(ConfigurationError, match="is closed"):
-            await inbox.last_event_id()
+            await inbox.last_contiguous_event_id()
 
     @pytest.mark.asyncio
     async def test_closing_what_could_not_be_opened(self, tmp_path: Path) -> None:
         """An inbox whose file never opened can still be closed."""
         inbox = SqliteInbox(tmp_path / "nowhere" / "inbox.db")
         with pytest.raises(InboxError):
-            await inbox.last_event_id()
+            await inbox.last_contiguous_event_id()
 
         await inbox.aclose()
 
     @pytest.mark.asyncio
     async def test_a_fork_is_noticed(self, sqlite_inbox: SqliteInbox, monkeypatch: pytest.MonkeyPatch) -> None:
         """An inbox that was opened before a fork says so in the child, whose copy has no thread."""
-        await sqlite_inbox.last_event_id()
+        await sqlite_inbox.last_contiguous_event_id()
         with monkeypatch.context() as patched:
             patched.setattr(os, "getpid", lambda: -1)
             with pytest.raises(ConfigurationError, match="opened before a fork"):
-                await sqlite_inbox.last_event_id()
+                await sqlite_inbox.last_contiguous_event_id()
 
     @pytest.mark.asyncio
     async def test_no_query_reads_the_whole_table(self, sqlite_inbox: SqliteInbox, time: HandClock) -> None:
         """Every statement of the daily work finds its rows by an index, however many there are."""
         statements: list[str] = []
 
-        def spy(register: Register) -> None:
-            register._connection.set_trace_callback(statements.append)
+        def spy(rows: InboxRows) -> None:
+            rows._connection.set_trace_callback(statements.append)
 
-        def plans(register: Register) -> list[str]:
-            register._connection.set_trace_callback(None)
+        def plans(rows: InboxRows) -> list[str]:
+            rows._connection.set_trace_callback(None)
             explained = [text for text in statements if text.split()[0] in ("SELECT", "UPDATE", "INSERT", "DELETE")]
             return [
                 f"{row[3]} <- {text}"
                 for text in explained
-                for row in register._connection.execute(f"EXPLAIN QUERY PLAN {text}")
+                for row in rows._connection.execute(f"EXPLAIN QUERY PLAN {text}")
             ]
 
         await sqlite_inbox._run(spy)
@@ -514,7 +521,7 @@ class TestSqlite:
         await sqlite_inbox.release(owner="a")
         await sqlite_inbox.store(events(3, 4))
         await sqlite_inbox.take(owner="b", seconds=SECONDS, limit=1)
-        await sqlite_inbox.defer(event(3), owner="b", seconds=1)
+        await sqlite_inbox.reschedule(event(3), owner="b", seconds=1)
         time.tick(31 * 86_400)
         await handle(sqlite_inbox, 5)
         found = await sqlite_inbox._run(plans)
@@ -540,7 +547,7 @@ class TestStore:
         """A redelivery adds only what is not there yet, whether that was handled or not."""
         first = await sqlite_inbox.store(events(1, 2))
         await sqlite_inbox.take(owner="a", seconds=SECONDS, limit=1)
-        async with sqlite_inbox.marking(event(1), owner="a"):
+        async with sqlite_inbox.handling(event(1), owner="a"):
             pass
         second = await sqlite_inbox.store(events(1, 2, 3))
 
@@ -552,7 +559,7 @@ class TestStore:
         """A handled event leaves its mark, not its data."""
         await sqlite_inbox.store(events(1))
         await sqlite_inbox.take(owner="a", seconds=SECONDS, limit=9)
-        async with sqlite_inbox.marking(event(1), owner="a"):
+        async with sqlite_inbox.handling(event(1), owner="a"):
             pass
 
         assert await rows(sqlite_inbox, "SELECT document FROM jetpay_inbox") == [(None,)]
@@ -587,7 +594,7 @@ class TestStore:
         await sqlite_inbox.store(stored)
         await sqlite_inbox.take(owner="a", seconds=SECONDS, limit=9)
         for one in (stored[0], stored[3]):
-            await sqlite_inbox.defer(one, owner="a", seconds=10)
+            await sqlite_inbox.reschedule(one, owner="a", seconds=10)
         await sqlite_inbox.release(owner="a")
 
         early = await sqlite_inbox.take(owner="b", seconds=SECONDS, limit=9)
@@ -603,13 +610,13 @@ class TestStore:
         """A worker that lost an event can't put it off for the one that has it."""
         await sqlite_inbox.store(events(1))
         await sqlite_inbox.take(owner="a", seconds=SECONDS, limit=9)
-        await sqlite_inbox.defer(event(1), owner="b", seconds=10)
+        await sqlite_inbox.reschedule(event(1), owner="b", seconds=10)
 
         assert await sqlite_inbox.renew([1], owner="a", seconds=SECONDS) == {1}
 
 
 class TestOwnTransaction:
-    """`SqliteInbox.mark_in`, on the application's own connection to the same file."""
+    """`SqliteInbox.mark_handled`, on the application's own connection to the same file."""
 
     @pytest.fixture
     def shop(self, path: Path) -> Callable[[], sqlite3.Connection]:
@@ -630,9 +637,9 @@ class TestOwnTransaction:
         def write() -> None:
             with closing(shop()) as connection, connection:
                 connection.execute("INSERT INTO orders VALUES ('t-1')")
-                sqlite_inbox.mark_in(connection, event(1))
+                sqlite_inbox.mark_handled(connection, event(1))
 
-        async with sqlite_inbox.marking(event(1), owner="a"):
+        async with sqlite_inbox.handling(event(1), owner="a"):
             await asyncio.to_thread(write)
             assert (await sqlite_inbox.lease(events(1), owner="b", seconds=SECONDS)).handled == {1}
 
@@ -648,11 +655,11 @@ class TestOwnTransaction:
         def write() -> None:
             with closing(shop()) as connection, connection:
                 connection.execute("INSERT INTO orders VALUES ('t-1')")
-                sqlite_inbox.mark_in(connection, event(1))
+                sqlite_inbox.mark_handled(connection, event(1))
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            async with sqlite_inbox.marking(event(1), owner="a"):
+            async with sqlite_inbox.handling(event(1), owner="a"):
                 write()
 
         assert await rows(sqlite_inbox, "SELECT * FROM orders") == []
@@ -670,10 +677,10 @@ class TestOwnTransaction:
         def write() -> None:
             with closing(shop()) as connection, connection:
                 connection.execute("INSERT INTO orders VALUES ('t-1')")
-                sqlite_inbox.mark_in(connection, event(1))
+                sqlite_inbox.mark_handled(connection, event(1))
 
         with pytest.raises(LeaseLostError, match="must not be committed"):
-            async with sqlite_inbox.marking(event(1), owner="a"):
+            async with sqlite_inbox.handling(event(1), owner="a"):
                 write()
 
         assert await rows(sqlite_inbox, "SELECT * FROM orders") == []
@@ -682,6 +689,6 @@ class TestOwnTransaction:
     async def test_outside_of_a_handler_there_is_no_owner(
         self, sqlite_inbox: SqliteInbox, shop: Callable[[], sqlite3.Connection]
     ) -> None:
-        """Without a receiver around it `mark_in` says what is wrong."""
+        """Without a receiver around it `mark_handled` says what is wrong."""
         with closing(shop()) as connection, pytest.raises(ConfigurationError, match="belongs in a handler"):
-            sqlite_inbox.mark_in(connection, event(1))
+            sqlite_inbox.mark_handled(connection, event(1))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from jetpay_async.webhooks.receiver import Answer
+    from jetpay_async.webhooks.receiver import DeliveryResponse
 
 Payments: TypeAlias = "dict[str, int]"
 
@@ -60,13 +60,13 @@ class SqliteShop:
     @contextmanager
     def failing(self) -> Iterator[None]:
         """Let the transaction fail once everything is written."""
-        mark_in = self._module.inbox.mark_in
+        mark_handled = self._module.inbox.mark_handled
 
         def fail(*arguments: object) -> None:
-            mark_in(*arguments)
+            mark_handled(*arguments)
             raise ZeroDivisionError
 
-        with patch.object(self._module.inbox, "mark_in", fail):
+        with patch.object(self._module.inbox, "mark_handled", fail):
             yield
 
     async def payments(self) -> Payments:
@@ -121,12 +121,12 @@ async def shop(request: pytest.FixtureRequest, pages: Pages) -> AsyncIterator[Sh
     await shop.close()
 
 
-def receiver_for(shop: Shop, on_gap: Callable[[int, int], Awaitable[None]] | None = None) -> WebhookReceiver:
+def receiver_for(shop: Shop, on_missing_events: Callable[[int, int], Awaitable[None]] | None = None) -> WebhookReceiver:
     verifier = WebhookVerifier(KeySet.from_jwks(JWKS))
-    return WebhookReceiver(verifier, shop.router, inbox=shop.inbox, on_gap=on_gap)
+    return WebhookReceiver(verifier, shop.router, inbox=shop.inbox, on_missing_events=on_missing_events)
 
 
-async def deliver(receiver: WebhookReceiver, *event_ids: int) -> Answer:
+async def deliver(receiver: WebhookReceiver, *event_ids: int) -> DeliveryResponse:
     body = body_of(document(event_id) for event_id in event_ids)
     return await receiver.receive(body, authorization(body))
 
@@ -145,7 +145,7 @@ async def test_each_payment_counts_once(shop: Shop) -> None:
         (200, 0, 3),
     ]
     assert await shop.payments() == {"t-1": 1, "t-2": 1, "t-3": 1}
-    assert await receiver.last_event_id() == 3
+    assert await receiver.last_contiguous_event_id() == 3
 
 
 @pytest.mark.asyncio
@@ -182,12 +182,12 @@ async def test_gaps_and_replays_are_told_by_any_database(shop: Shop) -> None:
     """An inbox of one's own tells what arrived last, and up to where nothing is missing."""
     gaps: list[tuple[int, int]] = []
 
-    async def on_gap(first: int, last: int) -> None:
+    async def on_missing_events(first: int, last: int) -> None:
         gaps.append((first, last))
 
-    receiver = receiver_for(shop, on_gap)
-    before = await receiver.last_event_id()
+    receiver = receiver_for(shop, on_missing_events)
+    before = await receiver.last_contiguous_event_id()
     for event_id in (1, 3):
         assert (await deliver(receiver, event_id)).handled == 1
 
-    assert (before, await receiver.last_event_id(), gaps) == (None, 1, [(2, 2)])
+    assert (before, await receiver.last_contiguous_event_id(), gaps) == (None, 1, [(2, 2)])

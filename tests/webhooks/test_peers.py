@@ -15,7 +15,7 @@ from joserfc import jwt as jose_jwt
 from joserfc.jws import JWSRegistry
 from jwt import api_jwt
 
-from jetpay_async import _json
+from jetpay_async._core import json as api_json
 from jetpay_async.webhooks import WebhookError, verify
 from tests.webhooks.signing import BODY, HEADER, KEYS, KID, NOW, OTHER, PRIVATE, claims_for, jwk, token
 
@@ -166,8 +166,8 @@ def test_mutated_tokens(data: st.DataObject) -> None:
         (token(claims=claims_for(exp=int(NOW) - 9)), True),
         (token(claims=claims_for(exp=int(NOW) - 10)), False),
         (token(claims=claims_for(iat=int(NOW) + 11)), False),
-        (token(claims=_json.dump(claims_for()).replace(b"1800000000", b"1800000000.75")), True),
-        (token(claims=_json.dump(claims_for(exp=int(NOW) - 10)).replace(b"99990", b"99990.5")), False),
+        (token(claims=api_json.dump(claims_for()).replace(b"1800000000", b"1800000000.75")), True),
+        (token(claims=api_json.dump(claims_for(exp=int(NOW) - 10)).replace(b"99990", b"99990.5")), False),
         (token(key=OTHER), False),
         (token({**HEADER, "cty": "JWT"}), False),
     ],
@@ -181,7 +181,7 @@ def test_both_ways(authorization: str, *, accepted: bool) -> None:
     "authorization",
     [
         token(b'{"alg":"RS256","kid":"2026-01","kid":"2026-01"}'),
-        token(claims=_json.dump(claims_for())[:-1] + b',"iss":"jetpay"}'),
+        token(claims=api_json.dump(claims_for())[:-1] + b',"iss":"jetpay"}'),
         token() + "==",
     ],
     ids=["repeated header", "repeated claim", "padding"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import pytest
 import pytest_asyncio
 
-from jetpay_async._clock import Clock
+from jetpay_async._core.clock import Clock
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks import receiver as receiver_module
 from jetpay_async.webhooks.errors import (
@@ -26,7 +26,7 @@ from jetpay_async.webhooks.errors import (
 )
 from jetpay_async.webhooks.events import Delivery, Event, TransactionPaid, decode
 from jetpay_async.webhooks.inbox import EventInbox, InboxError, Leased, MemoryInbox, SqliteInbox
-from jetpay_async.webhooks.receiver import Answer, WebhookReceiver, ensure_leased
+from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver, ensure_leased
 from jetpay_async.webhooks.router import EventRouter
 from tests.webhooks.receiving import HandClock, body_of, document, event, events, until
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from jetpay_async.webhooks._register import Register
+    from jetpay_async.webhooks._inbox_rows import InboxRows
 
 TOKEN = "Bearer let-me-in"
 
@@ -108,8 +108,8 @@ def receiver_for(shop: Shop, inbox: EventInbox, **settings: object) -> WebhookRe
 async def steal(inbox: MemoryInbox | SqliteInbox) -> None:
     """Let another worker take everything over, as it could if this one had been stalled."""
 
-    def write(register: Register) -> None:
-        register._connection.execute("UPDATE jetpay_inbox SET owner = 'thief' WHERE handled_at IS NULL")
+    def write(rows: InboxRows) -> None:
+        rows._connection.execute("UPDATE jetpay_inbox SET owner = 'thief' WHERE handled_at IS NULL")
 
     await inbox._run(write)
 
@@ -121,7 +121,7 @@ class TestHandling:
         body = body_of(document(n, transaction=name) for n, name in ((3, "a"), (1, "a"), (2, "b")))
         answer = await receiver_for(shop, inbox).receive(body, TOKEN)
 
-        assert answer == Answer(status=200, reason="handled", handled=3)
+        assert answer == DeliveryResponse(status=200, reason="handled", handled=3)
         assert shop.done == [1, 2, 3]
 
     @pytest.mark.asyncio
@@ -133,8 +133,8 @@ class TestHandling:
         again = await receiver.receive(delivery_of(1, 2), TOKEN)
         recut = await receiver.receive(delivery_of(2, 3), TOKEN)
 
-        assert again == Answer(status=200, reason="handled", skipped=2)
-        assert recut == Answer(status=200, reason="handled", handled=1, skipped=1)
+        assert again == DeliveryResponse(status=200, reason="handled", skipped=2)
+        assert recut == DeliveryResponse(status=200, reason="handled", handled=1, skipped=1)
         assert shop.done == [1, 2, 3]
 
     @pytest.mark.asyncio
@@ -145,14 +145,16 @@ class TestHandling:
 
         first, second = await receiver.receive(body, TOKEN), await receiver.receive(body, TOKEN)
 
-        assert first == Answer(status=200, reason="handled", handled=1, unhandled=1)
-        assert second == Answer(status=200, reason="handled", skipped=2)
+        assert first == DeliveryResponse(status=200, reason="handled", handled=1, unhandled=1)
+        assert second == DeliveryResponse(status=200, reason="handled", skipped=2)
         assert shop.router.unhandled == {"cards.tokenized": 1}
 
     @pytest.mark.asyncio
     async def test_an_empty_delivery_is_fine(self, shop: Shop, inbox: MemoryInbox) -> None:
         """Jetpay sends no empty deliveries [docs]; if it did, there would be nothing to do."""
-        assert await receiver_for(shop, inbox).receive(body_of([]), TOKEN) == Answer(status=200, reason="handled")
+        assert await receiver_for(shop, inbox).receive(body_of([]), TOKEN) == DeliveryResponse(
+            status=200, reason="handled"
+        )
 
     @pytest.mark.asyncio
     async def test_a_failure_stops_the_delivery(
@@ -165,8 +167,8 @@ class TestHandling:
         shop.failing = set()
         second = await receiver.receive(delivery_of(1, 2, 3), TOKEN)
 
-        assert first == Answer(status=500, reason="handler_failed", handled=1, left=2)
-        assert second == Answer(status=200, reason="handled", handled=2, skipped=1)
+        assert first == DeliveryResponse(status=500, reason="handler_failed", handled=1, left=2)
+        assert second == DeliveryResponse(status=200, reason="handled", handled=2, skipped=1)
         assert shop.seen == [1, 2, 2, 3]
         assert "the handler of event 2 (transactions.debits.created) failed" in caplog.text
         assert "the shop's own trouble" in caplog.text
@@ -181,8 +183,8 @@ class TestHandling:
         shop.failing = set()
         second = await receiver.receive(body, TOKEN)
 
-        assert first == Answer(status=500, reason="handler_failed", handled=2, left=2)
-        assert second == Answer(status=200, reason="handled", handled=2, skipped=2)
+        assert first == DeliveryResponse(status=500, reason="handler_failed", handled=2, left=2)
+        assert second == DeliveryResponse(status=200, reason="handled", handled=2, skipped=2)
         assert shop.seen == [1, 2, 4, 1, 3]
 
     @pytest.mark.asyncio
@@ -199,7 +201,7 @@ class TestHandling:
             delivery_of(1, 2, type="cards.tokenized"), TOKEN
         )
 
-        assert answer == Answer(status=500, reason="handler_failed", left=2)
+        assert answer == DeliveryResponse(status=500, reason="handler_failed", left=2)
         assert seen == [1, 2]
 
     @pytest.mark.asyncio
@@ -228,7 +230,7 @@ class TestHandling:
 
         answer = await receiver_for(shop, inbox).receive(delivery_of(1, type="cards.tokenized"), TOKEN)
 
-        assert answer == Answer(status=500, reason="handler_failed", left=1)
+        assert answer == DeliveryResponse(status=500, reason="handler_failed", left=1)
 
     @pytest.mark.asyncio
     async def test_a_handler_that_was_cancelled_by_others_is_told(self, shop: Shop, inbox: MemoryInbox) -> None:
@@ -241,7 +243,7 @@ class TestHandling:
         receiver = receiver_for(shop, inbox)
         answer = await receiver.receive(delivery_of(1, type="cards.tokenized"), TOKEN)
 
-        assert answer == Answer(status=503, reason="cancelled", left=1)
+        assert answer == DeliveryResponse(status=503, reason="cancelled", left=1)
         assert (await inbox.lease(events(1), owner="b", seconds=1)).mine == {1}
 
 
@@ -276,7 +278,7 @@ class TestConcurrency:
         await shop.started(1, 2)
         shop.gates[1].set()
 
-        assert await receiving == Answer(status=500, reason="handler_failed", handled=1, left=2)
+        assert await receiving == DeliveryResponse(status=500, reason="handler_failed", handled=1, left=2)
         assert shop.done == [1]
 
     @pytest.mark.asyncio
@@ -289,8 +291,8 @@ class TestConcurrency:
         second = await receiver.receive(delivery_of(1, 2), TOKEN)
         shop.gates[1].set()
 
-        assert second == Answer(status=503, reason="busy", left=2)
-        assert await first == Answer(status=200, reason="handled", handled=2)
+        assert second == DeliveryResponse(status=503, reason="busy", left=2)
+        assert await first == DeliveryResponse(status=200, reason="handled", handled=2)
         assert shop.seen == [1, 2]
 
 
@@ -322,7 +324,7 @@ class TestRefusing:
 
         answer = await receiver.receive(b'{"secret": "of the body"}', TOKEN)
 
-        assert answer == Answer(status=status, reason=error.reason)
+        assert answer == DeliveryResponse(status=status, reason=error.reason)
         assert [record.levelname for record in caplog.records] == [level]
         assert str(error.reason) in caplog.text
         assert "of the body" not in caplog.text
@@ -347,8 +349,8 @@ class BrokenInbox(MemoryInbox):
         return await super().renew(cast("list[int]", event_ids), owner=owner, seconds=seconds)
 
     @asynccontextmanager
-    async def marking(self, event: Event, *, owner: str) -> AsyncIterator[None]:
-        async with super().marking(event, owner=owner):
+    async def handling(self, event: Event, *, owner: str) -> AsyncIterator[None]:
+        async with super().handling(event, owner=owner):
             yield
             self._fail("mark")
 
@@ -372,7 +374,9 @@ class TestInboxTrouble:
         """Whatever an inbox raises stays inside, is logged, and makes Jetpay send again."""
         receiver = receiver_for(shop, BrokenInbox(step))
 
-        assert await receiver.receive(delivery_of(1, 2), TOKEN) == Answer(status=503, reason="unavailable", left=2)
+        assert await receiver.receive(delivery_of(1, 2), TOKEN) == DeliveryResponse(
+            status=503, reason="unavailable", left=2
+        )
         assert shop.seen == seen
         assert f"no {step}: the database is away" in caplog.text
 
@@ -384,7 +388,7 @@ class TestInboxTrouble:
 
         other_account = await receiver.receive(delivery_of(1, created_at="2020-01-01T00:00:00Z"), TOKEN)
 
-        assert other_account == Answer(status=503, reason="conflict", left=1)
+        assert other_account == DeliveryResponse(status=503, reason="conflict", left=1)
 
     @pytest.mark.asyncio
     async def test_leases_that_cannot_be_given_back_run_out(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -393,7 +397,7 @@ class TestInboxTrouble:
 
         answer = await receiver_for(shop, BrokenInbox("release")).receive(delivery_of(1), TOKEN)
 
-        assert answer == Answer(status=500, reason="handler_failed", left=1)
+        assert answer == DeliveryResponse(status=500, reason="handler_failed", left=1)
         assert "could not give events back; they are free again in 30 s" in caplog.text
 
 
@@ -403,7 +407,7 @@ class TestLease:
         """A handler may take longer than the lease, as long as its worker is alive."""
         inbox = BrokenInbox()
         shop.gates = {1: asyncio.Event()}
-        receiving = asyncio.create_task(receiver_for(shop, inbox, lease=0.04).receive(delivery_of(1), TOKEN))
+        receiving = asyncio.create_task(receiver_for(shop, inbox, lease_seconds=0.04).receive(delivery_of(1), TOKEN))
         await until(lambda: inbox.renewals == 6)
         busy = await inbox.lease(events(1), owner="b", seconds=1)
         shop.gates[1].set()
@@ -426,7 +430,7 @@ class TestLease:
         await shop.started(1)
         await steal(inbox)
 
-        assert await receiving == Answer(status=503, reason="lease_lost", left=2)
+        assert await receiving == DeliveryResponse(status=503, reason="lease_lost", left=2)
         assert (shop.seen, shop.done) == ([1], [])
         assert "the lease was lost" in caplog.text
 
@@ -436,9 +440,9 @@ class TestLease:
         shop.gates = {1: asyncio.Event()}
         inbox = BrokenInbox("renew")
 
-        answer = await receiver_for(shop, inbox, lease=0.04).receive(delivery_of(1), TOKEN)
+        answer = await receiver_for(shop, inbox, lease_seconds=0.04).receive(delivery_of(1), TOKEN)
 
-        assert answer == Answer(status=503, reason="lease_lost", left=1)
+        assert answer == DeliveryResponse(status=503, reason="lease_lost", left=1)
         assert inbox.renewals >= 2
         assert "could not renew the lease of 1 events" in caplog.text
 
@@ -451,7 +455,7 @@ class TestLease:
         await steal(inbox)
         shop.gates[1].set()
 
-        assert await receiving == Answer(status=503, reason="lease_lost", left=2)
+        assert await receiving == DeliveryResponse(status=503, reason="lease_lost", left=2)
         assert shop.seen == [1]
 
     @pytest.mark.asyncio
@@ -472,7 +476,7 @@ class TestLease:
         clock = Clock(time=lambda: wall.now, monotonic=lambda: monotonic.now)
         answer = await receiver_for(shop, inbox, clock=clock).receive(delivery_of(1, type="cards.tokenized"), TOKEN)
 
-        assert answer == Answer(status=503, reason="lease_lost", left=1)
+        assert answer == DeliveryResponse(status=503, reason="lease_lost", left=1)
         assert sent == [1]
 
     def test_outside_of_a_receiver_the_fence_is_open(self) -> None:
@@ -501,10 +505,12 @@ class TestLease:
 
         inbox = Slow()
 
-        answer = await receiver_for(shop, inbox, lease=0.04).receive(delivery_of(1, type="cards.tokenized"), TOKEN)
+        answer = await receiver_for(shop, inbox, lease_seconds=0.04).receive(
+            delivery_of(1, type="cards.tokenized"), TOKEN
+        )
 
         gc.collect()
-        assert answer == Answer(status=503, reason="lease_lost", left=1)
+        assert answer == DeliveryResponse(status=503, reason="lease_lost", left=1)
         assert inbox.renewals == 1
         assert "exception was never retrieved" not in caplog.text
 
@@ -515,15 +521,15 @@ class TestTime:
         self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
     ) -> None:
         """When time runs out the answer is a 503, the handlers go on, and the redelivery finds them done."""
-        receiver = receiver_for(shop, inbox, respond_within=0.03)
+        receiver = receiver_for(shop, inbox, response_timeout=0.03)
         shop.gates = {1: asyncio.Event()}
         first = await receiver.receive(delivery_of(1, 2), TOKEN)
         shop.gates[1].set()
         await shop.finished(1, 2)
         second = await receiver.receive(delivery_of(1, 2), TOKEN)
 
-        assert first == Answer(status=503, reason="out_of_time", left=2)
-        assert second == Answer(status=200, reason="handled", skipped=2)
+        assert first == DeliveryResponse(status=503, reason="out_of_time", left=2)
+        assert second == DeliveryResponse(status=200, reason="handled", skipped=2)
         assert "answering 503 (out_of_time): 2 events are left" in caplog.text
 
     @pytest.mark.asyncio
@@ -557,7 +563,9 @@ class TestTime:
             await receiving
         shop.gates = {}
 
-        assert await receiver.receive(delivery_of(1, 2), TOKEN) == Answer(status=200, reason="handled", handled=2)
+        assert await receiver.receive(delivery_of(1, 2), TOKEN) == DeliveryResponse(
+            status=200, reason="handled", handled=2
+        )
         assert shop.seen == [1, 1, 2]
 
     @pytest.mark.asyncio
@@ -594,10 +602,10 @@ class TestGaps:
         """Jetpay doesn't skip ids, so a gap is told, once, with its first and last id."""
         gaps: list[tuple[int, int]] = []
 
-        async def on_gap(first: int, last: int) -> None:
+        async def on_missing_events(first: int, last: int) -> None:
             gaps.append((first, last))
 
-        receiver = receiver_for(shop, inbox, on_gap=on_gap)
+        receiver = receiver_for(shop, inbox, on_missing_events=on_missing_events)
         for event_ids in deliveries:
             assert (await receiver.receive(delivery_of(*event_ids), TOKEN)).status == 200
 
@@ -607,24 +615,24 @@ class TestGaps:
     async def test_a_watch_that_fails_stops_nothing(
         self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The events that did arrive are handled, whatever `on_gap` raises."""
+        """The events that did arrive are handled, whatever `on_missing_events` raises."""
 
-        async def on_gap(first: int, last: int) -> None:
+        async def on_missing_events(first: int, last: int) -> None:
             raise ZeroDivisionError
 
-        answer = await receiver_for(shop, inbox, on_gap=on_gap).receive(delivery_of(1, 5), TOKEN)
+        answer = await receiver_for(shop, inbox, on_missing_events=on_missing_events).receive(delivery_of(1, 5), TOKEN)
 
         assert answer.handled == 2
-        assert "on_gap failed for 2 to 4" in caplog.text
+        assert "on_missing_events failed for 2 to 4" in caplog.text
 
     @pytest.mark.asyncio
     async def test_where_to_start_a_replay(self, shop: Shop, inbox: MemoryInbox) -> None:
         """The last event id is the inbox's: the end of what is handled without a hole."""
         receiver = receiver_for(shop, inbox)
-        before = await receiver.last_event_id()
+        before = await receiver.last_contiguous_event_id()
         await receiver.receive(delivery_of(1, 2, 4), TOKEN)
 
-        assert (before, await receiver.last_event_id()) == (None, 2)
+        assert (before, await receiver.last_contiguous_event_id()) == (None, 2)
 
 
 class TestClosing:
@@ -641,8 +649,8 @@ class TestClosing:
             shop.gates[1].set()
             await closing
 
-        assert await receiving == Answer(status=503, reason="closed", handled=1, left=1)
-        assert await receiver.receive(delivery_of(1, 2), TOKEN) == Answer(status=503, reason="closed")
+        assert await receiving == DeliveryResponse(status=503, reason="closed", handled=1, left=1)
+        assert await receiver.receive(delivery_of(1, 2), TOKEN) == DeliveryResponse(status=503, reason="closed")
         assert shop.seen == [1]
 
     @pytest.mark.asyncio
@@ -656,7 +664,7 @@ class TestClosing:
             receiving = asyncio.create_task(receiver.receive(delivery_of(1), TOKEN))
             await shop.started(1)
 
-        assert await receiving == Answer(status=503, reason="closed", left=1)
+        assert await receiving == DeliveryResponse(status=503, reason="closed", left=1)
         assert (await inbox.lease(events(1), owner="b", seconds=1)).mine == {1}
 
     @pytest.mark.asyncio
@@ -674,11 +682,11 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("respond_within", 0),
+            ("response_timeout", 0),
             ("lease", -1.0),
             ("poll", float("nan")),
             ("on_error", "ignore"),
-            ("answer_when", "received"),
+            ("acknowledge", "received"),
         ],
     )
     def test_nonsense_is_refused(self, shop: Shop, inbox: MemoryInbox, field: str, value: object) -> None:
@@ -690,36 +698,36 @@ class TestArguments:
     def test_early_answers_need_a_disk(self, shop: Shop, inbox: MemoryInbox) -> None:
         """An inbox that forgets can't promise to handle an event after the answer."""
         with pytest.raises(ConfigurationError, match="MemoryInbox does not, SqliteInbox does"):
-            receiver_for(shop, inbox, answer_when="stored")
+            receiver_for(shop, inbox, acknowledge="after_storing")
 
 
 class TestStored:
-    """``answer_when="stored"``: on disk, answered, handled later."""
+    """``acknowledge="after_storing"``: on disk, answered, handled later."""
 
     @pytest.mark.asyncio
     async def test_the_answer_does_not_wait_for_the_handlers(self, shop: Shop, disk: SqliteInbox) -> None:
         """Events are on disk when Jetpay gets its 2xx, and are handled after it; a redelivery adds nothing."""
         shop.gates = {1: asyncio.Event()}
-        async with receiver_for(shop, disk, answer_when="stored") as receiver:
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
             first = await receiver.receive(delivery_of(1, 2), TOKEN)
             done_then = list(shop.done)
             second = await receiver.receive(delivery_of(1, 2, 3), TOKEN)
             shop.gates[1].set()
             await shop.finished(1, 2, 3)
 
-        assert first == Answer(status=200, reason="stored", stored=2)
-        assert second == Answer(status=200, reason="stored", stored=1, skipped=2)
+        assert first == DeliveryResponse(status=200, reason="stored", stored=2)
+        assert second == DeliveryResponse(status=200, reason="stored", stored=1, skipped=2)
         assert (done_then, shop.done) == ([], [1, 2, 3])
 
     @pytest.mark.asyncio
-    @pytest.mark.parametrize("answer_when", ["stored", "handled"])
+    @pytest.mark.parametrize("acknowledge", ["stored", "handled"])
     async def test_what_a_dead_process_left_is_handled_at_the_next_start(
-        self, shop: Shop, disk: SqliteInbox, answer_when: Literal["stored", "handled"]
+        self, shop: Shop, disk: SqliteInbox, acknowledge: Literal["stored", "handled"]
     ) -> None:
         """Stored events survive their process, also when the next one answers only after handling."""
         await disk.store(events(1, 2))
 
-        async with receiver_for(shop, disk, answer_when=answer_when):
+        async with receiver_for(shop, disk, acknowledge=acknowledge):
             await shop.finished(1, 2)
 
         assert shop.done == [1, 2]
@@ -727,7 +735,7 @@ class TestStored:
     @pytest.mark.asyncio
     async def test_what_another_process_stored_is_found(self, shop: Shop, disk: SqliteInbox) -> None:
         """A worker looks now and then for events whose own process may have died."""
-        async with receiver_for(shop, disk, answer_when="stored", poll=0.01):
+        async with receiver_for(shop, disk, acknowledge="after_storing", poll_interval=0.01):
             await asyncio.sleep(0.03)
             await disk.store(events(1))
             await shop.finished(1)
@@ -747,7 +755,7 @@ class TestStored:
             if len(pauses) == 9:
                 shop.failing.clear()
 
-        async with receiver_for(shop, disk, answer_when="stored", clock=Clock(sleep=sleep)) as receiver:
+        async with receiver_for(shop, disk, acknowledge="after_storing", clock=Clock(sleep=sleep)) as receiver:
             await receiver.receive(delivery_of(1, 2, 3), TOKEN)
             await shop.finished(1, 2, 3)
 
@@ -761,14 +769,14 @@ class TestStored:
         deferred: list[float] = []
 
         class Inbox(SqliteInbox):
-            async def defer(self, event: Event, *, owner: str, seconds: float) -> None:
-                await super().defer(event, owner=owner, seconds=seconds)
+            async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
+                await super().reschedule(event, owner=owner, seconds=seconds)
                 deferred.append(seconds)
 
         shop.failing = {1}
         async with (
             Inbox(tmp_path / "inbox.db", clock=time.clock) as disk,
-            receiver_for(shop, disk, answer_when="stored", on_error="continue", poll=0.005) as receiver,
+            receiver_for(shop, disk, acknowledge="after_storing", on_error="continue", poll_interval=0.005) as receiver,
         ):
             await disk.store([event(n, transaction=name) for n, name in enumerate("abac", start=1)])
             await until(lambda: deferred == [1])
@@ -779,27 +787,27 @@ class TestStored:
             time.tick(2)
             await shop.finished(1, 3)
 
-            await until(lambda: getattr(receiver._backlog, "_attempts", None) == {})
+            await until(lambda: getattr(receiver._stored_worker, "_attempts", None) == {})
 
         assert seen_at_first == [1, 2, 4]
         assert shop.seen == [1, 2, 4, 1, 1, 3]
 
     @pytest.mark.asyncio
     async def test_it_must_be_entered(self, shop: Shop, disk: SqliteInbox) -> None:
-        """Nothing is promised that nobody would keep: without a worker the receiver refuses to work."""
+        """Nothing is promised that nobody would retention: without a worker the receiver refuses to work."""
         with pytest.raises(ConfigurationError, match="async with receiver"):
-            await receiver_for(shop, disk, answer_when="stored").receive(delivery_of(1), TOKEN)
+            await receiver_for(shop, disk, acknowledge="after_storing").receive(delivery_of(1), TOKEN)
 
     @pytest.mark.asyncio
     async def test_what_could_not_be_stored_is_sent_again(
         self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture
     ) -> None:
         """No 2xx without the events on disk."""
-        async with receiver_for(shop, disk, answer_when="stored") as receiver:
-            await disk._run(lambda register: register._connection.execute("PRAGMA query_only = ON"))
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
+            await disk._run(lambda rows: rows._connection.execute("PRAGMA query_only = ON"))
             answer = await receiver.receive(delivery_of(1), TOKEN)
 
-        assert answer == Answer(status=503, reason="readonly", left=1)
+        assert answer == DeliveryResponse(status=503, reason="readonly", left=1)
         assert "the inbox failed (readonly)" in caplog.text
 
     @pytest.mark.asyncio
@@ -807,10 +815,12 @@ class TestStored:
         """The gap watch looks at what arrives, not at what is handled."""
         gaps: list[tuple[int, int]] = []
 
-        async def on_gap(first: int, last: int) -> None:
+        async def on_missing_events(first: int, last: int) -> None:
             gaps.append((first, last))
 
-        async with receiver_for(shop, disk, answer_when="stored", on_gap=on_gap) as receiver:
+        async with receiver_for(
+            shop, disk, acknowledge="after_storing", on_missing_events=on_missing_events
+        ) as receiver:
             await receiver.receive(delivery_of(1, 4), TOKEN)
 
         assert gaps == [(2, 3)]
@@ -842,7 +852,7 @@ class TestStored:
     async def test_closing_lets_the_running_handler_end(self, shop: Shop, disk: SqliteInbox) -> None:
         """The worker finishes the event it is at, and leaves the others on disk."""
         shop.gates = {1: asyncio.Event()}
-        async with receiver_for(shop, disk, answer_when="stored") as receiver:
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
             await receiver.receive(delivery_of(1, 2), TOKEN)
             await shop.started(1)
             asyncio.get_running_loop().call_later(0.01, shop.gates[1].set)
@@ -857,7 +867,7 @@ class TestStored:
         """A handler of a stored event that doesn't end is cancelled, and the event stays on disk."""
         monkeypatch.setattr(receiver_module, "_CLOSE_WITHIN", 0.02)
         shop.gates = {1: asyncio.Event()}
-        async with receiver_for(shop, disk, answer_when="stored") as receiver:
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
             await receiver.receive(delivery_of(1), TOKEN)
             await shop.started(1)
 

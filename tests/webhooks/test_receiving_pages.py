@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Run by test_frameworks.py, test_own_transaction.py and tests/captures/test_engines.py.
+# Run by test_frameworks.py, test_own_transaction.py and tests/ledger/test_engines.py.
 ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_django", "app_sanic", "app_asgi"} | {
     "shop_sqlite",
     "shop_postgres",
@@ -77,7 +77,7 @@ async def test_three_minutes(pages: Pages, monkeypatch: pytest.MonkeyPatch, caps
 async def test_an_early_answer(
     pages: Pages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With answer_when="stored" the same handlers run after the answer."""
+    """With acknowledge="after_storing" the same handlers run after the answer."""
     body = body_of([document(1)])
     async with key_server() as url:
         monkeypatch.setenv("JETPAY_BASE_URL", url)

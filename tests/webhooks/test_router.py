@@ -21,7 +21,7 @@ CARD = event(5, type="cards.tokenized")
 
 
 def router_for(*keys: type[Event] | str) -> EventRouter:
-    """Register a handler for each key that is told apart by its name."""
+    """InboxRows a handler for each key that is told apart by its name."""
     router = EventRouter()
     for key in keys:
 

@@ -1,0 +1,115 @@
+"""When to send again: the policy, and one pure function that applies it."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+
+import attrs
+
+from jetpay_async._core.operations import ReplaySafety
+from jetpay_async.errors import ConfigurationError
+from jetpay_async.telemetry import AttemptResult
+
+__all__ = ["RetryPolicy"]
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """How often, and how patiently, a request is sent again where that can't move money twice.
+
+    What may be sent again is not a matter of policy: a read always, a capture once its status proves that the earlier
+    one did nothing, any write that never began to leave. The deadline of the call (``timeout``) bounds everything.
+
+    Attributes:
+        max_attempts: How many times one request may be sent at most; 1 means never again.
+        base_delay: Seconds before the second attempt; doubled for each further one.
+        max_delay: Seconds that the doubling stops at. A delay is drawn from the upper half of its range, at the cap as
+            well, so that clients which failed together do not come back together.
+        resolve_after: Seconds after a capture was given up until it can no longer be on its way. Only a status read
+            that begins later is believed when it says ``preauthorized``. The API's own processing limit is not
+            documented: 5 seconds are inferred; make it longer if in doubt.
+        resend_rate_limited: Whether a write answered by 429 may be sent again. That the API has not processed such a
+            request is inferred; say False to have `RateLimitedError` raised at once. A batch then tells of an
+            `Unknown`; a ledger, and the same client's next capture of that debit, read its status first.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
+
+    max_attempts: int = 5
+    base_delay: float = 0.5
+    max_delay: float = 8.0
+    resolve_after: float = 5.0
+    resend_rate_limited: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
+            raise ConfigurationError(f"RetryPolicy: max_attempts={self.max_attempts!r} must be an int of at least 1")
+        for name in ("base_delay", "max_delay", "resolve_after"):
+            value = getattr(self, name)
+            if type(value) not in {int, float} or not 0 <= value <= sys.float_info.max:
+                raise ConfigurationError(f"RetryPolicy: {name}={value!r} must be a number of seconds, 0 or more")
+        if type(self.resend_rate_limited) is not bool:
+            raise ConfigurationError(f"RetryPolicy: resend_rate_limited={self.resend_rate_limited!r} must be a bool")
+
+    def delay(self, attempt: int, chance: float) -> float:
+        """Seconds to wait after this attempt (1, 2, ...); ``chance`` is a random number in [0, 1)."""
+        longest = min(self.max_delay, self.base_delay * 2.0 ** min(attempt - 1, 64))
+        return longest * (0.5 + chance / 2)
+
+
+class NextAction(Enum):
+    """What to do next."""
+
+    AGAIN = "again"
+    SETTLE = "resolve"
+    STOP = "stop"
+
+
+@attrs.frozen
+class RetryDecision:
+    """A step, and how long to wait before it."""
+
+    step: NextAction
+    delay: float = 0.0
+
+
+_STOP = RetryDecision(NextAction.STOP)
+
+
+def decide(
+    happened: AttemptResult,
+    resend: ReplaySafety,
+    policy: RetryPolicy,
+    *,
+    attempt: int,
+    remaining: float,
+    chance: float,
+    retry_after: float | None = None,
+) -> RetryDecision:
+    """Decide what follows an attempt.
+
+    Args:
+        happened: What became of it.
+        resend: What sending the operation twice would mean.
+        policy: The caller's policy.
+        attempt: Which attempt it was: 1, 2, ...
+        remaining: Seconds until the deadline.
+        chance: A random number in [0, 1).
+        retry_after: Seconds that the service asked to wait.
+    """
+    if happened is AttemptResult.UNANSWERED and resend is ReplaySafety.RESOLVE:
+        return RetryDecision(NextAction.SETTLE)
+    if attempt >= policy.max_attempts or not _may_leave_again(happened, resend, policy):
+        return _STOP
+    delay = max(policy.delay(attempt, chance), retry_after or 0.0)
+    return RetryDecision(NextAction.AGAIN, delay) if delay < remaining else _STOP
+
+
+def _may_leave_again(happened: AttemptResult, resend: ReplaySafety, policy: RetryPolicy) -> bool:
+    if happened is AttemptResult.NOT_SENT:
+        return True
+    if happened is AttemptResult.RATE_LIMITED:
+        return resend is ReplaySafety.IDEMPOTENT or policy.resend_rate_limited
+    return happened is AttemptResult.UNANSWERED and resend is ReplaySafety.IDEMPOTENT

@@ -1,0 +1,93 @@
+"""What the ledger asks of an backend: one connection, used by one thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from jetpay_async.ledger._sql import Statements
+
+Value: TypeAlias = str | int | float | None
+
+
+class Connection(Protocol):
+    """One connection, blocking."""
+
+    statements: Statements
+
+    def begin(self, *, writes: bool) -> None:
+        """Open a transaction."""
+
+    def commit(self) -> None:
+        """Make it durable: on the disk when this returns."""
+
+    def rollback(self) -> None:
+        """Undo the transaction, if there is one."""
+
+    def query(self, statement: str, parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
+        """Execute a statement and return its rows."""
+        ...
+
+    def change(self, statement: str, parameters: Mapping[str, Any]) -> int:
+        """Execute a statement and return how many rows it changed."""
+        ...
+
+    def among(self, ids: Sequence[int]) -> object:
+        """Return the value for ``:ids``."""
+        ...
+
+    def among_texts(self, texts: Sequence[str]) -> object:
+        """Return the value for ``:debit_ids``."""
+        ...
+
+    def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
+        """Add debits, each once within its batch, and return how many are new."""
+        ...
+
+    def guard_submission(self) -> None:
+        """Keep other submissions waiting until the end of the transaction."""
+
+    def register(self, lease: float) -> int:
+        """Make this connection an owner of debits, alive from now on, and return its number."""
+        ...
+
+    def renew(self, owner: int, lease: float) -> bool:
+        """Say that the owner is alive; False if that comes too late."""
+        ...
+
+    def expire_owners(self, owner: int) -> None:
+        """Take the owners that are dead out of the ledger; what they were sending is then anybody's to resolve."""
+
+    def leave(self, owner: int) -> None:
+        """Take this owner out of the ledger."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class Backend(Protocol):
+    """A place for a ledger."""
+
+    name: str
+    """What errors call it; holds no password."""
+    leases: bool
+    """Whether an owner that is paused counts as dead after its lease."""
+
+    def connect(self, *, create: bool) -> Connection:
+        """Open a connection, in the thread that will use it.
+
+        Raises:
+            LedgerError: It can't be used.
+        """
+        ...
+
+    def explain(self, error: Exception) -> str | None:
+        """Say what an error of the backend means and what to do; None if it is not one of the backend's."""
+        ...
+
+    def repeatable(self, error: Exception) -> bool:
+        """Say whether others were in the way, so that the same transaction may go through when it is tried again."""
+        ...

@@ -1,0 +1,109 @@
+"""An owner: who sends, and until when it may.
+
+Where an owner that says nothing counts as dead after its lease, another takes over what it was sending. So its requests
+stop earlier than that: `refusal` stands in the write of each, the last moment at which nothing has left. It goes by the
+larger of the time that passed on the monotonic and on the wall clock, in case one of them stood still.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from jetpay_async.ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from jetpay_async._core.clock import Clock
+    from jetpay_async._core.send_guard import PreSendCheck
+    from jetpay_async.ledger._backend import Connection
+    from jetpay_async.ledger._group_commit import GroupCommitExecutor
+
+# The share of a lease that is used: clocks differ, and a write takes a moment.
+_USED = 0.8
+
+# How often a lease is renewed before it runs out.
+_RENEWALS = 4
+
+
+class OwnerLease:
+    """The registration of one owner in the ledger."""
+
+    def __init__(self, commits: GroupCommitExecutor, seconds: float, clock: Clock, *, lapses: bool) -> None:
+        self._commits = commits
+        self._seconds = seconds
+        self._clock = clock
+        self._lapses = lapses
+        self._began = (0.0, 0.0)
+        self.owner = 0
+        """Its number."""
+
+    @property
+    def renewed_every(self) -> float:
+        """Seconds between two renewals."""
+        return self._seconds / _RENEWALS
+
+    @property
+    def pre_send_check(self) -> PreSendCheck | None:
+        """What stands before each request."""
+        return self.refusal if self._lapses else None
+
+    async def take(self) -> None:
+        """Register.
+
+        Raises:
+            LedgerError: The ledger can't be written.
+        """
+        began = self._now()
+        self.owner = await self._commits.run(partial(_register, lease=self._seconds))
+        self._began = began
+
+    async def keep(self) -> None:
+        """Renew it, if it is time to.
+
+        Raises:
+            LedgerError: It has lapsed, or the ledger can't be written.
+        """
+        if not self._lapses or self._passed() < self.renewed_every:
+            return
+        began = self._now()
+        if not await self._commits.run(partial(_renew, owner=self.owner, lease=self._seconds)):
+            raise LedgerError(
+                f"this process did not get to renew its lease of {self._seconds:g} s: it was paused, or cut off from "
+                "the ledger; others may go on with its debits, so it sends nothing more: run the same again"
+            )
+        self._began = began
+
+    def refusal(self) -> str | None:
+        """Say why nothing may be sent any more, or None if it may."""
+        return "the lease on the debit had run out before anything left" if self._passed() >= self._limit else None
+
+    async def leave(self) -> None:
+        """Take it out of the ledger; what it was sending is then anybody's to resolve.
+
+        Raises:
+            LedgerError: The ledger can't be written.
+        """
+        await self._commits.run(partial(_leave, owner=self.owner))
+
+    @property
+    def _limit(self) -> float:
+        return self._seconds * _USED
+
+    def _now(self) -> tuple[float, float]:
+        return self._clock.monotonic(), self._clock.time()
+
+    def _passed(self) -> float:
+        monotonic, wall = self._now()
+        return max(monotonic - self._began[0], wall - self._began[1])
+
+
+def _register(connection: Connection, lease: float) -> int:
+    return connection.register(lease)
+
+
+def _renew(connection: Connection, owner: int, lease: float) -> bool:
+    return connection.renew(owner, lease)
+
+
+def _leave(connection: Connection, owner: int) -> None:
+    connection.leave(owner)

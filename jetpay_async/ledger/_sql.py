@@ -1,0 +1,235 @@
+"""The ledger's tables and statements, the same for SQLite and PostgreSQL but for what a `Dialect` fills in.
+
+A debit's ``id`` is its batch's number and its position: ``batch << 32 | position``. So a batch, and a chunk of it, is a
+range of ids, and each index is a small one: of the debits in one state. Every statement of a run's steady state looks
+at one of those, so none slows down as the table grows.
+
+The unique index of what is being sent is the ledger's last word: no debit is under way twice, whatever its batches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from jetpay_async.ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from jetpay_async.ledger._backend import Connection
+
+SCHEMA_VERSION = 1
+
+CHUNK_SIZE = 250
+"""Positions in a chunk."""
+
+
+@attrs.frozen
+class Dialect:
+    """How one backend spells what the other spells differently."""
+
+    key: str
+    """The type of a number that the backend gives out."""
+    number: str
+    real: str
+    now: str
+    """Seconds since the epoch, on the clock that all owners share."""
+    among: str
+    """Whether a column is one of ``:ids``."""
+    among_texts: str
+    """Whether a column is one of ``:debit_ids``."""
+    numbered: str
+    """``:ids`` as a table of ids and their places from 1 on."""
+    outcomes: str
+    """``:outcomes``, JSON, as a table."""
+    pending: str
+    """How to insist on the index of the pending debits."""
+    sending: str
+    """How to insist on the index of those being sent, which are few: their ids span the whole batch."""
+    claim: str
+    """What keeps two claims from waiting for each other."""
+    often_changed: str
+    """How to look after a table whose rows all change."""
+
+
+def schema(dialect: Dialect) -> list[str]:
+    """The statements that make an empty ledger."""
+    key, number, real = dialect.key, dialect.number, dialect.real
+    return [
+        f"CREATE TABLE jetpay_ledger (version {number} NOT NULL, next_slot {real} NOT NULL)",
+        f"""CREATE TABLE jetpay_owner (
+            id {key}, token TEXT NOT NULL, host TEXT NOT NULL, pid {number} NOT NULL,
+            clock {real}, started_at {real} NOT NULL, lease_until {real})""",
+        f"""CREATE TABLE jetpay_batch (
+            id {key}, key TEXT NOT NULL UNIQUE, fingerprint TEXT NOT NULL, total {number} NOT NULL,
+            duplicates {number} NOT NULL, chunks {number} NOT NULL, submitted_at {real} NOT NULL, finished_at {real},
+            last_seq {number} NOT NULL DEFAULT 0, captured {number} NOT NULL DEFAULT 0,
+            rejected {number} NOT NULL DEFAULT 0, unknown {number} NOT NULL DEFAULT 0)""",
+        f"""CREATE TABLE jetpay_debit (
+            id {number} PRIMARY KEY, debit_id TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'pending',
+            look_first {number} NOT NULL DEFAULT 0, attempts {number} NOT NULL DEFAULT 0,
+            owner {number}, intent_at {real}, certain_at {real}, seq {number}, finished_at {real},
+            transaction_state TEXT, confirmed_by_status {number}, error TEXT, status {number}, request_id TEXT, reason TEXT)
+            {dialect.often_changed}""",
+        "CREATE UNIQUE INDEX jetpay_debit_once ON jetpay_debit (debit_id, (id >> 32))",
+        "CREATE INDEX jetpay_debit_pending ON jetpay_debit (id) WHERE state = 'pending'",
+        "CREATE UNIQUE INDEX jetpay_debit_sending ON jetpay_debit (debit_id) WHERE state = 'sending'",
+        "CREATE INDEX jetpay_debit_refused ON jetpay_debit (id) WHERE state = 'rejected'",
+        "CREATE INDEX jetpay_debit_unknown ON jetpay_debit (id) WHERE state = 'unknown'",
+        "CREATE UNIQUE INDEX jetpay_debit_seq ON jetpay_debit (seq) WHERE seq IS NOT NULL",
+        f"INSERT INTO jetpay_ledger (version, next_slot) VALUES ({SCHEMA_VERSION}, 0)",
+    ]
+
+
+def span(batch: int, chunk: int | None = None) -> dict[str, int]:
+    """The ids of a batch, or of a chunk of it: from ``low``, and below ``high``."""
+    if chunk is None:
+        return {"low": batch << 32, "high": (batch + 1) << 32}
+    low = (batch << 32) + chunk * CHUNK_SIZE
+    return {"low": low, "high": low + CHUNK_SIZE}
+
+
+class Statements:
+    """Every statement of the ledger in one dialect, with ``:name`` for its parameters."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        now = dialect.now
+        # --- owners
+        self.register = f"""
+            INSERT INTO jetpay_owner (token, host, pid, clock, started_at, lease_until)
+            VALUES (:token, :host, :pid, :clock, {now}, {now} + :lease) RETURNING id"""
+        self.renew = f"UPDATE jetpay_owner SET lease_until = {now} + :lease WHERE id = :owner AND lease_until > {now}"
+        self.remove_owner = "DELETE FROM jetpay_owner WHERE id = :owner"
+        self.remove_lapsed = f"DELETE FROM jetpay_owner WHERE lease_until <= {now} AND id <> :owner"
+        self.remove_idle = """
+            DELETE FROM jetpay_owner
+            WHERE id = :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
+        self.others = """
+            SELECT id, token, clock FROM jetpay_owner
+            WHERE id <> :owner AND id IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
+        self.idle_others = """
+            SELECT id, token, clock FROM jetpay_owner
+            WHERE id <> :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
+        self.sees_others = "SELECT 1 FROM jetpay_debit WHERE state = 'sending' AND owner <> :owner LIMIT 1"
+        self.mine_or_free = """
+            SELECT 1 FROM jetpay_debit
+            WHERE id >= :low AND id < :high AND (state = 'pending' OR (state = 'sending' AND owner = :owner)) LIMIT 1"""
+        # --- batches
+        self.find_batch = """
+            SELECT id, fingerprint, total, duplicates, chunks FROM jetpay_batch WHERE key = :key"""
+        self.add_batch = f"""
+            INSERT INTO jetpay_batch (key, fingerprint, total, duplicates, chunks, submitted_at)
+            VALUES (:key, :fingerprint, 0, 0, :chunks, {now}) RETURNING id"""
+        self.count_batch = f"""
+            UPDATE jetpay_batch SET total = :total, duplicates = :duplicates,
+                finished_at = CASE WHEN :total = 0 THEN {now} END
+            WHERE id = :batch"""
+        self.find_debits = f"""
+            SELECT id FROM jetpay_debit WHERE debit_id {dialect.among_texts} AND id >= :low AND id < :high"""
+        self.reopen_unknown = """
+            UPDATE jetpay_debit SET state = 'pending', look_first = 1, seq = NULL, finished_at = NULL
+            WHERE state = 'unknown' AND id >= :low AND id < :high"""
+        self.reopen_rejected = """
+            UPDATE jetpay_debit SET state = 'pending', look_first = 1, seq = NULL, finished_at = NULL
+            WHERE state = 'rejected' AND id >= :low AND id < :high"""
+        self.reopened = """
+            UPDATE jetpay_batch SET rejected = rejected - :rejected, unknown = unknown - :unknown, finished_at = NULL
+            WHERE id = :batch"""
+        self.progress = f"""
+            SELECT b.total, b.captured, b.rejected, b.unknown,
+                (SELECT COUNT(*) FROM jetpay_debit d {dialect.sending}
+                 WHERE d.state = 'sending' AND d.id >= b.id << 32 AND d.id < (b.id + 1) << 32),
+                b.key, b.submitted_at, b.finished_at, b.chunks
+            FROM jetpay_batch b"""
+        self.progress_of = f"{self.progress} WHERE b.id = :batch"
+        self.progress_of_all = f"{self.progress} ORDER BY b.id"
+        self.chunk_counts = """
+            SELECT state, COUNT(*) FROM jetpay_debit WHERE id >= :low AND id < :high GROUP BY state"""
+        self.chunks_left = f"""
+            SELECT (id - :low) / {CHUNK_SIZE} AS chunk FROM jetpay_debit
+            WHERE state = 'pending' AND id >= :low AND id < :high
+            UNION
+            SELECT (id - :low) / {CHUNK_SIZE} FROM jetpay_debit {dialect.sending}
+            WHERE state = 'sending' AND id >= :low AND id < :high
+            ORDER BY chunk"""
+        # --- captures
+        self.pending = f"""
+            SELECT d.id FROM jetpay_debit d {dialect.pending}
+            WHERE d.state = 'pending' AND d.id >= :low AND d.id < :high
+                AND NOT EXISTS (SELECT 1 FROM jetpay_debit o WHERE o.state = 'sending' AND o.debit_id = d.debit_id)
+            ORDER BY d.id LIMIT :limit {dialect.claim}"""
+        self.reserve = f"""
+            UPDATE jetpay_ledger
+            SET next_slot = CASE WHEN next_slot > {now} THEN next_slot ELSE {now} END + :span
+            RETURNING next_slot - :span - {now}"""
+        self.mark_sending = f"""
+            UPDATE jetpay_debit
+            SET state = 'sending', owner = :owner, attempts = attempts + 1,
+                intent_at = {now}, certain_at = {now} + :resolve
+            WHERE id {dialect.among}"""
+        self.wait_anew = f"""
+            UPDATE jetpay_debit SET certain_at = {now} + (certain_at - intent_at)
+            WHERE state = 'sending' AND owner = :owner"""
+        # Looked up when nobody else can claim the same debit any more.
+        self.claimed = f"""
+            SELECT d.id, d.debit_id, d.attempts,
+                d.look_first = 1 OR EXISTS (
+                    SELECT 1 FROM jetpay_debit o WHERE o.debit_id = d.debit_id AND o.id <> d.id)
+            FROM jetpay_debit d WHERE d.id {dialect.among} ORDER BY d.id"""
+        self.take_over = f"""
+            UPDATE jetpay_debit {dialect.sending} SET owner = :owner
+            WHERE state = 'sending' AND id >= :low AND id < :high AND owner NOT IN (SELECT id FROM jetpay_owner)
+            RETURNING id, debit_id, attempts, certain_at - {now}"""
+        self.reserve_sequence = """
+            UPDATE jetpay_batch SET last_seq = last_seq + :finished WHERE id = :batch RETURNING last_seq - :finished"""
+        self.count = f"""
+            UPDATE jetpay_batch
+            SET captured = captured + :captured, rejected = rejected + :rejected, unknown = unknown + :unknown,
+                finished_at = CASE WHEN captured + rejected + unknown + :finished >= total THEN {now} END
+            WHERE id = :batch"""
+        # What becomes of nearly all: the first request was answered, as expected.
+        self.record_paid = f"""
+            UPDATE jetpay_debit
+            SET state = 'captured', look_first = 0, seq = :base + o.place, finished_at = {now},
+                transaction_state = 'paid', confirmed_by_status = 0, error = NULL, status = NULL, request_id = NULL, reason = NULL
+            FROM {dialect.numbered}
+            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.state = 'sending'"""
+        self.record = f"""
+            UPDATE jetpay_debit
+            SET state = o.state, attempts = o.attempts, look_first = o.look_first, seq = :base + o.seq,
+                finished_at = CASE WHEN o.seq IS NULL THEN NULL ELSE {now} END,
+                transaction_state = o.transaction_state, confirmed_by_status = o.confirmed_by_status, error = o.error, status = o.status,
+                request_id = o.request_id, reason = o.reason
+            FROM {dialect.outcomes}
+            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.state = 'sending'"""
+        self.recorded = f"""
+            SELECT state FROM jetpay_debit
+            WHERE id {dialect.among} AND owner = :owner AND seq > :base AND seq <= :base + :finished"""
+        # --- reading
+        columns = """id, debit_id, state, attempts, intent_at, finished_at, transaction_state, confirmed_by_status, error, status,
+            request_id, reason"""
+        self.outcomes = f"""
+            SELECT {columns}, seq FROM jetpay_debit
+            WHERE seq > :after AND seq < :high ORDER BY seq LIMIT :limit"""
+        self.items = f"""
+            SELECT {columns} FROM jetpay_debit WHERE id > :after AND id < :high ORDER BY id LIMIT :limit"""
+        self.items_in = {
+            state: f"""
+                SELECT {columns} FROM jetpay_debit {dialect.sending if state == "sending" else ""}
+                WHERE state = '{state}' AND id > :after AND id < :high ORDER BY id LIMIT :limit"""
+            for state in ("pending", "sending", "captured", "rejected", "unknown")
+        }
+
+
+def check_version(connection: Connection, name: str) -> None:
+    """Refuse a ledger of another release.
+
+    Raises:
+        LedgerError: Its schema is another one.
+    """
+    found = connection.query("SELECT version FROM jetpay_ledger", {})[0][0]
+    if found != SCHEMA_VERSION:
+        raise LedgerError(
+            f"the ledger {name} has schema version {found}, and this release of jetpay_async knows {SCHEMA_VERSION}; "
+            "upgrade jetpay_async, or start another ledger once this one's batches are complete"
+        )

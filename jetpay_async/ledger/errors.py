@@ -1,0 +1,89 @@
+"""What can go wrong with a ledger, and with capturing from it.
+
+::
+
+    JetpayError
+     ├── LedgerError              the ledger can't be read or written; nothing is sent without it
+     │    ├── LedgerNotFoundError there is none
+     │    ├── BatchMismatchError  the batch exists, with other debits
+     │    ├── UnknownBatchError   there is no such batch
+     │    └── ChunkBusyError      somebody else is capturing these debits
+     └── CapturesStoppedError     capturing stopped before the end; the ledger knows where
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jetpay_async.errors import JetpayError
+
+if TYPE_CHECKING:
+    from jetpay_async.ledger.records import Progress
+
+__all__ = [
+    "BatchMismatchError",
+    "CapturesStoppedError",
+    "ChunkBusyError",
+    "LedgerError",
+    "LedgerNotFoundError",
+    "UnknownBatchError",
+]
+
+
+class LedgerError(JetpayError):
+    """The ledger can't be read or written: a full disk, a damaged file, a lost connection, a newer schema.
+
+    Nothing is sent without the ledger. What was sent before is in it, and settled by the next run.
+    """
+
+
+class LedgerNotFoundError(LedgerError):
+    """There is no ledger where one was to be, and none was to be made."""
+
+
+class BatchMismatchError(LedgerError):
+    """The batch exists, with other debits. Nothing was changed.
+
+    A key stands for one set of debits: take another key for another set.
+    """
+
+
+class UnknownBatchError(LedgerError):
+    """The ledger has no batch of this key."""
+
+
+class ChunkBusyError(LedgerError):
+    """Debits of the chunk are being captured by another run that is alive. Run the chunk again later."""
+
+    @property
+    def retryable(self) -> bool:
+        """Always: the ledger knows what is done."""
+        return True
+
+
+class CapturesStoppedError(JetpayError):
+    """Capturing stopped before the end of the batch; the cause, if there is one, says why.
+
+    Nothing is lost: the ledger holds every outcome, and the same lines of code go on from there.
+
+    Attributes:
+        key: The batch.
+        progress: Where it stands; None if the ledger could not tell.
+    """
+
+    def __init__(self, message: str, *, key: str, progress: Progress | None) -> None:
+        super().__init__(message)
+        self.key = key
+        self.progress = progress
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.message, self.key, self.progress), self.__dict__
+
+    @property
+    def retryable(self) -> bool:
+        """Always: the ledger knows what is done."""
+        return True
+
+
+def _rebuild(message: str, key: str, progress: Progress | None) -> CapturesStoppedError:
+    return CapturesStoppedError(message, key=key, progress=progress)

@@ -1,0 +1,131 @@
+"""What a ledger tells, as frozen values. Times are aware, in UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+import attrs
+
+from jetpay_async.models import TransactionState
+
+__all__ = ["BatchInfo", "ChunkReport", "DebitState", "LedgerItem", "Progress", "Report", "Submitted"]
+
+
+class DebitState(StrEnum):
+    """Where a debit stands in the ledger.
+
+    ::
+
+        pending ──▶ sending ──▶ captured | rejected | unknown
+           ▲           │
+           └───────────┘ proven not captured
+    """
+
+    PENDING = "pending"
+    """To be captured."""
+    SENDING = "sending"
+    """A run intends to send it, or has: committed before the request. Found by a later run, it is in doubt."""
+    CAPTURED = "captured"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    """It may have been captured, and its status could not tell."""
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """Where a batch stands: debits by their state."""
+
+    total: int
+    pending: int
+    sending: int
+    captured: int
+    rejected: int
+    unknown: int
+
+    @property
+    def finished(self) -> int:
+        """Debits that have an outcome."""
+        return self.captured + self.rejected + self.unknown
+
+    @property
+    def complete(self) -> bool:
+        """Whether every debit has an outcome."""
+        return self.finished == self.total
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What became of a whole batch."""
+
+    key: str
+    total: int
+    captured: int
+    rejected: int
+    unknown: int
+    submitted_at: datetime
+    finished_at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class ChunkReport:
+    """What became of a chunk."""
+
+    key: str
+    """The batch."""
+    chunk: int
+    total: int
+    captured: int
+    rejected: int
+    unknown: int
+
+
+@attrs.frozen(kw_only=True)
+class Submitted:
+    """A batch as it was submitted."""
+
+    key: str
+    created: bool
+    """False if it was there already, with the same debits."""
+    total: int
+    """Debits, each counted once."""
+    duplicates: int
+    """How often a debit was given again; it is captured once."""
+    chunks: int
+    """Chunks are numbered from 0; each is a unit of work for `run_chunk`."""
+
+
+@attrs.frozen(kw_only=True)
+class BatchInfo:
+    """A batch and where it stands."""
+
+    key: str
+    submitted_at: datetime
+    finished_at: datetime | None
+    chunks: int
+    progress: Progress
+
+
+@attrs.frozen(kw_only=True)
+class LedgerItem:
+    """All that the ledger holds of one debit."""
+
+    batch: str
+    debit_id: str
+    state: DebitState
+    attempts: int
+    """Capture requests that were made, or may have been."""
+    intent_at: datetime | None
+    """When the latest run intended to send it."""
+    finished_at: datetime | None
+    transaction_state: TransactionState | None
+    """What the API said."""
+    confirmed_by_status: bool
+    """Whether the transaction's status told it."""
+    error: str | None
+    """The class of the error."""
+    status: int | None
+    """The HTTP status of the answer that decided."""
+    request_id: str | None
+    reason: str | None
+    """The error's message."""

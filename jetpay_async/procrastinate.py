@@ -1,0 +1,382 @@
+"""Captures by many machines: `procrastinate` hands out chunks of a batch, the ledger says what is done.
+
+::
+
+    app = App(connector=PsycopgConnector(conninfo="postgresql://..."))
+    captures = jetpay_async.procrastinate.durable_captures(app, make_client, ledger="postgresql://...", rate=300)
+
+    await captures.submit("2026-11-22", debit_ids)      # anywhere: rows of the ledger, and a job for each chunk
+    report = await captures.wait("2026-11-22")
+
+On each machine that captures: ``procrastinate --app=shop.app worker --queues=jetpay --concurrency=4
+--delete-jobs=successful --shutdown-graceful-timeout=20``. Importing this module needs
+``pip install 'jetpay-async[distributed]'``.
+
+The queue only says which worker runs which chunk, each at least once; whether a debit is sent is up to the ledger. So
+nothing that happens to a job can do harm: twice in the queue, it finds its chunk done; lost, it is queued again by
+`ProcrastinateCaptures.wait` or `ProcrastinateCaptures.resume`, which ask the ledger what is left.
+
+Jobs have a lock, so that a chunk has one worker, and no queueing lock: with one, a job that is to be retried while
+another of its chunk is queued stays "doing" for ever, and keeps the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Status
+from procrastinate.retry import BaseRetryStrategy, RetryDecision
+
+from jetpay_async._batch.worker_pool import BatchLimits
+from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async._core.log import logger
+from jetpay_async.errors import ConfigurationError, InvalidArgumentError
+from jetpay_async.ledger import ChunkBusyError, Ledger, UnknownBatchError, _repository, _rows
+from jetpay_async.ledger._backend_choice import choose_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
+
+    from procrastinate import App
+    from procrastinate.jobs import Job
+
+    from jetpay_async.client import JetpayClient
+    from jetpay_async.ledger import DurableCaptures, Progress, Report, Submitted
+    from jetpay_async.outcomes import CaptureOutcome
+
+__all__ = ["ProcrastinateCaptures", "durable_captures"]
+
+CHUNK_TASK = "jetpay_async.capture_chunk"
+RESCUE_TASK = "jetpay_async.rescue_chunks"
+
+# Jobs in one statement.
+_PAGE = 1000
+
+# Seconds between two looks at a batch.
+POLL_INTERVAL_SECONDS = 0.5
+
+# Seconds before a job is tried again, at most.
+_LONGEST_WAIT = 60
+
+
+def durable_captures(
+    app: App,
+    make_client: Callable[[], JetpayClient],
+    *,
+    ledger: str,
+    concurrency: int = 64,
+    rate: float | None = None,
+    lease_seconds: float = 15.0,
+    queue: str = "jetpay",
+    stalled_after: float = 30.0,
+) -> ProcrastinateCaptures:
+    """Capture on all machines that run a worker of this application.
+
+    Call it where the tasks of ``app`` are defined, so that each worker knows them.
+
+    Args:
+        app: The application; its queue may be in the ledger's database or in another.
+        make_client: Makes the client of a worker's process; called in its event loop.
+        ledger: The ``postgresql://`` URL of the ledger.
+        concurrency: Captures in flight in each process, at most.
+        rate: Captures per second, of all machines together.
+        lease_seconds: Seconds after which a process that says nothing counts as dead, for the ledger.
+        queue: The queue of the jobs.
+        stalled_after: Seconds without a heartbeat after which a worker counts as dead, for the queue: three heartbeats
+            of the workers (``update_heartbeat_interval``, 10 s), or more.
+
+    Raises:
+        ConfigurationError: ``ledger`` is no such URL, or what is needed is not installed.
+        InvalidArgumentError: A number is out of range.
+    """
+    return ProcrastinateCaptures(
+        app,
+        make_client,
+        ledger=ledger,
+        concurrency=concurrency,
+        rate=rate,
+        lease_seconds=lease_seconds,
+        queue=queue,
+        stalled_after=stalled_after,
+    )
+
+
+class ProcrastinateCaptures:
+    """Captures that the workers of an application carry out, made by `durable_captures`."""
+
+    def __init__(
+        self,
+        app: App,
+        make_client: Callable[[], JetpayClient],
+        *,
+        ledger: str,
+        concurrency: int,
+        rate: float | None,
+        lease_seconds: float,
+        queue: str,
+        stalled_after: float,
+    ) -> None:
+        if not choose_backend(ledger, SYSTEM_CLOCK).leases:
+            raise ConfigurationError("ledger: several machines need PostgreSQL; give a postgresql:// URL")
+        BatchLimits(concurrency=concurrency, rate=rate)
+        self._app = app
+        self._make_client = make_client
+        self._ledger = ledger
+        self._concurrency = concurrency
+        self._rate = rate
+        self._lease_seconds = lease_seconds
+        self._queue = queue
+        self._stalled_after = stalled_after
+        self._opened_captures: _WorkerCaptures | None = None
+        self._chunk_task = app.task(name=CHUNK_TASK, queue=queue, retry=_Later())(self._capture_chunk)
+        # A job of its own, and not a part of another: machines that have nothing to do look after the others.
+        rescue = app.task(name=RESCUE_TASK, queue=queue, priority=1)(self._rescue)
+        seconds = max(1, min(30, round(stalled_after / 2)))
+        app.periodic(cron=f"* * * * * */{seconds}")(rescue)
+
+    # --- for those who submit
+
+    async def submit(self, key: str, debit_ids: Iterable[str] | AsyncIterable[str]) -> Submitted:
+        """Add a batch, whole or not at all, and queue a job for each of its chunks.
+
+        Submitted again with the same debits it is the same batch: what is not done and not queued is queued again. So
+        if this fails half-way, call it again. ``app`` is open.
+
+        Args:
+            key: The batch's name.
+            debit_ids: From `JetpayClient.preauthorize`, in any order.
+
+        Raises:
+            InvalidArgumentError: The key or an id can't be one; nothing was added.
+            BatchMismatchError: There is such a batch, with other debits.
+            LedgerError: The ledger can't be written.
+        """
+        async with Ledger(self._ledger) as ledger:
+            submitted = await ledger.submit(key, debit_ids)
+            await self._resume(ledger, key)
+        return submitted
+
+    async def resume(self, key: str) -> int:
+        """Queue what is left of a batch and not queued; what is unknown is looked at again. ``app`` is open.
+
+        Returns:
+            How many jobs were queued.
+
+        Raises:
+            UnknownBatchError: There is no such batch.
+            LedgerError: The ledger can't be written.
+        """
+        async with Ledger(self._ledger, create=False) as ledger:
+            return await self._resume(ledger, key)
+
+    async def progress(self, key: str) -> Progress:
+        """Tell where a batch stands.
+
+        Raises:
+            UnknownBatchError: There is no such batch.
+            LedgerError: The ledger can't be read.
+        """
+        async with Ledger(self._ledger, create=False) as ledger:
+            return await ledger.progress(key)
+
+    async def outcomes(self, key: str) -> AsyncIterator[CaptureOutcome]:
+        """Yield what became of each debit, in the order in which it was written down, until the batch is complete.
+
+        It takes nothing to start again: those that are there come first. ``app`` is open: what got lost in the queue is
+        queued again.
+
+        Raises:
+            UnknownBatchError: There is no such batch.
+            LedgerError: The ledger can't be read.
+        """
+        async with Ledger(self._ledger, create=False) as ledger:
+            number = await ledger.find(key)
+            watch = _RequeueTimer(partial(self._queue_what_is_left, ledger, key), self._stalled_after)
+            place = 0
+            while True:
+                complete = (await ledger.progress(key)).complete
+                operation = partial(_repository.outcomes, batch=number, after=place)
+                page, place = await ledger.commits.run(operation, writes=False)
+                for row in page:
+                    yield _rows.read(key, row)
+                if not page:
+                    if complete:
+                        return
+                    await watch.rest()
+
+    async def wait(self, key: str) -> Report:
+        """Wait until each debit of a batch has an outcome, by the ledger's word.
+
+        ``app`` is open: what got lost in the queue is queued again.
+
+        Raises:
+            UnknownBatchError: There is no such batch.
+            LedgerError: The ledger can't be read.
+        """
+        async with Ledger(self._ledger, create=False) as ledger:
+            number = await ledger.find(key)
+            watch = _RequeueTimer(partial(self._queue_what_is_left, ledger, key), self._stalled_after)
+            look = partial(_repository.progress, batch=number)
+            while (report := _repository.report(await ledger.commits.run(look, writes=False))) is None:
+                await watch.rest()
+            return report
+
+    async def _resume(self, ledger: Ledger, key: str) -> int:
+        number = await ledger.find(key)
+        await ledger.commits.run(partial(_repository.reopen_unknown, batch=number))
+        return await self._queue_what_is_left(ledger, key)
+
+    async def _queue_what_is_left(self, ledger: Ledger, key: str) -> int:
+        left = await ledger.chunks_left(key)
+        queued = await self._queued()
+        jobs = (self._job(key, chunk) for chunk in left if _lock(key, chunk) not in queued)
+        count = 0
+        while page := list(islice(jobs, _PAGE)):
+            await self._app.job_manager.batch_defer_jobs_async(page)
+            count += len(page)
+        return count
+
+    async def _queued(self) -> set[str | None]:
+        """Return the locks of the jobs that wait or run."""
+        list_jobs = self._app.job_manager.list_jobs_async
+        # In this order: a job that begins meanwhile is in both.
+        waiting = await list_jobs(queue=self._queue, task=CHUNK_TASK, status=Status.TODO.value)
+        running = await list_jobs(queue=self._queue, task=CHUNK_TASK, status=Status.DOING.value)
+        return {job.lock for job in (*waiting, *running)}
+
+    def _job(self, key: str, chunk: int) -> Job:
+        return self._chunk_task.configure(lock=_lock(key, chunk), task_kwargs={"batch": key, "chunk": chunk}).job
+
+    # --- for the workers
+
+    async def close(self) -> None:
+        """Stop capturing in this process, and wait for those in flight.
+
+        For programs that go on when their worker has ended; a worker's own process closes everything as it ends.
+        """
+        if self._opened_captures is not None:
+            await self._end(self._opened_captures)
+
+    async def _capture_chunk(self, batch: str, chunk: int) -> None:
+        opened = self._begin()
+        try:
+            captures = await opened.captures()
+            await captures.run_chunk(batch, chunk)
+        except (ChunkBusyError, UnknownBatchError, InvalidArgumentError):
+            raise
+        except BaseException:
+            # They broke; or the worker stops, and what is in flight is to be known before it ends.
+            await self._end(opened)
+            raise
+
+    def _begin(self) -> _WorkerCaptures:
+        if self._opened_captures is None or self._opened_captures.loop is not asyncio.get_running_loop():
+            self._opened_captures = _WorkerCaptures(self._open)
+        return self._opened_captures
+
+    async def _end(self, opened: _WorkerCaptures) -> None:
+        if self._opened_captures is opened:
+            self._opened_captures = None
+        await opened.end()
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncGenerator[DurableCaptures, None]:
+        async with (
+            self._make_client() as client,
+            client.durable_captures(
+                self._ledger, concurrency=self._concurrency, rate=self._rate, lease_seconds=self._lease_seconds
+            ) as captures,
+        ):
+            yield captures
+
+    async def _rescue(self, timestamp: int) -> None:
+        """Queue the jobs of dead workers again."""
+        del timestamp
+        manager = self._app.job_manager
+        for task in (CHUNK_TASK, RESCUE_TASK):
+            stalled = await manager.get_stalled_jobs(
+                queue=self._queue, task_name=task, seconds_since_heartbeat=self._stalled_after
+            )
+            for job in stalled:
+                logger.info("job %s was left by a worker that is dead", job.call_string)
+                with suppress(ConnectorException):  # it has moved on meanwhile
+                    if task == CHUNK_TASK:
+                        await manager.retry_job(job)
+                    else:
+                        await manager.finish_job(job, Status.FAILED, delete_job=True)
+
+
+def _lock(key: str, chunk: int) -> str:
+    return f"{CHUNK_TASK}:{key}:{chunk}"
+
+
+class _Later(BaseRetryStrategy):
+    """Try again, ever later; at once when the worker was stopped; and not what will never do."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        if isinstance(exception, UnknownBatchError | InvalidArgumentError):
+            return None
+        if isinstance(exception, asyncio.CancelledError):
+            return RetryDecision(retry_in={"seconds": 0})
+        return RetryDecision(retry_in={"seconds": min(_LONGEST_WAIT, 2 ** min(job.attempts, 10))})
+
+
+class _RequeueTimer:
+    """Waits for a batch, and sees to it from time to time that its jobs are there."""
+
+    def __init__(self, queue_what_is_left: Callable[[], Awaitable[int]], every: float) -> None:
+        self._queue_what_is_left = queue_what_is_left
+        self._every = every
+        self._now = asyncio.get_running_loop().time
+        self._looked_at = self._now()
+
+    async def rest(self) -> None:
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
+        if self._now() - self._looked_at >= self._every:
+            if count := await self._queue_what_is_left():
+                logger.warning("%d chunks were not done and not in the queue any more: queued again", count)
+            self._looked_at = self._now()
+
+
+class _WorkerCaptures:
+    """From the first job to the end of the event loop, or until the captures broke.
+
+    A task holds them open, so that they are also closed when the loop ends: what runs a worker cancels what is left.
+    """
+
+    def __init__(self, open_captures: Callable[[], AbstractAsyncContextManager[DurableCaptures]]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._open_captures = open_captures
+        self._opened: asyncio.Future[DurableCaptures] = self.loop.create_future()
+        self._ending = asyncio.Event()
+        self._task = self.loop.create_task(self._keep_open())
+
+    async def captures(self) -> DurableCaptures:
+        """Return them once they are open.
+
+        Raises:
+            Exception: What kept them from being opened.
+        """
+        return await asyncio.shield(self._opened)
+
+    async def end(self) -> None:
+        """Stop them, wait for those in flight, and close."""
+        self._ending.set()
+        await asyncio.shield(self._task)
+
+    async def _keep_open(self) -> None:
+        try:
+            async with self._open_captures() as captures:
+                self._opened.set_result(captures)
+                await self._ending.wait()
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the captures
+            if self._opened.done():
+                logger.warning("captures could not be closed: %s", error)
+            else:
+                self._opened.set_exception(error)

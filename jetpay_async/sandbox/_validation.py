@@ -1,0 +1,159 @@
+"""Read a request's JSON body field by field, and complain as FastAPI does [inferred]. Pure and total."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Context, Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Final
+
+from jetpay_async._core import json
+from jetpay_async.sandbox._state import RejectedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jetpay_async.models import JSONValue
+
+__all__ = ["STATEMENT_LENGTH", "Form"]
+
+STATEMENT_LENGTH: Final = 30
+"""Characters that a bank statement shows [docs]."""
+
+_CENT = Decimal("0.01")
+# Of the sandbox alone: what the process sets for its own decimals changes nothing here.
+_EXACT = Context(prec=28, traps=[InvalidOperation])
+
+
+class Form:
+    """One JSON object, being read.
+
+    Each reading method returns the field's value. Where there is a complaint it notes it and returns a value of the
+    right type that means nothing, so that one reply names every complaint: call `check` before using any.
+
+    Args:
+        body: The bytes as received.
+        content_type: As received, without its parameters.
+
+    Raises:
+        RejectedError: The body is missing, is no JSON, or is no object.
+    """
+
+    def __init__(self, body: bytes, content_type: str) -> None:
+        self._complaints: list[JSONValue] = []
+        self._document = _read_object(body, content_type)
+
+    def __contains__(self, name: str) -> bool:
+        return self._document.get(name) is not None
+
+    def check(self) -> None:
+        """Refuse the request if there was any complaint."""
+        if self._complaints:
+            raise RejectedError(422, self._complaints)
+
+    def complain(self, name: str, message: str, kind: str) -> None:
+        """Note a complaint about a field."""
+        self._complaints.append(_complaint(["body", name], message, kind))
+
+    def amount(self, name: str) -> Decimal:
+        """Read an amount: a JSON number of major units, more than 0, with at most two decimals [guide]."""
+        value = self._required(name)
+        if value is None:
+            return _CENT
+        if isinstance(value, bool) or not isinstance(value, int | Decimal):
+            self.complain(name, "Input should be a valid number", "decimal_type")
+            return _CENT
+        number = Decimal(value)
+        if number <= 0:
+            self.complain(name, "Input should be greater than 0", "greater_than")
+            return _CENT
+        try:
+            exact = number.quantize(_CENT, context=_EXACT)
+        except InvalidOperation:
+            self.complain(
+                name, "Decimal input should have no more than 26 digits before the point", "decimal_max_digits"
+            )
+            return _CENT
+        if exact != number:
+            self.complain(name, "Decimal input should have no more than 2 decimal places", "decimal_max_places")
+        return exact
+
+    def text(self, name: str, *, longest: int | None = None) -> str:
+        """Read a text that has to be there and not be empty."""
+        value = self._required(name)
+        return "" if value is None else self._text(name, value, longest)
+
+    def optional_text(self, name: str) -> str | None:
+        """Read a text that may be missing or null."""
+        value = self._document.get(name)
+        return None if value is None else self._text(name, value, None)
+
+    def optional_integer(self, name: str, *, least: int, most: int | None = None) -> int | None:
+        """Read an integer that may be missing or null."""
+        value = self._document.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.complain(name, "Input should be a valid integer", "int_type")
+        elif value < least:
+            self.complain(name, f"Input should be greater than or equal to {least}", "greater_than_equal")
+        elif most is not None and value > most:
+            self.complain(name, f"Input should be less than or equal to {most}", "less_than_equal")
+        else:
+            return value
+        return None
+
+    def optional_moment(self, name: str) -> datetime | None:
+        """Read an ISO 8601 moment that may be missing or null; without an offset it is UTC."""
+        value = self.optional_text(name)
+        if not value:
+            return None
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.complain(name, "Input should be a valid datetime", "datetime_parsing")
+            return None
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    def texts(self, name: str) -> list[str]:
+        """Read a list of texts; missing means empty."""
+        value = self._document.get(name, ())
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            self.complain(name, "Input should be a valid list", "list_type")
+            return []
+        return [self._text(name, item, None, index) for index, item in enumerate(value)]
+
+    def _required(self, name: str) -> JSONValue:
+        value = self._document.get(name)
+        if value is None:
+            self.complain(name, "Field required", "missing")
+        return value
+
+    def _text(self, name: str, value: JSONValue, longest: int | None, *index: int) -> str:
+        if not isinstance(value, str):
+            complaint = ("Input should be a valid string", "string_type")
+        elif not value:
+            complaint = ("String should have at least 1 character", "string_too_short")
+        elif longest is not None and len(value) > longest:
+            complaint = (f"String should have at most {longest} characters", "string_too_long")
+        else:
+            return value
+        self._complaints.append(_complaint(["body", name, *index], *complaint))
+        return ""
+
+
+def _read_object(body: bytes, content_type: str) -> Mapping[str, JSONValue]:
+    if not body:
+        raise RejectedError(422, [_complaint(["body"], "Field required", "missing")])
+    if content_type == "application/json":
+        try:
+            document = json.parse(body)
+        except ValueError:
+            raise RejectedError(422, [_complaint(["body"], "JSON decode error", "json_invalid")]) from None
+        if isinstance(document, dict):
+            return document
+    message = "Input should be a valid dictionary or object to extract fields from"
+    raise RejectedError(422, [_complaint(["body"], message, "model_attributes_type")])
+
+
+def _complaint(location: list[str | int], message: str, kind: str) -> JSONValue:
+    return {"loc": location, "msg": message, "type": kind}

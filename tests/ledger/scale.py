@@ -1,0 +1,29 @@
+"""How much the tests of this folder do.
+
+Little by default, so that they fit into every run. The full size is
+``JETPAY_TEST_DEBITS=5000 JETPAY_TEST_KILLS=20 JETPAY_TEST_SLOWEST=3``; ``JETPAY_TEST_MILLION=1`` adds a batch of a
+million. ``--log-cli-level=INFO`` shows what was done and how it went.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+DEBITS = int(os.environ.get("JETPAY_TEST_DEBITS", "400"))
+KILLS = int(os.environ.get("JETPAY_TEST_KILLS", "4"))
+SLOWEST = float(os.environ.get("JETPAY_TEST_SLOWEST", "0.4"))
+"""Seconds that a capture takes at most."""
+MILLION = "JETPAY_TEST_MILLION" in os.environ
+
+PATIENCE = max(0.9, 1.5 * SLOWEST)
+"""Seconds after which a capture that is not answered is given up: more than any takes."""
+
+TIMES: dict[str, Any] = {"timeout": PATIENCE * 1.5, "resolve_after": PATIENCE / 3}
+"""Of a runner: two thirds of its timeout are patience, the rest is to resolve in."""
+
+LIFELIKE: dict[str, Any] = {"latency": 0.005, "slow": 0.1, "slowest": SLOWEST, "silent": 1 / 200}
+"""Of the API: mostly quick, sometimes slow, and one reply in 200 never comes."""
+
+TIME_LIMIT = 60 + DEBITS / 10 + KILLS * (2 + PATIENCE * 2)
+"""Seconds for one test, on a busy machine."""

@@ -1,0 +1,67 @@
+"""What the base install lacks: the drivers and the queue, which only those need who use them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BLOCKED = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {"psycopg", "psycopg_pool", "procrastinate"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run(script: str, *arguments: str) -> str:
+    """Run a script where neither psycopg nor procrastinate is installed; return what it says."""
+    command = [sys.executable, "-c", BLOCKED + script, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def test_a_ledger_in_a_file_needs_neither(tmp_path: Path) -> None:
+    """With the base install alone everything imports, and a batch can be submitted to a file."""
+    script = """
+import asyncio
+import jetpay_async, jetpay_async.ledger, jetpay_async.procrastinate
+from jetpay_async.ledger import *
+async def main():
+    async with Ledger(sys.argv[1]) as ledger:
+        print((await ledger.submit("night", ["debit_1"])).total)
+asyncio.run(main())
+"""
+    assert run(script, str(tmp_path / "captures.db")) == "1"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            "jetpay_async.ledger.Ledger('postgresql://h/d')",
+            "a ledger in PostgreSQL needs psycopg: pip install 'jetpay-async[postgres]'",
+        ),
+        (
+            "jetpay_async.procrastinate.durable_captures(None, None, ledger='postgresql://h/d')",
+            "captures by several machines need procrastinate: pip install 'jetpay-async[distributed]'",
+        ),
+    ],
+    ids=["PostgreSQL", "several machines"],
+)
+def test_what_is_missing_is_named(call: str, said: str) -> None:
+    """Who needs more than the base install is told what to install."""
+    script = f"""
+import jetpay_async.ledger, jetpay_async.procrastinate
+try:
+    {call}
+except jetpay_async.ConfigurationError as error:
+    print(error)
+"""
+    assert run(script) == said
