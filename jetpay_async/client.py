@@ -83,7 +83,7 @@ class JetpayClient:
         ConfigurationError: An argument can't work, for example a token that would go to a host that it is not for.
     """
 
-    __slots__ = ("_clock", "_pools", "_in_flight", "_options", "_owner", "_runner", "_transport")
+    __slots__ = ("_clock", "_in_flight", "_options", "_owner", "_pools", "_runner", "_transport")
 
     def __init__(
         self,

@@ -82,8 +82,8 @@ class SendGuard:
     __slots__ = (
         "_clock",
         "_deadline",
-        "_pre_send_check",
         "_patience",
+        "_pre_send_check",
         "_sealed",
         "_transport",
         "_watch",

@@ -26,7 +26,7 @@ UNRESOLVED_LIMIT = 100_000
 class _SharedCall:
     """A capture under way, and who else waits for its answer."""
 
-    __slots__ = ("followers", "execution")
+    __slots__ = ("execution", "followers")
 
     def __init__(self, execution: Execution[Capture]) -> None:
         self.execution = execution

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks._inbox_rows import InboxRows
 
 __all__ = [
-    "EventInbox",
     "DurableEventInbox",
+    "EventInbox",
     "InboxError",
     "LeaseLostError",
     "Leased",

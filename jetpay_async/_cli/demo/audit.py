@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from jetpay_async.errors import JetpayError
     from jetpay_async.sandbox import Transaction
 
-__all__ = ["BatchFinding", "UnknownOutcome", "Kind", "Problem", "AuditReport", "Verdict", "audit", "verdict_on"]
+__all__ = ["AuditReport", "BatchFinding", "Kind", "Problem", "UnknownOutcome", "Verdict", "audit", "verdict_on"]
 
 
 class Verdict(StrEnum):

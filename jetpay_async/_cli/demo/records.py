@@ -14,7 +14,7 @@ from jetpay_async.outcomes import CaptureOutcome
 from jetpay_async.sandbox import Payer, Transaction
 from jetpay_async.webhooks import Event
 
-__all__ = ["BatchRecord", "Order", "Plan", "Record", "Stage", "DemoStep", "Story"]
+__all__ = ["BatchRecord", "DemoStep", "Order", "Plan", "Record", "Stage", "Story"]
 
 
 @attrs.frozen(kw_only=True)

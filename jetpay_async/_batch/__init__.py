@@ -1,0 +1,1 @@
+"""Many calls at once, in memory: the worker pool and what limits it."""

@@ -1,0 +1,1 @@
+"""The subcommands of ``jetpay``, a module for each group."""

@@ -1,0 +1,1 @@
+"""One API call: what is sent, what came back, and what to do next."""
