@@ -6,18 +6,34 @@ import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from enum import Enum
 
 import attrs
 
 
+class ResolveBound(Enum):
+    """Which time must pass after an unanswered request before a status that says "not done" is proof."""
+
+    DIRECT = "direct"
+    """`RetryPolicy.resolve_after`: no proxy is in between, and the other side lost the connection or answered, as the
+    API, that it failed."""
+    TIMEOUT = "timeout"
+    """`RetryPolicy.resolve_after_timeout`: everything else; the request may still be on its way, or be worked on."""
+
+
 @attrs.define
 class RawResponse:
-    """A reply, read to its end."""
+    """A response, read to its end."""
 
     status: int
     headers: Mapping[str, str]
     """Case-insensitive."""
     body: bytes = attrs.field(repr=False)
+    left_at: float | None = None
+    """When its request began to leave this process, on the client's monotonic clock; the first time, if aiohttp sent
+    it twice. None if it never did: something in this process, such as a cache, answered."""
+    age: float = 0.0
+    """Seconds that the response spent in caches, from its ``Age`` header: what it says was true so long before."""
 
 
 _REQUEST_ID_HEADERS = (

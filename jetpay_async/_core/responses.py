@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from jetpay_async._core import json
-from jetpay_async._core.http import find_request_id, read_retry_after
+from jetpay_async._core.http import ResolveBound, find_request_id, read_retry_after
 from jetpay_async._core.operations import Call, ResponseContext
 from jetpay_async.errors import (
     APIError,
@@ -48,6 +48,7 @@ class Unanswered(Exception):  # noqa: N818 - an outcome, which the caller turns 
         request_id: The service's id, if a header carried one.
         retry_after: Seconds, if a header asked to wait.
         debit_id: The debit that an otherwise unusable reply named.
+        bound: Which time must pass before the status can prove that the request did nothing.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Unanswered(Exception):  # noqa: N818 - an outcome, which the caller turns 
         request_id: str | None = None,
         retry_after: float | None = None,
         debit_id: str | None = None,
+        bound: ResolveBound = ResolveBound.TIMEOUT,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -67,6 +69,7 @@ class Unanswered(Exception):  # noqa: N818 - an outcome, which the caller turns 
         self.request_id = request_id
         self.retry_after = retry_after
         self.debit_id = debit_id
+        self.bound = bound
 
 
 def read(call: Call[_T], reply: RawResponse, *, attempts: int, elapsed: float, now: float) -> _T:
