@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
-from jetpay_async._batch.concurrency_limit import AdmissionControl, Slot
+from jetpay_async._batch.admission import AdmissionControl, Slot
 from jetpay_async._core import operations
 from jetpay_async._core.executor import Execution
 from jetpay_async._core.log import logger
@@ -358,7 +358,7 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
             refusal = None if slot.enter_at_once() else await slot.enter()
             if refusal is not None or self._halted:
                 raise _not_tried(call, refusal) from refusal  # noqa: TRY301 - one place makes outcomes of errors
-            execution = self._pursue(call, self._options, slot.on_trouble)
+            execution = self._pursue(call, self._options, slot.on_failure)
             outcome = operation.done(item, await operation.carry(execution))
             slot.leave(outcome)
         except JetpayError as error:

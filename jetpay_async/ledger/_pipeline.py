@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._batch.concurrency_limit import AdmissionControl, Slot
+from jetpay_async._batch.admission import AdmissionControl, Slot
 from jetpay_async._core import operations
 from jetpay_async._core.clock import Clock
 from jetpay_async._core.executor import CallExecutor, Options
@@ -190,7 +190,7 @@ class CapturePipeline:
             logger.warning("capturing stops: %s", error)
         self._stopping = True
         self.error = error
-        self._admission.shut(NotSentError("capturing was stopped before this debit was sent"))
+        self._admission.disable(NotSentError("capturing was stopped before this debit was sent"))
         self._give_back_queue()
         for _ in self._workers:
             self._queue.put_nowait(None)
@@ -244,7 +244,7 @@ class CapturePipeline:
                 await self._claim_wanted.wait()
 
     async def _claim_some(self) -> bool:
-        limit = max(1, min(self._claim_size, int(self._admission.window)))
+        limit = max(1, min(self._claim_size, int(self._admission.limit)))
         if self._rate is not None:
             limit = max(1, min(limit, int(self._rate * SLOTS_AHEAD_SECONDS)))
         for scope in tuple(self._scopes):
@@ -297,7 +297,7 @@ class CapturePipeline:
         execution = context.runner.begin(
             operations.capture(debit_id),
             context.options,
-            on_trouble=slot.on_trouble,
+            on_trouble=slot.on_failure,
             pre_send_check=self._lease.pre_send_check,
         )
         # Paused between the check above and here, it would begin late: its write goes by the intent, too.

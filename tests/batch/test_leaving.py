@@ -257,7 +257,7 @@ async def test_a_turn_that_comes_when_the_loop_was_left_is_not_used() -> None:
         outcomes = client.capture_many(debits(6), concurrency=2, on_outcome=told.append)
         await anext(outcomes)
         (pool,) = client._pools
-        pool._admission.window = pool._admission._widest = 1
+        pool._admission.limiter.limit = pool._admission.limiter._maximum = 1
         await until(lambda: bank.in_flight == 1 and len(pool._admission._waiting) == 1)
         began = bank.count("capture")
         pool.halt()

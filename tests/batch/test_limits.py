@@ -24,7 +24,7 @@ from jetpay_async import (
     OutcomeUnknownError,
     TransactionState,
 )
-from jetpay_async._batch.concurrency_limit import AdmissionControl, Slot
+from jetpay_async._batch.admission import AdmissionControl, Slot
 from jetpay_async.outcomes import undone
 
 CAPTURED = Captured(

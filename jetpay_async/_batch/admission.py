@@ -1,0 +1,198 @@
+"""Admission control for batch workers: concurrency limit, rate limit and circuit breaker combined."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from jetpay_async._batch.circuit_breaker import CircuitBreaker
+from jetpay_async._batch.concurrency_limit import AIMDLimiter
+from jetpay_async._batch.rate_limit import Pacer
+from jetpay_async._core.log import logger
+from jetpay_async.errors import AuthenticationError, ConfigurationError, InvalidArgumentError
+from jetpay_async.outcomes import Captured, Preauthorized, Rejected
+
+if TYPE_CHECKING:
+    from jetpay_async._core.clock import Clock
+    from jetpay_async.errors import JetpayError
+    from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome
+
+_SUCCESSES = (Captured, Preauthorized)
+_RUN_WIDE_ERRORS = (AuthenticationError, ConfigurationError)
+
+
+class AdmissionControl:
+    """Decides when the workers of one pool, on one event loop, may start their items.
+
+    Args:
+        concurrency: The most items in flight.
+        rate: Starts per second, evenly spaced; None for no limit.
+        clock: Time, and how to wait.
+    """
+
+    def __init__(self, concurrency: int, *, rate: float | None, clock: Clock) -> None:
+        self.limiter = AIMDLimiter(concurrency)
+        self.pacer = Pacer(rate, clock)
+        self.breaker = CircuitBreaker(clock)
+        # In order of arrival. The result is None when the item may start, or why nothing is started.
+        self._waiting: deque[asyncio.Future[JetpayError | None]] = deque()
+
+    @property
+    def limit(self) -> float:
+        """How many items may be in flight at present."""
+        return self.limiter.limit
+
+    def disable(self, error: JetpayError) -> None:
+        """Start nothing more, for this reason, whatever the service answers."""
+        self.breaker.disable(error)
+        self._reject_waiting(error)
+
+    def enter_at_once(self) -> bool:
+        """Start an item if nothing at all prevents it."""
+        limiter = self.limiter
+        if self.pacer.unrestricted and limiter.in_flight + 1 <= limiter.limit and self.breaker.error is None:
+            limiter.in_flight += 1
+            return True
+        return False
+
+    async def enter(self) -> JetpayError | None:
+        """Wait until an item may start; return None, or why nothing is started at present."""
+        turn: asyncio.Future[JetpayError | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._admit()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._forget(turn)
+            elif turn.result() is None:
+                self.leave()
+            raise
+
+    def try_probe(self) -> bool:
+        """Start an item as the probe of an open circuit breaker, if it is time for one."""
+        if not (self.breaker.may_probe() and self.pacer.try_start()):
+            return False
+        self.breaker.begin_probe()
+        self.limiter.in_flight += 1
+        return True
+
+    def leave(self) -> None:
+        """End an item that was started."""
+        self.limiter.in_flight -= 1
+        if self._waiting:
+            self._admit()
+
+    def record(self, outcome: CaptureOutcome | PreauthorizationOutcome) -> None:
+        """Learn from the outcome of an item that was started, before `leave`."""
+        error = None if isinstance(outcome, _SUCCESSES) else outcome.error
+        run_wide = isinstance(error, _RUN_WIDE_ERRORS)
+        if error is None or (isinstance(outcome, Rejected) and not run_wide):
+            self.breaker.on_answer()
+            self.limiter.on_answer()
+        elif not isinstance(error, InvalidArgumentError):
+            self.breaker.on_failure(error, run_wide=run_wide)
+            if self.breaker.error is not None:
+                self._reject_waiting(self.breaker.error)
+
+    def on_failure(self, generation: int, status: int | None, retry_after: float | None) -> None:
+        """Learn from an attempt that brought no result.
+
+        Args:
+            generation: That of the limiter when the attempt began.
+            status: The HTTP status, if there was one.
+            retry_after: Seconds that the service asked to wait.
+        """
+        if retry_after is not None:
+            pause = self.pacer.pause(retry_after)
+            logger.info("the service asked to wait %g s: nothing is started for %g s", retry_after, pause)
+        if status is not None and (status == 429 or status >= 500) and self.limiter.on_overload(generation):
+            logger.info("status %d: the concurrency limit is %d now", status, self.limiter.limit)
+
+    def _admit(self) -> bool:
+        """Start those who wait, as far as they may; return whether the next one waits for its time alone."""
+        limiter = self.limiter
+        while self._waiting and limiter.has_room:
+            if self._waiting[0].done():  # cancelled, and its task has not run since
+                self._waiting.popleft()
+            elif self.pacer.try_start():
+                limiter.in_flight += 1
+                self._waiting.popleft().set_result(None)
+            else:
+                self.pacer.schedule(self._admit)
+                return True
+        return False
+
+    def _forget(self, turn: asyncio.Future[JetpayError | None]) -> None:
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        if not self._waiting:
+            self.pacer.cancel()
+
+    def _reject_waiting(self, error: JetpayError) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(error)
+        self.pacer.cancel()
+
+
+class Slot:
+    """One worker's place in an `AdmissionControl`, used for one item after the other.
+
+    Args:
+        admission: Shared by all workers of the pool.
+    """
+
+    __slots__ = ("_admission", "_generation", "_is_probe", "busy")
+
+    def __init__(self, admission: AdmissionControl) -> None:
+        self._admission = admission
+        self._generation = 0
+        self._is_probe = False
+        self.busy = False
+        """Whether an item was started and has not ended."""
+
+    def enter_at_once(self) -> bool:
+        """Start an item if nothing at all prevents it."""
+        admission = self._admission
+        self.busy = admission.enter_at_once()
+        self._generation = admission.limiter.generation
+        return self.busy
+
+    async def enter(self) -> JetpayError | None:
+        """Wait until an item may start, in order of arrival.
+
+        Returns:
+            None when the item may start: call `leave` when it has ended. Otherwise the error for which the circuit
+            breaker is open, and nothing is started.
+        """
+        if self.enter_at_once():
+            return None
+        admission = self._admission
+        error = admission.breaker.error
+        if error is None:
+            error = await admission.enter()
+        elif admission.try_probe():
+            self._is_probe = True
+            error = None
+        self.busy = error is None
+        self._generation = admission.limiter.generation
+        return error
+
+    def on_failure(self, status: int | None, retry_after: float | None) -> None:
+        """Report an attempt that brought no result; pass it to `CallExecutor.begin`."""
+        self._admission.on_failure(self._generation, status, retry_after)
+        # The next attempt begins after this.
+        self._generation = self._admission.limiter.generation
+
+    def leave(self, outcome: CaptureOutcome | PreauthorizationOutcome | None) -> None:
+        """End the item with its outcome; None if it says nothing about the service."""
+        self.busy = False
+        if outcome is not None:
+            self._admission.record(outcome)
+        if self._is_probe:
+            self._is_probe = False
+            self._admission.breaker.end_probe()
+        self._admission.leave()
