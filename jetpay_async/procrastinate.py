@@ -28,9 +28,14 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from procrastinate.exceptions import ConnectorException
-from procrastinate.jobs import Status
-from procrastinate.retry import BaseRetryStrategy, RetryDecision
+try:
+    from procrastinate.exceptions import ConnectorException
+    from procrastinate.jobs import Status
+    from procrastinate.retry import BaseRetryStrategy, RetryDecision
+except ImportError as error:
+    raise ImportError(
+        "jetpay_async.procrastinate needs procrastinate: pip install 'jetpay-async[distributed]'"
+    ) from error
 
 from jetpay_async._batch.worker_pool import BatchLimits
 from jetpay_async._core.clock import SYSTEM_CLOCK

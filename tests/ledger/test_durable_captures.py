@@ -200,8 +200,8 @@ async def test_a_bad_key_is_refused(path: str, key: Any) -> None:
         ("concurrency", True),
         ("rate", 0),
         ("rate", float("inf")),
-        ("lease", 0),
-        ("lease", "15"),
+        ("lease_seconds", 0),
+        ("lease_seconds", "15"),
     ],
 )
 @pytest.mark.asyncio
@@ -612,7 +612,7 @@ async def test_the_rate_is_kept(path: str) -> None:
     """DurableCaptures start no faster than the rate says, over all runs on the ledger."""
     async with serving() as (service, client):
         began = asyncio.get_running_loop().time()
-        async with client.durable_captures(path, rate=100) as one, client.captures(path, rate=100) as two:
+        async with client.durable_captures(path, rate=100) as one, client.durable_captures(path, rate=100) as two:
             await asyncio.gather(
                 (await one.submit("a", debits(20))).wait(),
                 (await two.submit("b", [f"other_{debit_id}" for debit_id in debits(20)])).wait(),
@@ -657,7 +657,7 @@ async def test_captures_are_used_in_their_block(path: str) -> None:
     """Outside of their block they say so; and inside, they can't be opened a second time."""
     async with serving() as (_, client):
         captures = client.durable_captures(path)
-        with pytest.raises(ConfigurationError, match=r"within `async with client\.captures"):
+        with pytest.raises(ConfigurationError, match=r"within `async with client\.durable_captures"):
             await captures.submit(KEY, debits(1))
         captures.stop()
         async with captures:
