@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from jetpay_async._core.migrations import NewerSchemaError
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import _sql
 from jetpay_async.ledger._sql import Dialect, Statements
 from jetpay_async.ledger.errors import LedgerError, LedgerNotFoundError
+from jetpay_async.ledger.migrations import migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,8 +42,8 @@ DIALECT = Dialect(
     among_texts="= ANY(:debit_ids)",
     numbered="unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS o(id, place)",
     outcomes="""json_to_recordset(CAST(:outcomes AS json)) AS o(
-        id bigint, state text, attempts bigint, look_first bigint, seq bigint, transaction_state text, confirmed_by_status bigint,
-        error text, status bigint, request_id text, reason text)""",
+        id bigint, state text, attempts bigint, look_first bigint, seq bigint, transaction_state text,
+        confirmed_by_status bigint, error text, status bigint, request_id text, reason text)""",
     pending="",
     sending="",
     claim="FOR UPDATE OF d SKIP LOCKED",
@@ -180,6 +182,8 @@ class PostgresConnection:
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         self._connection = connection
         self._idle = _WAIT
+        self._name = ""
+        self._prepared = False
 
     def prepare(self, name: str, *, create: bool) -> None:
         """Make the tables if there are none, and check what there is.
@@ -190,17 +194,49 @@ class PostgresConnection:
         encoding = self._connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
             raise LedgerError(f"the database {name} is in {encoding}; a ledger needs one in UTF8")
-        self.begin(writes=create)
-        if not self._has_tables():
-            if not create:
-                raise LedgerNotFoundError(f"there is no ledger in {name}; check the URL")
-            self.query("SELECT pg_advisory_xact_lock(:key)", {"key": _SCHEMA_LOCK})
-            # Another process may have made them meanwhile.
-            if not self._has_tables():
-                for statement in _sql.schema(DIALECT):
-                    self.change(statement, {})
-        _sql.check_version(self, name)
+        self._name = name
+        self.begin(writes=False)
+        # Before the lock: a ledger that is up to date can be read by a user who may write nothing.
+        pending = self._pending_migrations()
         self.commit()
+        if pending is None and not create:
+            raise LedgerNotFoundError(f"there is no ledger in {name}; check the URL")
+        if pending is None or pending:
+            self._make_or_migrate()
+        self._prepared = True
+
+    def _make_or_migrate(self) -> None:
+        self.begin(writes=True)
+        self._wait_long()
+        self.query("SELECT pg_advisory_xact_lock(:key)", {"key": _SCHEMA_LOCK})
+        # Another process may have made or migrated them meanwhile.
+        pending = self._pending_migrations()
+        if pending is None:
+            for statement in _sql.schema(DIALECT):
+                self.change(statement, {})
+        elif pending:
+            self._migrate(pending)
+        self.commit()
+
+    def _pending_migrations(self) -> list[tuple[int, Sequence[str]]] | None:
+        """Return the steps that the tables still need, or None if there are no tables."""
+        if not self._has_tables():
+            return None
+        found = self.query(self.statements.version, {})[0][0]
+        try:
+            return list(migrations(DIALECT).after(found))
+        except NewerSchemaError as error:
+            raise LedgerError(_sql.newer_schema_message(self._name, error)) from None
+
+    def _migrate(self, pending: list[tuple[int, Sequence[str]]]) -> None:
+        # Others finish the transaction that they are in; whoever comes later finds the new version.
+        self.change("LOCK TABLE jetpay_ledger, jetpay_owner IN ACCESS EXCLUSIVE MODE", {})
+        self.change(self.statements.remove_all_lapsed, {})
+        for host, pid in self.query(self.statements.any_owner, {}):
+            raise LedgerError(_sql.migration_blocked_message(self._name, pending, host, pid))
+        for _, statements in pending:
+            for statement in statements:
+                self.change(statement, {})
 
     def _has_tables(self) -> bool:
         # Not to_regclass(): within a transaction, that goes on to miss what it has missed once.
@@ -210,14 +246,19 @@ class PostgresConnection:
 
     def begin(self, *, writes: bool) -> None:
         """Open a transaction, whose settings are its own: a pooler may lend the connection to others in between."""
-        self._connection.execute(
+        transaction = self._connection.execute(
             f"""BEGIN ISOLATION LEVEL READ COMMITTED {"READ WRITE" if writes else "READ ONLY"};
             SET LOCAL synchronous_commit = on;
             SET LOCAL enable_seqscan = off;
             SET LOCAL lock_timeout = '{_WAIT:g}s';
             SET LOCAL statement_timeout = '{_STATEMENT:g}s';
-            SET LOCAL idle_in_transaction_session_timeout = '{self._idle * 1000:.0f}ms'""".encode()
+            SET LOCAL idle_in_transaction_session_timeout = '{self._idle * 1000:.0f}ms'
+            {f";{self.statements.version}" if self._prepared else ""}""".encode()
         )
+        if self._prepared:
+            while transaction.nextset():
+                pass
+            _sql.check_version(transaction.fetchall()[0][0], self._name)
 
     def commit(self) -> None:
         """Make it durable."""
@@ -260,9 +301,13 @@ class PostgresConnection:
 
     def guard_submission(self) -> None:
         """Keep other submissions waiting until the end of the transaction."""
+        self._wait_long()
+        self.query("SELECT pg_advisory_xact_lock(:key)", {"key": _SUBMISSION_LOCK})
+
+    def _wait_long(self) -> None:
+        """Wait as long as a submission may take, until the end of the transaction."""
         for setting in ("lock_timeout", "statement_timeout"):
             self.change("SELECT set_config(:setting, :value, true)", {"setting": setting, "value": f"{_SUBMISSION:g}s"})
-        self.query("SELECT pg_advisory_xact_lock(:key)", {"key": _SUBMISSION_LOCK})
 
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""

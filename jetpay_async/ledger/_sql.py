@@ -16,9 +16,12 @@ import attrs
 from jetpay_async.ledger.errors import LedgerError
 
 if TYPE_CHECKING:
-    from jetpay_async.ledger._backend import Connection
+    from collections.abc import Sequence
 
-SCHEMA_VERSION = 1
+    from jetpay_async._core.migrations import NewerSchemaError
+
+SCHEMA_VERSION = 2
+"""Written into each new ledger; `jetpay_async.ledger.migrations` brings older ones up to it."""
 
 CHUNK_SIZE = 250
 """Positions in a chunk."""
@@ -56,25 +59,29 @@ def schema(dialect: Dialect) -> list[str]:
     """The statements that make an empty ledger."""
     key, number, real = dialect.key, dialect.number, dialect.real
     return [
-        f"CREATE TABLE jetpay_ledger (version {number} NOT NULL, next_slot {real} NOT NULL)",
+        f"""CREATE TABLE jetpay_ledger (
+            version {number} NOT NULL, next_slot {real} NOT NULL, origin TEXT, account TEXT)""",
         f"""CREATE TABLE jetpay_owner (
             id {key}, token TEXT NOT NULL, host TEXT NOT NULL, pid {number} NOT NULL,
-            clock {real}, started_at {real} NOT NULL, lease_until {real})""",
+            clock {real}, started_at {real} NOT NULL, lease_until {real}, schema_version {number} NOT NULL)""",
         f"""CREATE TABLE jetpay_batch (
             id {key}, key TEXT NOT NULL UNIQUE, fingerprint TEXT NOT NULL, total {number} NOT NULL,
             duplicates {number} NOT NULL, chunks {number} NOT NULL, submitted_at {real} NOT NULL, finished_at {real},
             last_seq {number} NOT NULL DEFAULT 0, captured {number} NOT NULL DEFAULT 0,
-            rejected {number} NOT NULL DEFAULT 0, unknown {number} NOT NULL DEFAULT 0)""",
+            rejected {number} NOT NULL DEFAULT 0, unknown {number} NOT NULL DEFAULT 0,
+            accepted {number} NOT NULL DEFAULT 0)""",
         f"""CREATE TABLE jetpay_debit (
             id {number} PRIMARY KEY, debit_id TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'pending',
             look_first {number} NOT NULL DEFAULT 0, attempts {number} NOT NULL DEFAULT 0,
             owner {number}, intent_at {real}, certain_at {real}, seq {number}, finished_at {real},
-            transaction_state TEXT, confirmed_by_status {number}, error TEXT, status {number}, request_id TEXT, reason TEXT)
+            transaction_state TEXT, confirmed_by_status {number}, error TEXT, status {number}, request_id TEXT,
+            reason TEXT, seen_state TEXT, intent {number} NOT NULL DEFAULT 0)
             {dialect.often_changed}""",
         "CREATE UNIQUE INDEX jetpay_debit_once ON jetpay_debit (debit_id, (id >> 32))",
         "CREATE INDEX jetpay_debit_pending ON jetpay_debit (id) WHERE state = 'pending'",
         "CREATE UNIQUE INDEX jetpay_debit_sending ON jetpay_debit (debit_id) WHERE state = 'sending'",
-        "CREATE INDEX jetpay_debit_refused ON jetpay_debit (id) WHERE state = 'rejected'",
+        "CREATE INDEX jetpay_debit_rejected ON jetpay_debit (id) WHERE state = 'rejected'",
+        "CREATE INDEX jetpay_debit_accepted ON jetpay_debit (id) WHERE state = 'accepted'",
         "CREATE INDEX jetpay_debit_unknown ON jetpay_debit (id) WHERE state = 'unknown'",
         "CREATE UNIQUE INDEX jetpay_debit_seq ON jetpay_debit (seq) WHERE seq IS NOT NULL",
         f"INSERT INTO jetpay_ledger (version, next_slot) VALUES ({SCHEMA_VERSION}, 0)",
@@ -94,10 +101,11 @@ class Statements:
 
     def __init__(self, dialect: Dialect) -> None:
         now = dialect.now
+        self.version = "SELECT version FROM jetpay_ledger"
         # --- owners
         self.register = f"""
-            INSERT INTO jetpay_owner (token, host, pid, clock, started_at, lease_until)
-            VALUES (:token, :host, :pid, :clock, {now}, {now} + :lease) RETURNING id"""
+            INSERT INTO jetpay_owner (token, host, pid, clock, started_at, lease_until, schema_version)
+            VALUES (:token, :host, :pid, :clock, {now}, {now} + :lease, {SCHEMA_VERSION}) RETURNING id"""
         self.renew = f"UPDATE jetpay_owner SET lease_until = {now} + :lease WHERE id = :owner AND lease_until > {now}"
         self.remove_owner = "DELETE FROM jetpay_owner WHERE id = :owner"
         self.remove_lapsed = f"DELETE FROM jetpay_owner WHERE lease_until <= {now} AND id <> :owner"
@@ -110,6 +118,9 @@ class Statements:
         self.idle_others = """
             SELECT id, token, clock FROM jetpay_owner
             WHERE id <> :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
+        self.all_owners = "SELECT id, token, clock FROM jetpay_owner"
+        self.any_owner = "SELECT host, pid FROM jetpay_owner LIMIT 1"
+        self.remove_all_lapsed = f"DELETE FROM jetpay_owner WHERE lease_until <= {now}"
         self.sees_others = "SELECT 1 FROM jetpay_debit WHERE state = 'sending' AND owner <> :owner LIMIT 1"
         self.mine_or_free = """
             SELECT 1 FROM jetpay_debit
@@ -191,23 +202,24 @@ class Statements:
         self.record_paid = f"""
             UPDATE jetpay_debit
             SET state = 'captured', look_first = 0, seq = :base + o.place, finished_at = {now},
-                transaction_state = 'paid', confirmed_by_status = 0, error = NULL, status = NULL, request_id = NULL, reason = NULL
+                transaction_state = 'paid', confirmed_by_status = 0, error = NULL, status = NULL,
+                request_id = NULL, reason = NULL
             FROM {dialect.numbered}
             WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.state = 'sending'"""
         self.record = f"""
             UPDATE jetpay_debit
             SET state = o.state, attempts = o.attempts, look_first = o.look_first, seq = :base + o.seq,
                 finished_at = CASE WHEN o.seq IS NULL THEN NULL ELSE {now} END,
-                transaction_state = o.transaction_state, confirmed_by_status = o.confirmed_by_status, error = o.error, status = o.status,
-                request_id = o.request_id, reason = o.reason
+                transaction_state = o.transaction_state, confirmed_by_status = o.confirmed_by_status,
+                error = o.error, status = o.status, request_id = o.request_id, reason = o.reason
             FROM {dialect.outcomes}
             WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.state = 'sending'"""
         self.recorded = f"""
             SELECT state FROM jetpay_debit
             WHERE id {dialect.among} AND owner = :owner AND seq > :base AND seq <= :base + :finished"""
         # --- reading
-        columns = """id, debit_id, state, attempts, intent_at, finished_at, transaction_state, confirmed_by_status, error, status,
-            request_id, reason"""
+        columns = """id, debit_id, state, attempts, intent_at, finished_at, transaction_state, confirmed_by_status,
+            error, status, request_id, reason"""
         self.outcomes = f"""
             SELECT {columns}, seq FROM jetpay_debit
             WHERE seq > :after AND seq < :high ORDER BY seq LIMIT :limit"""
@@ -217,19 +229,31 @@ class Statements:
             state: f"""
                 SELECT {columns} FROM jetpay_debit {dialect.sending if state == "sending" else ""}
                 WHERE state = '{state}' AND id > :after AND id < :high ORDER BY id LIMIT :limit"""
-            for state in ("pending", "sending", "captured", "rejected", "unknown")
+            for state in ("pending", "sending", "captured", "accepted", "rejected", "unknown")
         }
 
 
-def check_version(connection: Connection, name: str) -> None:
-    """Refuse a ledger of another release.
+def newer_schema_message(name: str, error: NewerSchemaError) -> str:
+    """Say why a ledger of a newer release can't be used."""
+    return f"the ledger {name} has {error}; upgrade jetpay_async"
+
+
+def migration_blocked_message(name: str, pending: Sequence[tuple[int, object]], host: str, pid: int) -> str:
+    """Say why a ledger of an older release can't be brought up to date now."""
+    return (
+        f"the ledger {name} has schema version {pending[0][0] - 1} and is brought to {SCHEMA_VERSION} when no run uses "
+        f"it, but one is alive (process {pid} on {host}): let it end, and run the same again"
+    )
+
+
+def check_version(found: int, name: str) -> None:
+    """Stop a process whose ledger was brought to another version while it was open.
 
     Raises:
-        LedgerError: Its schema is another one.
+        LedgerError: The version is not the one of this release any more.
     """
-    found = connection.query("SELECT version FROM jetpay_ledger", {})[0][0]
     if found != SCHEMA_VERSION:
         raise LedgerError(
-            f"the ledger {name} has schema version {found}, and this release of jetpay_async knows {SCHEMA_VERSION}; "
-            "upgrade jetpay_async, or start another ledger once this one's batches are complete"
+            f"the ledger {name} was brought to schema version {found} while it was open, and this release of "
+            f"jetpay_async knows {SCHEMA_VERSION}; start this process again with the newer release"
         )

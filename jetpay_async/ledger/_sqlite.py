@@ -19,10 +19,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jetpay_async._core.migrations import NewerSchemaError
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import _sql
 from jetpay_async.ledger._sql import Dialect, Statements
 from jetpay_async.ledger.errors import LedgerError, LedgerNotFoundError
+from jetpay_async.ledger.migrations import migrations
 
 if sys.platform != "win32":
     import fcntl
@@ -141,34 +143,53 @@ class SqliteConnection:
         self._monotonic = clock.monotonic
         self._token = ""
         self._lock: int | None = None
+        self._prepared = False
 
     def prepare(self) -> None:
-        """Set the connection up, and the tables if the file is new; touch nothing that is not a ledger."""
-        self._check()
+        """Set the connection up, and make the tables or bring them up to date; touch nothing that is not a ledger."""
+        self._pending_migrations()
         execute = self._connection.execute
         if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
             raise LedgerError(f"the ledger {self._path} can't use a write-ahead log; it needs a local disk")
         execute("PRAGMA synchronous=FULL")
         self.begin(writes=True)
-        # Others may have made them in the meantime.
-        if not self._check():
+        # Another process may have made or migrated them in the meantime.
+        pending = self._pending_migrations()
+        if pending is None:
             for statement in _sql.schema(DIALECT):
                 execute(statement)
+        elif pending:
+            self._migrate(pending)
         self.commit()
+        self._prepared = True
 
-    def _check(self) -> bool:
-        """Say whether the tables are there."""
+    def _pending_migrations(self) -> list[tuple[int, Sequence[str]]] | None:
+        """Return the steps that the tables still need, or None if there are no tables."""
         tables = {name for (name,) in self.query("SELECT name FROM sqlite_master WHERE type = 'table'", {})}
         if not tables:
-            return False
+            return None
         if "jetpay_ledger" not in tables:
             raise LedgerError(f"{self._path} is another application's database; give the ledger a file of its own")
-        _sql.check_version(self, str(self._path))
-        return True
+        found = self.query(self.statements.version, {})[0][0]
+        try:
+            return list(migrations(DIALECT).after(found))
+        except NewerSchemaError as error:
+            raise LedgerError(_sql.newer_schema_message(str(self._path), error)) from None
+
+    def _migrate(self, pending: list[tuple[int, Sequence[str]]]) -> None:
+        for owner, token, clock in self.query(self.statements.all_owners, {}):
+            self._remove_if_dead(owner, token, clock)
+        for host, pid in self.query(self.statements.any_owner, {}):
+            raise LedgerError(_sql.migration_blocked_message(str(self._path), pending, host, pid))
+        for _, statements in pending:
+            for statement in statements:
+                self.change(statement, {})
 
     def begin(self, *, writes: bool) -> None:
         """Open a transaction."""
         self._connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if self._prepared:
+            _sql.check_version(self.query(self.statements.version, {})[0][0], str(self._path))
 
     def commit(self) -> None:
         """Make it durable."""

@@ -242,7 +242,7 @@ PLANS: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "chunks_left": (SPAN, {"jetpay_debit_pending", "jetpay_debit_sending"}),
     "reopen_unknown": (SPAN, {"jetpay_debit_unknown"}),
-    "reopen_rejected": (SPAN, {"jetpay_debit_refused"}),
+    "reopen_rejected": (SPAN, {"jetpay_debit_rejected"}),
 }
 
 
