@@ -47,11 +47,28 @@ if pyenv := shutil.which("pyenv"):
     for directory in sorted(root.glob("versions/3.*/bin")):
         os.environ["PATH"] += os.pathsep + str(directory)
 
+# uv reads no setting of pip's, which may be all that says where this machine gets its packages from.
+PIP_SETTINGS = {
+    "index-url": ("UV_DEFAULT_INDEX", " "),
+    "extra-index-url": ("UV_INDEX", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+    "cert": ("SSL_CERT_FILE", " "),
+}
+settings = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, check=False, text=True)
+for line in settings.stdout.splitlines():
+    name, _, value = line.partition("=")
+    variable, separator = PIP_SETTINGS.get(name.rpartition(".")[2], (None, ""))
+    if variable is not None:
+        os.environ.setdefault(variable, separator.join(value.strip("'\"").replace("\\n", " ").split()))
+if "UV_INDEX" in os.environ:
+    os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # pip too takes the best of all its indexes
+
 # The tests start hundreds of processes, which are not to compile everything anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# One Python is enough for what kills, pauses, starves and fills, and for the benchmarks: the first that is installed.
-ENDURING = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
+# One Python is enough to measure coverage, for what kills, pauses, starves and fills, and for the benchmarks: the first
+# that is installed. The package has no line for one Python alone.
+ENTIRELY = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
 BRIEFLY = ["-m", "not endurance", "--ignore=tests/benchmarks"]
 
 
@@ -79,10 +96,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests, measuring branch coverage."""
+    """Run the tests, on the first Python all of them, measuring branch coverage."""
     install(session, "test", "coverage", "frameworks")
-    which = [] if ENDURING in {session.python, None} else BRIEFLY
-    session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE, *which, *session.posargs)
+    if session.python != ENTIRELY:
+        session.run("pytest", *SIDE_BY_SIDE, *BRIEFLY, *session.posargs)
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -98,7 +118,7 @@ def oldest(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Combine what the tests measured, and refuse a gap."""
     session.install(*GROUPS["coverage"])
-    session.run("coverage", "combine")
+    session.run("coverage", "combine", "--keep")
     session.run("coverage", "report", "--fail-under=100")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,25 @@ from hypothesis import settings
 # A loaded machine is slow, which is no fault of the code: the time that an example takes is not judged.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Measure the tests' own processes alone: one that a test starts may be killed, which damages what it measured."""
+    starts_workers = session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput")
+    if not starts_workers:
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+        os.environ.pop("COVERAGE_PROCESS_START", None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what a worker measured before it is told to exit: one that is slow at that is killed."""
+    if hasattr(session.config, "workerinput") and "coverage" in sys.modules:
+        measured = sys.modules["coverage"].Coverage.current()
+        if measured is not None:
+            measured.stop()
+            measured.save()
 
 
 @pytest.fixture

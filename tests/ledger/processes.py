@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import json
 import logging
-import os
 import random
 import signal
 import sys
@@ -29,10 +28,6 @@ _LINE_LIMIT = 256 * 1024 * 1024
 
 
 async def _start(script: str, arguments: str, *, errors: Path | None = None) -> asyncio.subprocess.Process:
-    environment = dict(os.environ)
-    if script == counting_server.__file__:
-        environment.pop("COVERAGE_PROCESS_CONFIG", None)  # measuring it would slow it down for nothing
-        environment.pop("COVERAGE_PROCESS_START", None)
     stderr = None if errors is None else errors.open("ab")
     try:
         return await asyncio.create_subprocess_exec(
@@ -43,7 +38,6 @@ async def _start(script: str, arguments: str, *, errors: Path | None = None) -> 
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
-            env=environment,
             cwd=Path(__file__).parents[2],
             limit=_LINE_LIMIT,
         )
