@@ -1,8 +1,8 @@
 """Whether a request began to leave, which aiohttp's exceptions do not tell.
 
-A deadline looks the same to aiohttp while a request is queued for a connection and after it was sent. A `SendGuard` stands
-at the last moment at which nothing has left; there, and only there, is decided whether the request leaves at all. How
-it gets there is the matter of `_sending`.
+A deadline looks the same to aiohttp while a request is queued for a connection and after it was sent. A `SendGuard`
+stands at the last moment at which nothing has left; there, and only there, is decided whether the request leaves at
+all. How it gets there is the matter of `aiohttp_guard`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import re
 import socket
 from functools import lru_cache
@@ -18,6 +17,7 @@ from yarl import URL
 
 from jetpay_async._core.aiohttp_guard import REQUESTS_CAN_BE_GUARDED, GuardedBody, GuardedRequest, present
 from jetpay_async._core.endpoints import check_token
+from jetpay_async._core.fork import ForkGuard, keep_for_parent
 from jetpay_async._core.http import RawResponse
 from jetpay_async._core.responses import Unanswered
 from jetpay_async._core.send_guard import ResponseTimer
@@ -76,7 +76,7 @@ class Transport:
         self._clock = clock
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._forks = 0
+        self._fork_guard = ForkGuard()
         self.watch = ResponseTimer()
         """Gives up what takes too long."""
         agent = f"jetpay-async/{__version__}"
@@ -169,9 +169,9 @@ class Transport:
         if self._closed:
             return
         session = None if self._given else self._session
-        if session is not None and self._forks != _forks:  # pragma: no cover - in a forked child, not measured
+        if session is not None and self._fork_guard.forked:
             # The sockets are the parent's too: closing them here would end its TLS connections.
-            _inherited.append(session)
+            keep_for_parent(session)
             session = None
         if session is not None and self._loop is not asyncio.get_running_loop():
             raise ConfigurationError("the client belongs to another event loop; close it there, where it was used")
@@ -185,8 +185,8 @@ class Transport:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            self._forks = _forks
-        if self._forks != _forks:  # pragma: no cover - in a forked child, not measured
+            self._fork_guard = ForkGuard()
+        if self._fork_guard.forked:
             raise ConfigurationError("the client was used before this process was forked; make one in each process")
         if self._loop is not loop:
             raise ConfigurationError("the client belongs to another event loop; make one for each loop")
@@ -217,23 +217,6 @@ class Transport:
             raise
         except Exception as error:
             raise Unanswered(f"api_token() raised {type(error).__name__}", started=False) from error
-
-
-_forks = 0
-"""How many forks there are between the process that imported this and the one that runs it."""
-
-
-def _note_fork() -> None:  # pragma: no cover - in a forked child, not measured
-    global _forks  # noqa: PLW0603 - one process, one number
-    _forks += 1
-
-
-# Asking for the process id at each call would cost a system call.
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has none, and does not fork
-    os.register_at_fork(after_in_child=_note_fork)
-
-_inherited: list[aiohttp.ClientSession] = []
-"""Sessions of the parent process, kept from the garbage collector, which would close them."""
 
 
 class _NoCookies(aiohttp.DummyCookieJar):

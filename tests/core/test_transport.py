@@ -25,6 +25,7 @@ from jetpay_async import (
     RetryPolicy,
     ServiceError,
 )
+from jetpay_async._core import fork
 from jetpay_async._core.aiohttp_guard import GuardedBody
 from jetpay_async._core.clock import Clock
 from jetpay_async._core.send_guard import ResponseTimer, SendGuard
@@ -333,6 +334,28 @@ def test_a_client_is_made_before_there_is_a_loop_and_used_in_one() -> None:
         with pytest.raises(ConfigurationError, match="another event loop; close it there"):
             second.run(close())
         first.run(close())
+
+
+@pytest.mark.asyncio
+async def test_a_client_from_before_a_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a fork, the client can't be used, and closing it leaves the session that the parent uses."""
+    monkeypatch.setattr(fork, "_generation", fork._generation)
+    monkeypatch.setattr(fork, "_kept", [])
+    async with Loopback().listen() as server:
+        client = JetpayClient(TOKEN, base_url=server.url)
+        await client.transaction_status(DEBIT_ID)
+        fork._count_fork()
+
+        with pytest.raises(ConfigurationError, match="used before this process was forked"):
+            await client.capture(DEBIT_ID)
+        await client.aclose()
+
+        (session,) = fork._kept
+        assert client.closed
+        assert isinstance(session, aiohttp.ClientSession)
+        assert not session.closed
+        await session.close()
+        assert server.count("capture") == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
