@@ -10,15 +10,14 @@ from jetpay_async._batch.circuit_breaker import CircuitBreaker
 from jetpay_async._batch.concurrency_limit import AIMDLimiter
 from jetpay_async._batch.rate_limit import Pacer
 from jetpay_async._core.log import logger
-from jetpay_async.errors import AuthenticationError, ConfigurationError, InvalidArgumentError
-from jetpay_async.outcomes import Captured, Preauthorized, Rejected
+from jetpay_async.errors import AuthenticationError, ConfigurationError, InvalidArgumentError, OutcomeUnknownError
+from jetpay_async.outcomes import NotSent, Rejected, Unknown
 
 if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock
     from jetpay_async.errors import JetpayError
     from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome
 
-_SUCCESSES = (Captured, Preauthorized)
 _RUN_WIDE_ERRORS = (AuthenticationError, ConfigurationError)
 
 
@@ -84,15 +83,25 @@ class AdmissionControl:
         if self._waiting:
             self._admit()
 
-    def record(self, outcome: CaptureOutcome | PreauthorizationOutcome) -> None:
-        """Learn from the outcome of an item that was started, before `leave`."""
-        error = None if isinstance(outcome, _SUCCESSES) else outcome.error
+    def record(self, outcome: CaptureOutcome | PreauthorizationOutcome, *, failure_row: int | None) -> None:
+        """Learn from the outcome of an item that was started, before `leave`.
+
+        Args:
+            outcome: Of the item. An answer of the service, whatever it says, shows that the service works.
+            failure_row: That of the circuit breaker when the item was started.
+        """
+        error = outcome.error if isinstance(outcome, Rejected | NotSent | Unknown) else None
         run_wide = isinstance(error, _RUN_WIDE_ERRORS)
         if error is None or (isinstance(outcome, Rejected) and not run_wide):
             self.breaker.on_answer()
             self.limiter.on_answer()
         elif not isinstance(error, InvalidArgumentError):
-            self.breaker.on_failure(error, run_wide=run_wide)
+            # A lost connection leaves as many outcomes unknown as were in flight, and all reach their deadline at the
+            # same time. While statuses are read, that does not show that the next item would fare the same.
+            began_after_failures = failure_row is not None and failure_row == self.breaker.failure_row
+            status_was_read = isinstance(error, OutcomeUnknownError) and error.state is not None
+            conclusive = began_after_failures or not status_was_read
+            self.breaker.on_failure(error, run_wide=run_wide, conclusive=conclusive)
             if self.breaker.error is not None:
                 self._reject_waiting(self.breaker.error)
 
@@ -145,10 +154,11 @@ class Slot:
         admission: Shared by all workers of the pool.
     """
 
-    __slots__ = ("_admission", "_generation", "_is_probe", "busy")
+    __slots__ = ("_admission", "_failure_row", "_generation", "_is_probe", "busy")
 
     def __init__(self, admission: AdmissionControl) -> None:
         self._admission = admission
+        self._failure_row: int | None = None
         self._generation = 0
         self._is_probe = False
         self.busy = False
@@ -158,7 +168,7 @@ class Slot:
         """Start an item if nothing at all prevents it."""
         admission = self._admission
         self.busy = admission.enter_at_once()
-        self._generation = admission.limiter.generation
+        self._begin()
         return self.busy
 
     async def enter(self) -> JetpayError | None:
@@ -178,7 +188,7 @@ class Slot:
             self._is_probe = True
             error = None
         self.busy = error is None
-        self._generation = admission.limiter.generation
+        self._begin()
         return error
 
     def on_failure(self, status: int | None, retry_after: float | None) -> None:
@@ -191,8 +201,12 @@ class Slot:
         """End the item with its outcome; None if it says nothing about the service."""
         self.busy = False
         if outcome is not None:
-            self._admission.record(outcome)
+            self._admission.record(outcome, failure_row=self._failure_row)
         if self._is_probe:
             self._is_probe = False
             self._admission.breaker.end_probe()
         self._admission.leave()
+
+    def _begin(self) -> None:
+        self._generation = self._admission.limiter.generation
+        self._failure_row = self._admission.breaker.failure_row
