@@ -4,7 +4,7 @@
 Fixture              What it gives
 ===================  ==============================================================================================
 ``jetpay_sandbox``   a running `jetpay_async.sandbox.Sandbox`
-``jetpay_client``    a `jetpay_async.JetpayClient` of that sandbox, which settles quickly
+``jetpay_client``    a `jetpay_async.JetpayClient` of that sandbox, with short resolve times
 ``jetpay_keys``      a `SigningKeys`: a private key, and the `KeySet` that its signatures verify with
 ``signed_delivery``  a `DeliveryBuilder`: signed webhook deliveries, right or broken in any way
 ``jetpay_clock``     a `ManualClock`, for code that takes a `jetpay_async.Clock`
@@ -28,8 +28,9 @@ The first two are asynchronous and need pytest-asyncio (1.0 or later).
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -40,7 +41,6 @@ from jetpay_async import webhooks
 from jetpay_async._core import json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
     from types import ModuleType
 
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from jetpay_async import Clock, JetpayClient, JSONValue
     from jetpay_async.sandbox import Sandbox
     from jetpay_async.webhooks import KeySet
+else:
+    # pytest imports this module in every run, so what its annotations name is not imported. What reads annotations at
+    # run time gets Any.
+    Clock = JetpayClient = JSONValue = KeySet = RSAPrivateKey = Sandbox = Any
 
 try:
     import pytest_asyncio
@@ -56,8 +60,9 @@ except ModuleNotFoundError:  # pragma: no cover - then only the synchronous fixt
 
 __all__ = ["DeliveryBuilder", "ManualClock", "SignedDelivery", "SigningKeys"]
 
-SETTLE_AFTER = 0.2
-"""Seconds after which ``jetpay_client`` takes a capture for undone: the sandbox is never further away."""
+RESOLVE_AFTER_SECONDS = 0.2
+"""When ``jetpay_client`` takes a status read as proof that a capture was not carried out: the sandbox is on this host,
+and answers much sooner."""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,7 +97,7 @@ class SignedDelivery:
 class DeliveryBuilder:
     """Makes signed deliveries; every part can be replaced, or broken.
 
-    Event ids count up from 1 over all deliveries of one builder, as Jetpay's do.
+    Event ids count up from 1 over all deliveries of one builder, as those of Jetpay do.
     """
 
     def __init__(self, keys: SigningKeys) -> None:
@@ -110,7 +115,7 @@ class DeliveryBuilder:
         private_key: RSAPrivateKey | None = None,
         authorization: str | None = None,
     ) -> SignedDelivery:
-        """Build one.
+        """Build a delivery.
 
         Args:
             events: As made by `event`, or your own. A single paid one if there is none.
@@ -139,7 +144,7 @@ class DeliveryBuilder:
         created_at: str | None = None,
         data: Mapping[str, JSONValue] | None = None,
     ) -> dict[str, JSONValue]:
-        """Write one event.
+        """Build an event.
 
         Args:
             state: ``data.state``.
@@ -226,7 +231,7 @@ if pytest_asyncio is not None:  # pragma: no branch - the package's own tests ha
     @pytest_asyncio.fixture
     async def jetpay_client(jetpay_sandbox: Sandbox) -> AsyncIterator[JetpayClient]:
         """A `JetpayClient` of the sandbox, with every scope."""
-        retry = jetpay_async.RetryPolicy(base_delay=0.02, resolve_after=SETTLE_AFTER)
+        retry = jetpay_async.RetryPolicy(base_delay=0.02, resolve_after=RESOLVE_AFTER_SECONDS)
         async with jetpay_async.JetpayClient(
             jetpay_sandbox.api_token, base_url=jetpay_sandbox.url, retry=retry
         ) as client:

@@ -8,9 +8,9 @@ The recipe, for any framework::
         body = await request.body()  # the raw bytes, before anything parses or decompresses them
         try:
             delivery = await verifier.verify(body, request.headers.get("authorization"))
-        except WebhookError as refusal:
-            logger.warning("refused a delivery: %s: %s", refusal.reason, refusal.explain())
-            return Response(status_code=refusal.status_hint)
+        except WebhookError as error:
+            logger.warning("rejected a delivery: %s: %s", error.reason, error.explain())
+            return Response(status_code=error.status_hint)
         for event in delivery.events:
             match event:
                 case TransactionPaid(transaction_id=debit_id): ...
@@ -18,7 +18,7 @@ The recipe, for any framework::
         return Response(status_code=204)  # within 15 seconds [docs]
 
 Jetpay delivers at least once: an event comes again until it was answered with 2xx, and sometimes after that. Handle
-each ``event.id`` once.
+each ``event.id`` once: `WebhookReceiver` does.
 
 Importing this package imports neither aiohttp nor asyncio, and with pinned keys (`KeySet.from_jwks`) it needs no
 network.
@@ -30,11 +30,14 @@ from jetpay_async._core.lazy import lazily
 
 if TYPE_CHECKING:
     from jetpay_async.webhooks._explain import explain
-    from jetpay_async.webhooks._jwt import Claims, verify
+    from jetpay_async.webhooks._jwt import verify
     from jetpay_async.webhooks._signing import sign
+    from jetpay_async.webhooks.claims import Claims
     from jetpay_async.webhooks.errors import (
+        InboxError,
         InvalidTokenError,
         KeysUnavailableError,
+        LeaseLostError,
         MalformedDeliveryError,
         PayloadMismatchError,
         Reason,
@@ -50,22 +53,27 @@ if TYPE_CHECKING:
         UnknownEvent,
         decode,
     )
-    from jetpay_async.webhooks.inbox import EventInbox, MemoryInbox, SqliteInbox
+    from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox
     from jetpay_async.webhooks.keyset import KeySet
-    from jetpay_async.webhooks.receiver import WebhookReceiver
+    from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver, ensure_leased
     from jetpay_async.webhooks.remote_keyset import RemoteKeySet
     from jetpay_async.webhooks.router import EventRouter
+    from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
     from jetpay_async.webhooks.verifier import WebhookVerifier, authorization_of
 
 __all__ = [
     "Claims",
     "Delivery",
+    "DeliveryResponse",
+    "DurableEventInbox",
     "Event",
     "EventInbox",
     "EventRouter",
+    "InboxError",
     "InvalidTokenError",
     "KeySet",
     "KeysUnavailableError",
+    "LeaseLostError",
     "MalformedDeliveryError",
     "MemoryInbox",
     "PayloadMismatchError",
@@ -82,6 +90,7 @@ __all__ = [
     "WebhookVerifier",
     "authorization_of",
     "decode",
+    "ensure_leased",
     "explain",
     "sign",
     "verify",
@@ -90,15 +99,17 @@ __all__ = [
 # Keys need cryptography, events need cattrs, the remote key set needs asyncio, and an adapter its framework: a name is
 # imported when it is first used (PEP 562).
 _HOMES = {
-    "Claims": "_jwt",
+    "Claims": "claims",
     "Delivery": "events",
+    "DeliveryResponse": "receiver",
+    "DurableEventInbox": "inbox",
     "Event": "events",
     "EventInbox": "inbox",
     "EventRouter": "router",
     "KeySet": "keyset",
-    "MemoryInbox": "inbox",
+    "MemoryInbox": "sqlite_inbox",
     "RemoteKeySet": "remote_keyset",
-    "SqliteInbox": "inbox",
+    "SqliteInbox": "sqlite_inbox",
     "TransactionEvent": "events",
     "TransactionFailed": "events",
     "TransactionPaid": "events",
@@ -107,6 +118,7 @@ _HOMES = {
     "WebhookVerifier": "verifier",
     "authorization_of": "verifier",
     "decode": "events",
+    "ensure_leased": "receiver",
     "explain": "_explain",
     "sign": "_signing",
     "verify": "_jwt",

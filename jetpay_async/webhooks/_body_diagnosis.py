@@ -1,7 +1,7 @@
-"""Why a body is not the one that was signed: what frameworks and proxies do to bodies, undone by trial.
+"""Find out why a body is not the one that was signed, by undoing what frameworks and proxies do to bodies.
 
-It is tried only for a token that Jetpay did sign, a moment ago. The work is bounded all the same: whoever saw such a
-token can send it again, with any body, until it expires.
+This runs only for a token that Jetpay signed recently. The work is bounded all the same: whoever has seen such a token
+can send it again, with any body, until it expires.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
 
 __all__ = ["Cause", "cause_of"]
 
@@ -26,38 +25,21 @@ _MAX_INFLATED = 1024 * 1024
 
 
 class Cause(StrEnum):
-    """What happened to the body, as a stable code and in words."""
+    """What was done to the body; `_messages` has the words."""
 
-    EMPTY = "empty", "The body is empty: it was read before, or it is a stream that nobody has read yet."
-    REWRITTEN = (
-        "rewritten",
-        "The hash matches this JSON as others write it: your framework parsed it and wrote it anew.",
-    )
-    TRIMMED = "trimmed", "The hash matches but for white space at the end: something trimmed the body, or added to it."
-    LINE_ENDS = (
-        "line_ends",
-        "The hash matches with other line ends: the body went through something that treats it as text.",
-    )
-    RECODED = "recoded", "The hash matches in another character set: the body was decoded, and encoded differently."
-    DECOMPRESSED = "decompressed", "The hash matches the compressed body: a proxy or your framework decompressed it."
-    COMPRESSED = "compressed", "The hash matches the decompressed body: something on the way compressed it."
-    BASE64 = (
-        "base64",
-        "The body is base64 of the one that was signed, as AWS Lambda gives it with isBase64Encoded: decode it.",
-    )
-    OTHER = "other", "The bytes are others than those that were signed, and no usual change of them explains it."
-
-    words: str
-
-    def __new__(cls, code: str, words: str) -> Self:
-        cause = str.__new__(cls, code)
-        cause._value_ = code
-        cause.words = words
-        return cause
+    EMPTY = "empty"
+    REWRITTEN = "rewritten"
+    TRIMMED = "trimmed"
+    LINE_ENDS = "line_ends"
+    RECODED = "recoded"
+    DECOMPRESSED = "decompressed"
+    COMPRESSED = "compressed"
+    BASE64 = "base64"
+    OTHER = "other"
 
 
 def cause_of(body: bytes, digest: bytes) -> Cause:
-    """Find out what was done to the body.
+    """Tell what was done to the body.
 
     Args:
         body: The bytes that were received.
@@ -86,14 +68,14 @@ def _originals(body: bytes) -> Iterator[tuple[Cause, bytes]]:
         yield Cause.BASE64, b64decode(body, validate=True)
     with suppress(zlib.error):
         yield Cause.COMPRESSED, zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body, _MAX_INFLATED)
-    for written in _written_anew(body):
+    for written in _rewritten(body):
         yield Cause.REWRITTEN, written
     for compressed in _compressed(body):
         yield Cause.DECOMPRESSED, compressed
 
 
-def _written_anew(body: bytes) -> Iterator[bytes]:
-    """Write the JSON in the ways that the JSON libraries of Python and JavaScript have by default."""
+def _rewritten(body: bytes) -> Iterator[bytes]:
+    """Write the JSON in the default notations of the JSON libraries of Python and JavaScript."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -107,7 +89,7 @@ def _written_anew(body: bytes) -> Iterator[bytes]:
 
 
 def _compressed(body: bytes) -> Iterator[bytes]:
-    """Compress as zlib does by its usual levels, without a time, on the usual systems."""
+    """Compress with the usual levels of zlib, without a time stamp, as the usual systems do."""
     for level in (6, 9, 1):
         yield zlib.compress(body, level)
         packed = gzip.compress(body, level, mtime=0)

@@ -1,4 +1,4 @@
-"""Hand events that are leased to their handlers, in order, and mark each as its handler ends."""
+"""Run the handlers of leased events, in order, and mark each event as its handler ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from jetpay_async._core.log import logger
-from jetpay_async.webhooks.inbox import InboxError, LeaseLostError
+from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class LeasedDispatch:
-    """One owner's turn at some events.
+    """The handling of the events that one owner has leased.
 
     Attributes:
-        handled: How many events a handler has taken.
-        unhandled: How many were marked although no handler takes their kind.
+        handled: How many events a handler has handled.
+        unhandled: How many were marked although there is no handler for their kind.
         failed: The events whose handler raised.
         problem: Why not all of them are done, as one code; None if nothing went wrong.
         stopped: Whether no further event is started.
     """
 
-    def __init__(self, inbox: EventInbox, router: EventRouter, lease: EventLease, *, goes_on: bool) -> None:
+    def __init__(self, inbox: EventInbox, router: EventRouter, lease: EventLease, *, continue_on_error: bool) -> None:
         self.lease = lease
         self.handled = 0
         self.unhandled = 0
@@ -37,39 +37,39 @@ class LeasedDispatch:
         self.stopped = False
         self._inbox = inbox
         self._router = router
-        self._goes_on = goes_on
+        self._continue_on_error = continue_on_error
 
     def stop(self, problem: str) -> None:
-        """Start no further event. The handlers that run go on to their end."""
+        """Start no further event. Handlers that are running go on to their end."""
         self.stopped = True
         self.problem = self.problem or problem
 
-    async def work(self, events: Sequence[Event]) -> None:
+    def stop_for(self, error: Exception) -> None:
+        """Stop because the inbox failed."""
+        self.stop(log_inbox_failure(error))
+
+    async def run(self, events: Sequence[Event]) -> None:
         """Handle events that the lease holds, given in the order of their ids."""
         if not events:
             return
-        lanes = _lanes(events, self._router.concurrency)
-        rest = iter(lanes)
+        sequences = _sequences(events, self._router.concurrency)
+        remaining = iter(sequences)
         try:
-            async with self.lease.kept(), asyncio.TaskGroup() as crew:
-                for _ in range(min(self._router.concurrency, len(lanes))):
-                    crew.create_task(self._walk(rest))
+            async with self.lease.renewed(), asyncio.TaskGroup() as workers:
+                for _ in range(min(self._router.concurrency, len(sequences))):
+                    workers.create_task(self._handle_sequences(remaining))
         except LeaseLostError as error:
             self.stop_for(error)
 
-    def stop_for(self, error: Exception) -> None:
-        """Stop because the inbox failed."""
-        self.stop(inbox_failed(error))
-
-    async def _walk(self, lanes: Iterator[Sequence[Event]]) -> None:
-        for lane in lanes:
-            for event in lane:
+    async def _handle_sequences(self, remaining: Iterator[Sequence[Event]]) -> None:
+        for sequence in remaining:
+            for event in sequence:
                 if self.stopped:
                     return
                 if not self._waits_for_failed(event):
-                    await self._hand_over(event)
+                    await self._handle(event)
 
-    async def _hand_over(self, event: Event) -> None:
+    async def _handle(self, event: Event) -> None:
         failure: Exception | None = None
         found = False
         try:
@@ -79,9 +79,9 @@ class LeasedDispatch:
                 except Exception as error:
                     failure = error
                     raise
-        except Exception as error:  # noqa: BLE001 - a handler, or an inbox, may raise anything; nothing gets out
+        except Exception as error:  # noqa: BLE001 - handlers and inboxes may raise anything, and none of it gets out
             if error is failure and not isinstance(error, LeaseLostError):
-                self._fail(event, error)
+                self._record_failure(event, error)
             else:
                 self.stop_for(error)
             return
@@ -89,34 +89,34 @@ class LeasedDispatch:
         self.handled += found
         self.unhandled += not found
 
-    def _fail(self, event: Event, error: Exception) -> None:
+    def _record_failure(self, event: Event, error: Exception) -> None:
         logger.error("the handler of event %d (%s) failed", event.id, event.type, exc_info=error)
         self.failed.append(event)
         self.problem = self.problem or "handler_failed"
-        self.stopped = self.stopped or not self._goes_on
+        self.stopped = self.stopped or not self._continue_on_error
 
     def _waits_for_failed(self, event: Event) -> bool:
-        transaction = _transaction_of(event)
-        return transaction is not None and any(_transaction_of(failed) == transaction for failed in self.failed)
+        transaction_id = _transaction_id(event)
+        return transaction_id is not None and any(_transaction_id(failed) == transaction_id for failed in self.failed)
 
 
-def inbox_failed(error: Exception) -> str:
-    """Log what an inbox raised, and name it with one code."""
+def log_inbox_failure(error: Exception) -> str:
+    """Log what an inbox raised, and return its code."""
     reason = error.reason if isinstance(error, InboxError) else "unavailable"
     logger.error("the inbox failed (%s): %s", reason, error, exc_info=error)
     return reason
 
 
-def _lanes(events: Sequence[Event], concurrency: int) -> Sequence[Sequence[Event]]:
-    """Split into what must stay in order: all of it, or the events of each transaction."""
+def _sequences(events: Sequence[Event], concurrency: int) -> Sequence[Sequence[Event]]:
+    """Split the events into sequences that must stay in order: all of them, or those of each transaction."""
     if concurrency == 1:
         return [events]
-    lanes: dict[Hashable, list[Event]] = {}
+    sequences: dict[Hashable, list[Event]] = {}
     for event in events:
-        lanes.setdefault(_transaction_of(event), []).append(event)
-    return list(lanes.values())
+        sequences.setdefault(_transaction_id(event), []).append(event)
+    return list(sequences.values())
 
 
-def _transaction_of(event: Event) -> str | None:
-    transaction: str | None = getattr(event, "transaction_id", None)
-    return transaction
+def _transaction_id(event: Event) -> str | None:
+    transaction_id: str | None = getattr(event, "transaction_id", None)
+    return transaction_id

@@ -1,8 +1,8 @@
-"""The inbox as rows of one SQLite database. Synchronous: whoever calls decides in which thread.
+"""The inbox as rows of one SQLite database. Synchronous: the caller decides in which thread.
 
 An event has a row from the moment it arrives: open (``handled_at`` is null; leased if it has an owner) and then
-handled. Old handled rows are folded into ranges of ids. Ids are never skipped [docs], so however many events there were
-a few ranges say it all; a gap is the space between two of them.
+handled. Old handled rows are folded into ranges of ids. Ids are never skipped [docs], so a few ranges stand for any
+number of events; a gap is the space between two of them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from jetpay_async.webhooks.inbox import InboxError, LeaseLostError
+from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
 SCHEMA_VERSION = 1
 
-# Each open row that a query looks for by owner has an index of its own: SQLite uses a partial index
-# only for a WHERE that repeats the index's condition word for word.
+# SQLite uses a partial index only for a WHERE that repeats the condition of the index exactly, which is why some
+# queries below name a condition that seems redundant.
 _SCHEMA = (
     """
     CREATE TABLE IF NOT EXISTS jetpay_inbox_schema (version INTEGER NOT NULL)
@@ -58,11 +58,11 @@ _SCHEMA = (
     """,
 )
 
-# More than a delivery brings at most (100 events [docs]), so folding keeps up with whatever arrives
-# and yet never makes one delivery wait for long.
+# More than a delivery has at most (100 events [docs]), so folding keeps up with what arrives, and yet never delays one
+# delivery for long.
 _FOLDED_AT_ONCE = 256
 
-_COMPLAINTS = {
+_ERRORS = {
     sqlite3.SQLITE_BUSY: ("locked", "another process holds the inbox's write lock for too long"),
     sqlite3.SQLITE_LOCKED: ("locked", "another connection holds the inbox's tables for too long"),
     sqlite3.SQLITE_READONLY: (
@@ -89,7 +89,7 @@ class InboxRows:
 
     @classmethod
     def open(cls, path: str, *, source: str, retention: float, busy_timeout: float, now: Callable[[], float]) -> Self:
-        """Open or make the database, and refuse one that a newer release has written."""
+        """Open or create the database, and reject one that a newer release has written."""
         with _translated():
             connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
         try:
@@ -109,7 +109,7 @@ class InboxRows:
     def lease(
         self, keys: Sequence[tuple[int, int]], *, owner: str, seconds: float
     ) -> tuple[frozenset[int], frozenset[int], frozenset[int], int | None]:
-        """Take events, given by id and creation; return what is mine, handled, busy, and the last id seen before."""
+        """Lease events, given by id and creation; return what is leased, handled, busy, and the last id seen before."""
         with self._transaction():
             now = self._now()
             last_seen = self._last_seen()
@@ -131,7 +131,7 @@ class InboxRows:
         return mine, frozenset(handled), busy, last_seen
 
     def renew(self, event_ids: Sequence[int], *, owner: str, seconds: float) -> frozenset[int]:
-        """Push the end of the owner's leases out; return which of the ids are the owner's."""
+        """Extend the owner's leases; return which of the ids are the owner's."""
         with self._transaction():
             self._connection.execute(
                 "UPDATE jetpay_inbox SET leased_until = ?"
@@ -146,7 +146,7 @@ class InboxRows:
             mark(self._connection, self._source, event_id, owner=owner, now=self._now())
 
     def release(self, *, owner: str) -> None:
-        """Free what the owner has not marked."""
+        """Release what the owner has not marked."""
         with self._transaction():
             self._connection.execute(
                 "UPDATE jetpay_inbox SET owner = NULL, leased_until = 0"
@@ -155,7 +155,7 @@ class InboxRows:
             )
 
     def last_contiguous_event_id(self) -> int | None:
-        """Walk up from the lowest id to the first that is missing or open."""
+        """Find the last id before the first one that is missing or open."""
         with self._transaction():
             reached: int | None = None
             for first, last, handled in self._connection.execute(
@@ -172,7 +172,7 @@ class InboxRows:
     def store(
         self, rows: Sequence[tuple[int, int, str | None, bytes]]
     ) -> tuple[frozenset[int], frozenset[int], int | None]:
-        """Keep events with their JSON; return what is new, what was known, and the last id seen before."""
+        """Store events with their JSON; return what is new, what was known, and the last id seen before."""
         with self._transaction():
             now = self._now()
             last_seen = self._last_seen()
@@ -187,24 +187,24 @@ class InboxRows:
         new_ids = frozenset(row[0] for row in new)
         return new_ids, frozenset(row[0] for row in rows) - new_ids, last_seen
 
-    def take(self, *, owner: str, seconds: float, limit: int) -> Sequence[bytes]:
-        """EventLease the first stored events that are due, unless somebody else has some."""
-        # Looking takes no write lock, so an idle worker is in nobody's way.
+    def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[bytes]:
+        """Lease the first stored events that are due, unless another owner holds some."""
+        # This read takes no write lock, so that an idle worker delays no other.
         with _translated():
-            waiting_for = self._connection.execute(
+            pending = self._connection.execute(
                 "SELECT 1 FROM jetpay_inbox WHERE source = ? AND handled_at IS NULL AND document IS NOT NULL LIMIT 1",
                 (self._source,),
             ).fetchone()
-        if waiting_for is None:
+        if pending is None:
             return []
         with self._transaction():
             now = self._now()
-            others = self._connection.execute(
+            held = self._connection.execute(
                 "SELECT 1 FROM jetpay_inbox WHERE source = ? AND handled_at IS NULL AND owner IS NOT NULL"
                 " AND leased_until > ? LIMIT 1",
                 (self._source, now),
             ).fetchone()
-            if others is not None:
+            if held is not None:
                 return []
             taken: list[tuple[int, bytes]] = []
             waiting: set[str] = set()
@@ -227,7 +227,7 @@ class InboxRows:
         return [document for _, document in taken]
 
     def reschedule(self, event_id: int, *, owner: str, seconds: float) -> None:
-        """Free one event of the owner's, but not before some seconds have passed."""
+        """Release one event of the owner's, after some seconds."""
         with self._transaction():
             self._connection.execute(
                 "UPDATE jetpay_inbox SET owner = NULL, leased_until = ?"
@@ -333,7 +333,7 @@ def mark(connection: sqlite3.Connection, source: str, event_id: int, *, owner: s
 
 
 def _use_wal(connection: sqlite3.Connection, *, within: float) -> None:
-    # SQLite's own waiting does not cover this change, and workers that start together all try it on a new file.
+    # SQLite's busy timeout does not cover this change, and workers that start together all try it on a new file.
     deadline = time.monotonic() + within
     while True:
         try:
@@ -377,7 +377,7 @@ def _translated() -> Generator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        # The low byte is the primary code; the rest tells kinds of it apart.
+        # The low byte is the primary code; the rest is its extension.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        reason, complaint = _COMPLAINTS.get(code, ("unavailable", "the inbox's file can't be opened, read or written"))
-        raise InboxError(f"{complaint} ({error})", reason=reason) from error
+        reason, problem = _ERRORS.get(code, ("unavailable", "the inbox's file can't be opened, read or written"))
+        raise InboxError(f"{problem} ({error})", reason=reason) from error

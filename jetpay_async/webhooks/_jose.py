@@ -1,7 +1,7 @@
 """Base64url and JSON objects with exactly one reading each.
 
-Where two readers of the same bytes may disagree, an attacker chooses who is right; so whatever has more than one
-reading is refused. The functions raise `ValueError` and nothing else.
+Where two readers of the same bytes may disagree, an attacker can exploit the difference; so whatever has more than one
+reading is rejected. The functions raise `ValueError` and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
 _STANDARD = (string.ascii_letters + string.digits + "+/").encode()
-# Every byte that isn't in the alphabet, padding included, becomes one that is in neither.
+# Every byte that isn't in the alphabet, padding included, becomes a byte that is in neither alphabet.
 _TO_STANDARD = bytes(_STANDARD[_ALPHABET.index(byte)] if byte in _ALPHABET else ord("*") for byte in range(256))
 _FROM_STANDARD = bytes.maketrans(b"+/", b"-_")
 # By the length modulo 4: the padding to add, and the last characters whose spare bits are zero.
@@ -37,7 +37,7 @@ def decode_base64url(text: bytes) -> bytes:
     padding, last = _ENDINGS[len(text) % 4]
     if text and text[-1] not in last:
         raise ValueError("not canonical base64url")
-    # As strict as `binascii` can be told to be, and twice as fast.
+    # As strict as the strict mode of `binascii`, and twice as fast.
     return convert((text.translate(_TO_STANDARD) + padding).decode(), bytes)
 
 
@@ -49,15 +49,15 @@ def encode_base64url(data: bytes) -> bytes:
 def read_object(data: bytes) -> dict[str, JSONValue]:
     """Read a JSON object in which no member is given twice, at any depth (RFC 7515, section 4)."""
     document = api_json.parse_object(data)
-    # Each member that is written has a colon of its own. If there are no more of them than members that were read,
-    # none was repeated. Otherwise a text or an inner object may hold some, and a slower reader has to tell.
+    # Each member that is written has a colon of its own. If there are no more colons than members that were read, none
+    # was repeated. Otherwise a text or an inner object may hold some, and a slower reader has to check.
     if data.count(b":") != len(document):
-        refuse_repetitions(data)
+        reject_repetitions(data)
     return document
 
 
-def refuse_repetitions(data: bytes) -> None:
-    """Refuse a JSON document in which some object has a member twice."""
+def reject_repetitions(data: bytes) -> None:
+    """Reject a JSON document in which some object has a member twice."""
     try:
         json.loads(data, object_pairs_hook=_unique, parse_int=str, parse_float=str)
     except RecursionError:

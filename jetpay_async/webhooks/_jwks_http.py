@@ -1,4 +1,4 @@
-"""Fetch a key set with aiohttp: the only module of the verifying half that imports it."""
+"""Fetch a key set with aiohttp: the only module for verification that imports it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jetpay_async.webhooks.keyset import MAX_JWKS_BYTES
 
 _HEADERS = {
     "Accept": "application/json",
-    # What isn't compressed can't be a bomb.
+    # Without compression there is no decompression bomb.
     "Accept-Encoding": "identity",
     "User-Agent": f"jetpay-async/{__version__}",
 }
 
 
 async def get(url: str) -> bytes:
-    """Get the body of a plain 200; follow nothing, read no more than a key set may have."""
+    """Return the body of a 200; follow no redirect, and read no more than a key set may have."""
     async with (
         aiohttp.ClientSession(headers=_HEADERS, auto_decompress=False, trust_env=False) as session,
         session.get(url, allow_redirects=False) as response,
@@ -30,5 +30,5 @@ async def get(url: str) -> bytes:
         async for chunk in response.content.iter_chunked(MAX_JWKS_BYTES):
             document += chunk
             if len(document) > MAX_JWKS_BYTES:
-                break  # KeySet.from_jwks refuses it
+                break  # KeySet.from_jwks rejects it
         return bytes(document)

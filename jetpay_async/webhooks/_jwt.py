@@ -1,28 +1,41 @@
-"""Verify a token and the body it vouches for, or refuse: pure, and total over any bytes.
+"""Verify a token and the body that it was signed for, or reject them: pure, and total over any bytes.
 
-The order is the point. Sizes bound the work; the header only chooses the key; nothing else of the token is read before
-its signature holds, and the body's hash is not worth computing before the claims do::
+The order matters. Sizes bound the work; the header only selects the key; nothing else of the token is read before its
+signature is verified, and the body is not hashed before the claims are checked::
 
-    sizes -> header -> key -> signature -> claims -> window of time -> body
+    sizes -> header -> key -> signature -> claims -> time window -> body
+
+**Why this is not done by PyJWT, joserfc or Authlib.** The cryptography is a library's: the signature is verified by
+`cryptography` (RSA PKCS#1 v1.5 with SHA-256), and nothing here computes with a key. What is our own is reading the
+token, for three reasons:
+
+- *One reading.* The general libraries accept tokens that have several: a JSON member given twice, base64url with
+  padding or stray bits, header members that are ignored. Where two readers may disagree, an attacker chooses. This
+  reader accepts a subset of what they accept; the tests compare it with PyJWT and joserfc (`tests/webhooks/
+  test_peers.py`): whatever is accepted here is accepted by both, under strict options.
+- *No choice for the sender.* A general library selects the algorithm and the kind of key by what the token says, which
+  has been the source of most JWT vulnerabilities (``alg: none``, HMAC with the public key, ``jku``, ``jwk``, ``crit``).
+  Here there is RS256, a key of the key set, and no other code path to reach.
+- *Bounded work and nothing kept.* The endpoint is public. A forged token is rejected before its body is hashed, at the
+  cost of one pass over at most 4 KiB, and no error carries the token, the claims or the body to a log.
 """
 
 from __future__ import annotations
 
 import hmac
 import time
-from datetime import UTC, datetime
 from hashlib import sha256
 from math import floor
-from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
-import attrs
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from jetpay_async.errors import InvalidArgumentError
-from jetpay_async.webhooks._jose import decode_base64url, encode_base64url, read_object, refuse_repetitions
+from jetpay_async.webhooks._jose import decode_base64url, encode_base64url, read_object, reject_repetitions
+from jetpay_async.webhooks.claims import Claims, EpochSeconds, NonEmptyText
 from jetpay_async.webhooks.errors import (
     InvalidTokenError,
     MalformedDeliveryError,
@@ -32,55 +45,26 @@ from jetpay_async.webhooks.errors import (
     WebhookError,
     bare,
 )
+from jetpay_async.webhooks.keyset import Key, KeySet
 
 if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
-    from jetpay_async.webhooks.keyset import Key, KeySet
 
-__all__ = ["DEFAULT_LEEWAY", "MAX_BODY_BYTES", "MAX_TOKEN_CHARACTERS", "Claims", "check_leeway", "signer", "verify"]
+__all__ = ["DEFAULT_LEEWAY_SECONDS", "MAX_BODY_BYTES", "MAX_TOKEN_CHARACTERS", "check_leeway", "signer", "verify"]
 
-DEFAULT_LEEWAY = 10.0
-"""Seconds by which clocks may differ."""
-MAX_LEEWAY = 300.0
-"""More would turn a token of 90 seconds into one that is good for replays all day."""
+DEFAULT_LEEWAY_SECONDS = 10.0
+"""Seconds by which the clocks of Jetpay and of this host may differ."""
+MAX_LEEWAY_SECONDS = 300.0
+"""A larger leeway would turn a token of 90 seconds into one that can be replayed for much longer."""
 MAX_BODY_BYTES = 1024 * 1024
-"""A delivery of 100 events is about 20 kB."""
+"""A delivery of 100 events has about 20 kB."""
 MAX_TOKEN_CHARACTERS = 4096
-"""A token is about 550 characters with a key of 2048 bits, 1,600 with one of 8192."""
+"""A token has about 550 characters with a key of 2048 bits, 1,600 with one of 8192."""
 
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]
-"""Seconds since the epoch, up to the last that a `datetime` holds."""
-_Text = Annotated[str, msgspec.Meta(min_length=1)]
 _DANGEROUS_FIELDS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc"})
 _DIGEST_BYTES = 32
 _PADDING = PKCS1v15()
 _HASH = SHA256()
-
-
-@attrs.frozen(kw_only=True)
-class Claims:
-    """What a verified token says [docs]."""
-
-    jti: _Text
-    """The token's own id, a UUID as a rule. Another sending of the same events has another."""
-    iat: Seconds
-    """When it was signed, in seconds since the epoch."""
-    exp: Seconds
-    """When it expires, about 90 seconds later."""
-    iss: Literal["jetpay"]
-    sub: Literal["webhook"]
-    payload_hash: _Text
-    """SHA-256 of the body in base64url, as it was sent."""
-
-    @property
-    def issued_at(self) -> datetime:
-        """`iat`, aware, in UTC."""
-        return datetime.fromtimestamp(self.iat, UTC)
-
-    @property
-    def expires_at(self) -> datetime:
-        """`exp`, aware, in UTC."""
-        return datetime.fromtimestamp(self.exp, UTC)
 
 
 def verify(
@@ -89,10 +73,10 @@ def verify(
     *,
     keys: KeySet,
     now: float | None = None,
-    leeway: float = DEFAULT_LEEWAY,
+    leeway: float = DEFAULT_LEEWAY_SECONDS,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> Claims:
-    """Verify that Jetpay signed this body, just now; raise, or return what the token says [docs, "Webhooks"].
+    """Verify that Jetpay signed this body recently; raise, or return what the token says [docs, "Webhooks"].
 
     Args:
         body: The bytes as received: before any parsing, and before any decompression.
@@ -100,7 +84,7 @@ def verify(
         keys: The keys to trust.
         now: Seconds since the epoch; the present if None.
         leeway: Seconds, 0 to 300, by which the clocks may differ, in both directions.
-        max_body_bytes: A larger body is refused unread.
+        max_body_bytes: A larger body is rejected unread.
 
     Returns:
         The verified claims.
@@ -109,14 +93,14 @@ def verify(
         MalformedDeliveryError: Body or token are too large.
         InvalidTokenError: The token doesn't prove that Jetpay signed it.
         StaleDeliveryError: It has expired, or is issued in the future.
-        PayloadMismatchError: It is good, but for another body.
-        InvalidArgumentError: The body isn't `bytes`, or the leeway is out of range: a mistake of the caller.
+        PayloadMismatchError: It is valid, but was signed for another body.
+        InvalidArgumentError: The body isn't `bytes`, or the leeway is out of range.
     """
-    if leeway != DEFAULT_LEEWAY:
+    if leeway != DEFAULT_LEEWAY_SECONDS:
         check_leeway(leeway)
     if not isinstance(body, bytes):
         given = type(body).__name__
-        del body, authorization  # a traceback that shows locals is not to show them
+        del body, authorization  # a traceback with local variables must not show them
         raise InvalidArgumentError(
             f"body: pass the raw bytes as received, not {given}; parsing or decoding changes them", field="body"
         )
@@ -129,25 +113,25 @@ def verify(
             outcome = bare(error)
     if isinstance(outcome, Claims):
         return outcome
-    del body, authorization  # the same
+    del body, authorization  # as above
     raise outcome
 
 
 def check_leeway(leeway: float) -> None:
-    """Refuse a leeway that would let expired tokens through.
+    """Reject a leeway that would accept expired tokens.
 
     Raises:
         InvalidArgumentError: It isn't a number from 0 to 300.
     """
-    if not 0 <= leeway <= MAX_LEEWAY:
+    if not 0 <= leeway <= MAX_LEEWAY_SECONDS:
         raise InvalidArgumentError(f"leeway: {leeway!r} is not a number of seconds from 0 to 300", field="leeway")
 
 
 def _verify(
     body: bytes, authorization: str | bytes | None, keys: KeySet, now: float | None, leeway: float
 ) -> Claims | WebhookError:
-    # What is refused before the signature is returned, not raised: anybody can send it, and raising it twice would cost
-    # as much as reading it does.
+    # What is rejected before the signature is returned, not raised: anybody can send it, and raising it twice would
+    # cost as much as reading it.
     token = _bearer(authorization)
     if isinstance(token, WebhookError):
         return token
@@ -175,7 +159,7 @@ def _bearer(authorization: str | bytes | None) -> bytes | WebhookError:
         return InvalidTokenError(Reason.MISSING_TOKEN)
     if len(authorization) > MAX_TOKEN_CHARACTERS:
         return _too_large(Reason.TOKEN_TOO_LARGE, len(authorization), MAX_TOKEN_CHARACTERS)
-    # A character beyond ASCII becomes a question mark, and that is in no token either.
+    # A character beyond ASCII becomes a question mark, which no token holds either.
     value = authorization.encode("ascii", "replace") if isinstance(authorization, str) else authorization
     scheme, _, token = value.partition(b" ")
     if scheme != b"Bearer" and scheme.lower() != b"bearer":
@@ -186,12 +170,12 @@ def _bearer(authorization: str | bytes | None) -> bytes | WebhookError:
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     """All that a token's header may hold: ``alg`` and ``kid`` [docs], and the ``typ`` that most libraries add.
 
-    RFC 7515 lets a reader ignore other fields. Here they are refused: some choose a key or change the rules, and none
-    is Jetpay's.
+    RFC 7515 lets a reader ignore other fields. Here they are rejected: some select a key or change the rules, and
+    Jetpay sends none of them.
     """
 
     alg: str
-    kid: _Text
+    kid: NonEmptyText
     typ: str | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -199,7 +183,7 @@ _header_decoder = msgspec.json.Decoder(_Header)
 
 
 def _named_key(segment: bytes, keys: KeySet) -> Key | InvalidTokenError:
-    """Read the header of a token that nobody has vouched for yet; all that it may do is to name a key."""
+    """Read the header of a token that is not verified yet; all that it may do is to name a key."""
     try:
         data = decode_base64url(segment)
         header = _header_decoder.decode(data)
@@ -207,15 +191,15 @@ def _named_key(segment: bytes, keys: KeySet) -> Key | InvalidTokenError:
             return InvalidTokenError(Reason.WRONG_ALGORITHM)
         key = keys.find(header.kid)
         if key is None:
-            return keys.refusal(header.kid)
+            return keys.rejection(header.kid)
         if data.count(b":") != (2 if header.typ is msgspec.UNSET else 3):
-            refuse_repetitions(data)
+            reject_repetitions(data)
     except ValueError:
-        return _header_refusal(segment)
+        return _header_rejection(segment)
     return key
 
 
-def _header_refusal(segment: bytes) -> InvalidTokenError:
+def _header_rejection(segment: bytes) -> InvalidTokenError:
     try:
         header = read_object(decode_base64url(segment))
     except ValueError as error:
@@ -241,7 +225,7 @@ def _check_signature(key: Key, signed: bytes, segment: bytes) -> None:
 
 
 def signer(authorization: str | bytes | None, keys: KeySet) -> Key | None:
-    """Find the key of the set that did sign a token, whichever key the token names; None if none did."""
+    """Find the key of the set that signed a token, whichever key the token names; None if none did."""
     token = _bearer(authorization)
     if isinstance(token, WebhookError):
         return None
@@ -260,17 +244,17 @@ _CLAIM_TYPES = get_type_hints(Claims, include_extras=True)
 
 
 def _read_claims(segment: bytes) -> tuple[Claims, float]:
-    """Return the claims, and the moment from which they hold."""
+    """Return the claims, and the moment from which they are valid."""
     try:
         data = decode_base64url(segment)
         claims = _claims_decoder.decode(data)
-        # No more members than there are claims: none is repeated, and none was left unread.
+        # No more members than there are claims: none is repeated, and none was ignored.
         if data.count(b":") == len(_CLAIM_TYPES):
             return claims, claims.iat
         others = read_object(data)
     except (ValueError, RecursionError):
-        raise _claims_refusal(segment) from None
-    # RFC 7519, section 4.1.3: who isn't named in `aud` must refuse, and Jetpay tells nobody by what name [docs].
+        raise _claims_rejection(segment) from None
+    # RFC 7519, section 4.1.3: a reader that isn't named in `aud` must reject; Jetpay defines no names for it [docs].
     if "aud" in others:
         raise _invalid_claim("aud")
     return claims, max(claims.iat, _not_before(others.get("nbf", 0)))
@@ -278,12 +262,12 @@ def _read_claims(segment: bytes) -> tuple[Claims, float]:
 
 def _not_before(nbf: JSONValue) -> float:
     try:
-        return msgspec.convert(nbf, Seconds)
+        return msgspec.convert(nbf, EpochSeconds)
     except ValueError:
         raise _invalid_claim("nbf") from None
 
 
-def _claims_refusal(segment: bytes) -> InvalidTokenError:
+def _claims_rejection(segment: bytes) -> InvalidTokenError:
     try:
         claims = read_object(decode_base64url(segment))
     except ValueError as error:
@@ -307,12 +291,12 @@ def _invalid_claim(name: str) -> InvalidTokenError:
 
 
 def _check_window(claims: Claims, opens: float, now: float, leeway: float) -> None:
-    # Written so that a `now` that is not a number passes neither.
+    # Written so that a `now` that is not a number is rejected.
     if not opens <= now + leeway:
         raise StaleDeliveryError(
             Reason.NOT_YET_VALID, {"early_by": opens - now, "age": now - claims.iat, "leeway": leeway}
         )
-    # Rounded down, as PyJWT does: a fraction of a second is not to tell two readers apart.
+    # Rounded down, as PyJWT does: two readers must not differ over a fraction of a second.
     if not now - leeway < floor(claims.exp):
         raise StaleDeliveryError(
             Reason.EXPIRED, {"late_by": now - claims.exp, "age": now - claims.iat, "leeway": leeway}
@@ -321,19 +305,19 @@ def _check_window(claims: Claims, opens: float, now: float, leeway: float) -> No
 
 def _check_body(body: bytes, claims: Claims) -> None:
     digest = sha256(body).digest()
-    # Whether base64url is padded here is not documented: both are taken [docs].
+    # Whether base64url is padded here is not documented: both are accepted [docs].
     signed = claims.payload_hash.removesuffix("=").encode("ascii", "replace")
     if not hmac.compare_digest(encode_base64url(digest), signed):
-        raise _body_refusal(body, signed)
+        raise _body_rejection(body, signed)
 
 
-def _body_refusal(body: bytes, signed: bytes) -> WebhookError:
+def _body_rejection(body: bytes, signed: bytes) -> WebhookError:
     try:
         digest = decode_base64url(signed)
     except ValueError:
         digest = b""
     if len(digest) != _DIGEST_BYTES:
         return _invalid_claim("payload_hash")
-    from jetpay_async.webhooks._body_diagnosis import cause_of  # noqa: PLC0415 - only read when needed
+    from jetpay_async.webhooks._body_diagnosis import cause_of  # noqa: PLC0415 - rarely needed
 
     return PayloadMismatchError(Reason.PAYLOAD_MISMATCH, {"size": len(body), "cause": cause_of(body, digest)})

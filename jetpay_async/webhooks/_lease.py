@@ -1,4 +1,4 @@
-"""Hold the lease of some events while their handlers run, and tell the handlers when it is lost."""
+"""Hold the lease of some events while their handlers run, and cancel the handlers when it is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from jetpay_async._core.log import logger
-from jetpay_async.webhooks.inbox import LeaseLostError
+from jetpay_async.webhooks.errors import LeaseLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.events import Event
     from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox, Leased
 
-# What cancelled work gets to give its leases back; past that they simply run out.
-RELEASE_WITHIN = 1.0
+RELEASE_TIMEOUT_SECONDS = 1.0
+"""How long work that was cancelled may take to release its leases; after that they run out by themselves."""
+# A renewal may fail twice, and there is still time for a third.
+_RENEWALS_PER_LEASE = 4
 
 _current: ContextVar[EventLease] = ContextVar("jetpay_lease")
 
@@ -41,11 +43,11 @@ def ensure_leased() -> None:
 
 
 class EventLease:
-    """What one owner holds, and until when.
+    """The events that one owner has leased, and until when.
 
     Attributes:
-        owner: The token that the inbox knows it by.
-        pending: The ids that are held and not marked yet; whoever marks one takes it out.
+        owner: The token by which the inbox knows the owner.
+        pending: The ids that are leased and not marked yet; the code that marks one removes it.
     """
 
     def __init__(self, inbox: EventInbox, *, seconds: float, clock: Clock) -> None:
@@ -54,45 +56,46 @@ class EventLease:
         self._inbox = inbox
         self._seconds = seconds
         self._clock = clock
-        self._since = self._reading()
+        self._since = self._now()
+        # Whether a request to the inbox was cut off, so that it may have leased events that are not in `pending`.
         self._in_doubt = False
 
     @property
     def held(self) -> bool:
-        """Whether the lease has not run out, by the clock that has gone further.
+        """Whether the lease has not run out, by the clock that shows more time.
 
-        The monotonic clock stands still while the machine is suspended, and the other one may be set back.
+        The monotonic clock may stand still while the machine is suspended, and the wall clock may be set back.
         """
         return self._age() < self._seconds
 
-    async def take(self, events: Sequence[Event]) -> Leased:
-        """Take the events of a delivery; see `EventInbox.lease`."""
+    async def acquire(self, events: Sequence[Event]) -> Leased:
+        """Lease the events of a delivery; see `EventInbox.lease`."""
         self._in_doubt = True
         leased = await self._inbox.lease(events, owner=self.owner, seconds=self._seconds)
         self._in_doubt = False
         self.pending = leased.mine
         return leased
 
-    async def take_stored(self, store: DurableEventInbox, *, limit: int) -> Sequence[Event]:
-        """Take stored events; see `DurableEventInbox.take`."""
+    async def claim(self, inbox: DurableEventInbox, *, limit: int) -> Sequence[Event]:
+        """Lease stored events; see `DurableEventInbox.claim`."""
         self._in_doubt = True
-        events = await store.take(owner=self.owner, seconds=self._seconds, limit=limit)
+        events = await inbox.claim(owner=self.owner, seconds=self._seconds, limit=limit)
         self._in_doubt = False
         self.pending = frozenset(event.id for event in events)
         return events
 
-    async def give_back(self) -> None:
+    async def release(self) -> None:
         """Release what is not marked. If that fails, the lease runs out by itself."""
         if not self.pending and not self._in_doubt:
             return
         try:
-            async with asyncio.timeout(RELEASE_WITHIN):
+            async with asyncio.timeout(RELEASE_TIMEOUT_SECONDS):
                 await self._inbox.release(owner=self.owner)
-        except Exception:  # noqa: BLE001 - an inbox may be anybody's, and waiting is what remains
-            logger.warning("could not give events back; they are free again in %g s", self._seconds, exc_info=True)
+        except Exception:  # noqa: BLE001 - inboxes of users may raise anything, and the lease runs out by itself
+            logger.warning("could not release events; their lease runs out in %g s", self._seconds, exc_info=True)
 
     @asynccontextmanager
-    async def kept(self) -> AsyncGenerator[None]:
+    async def renewed(self) -> AsyncGenerator[None]:
         """Renew the lease while the block runs; cancel the block when the lease is lost.
 
         Raises:
@@ -102,25 +105,24 @@ class EventLease:
         token = _current.set(self)
         try:
             async with limit:
-                keeper = asyncio.create_task(self._retention(limit))
+                renewing = asyncio.create_task(self._renew_until_cancelled(limit))
                 try:
                     yield
                 finally:
-                    keeper.cancel()
-                    await asyncio.wait([keeper])
+                    renewing.cancel()
+                    await asyncio.wait([renewing])
         except TimeoutError:
             raise LeaseLostError("the lease was lost while its events were being handled") from None
         finally:
             _current.reset(token)
 
-    async def _retention(self, limit: asyncio.Timeout) -> None:
+    async def _renew_until_cancelled(self, limit: asyncio.Timeout) -> None:
         while True:
-            # A renewal may fail twice, and there is still time for a third.
-            await self._clock.sleep(self._seconds / 4)
-            asked = self._reading()
+            await self._clock.sleep(self._seconds / _RENEWALS_PER_LEASE)
+            asked_at = self._now()
             try:
                 mine = await self._inbox.renew(self.pending, owner=self.owner, seconds=self._seconds)
-            except Exception:  # noqa: BLE001 - an inbox may be anybody's; if it stays so, the limit strikes
+            except Exception:  # noqa: BLE001 - inboxes of users may raise anything; if it goes on, the limit expires
                 logger.warning("could not renew the lease of %d events", len(self.pending), exc_info=True)
                 continue
             if limit.expired():
@@ -128,11 +130,11 @@ class EventLease:
             if not self.pending <= mine:
                 limit.reschedule(0)
                 return
-            self._since = asked
+            self._since = asked_at
             limit.reschedule(asyncio.get_running_loop().time() + self._seconds - self._age())
 
-    def _reading(self) -> tuple[float, float]:
+    def _now(self) -> tuple[float, float]:
         return self._clock.monotonic(), self._clock.time()
 
     def _age(self) -> float:
-        return max(now - then for now, then in zip(self._reading(), self._since, strict=True))
+        return max(now - since for now, since in zip(self._now(), self._since, strict=True))

@@ -1,26 +1,21 @@
-"""Make what Jetpay sends: the ``Authorization`` value of a delivery. For tests and for the sandbox."""
+"""Sign deliveries as Jetpay does. For tests and for the sandbox."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 import uuid
-from base64 import urlsafe_b64encode
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from jetpay_async._core import json
+from jetpay_async.models import JSONValue
+from jetpay_async.webhooks._jose import encode_base64url
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
-    from jetpay_async.models import JSONValue
-
-LIFETIME = 90
+LIFETIME_SECONDS = 90
 """Seconds between ``iat`` and ``exp`` [docs: about 90]."""
 
 
@@ -52,7 +47,7 @@ def sign(
         {
             "jti": str(uuid.uuid4()),
             "iat": issued,
-            "exp": issued + LIFETIME,
+            "exp": issued + LIFETIME_SECONDS,
             "iss": "jetpay",
             "sub": "webhook",
             "payload_hash": encode_segment(hashlib.sha256(body).digest()),
@@ -66,7 +61,7 @@ def sign(
 
 def encode_segment(data: bytes) -> str:
     """Write base64url without padding, as in a JWT."""
-    return urlsafe_b64encode(data).rstrip(b"=").decode()
+    return encode_base64url(data).decode()
 
 
 def _merged(standard: dict[str, JSONValue], changes: Mapping[str, JSONValue] | None) -> dict[str, JSONValue]:

@@ -1,4 +1,4 @@
-"""Work off the stored events: after the answer, after a crash, after another process has died."""
+"""Handle stored events: after the answer, after a crash, after another process has died."""
 
 from __future__ import annotations
 
@@ -19,45 +19,47 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.inbox import DurableEventInbox
 
 # As many as a delivery has at most [docs].
-_PORTION = 100
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
+_MAX_CLAIMED = 100
+_FIRST_BACKOFF_SECONDS = 1.0
+_MAX_BACKOFF_SECONDS = 60.0
 
 
 class _Round(Enum):
+    """The result of claiming and handling events once."""
+
     IDLE = auto()
-    DONE = auto()
-    TROUBLE = auto()
+    PROGRESS = auto()
+    NO_PROGRESS = auto()
 
 
 class StoredEventWorker:
-    """The events of a store that are still to be handled.
+    """The task that handles the stored events of an inbox.
 
     Args:
-        store: Where they are.
-        on_shift: Opens a dispatch, and gives back what it leaves.
-        goes_on: Whether a failed event lets those of other transactions pass.
-        poll_interval: Seconds between looks for what another process has stored.
+        inbox: Where the events are.
+        dispatching: Opens a dispatch, and releases what it leaves.
+        continue_on_error: Whether events of other transactions are handled while a failed one waits.
+        poll_interval: Seconds between reads of what another process has stored.
         clock: Where time comes from.
     """
 
     def __init__(
         self,
-        store: DurableEventInbox,
-        on_shift: Callable[[], AbstractAsyncContextManager[LeasedDispatch]],
+        inbox: DurableEventInbox,
+        dispatching: Callable[[], AbstractAsyncContextManager[LeasedDispatch]],
         *,
-        goes_on: bool,
+        continue_on_error: bool,
         poll_interval: float,
         clock: Clock,
     ) -> None:
-        self.store = store
-        self._dispatching = on_shift
-        self._goes_on = goes_on
+        self.inbox = inbox
+        self._dispatching = dispatching
+        self._continue_on_error = continue_on_error
         self._poll_interval = poll_interval
         self._clock = clock
-        self._attempts: dict[int, int] = {}
-        self._news = asyncio.Event()
-        self._at_work = asyncio.Lock()
+        self._failures: dict[int, int] = {}
+        self._stored = asyncio.Event()
+        self._in_round = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -66,61 +68,61 @@ class StoredEventWorker:
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Begin, in the context of the caller."""
+        """Start the task, in the context of the caller."""
         self._task = asyncio.create_task(self._run())
 
     def wake(self) -> None:
-        """Look for events now."""
-        self._news.set()
+        """Claim events now, without waiting for the poll interval."""
+        self._stored.set()
 
-    async def aclose(self, *, within: float) -> None:
+    async def aclose(self, *, timeout: float) -> None:  # noqa: ASYNC109 - a soft limit, after which it is cancelled
         """End after the round that is in progress, but at the latest after some seconds."""
         if self._task is None:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                # Whoever holds it keeps the next round from starting.
-                await self._at_work.acquire()
+            async with asyncio.timeout(timeout):
+                # While the lock is held, no further round starts.
+                await self._in_round.acquire()
         self._task.cancel()
         await asyncio.wait([self._task])
         self._task = None
 
     async def _run(self) -> None:
-        troubles = 0
+        failures = 0
         while True:
-            self._news.clear()
-            async with self._at_work:
-                result = await self._round()
-            troubles = troubles + 1 if result is _Round.TROUBLE else 0
-            if troubles:
-                await self._clock.sleep(_pause(troubles))
+            self._stored.clear()
+            async with self._in_round:
+                result = await self._handle_once()
+            failures = failures + 1 if result is _Round.NO_PROGRESS else 0
+            if failures:
+                await self._clock.sleep(_backoff(failures))
             elif result is _Round.IDLE:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._poll_interval):
-                        await self._news.wait()
+                        await self._stored.wait()
 
-    async def _round(self) -> _Round:
+    async def _handle_once(self) -> _Round:
         try:
             async with self._dispatching() as dispatch:
-                events = await dispatch.lease.take_stored(self.store, limit=_PORTION)
+                events = await dispatch.lease.claim(self.inbox, limit=_MAX_CLAIMED)
                 if not events:
                     return _Round.IDLE
-                await dispatch.work(events)
-                for event in dispatch.failed if self._goes_on else ():
-                    await self._put_off(event, dispatch)
+                await dispatch.run(events)
+                for event in dispatch.failed if self._continue_on_error else ():
+                    await self._reschedule(event, dispatch)
                 for event in events:
                     if event.id not in dispatch.lease.pending:
-                        self._attempts.pop(event.id, None)
-        except Exception as error:  # noqa: BLE001 - a store may be anybody's, and the events are still in it
-            logger.error("could not work off stored events", exc_info=error)
-            return _Round.TROUBLE
-        return _Round.TROUBLE if dispatch.stopped else _Round.DONE
+                        self._failures.pop(event.id, None)
+        except Exception as error:  # noqa: BLE001 - inboxes of users may raise anything; the events are still stored
+            logger.error("could not handle stored events", exc_info=error)
+            return _Round.NO_PROGRESS
+        return _Round.NO_PROGRESS if dispatch.stopped else _Round.PROGRESS
 
-    async def _put_off(self, event: Event, dispatch: LeasedDispatch) -> None:
-        attempts = self._attempts[event.id] = self._attempts.get(event.id, 0) + 1
-        await self.store.reschedule(event, owner=dispatch.lease.owner, seconds=_pause(attempts))
+    async def _reschedule(self, event: Event, dispatch: LeasedDispatch) -> None:
+        failures = self._failures[event.id] = self._failures.get(event.id, 0) + 1
+        await self.inbox.reschedule(event, owner=dispatch.lease.owner, seconds=_backoff(failures))
 
 
-def _pause(attempts: int) -> float:
-    # Beyond this many doublings only the limit counts, and floats end.
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempts - 1, 10))
+def _backoff(failures: int) -> float:
+    # Beyond this many doublings only the limit counts, and floats overflow.
+    return min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10))

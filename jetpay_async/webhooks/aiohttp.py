@@ -8,17 +8,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from aiohttp import web
 
 from jetpay_async.webhooks.errors import WebhookError
+from jetpay_async.webhooks.receiver import WebhookReceiver
 from jetpay_async.webhooks.verifier import authorization_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
-
-    from jetpay_async.webhooks.receiver import WebhookReceiver
 
 __all__ = ["add_receiver", "handler"]
 
@@ -29,17 +25,17 @@ def add_receiver(app: web.Application, path: str, receiver: WebhookReceiver) -> 
     aiohttp itself answers a body above the application's ``client_max_size`` (1 MiB unless told otherwise) with a 413.
 
     Args:
-        app: The application, not started yet.
+        app: The application, before it is started.
         path: The path of the ``callback_url`` that was registered at Jetpay.
         receiver: Entered when the application starts, and closed when it stops. Open what it needs, its key set and
             inbox, in a ``cleanup_ctx`` before this call, so that they are closed after it.
     """
 
-    async def live(_: web.Application) -> AsyncGenerator[None]:
+    async def lifespan(_: web.Application) -> AsyncGenerator[None]:
         async with receiver:
             yield
 
-    app.cleanup_ctx.append(live)
+    app.cleanup_ctx.append(lifespan)
     app.router.add_post(path, handler(receiver))
 
 
@@ -51,7 +47,7 @@ def handler(receiver: WebhookReceiver) -> Callable[[web.Request], Awaitable[web.
             authorization = authorization_of(request.headers)
         except WebhookError as error:
             return web.Response(status=error.status_hint)
-        answer = await receiver.receive(await request.read(), authorization)
-        return web.Response(status=answer.status)
+        response = await receiver.receive(await request.read(), authorization)
+        return web.Response(status=response.status)
 
     return receive

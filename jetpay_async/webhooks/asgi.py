@@ -5,23 +5,20 @@
     app = Starlette(routes=[Route("/webhooks/jetpay", WebhookApp(receiver), methods=["POST"])])
     app = WebhookApp(receiver)  # or on its own
 
-Mind that Starlette's ``mount()`` answers ``/webhooks/jetpay`` with a redirect to ``/webhooks/jetpay/``, which a sender
+Note that Starlette's ``mount()`` answers ``/webhooks/jetpay`` with a redirect to ``/webhooks/jetpay/``, which a sender
 of webhooks need not follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, cast
+from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias, cast
 
 from jetpay_async.webhooks._jwt import MAX_BODY_BYTES
 from jetpay_async.webhooks.errors import WebhookError
+from jetpay_async.webhooks.receiver import WebhookReceiver
 from jetpay_async.webhooks.verifier import authorization_of
-
-if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
-    from jetpay_async.webhooks.receiver import WebhookReceiver
 
 __all__ = ["WebhookApp"]
 
@@ -30,13 +27,13 @@ _Send: TypeAlias = Callable[[dict[str, object]], Awaitable[None]]
 
 
 class WebhookApp:
-    """An ASGI application that answers every POST with what the receiver says.
+    """An ASGI application that passes every POST to the receiver and answers with the status that it returns.
 
     Args:
-        receiver: What takes the deliveries.
-        lifespan: What to enter when the server starts, and to leave when it stops: the receiver, unless told otherwise.
-            Give a function that also opens the key set and the inbox. Inside of another application, which keeps the
-            lifespan to itself, it is not called: enter them there.
+        receiver: Receives the deliveries.
+        lifespan: Makes the context manager to enter when the server starts and to leave when it stops: by default the
+            receiver. Pass a function that also opens the key set and the inbox. Within another application, which
+            handles the lifespan itself, it is not called: enter them there.
         max_body_bytes: A larger body is answered with a 413 without reading it to its end.
     """
 
@@ -52,13 +49,13 @@ class WebhookApp:
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Mapping[str, object], receive: _Receive, send: _Send) -> None:
-        """Speak ASGI.
+        """Serve one ASGI connection.
 
         Raises:
-            ValueError: It is asked for something else than HTTP or the lifespan.
+            ValueError: The scope is neither HTTP nor the lifespan.
         """
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._serve_lifespan(receive, send)
         elif scope["type"] != "http":
             raise ValueError(f"webhooks come by HTTP, not {scope['type']}")
         elif scope["method"] != "POST":
@@ -68,7 +65,7 @@ class WebhookApp:
             if status is not None:
                 await _answer(status, send)
 
-    async def _live(self, receive: _Receive, send: _Send) -> None:
+    async def _serve_lifespan(self, receive: _Receive, send: _Send) -> None:
         await receive()
         async with self._lifespan():
             await send({"type": "lifespan.startup.complete"})
@@ -76,7 +73,7 @@ class WebhookApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _receive(self, scope: Mapping[str, object], receive: _Receive) -> int | None:
-        """Return the status to answer with, or None if nobody waits for an answer any more."""
+        """Return the status to answer with, or None if the client has disconnected."""
         try:
             authorization = authorization_of(cast("Iterable[tuple[bytes, bytes]]", scope["headers"]))
         except WebhookError as error:
@@ -91,8 +88,8 @@ class WebhookApp:
             if len(body) > self._max_body_bytes:
                 return 413
             more = cast("bool", message.get("more_body", False))
-        answer = await self._receiver.receive(bytes(body), authorization)
-        return answer.status
+        response = await self._receiver.receive(bytes(body), authorization)
+        return response.status
 
 
 async def _answer(status: int, send: _Send) -> None:

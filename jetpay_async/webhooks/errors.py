@@ -1,33 +1,38 @@
-"""Every reason for which a delivery is refused.
+"""Every reason for which a delivery is rejected, and what may go wrong with an inbox.
 
 ::
 
     JetpayError
-     └── WebhookError
-          ├── MalformedDeliveryError  400, 413  the body isn't what Jetpay sends, or something is too large
-          ├── InvalidTokenError       401       the token doesn't prove that Jetpay sent this
-          ├── StaleDeliveryError      401       authentic, but outside of the token's window of time
-          ├── PayloadMismatchError    401       authentic, but for other bytes than these
-          └── KeysUnavailableError    503       there are no keys to check with; the sender should try again
+     ├── WebhookError
+     │    ├── MalformedDeliveryError  400, 413  the body isn't what Jetpay sends, or something is too large
+     │    ├── InvalidTokenError       401       the token doesn't prove that Jetpay sent this
+     │    ├── StaleDeliveryError      401       authentic, but outside of the token's time window
+     │    ├── PayloadMismatchError    401       authentic, but signed for another body
+     │    └── KeysUnavailableError    503       there are no keys to verify with; the sender should try again
+     └── InboxError                   503       the inbox could not be read or written
+          └── LeaseLostError                    another worker has the event
 
-An error knows a reason (one stable code each: `Reason`) and a few figures, never the token, the body or a key.
+A `WebhookError` has a reason (one stable code each: `Reason`) and a few figures, never the token, the body or a key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, Unpack
 
-from jetpay_async.errors import JetpayError, Outcome
+from jetpay_async.errors import Context, JetpayError, Outcome
+from jetpay_async.webhooks._messages import explanation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Self
 
 __all__ = [
     "Fact",
+    "InboxError",
     "InvalidTokenError",
     "KeysUnavailableError",
+    "LeaseLostError",
     "MalformedDeliveryError",
     "PayloadMismatchError",
     "Reason",
@@ -40,14 +45,14 @@ Fact: TypeAlias = str | int | float
 
 
 class Reason(StrEnum):
-    """Why a delivery was refused: a stable code for logs and metrics, the HTTP status to answer, and words.
+    """Why a delivery was rejected: a stable code for logs and metrics, the HTTP status to answer, and a message.
 
-    413 and 503 say that a smaller delivery, or the same one a little later, may pass. Jetpay sends again after any of
-    these [docs].
+    413 and 503 say that a smaller delivery, or the same one a little later, may be accepted. Jetpay sends the delivery
+    again after any of these statuses [docs].
     """
 
-    BODY_TOO_LARGE = "body_too_large", 413, "the body is larger than this receiver takes"
-    TOKEN_TOO_LARGE = "token_too_large", 413, "the Authorization value is larger than any token of Jetpay's"
+    BODY_TOO_LARGE = "body_too_large", 413, "the body is larger than this receiver accepts"
+    TOKEN_TOO_LARGE = "token_too_large", 413, "the Authorization value is larger than any token of Jetpay"
     MALFORMED_BODY = "malformed_body", 400, "the body isn't a delivery"
     CONFLICTING_EVENTS = "conflicting_events", 400, "two different events of the delivery have the same id"
 
@@ -88,18 +93,18 @@ class Reason(StrEnum):
 
 
 class WebhookError(JetpayError):
-    """A delivery, or what is needed to check it, was refused.
+    """A delivery was rejected, or what is needed to verify it is missing.
 
     Attributes:
         reason: Why, as a stable code.
         facts: The figures behind it, for example ``{"late_by": 12.4}``. Never a part of the body, and of the token
-            nothing but the key id it names.
+            nothing but the key id that it names.
     """
 
     outcome = Outcome.REJECTED
 
-    # What the constructor of `JetpayError` sets one by one is the same for every delivery, and refusing a forged one
-    # must cost next to nothing: so it stands here once, and that constructor is passed by.
+    # What the constructor of `JetpayError` sets is the same for every delivery, and rejecting a forged one must cost
+    # next to nothing: so these are class attributes, and that constructor is not called.
     operation = debit_id = status = request_id = None
     attempts = 0
     elapsed = 0.0
@@ -115,14 +120,12 @@ class WebhookError(JetpayError):
         return self.reason.status_hint
 
     def explain(self) -> str:
-        """Say why in words, with the figures and the next step.
+        """Explain in words why it was rejected, with the figures and the next step.
 
         Returns:
             A few sentences, without the body, the token or a key in them.
         """
-        from jetpay_async.webhooks._explain import explanation_of  # noqa: PLC0415 - it needs this module
-
-        return explanation_of(self)
+        return explanation(self.reason, self.message, self.facts)
 
 
 class MalformedDeliveryError(WebhookError):
@@ -134,31 +137,57 @@ class InvalidTokenError(WebhookError):
 
 
 class StaleDeliveryError(WebhookError):
-    """The token is authentic, and outside of its window of time."""
+    """The token is authentic, but outside of its time window."""
 
 
 class PayloadMismatchError(WebhookError):
-    """The token is authentic, and vouches for other bytes than these."""
+    """The token is authentic, but was signed for another body."""
 
 
 class KeysUnavailableError(WebhookError):
-    """There are no keys to check with: not the delivery's fault, so it should be sent again."""
+    """There are no keys to verify with: not the delivery's fault, so it should be sent again."""
 
     @property
     def retryable(self) -> bool:
-        """Always: the same delivery may pass once the keys are there."""
+        """Always True: the same delivery may be accepted once the keys are there."""
         return True
 
 
+class InboxError(JetpayError):
+    """The inbox could not be read or written; nothing is known to be handled, so the sender should try again.
+
+    Attributes:
+        reason: One stable code: ``locked``, ``readonly``, ``full``, ``damaged``, ``newer_schema``, ``unavailable``
+            (cannot be opened, read or written), ``conflict`` (a known id with another ``createdAt``: another account's
+            event) or ``lease_lost``.
+    """
+
+    def __init__(self, message: str, *, reason: str = "unavailable", **context: Unpack[Context]) -> None:
+        super().__init__(message, **context)
+        self.reason = reason
+
+    @property
+    def retryable(self) -> bool:
+        """Always True: an event that is not marked can be marked later."""
+        return True
+
+
+class LeaseLostError(InboxError):
+    """Another worker has the event, or has handled it: stop, and roll back what is not committed."""
+
+    def __init__(self, message: str, *, reason: str = "lease_lost", **context: Unpack[Context]) -> None:
+        super().__init__(message, reason=reason, **context)
+
+
 def shown(text: str, limit: int = 64) -> str:
-    """Make somebody else's text fit for logs: short, on one line, ASCII."""
+    """Make text from outside fit for logs: short, on one line, ASCII."""
     return ascii(text[:limit])[1:-1]
 
 
-_Refusal = TypeVar("_Refusal", bound=WebhookError)
+_Rejection = TypeVar("_Rejection", bound=WebhookError)
 
 
-def bare(error: _Refusal) -> _Refusal:
-    """Take everything off an error that leads back to the frames, and so to the body and the token, it came from."""
+def bare(error: _Rejection) -> _Rejection:
+    """Remove what leads from an error to the frames it came from, and so to the body and the token."""
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)

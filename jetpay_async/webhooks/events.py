@@ -1,4 +1,4 @@
-"""What a delivery says, as frozen values: a class for each kind of event that decides over money, one for all others.
+"""The events of a delivery, as frozen values: a class for each kind of event about money, one for all others.
 
 ::
 
@@ -6,7 +6,7 @@
      ├── TransactionEvent      a `transactions.*` event that names its transaction and its state
      │    ├── TransactionPaid
      │    └── TransactionFailed
-     └── UnknownEvent          any other: user actions, KYC, card tokenization, and whatever comes next
+     └── UnknownEvent          any other: user actions, KYC, card tokenization, and future kinds
 
 The vendor's list of event types is not public. What decides is ``data.state`` of a ``transactions.*`` event, or the
 last segment of its type where ``data.state`` is missing [inferred]. A type, state or field that this release doesn't
@@ -16,7 +16,7 @@ know never makes a delivery fail, and ``data`` always holds everything that was 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from operator import attrgetter
@@ -28,20 +28,18 @@ import msgspec
 
 from jetpay_async._core import json
 from jetpay_async.models import TransactionState
+from jetpay_async.webhooks.claims import Claims
 from jetpay_async.webhooks.errors import MalformedDeliveryError, Reason, bare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from jetpay_async.models import JSONValue
-    from jetpay_async.webhooks._jwt import Claims
 
     Payload: TypeAlias = JSONValue
     TransactionPayload: TypeAlias = Mapping[str, JSONValue]
     _WirePayload: TypeAlias = dict[str, JSONValue] | None  # or any other JSON, but then nothing of it is read
 else:
-    # The readers of annotations at run time (cattrs, msgspec) are to pass the payload on as it is.
-    Claims = Payload = TransactionPayload = _WirePayload = Any
+    # The readers of annotations at run time (cattrs, msgspec) must pass the payload on unchanged.
+    Payload = TransactionPayload = _WirePayload = Any
 
 __all__ = [
     "Delivery",
@@ -78,7 +76,7 @@ class TransactionEvent(Event):
     transaction_id: str
     """The debit's id for a debit: what `JetpayClient.capture` was called with."""
     state: TransactionState
-    """Known or not: unknown states are carried through."""
+    """Unknown states are kept as they are."""
 
 
 @attrs.frozen(kw_only=True)
@@ -98,19 +96,19 @@ class TransactionFailed(TransactionEvent):
 
 @attrs.frozen(kw_only=True)
 class UnknownEvent(Event):
-    """An event that this release has no class for. Look at ``type`` and ``data``."""
+    """An event that this release has no class for. Read ``type`` and ``data``."""
 
 
 @attrs.frozen(kw_only=True)
 class Delivery:
-    """One POST of Jetpay's: up to 100 events of one webhook [docs]."""
+    """One POST of Jetpay: up to 100 events of one webhook [docs]."""
 
     webhook_id: int
-    """The webhook's number, as told when it was registered."""
+    """The webhook's number, as returned when it was registered."""
     events: tuple[Event, ...]
     """Ascending by id, each id once, whatever the order on the wire."""
     claims: Claims | None = None
-    """The verified claims of its token; None if nobody verified it (`decode` alone does not)."""
+    """The verified claims of its token; None if it was not verified (`decode` alone does not)."""
 
 
 def decode(body: bytes) -> Delivery:
@@ -129,14 +127,14 @@ def decode(body: bytes) -> Delivery:
     try:
         delivery: Delivery = converter.structure(_read(body), Delivery)
     except MalformedDeliveryError as error:
-        refusal = bare(error)
+        rejection = bare(error)
     else:
         return delivery
-    del body  # a traceback with locals is not to show it
-    raise refusal
+    del body  # a traceback with local variables must not show it
+    raise rejection
 
 
-# Ids end up in the users' databases: no more than a signed 64-bit column holds.
+# Ids end up in the users' databases: no more than a signed 64-bit column can hold.
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -145,7 +143,7 @@ class _WireEvent(msgspec.Struct, rename={"created_at": "createdAt"}, gc=False):
     created_at: Annotated[datetime, msgspec.Meta(tz=True)]
     type: str
     data: _WirePayload = None
-    # Taken out of ``data`` for the classes that have them, which always overwrites what a sender puts here.
+    # Copied from ``data`` for the classes that have them, which always overwrites what a sender puts here.
     transaction_id: object = None
     state: object = None
     fail_reason: object = None
@@ -158,7 +156,7 @@ class _WireDelivery(msgspec.Struct, rename={"webhook_id": "webhookId"}):
 
 
 class _EventsByKind(msgspec.Struct):
-    """What msgspec fills in one go, several times faster than the constructors of the classes would be."""
+    """Filled by msgspec in one call, several times faster than the constructors of the classes would be."""
 
     unknown: list[UnknownEvent]
     changed: list[TransactionEvent]
@@ -176,7 +174,7 @@ def _read(body: bytes) -> _WireDelivery:
         try:
             return _decoder.decode(body)
         except msgspec.ValidationError:
-            # It is malformed, or a time lacks its offset: rare enough to read it once more for that.
+            # It is malformed, or a time lacks its offset: rare enough to parse it a second time.
             return msgspec.convert(_with_offsets(json.parse(body)), _WireDelivery)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise _malformed(error) from None
@@ -206,7 +204,7 @@ def _converted(source: object, wire: type[_Wire]) -> _Wire:
 
 
 def _with_offsets(document: object) -> object:
-    """Say UTC where the time of an event, or of the events of a delivery, lacks its offset [inferred]."""
+    """Add UTC where the time of an event, or of the events of a delivery, lacks its offset [inferred]."""
     if not isinstance(document, Mapping):
         return document
     members = cast("Mapping[str, object]", document)
@@ -219,7 +217,7 @@ def _with_offsets(document: object) -> object:
 
 
 def _typed(wires: list[_WireEvent]) -> tuple[Event, ...]:
-    found = msgspec.convert(_sorted_out(wires), _EventsByKind, from_attributes=True)
+    found = msgspec.convert(_by_kind(wires), _EventsByKind, from_attributes=True)
     events = [*found.unknown, *found.changed, *found.paid, *found.failed]
     events.sort(key=_by_id)
     if len({wire.id for wire in wires}) != len(events):
@@ -227,8 +225,8 @@ def _typed(wires: list[_WireEvent]) -> tuple[Event, ...]:
     return tuple(events)
 
 
-def _sorted_out(wires: list[_WireEvent]) -> dict[str, list[_WireEvent]]:
-    """Tell the kinds by the rules of this module's docstring, and take out of the data what their classes hold."""
+def _by_kind(wires: list[_WireEvent]) -> dict[str, list[_WireEvent]]:
+    """Determine the kinds by the rules of this module's docstring, and copy from the data what their classes hold."""
     unknown: list[_WireEvent] = []
     changed: list[_WireEvent] = []
     paid: list[_WireEvent] = []
@@ -261,7 +259,7 @@ def _state_of(event_type: str) -> str | None:
 
 
 def _each_once(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Drop repetitions from sorted events; which of two that contradict each other is true, nobody can tell."""
+    """Drop repetitions from sorted events; two that contradict each other are an error."""
     by_id: dict[int, Event] = {}
     for event in events:
         if by_id.setdefault(event.id, event) != event:

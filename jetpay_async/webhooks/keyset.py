@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Mapping
+from typing import Self, cast
 
 import attrs
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
+from jetpay_async.models import JSONValue
 from jetpay_async.webhooks._jose import decode_base64url, read_object
 from jetpay_async.webhooks.errors import InvalidTokenError, KeysUnavailableError, Reason, bare, shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Self
-
-    from jetpay_async.models import JSONValue
 
 __all__ = ["MAX_JWKS_BYTES", "Key", "KeySet"]
 
 MAX_JWKS_BYTES = 256 * 1024
-"""Several hundred keys; a vendor publishes two or three."""
+"""Enough for several hundred keys; usually two or three are published."""
 
 _MIN_BITS = 2048  # RFC 7518, section 3.3
-_MAX_BITS = 8192  # this and the next: a bound on the time that a verification takes
+_MAX_BITS = 8192  # this and the next bound the time that a verification takes
 _MAX_EXPONENT = 2**32
-# A bound on the memory; there is one header per key, as a rule.
+# Bounds the memory; there is usually one header per key.
 _MAX_HEADERS = 64
-# Characters of a key id, which anybody may have chosen, that an error keeps.
-_SHOWN = 64
+# How many characters of a key id, which any sender may have chosen, an error keeps.
+_MAX_SHOWN = 64
 
 
 @attrs.frozen(kw_only=True)
 class Key:
-    """One public key that is fit for verifying RS256."""
+    """One public key that is suitable for verifying RS256."""
 
     kid: str
     public: RSAPublicKey = attrs.field(repr=False)
@@ -73,9 +68,9 @@ class KeySet:
             keys, unusable = _read(document)
             return cls(keys=keys, unusable=unusable, fetched_at=fetched_at)
         except KeysUnavailableError as error:
-            refusal = bare(error)
-        del document  # a traceback that shows locals is not to show it
-        raise refusal
+            rejection = bare(error)
+        del document  # a traceback with local variables must not show it
+        raise rejection
 
     @property
     def kids(self) -> tuple[str, ...]:
@@ -95,20 +90,20 @@ class KeySet:
         """Return the key of that id, if there is one and it is usable."""
         return self._keys.get(kid)
 
-    def refusal(self, kid: str) -> InvalidTokenError:
-        """Say why there is no key of that id: it is unknown, or not usable."""
+    def rejection(self, kid: str) -> InvalidTokenError:
+        """Return the error that says why there is no key of that id: it is unknown, or not usable."""
         if kid in self._unusable:
-            return InvalidTokenError(Reason.UNUSABLE_KEY, {"kid": kid[:_SHOWN], "problem": self._unusable[kid]})
+            return InvalidTokenError(Reason.UNUSABLE_KEY, {"kid": kid[:_MAX_SHOWN], "problem": self._unusable[kid]})
         if self.fetched_at is None:
-            return InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": kid[:_SHOWN]})
-        return InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": kid[:_SHOWN], "fetched_at": self.fetched_at})
+            return InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": kid[:_MAX_SHOWN]})
+        return InvalidTokenError(Reason.UNKNOWN_KEY, {"kid": kid[:_MAX_SHOWN], "fetched_at": self.fetched_at})
 
     def known_header(self, segment: bytes) -> Key | None:
-        """Return the key that a token's header segment names, if a genuine token had the same header before."""
+        """Return the key that a token's header segment names, if a verified token had the same header before."""
         return self._headers.get(segment)
 
     def remember_header(self, segment: bytes, key: Key) -> None:
-        """Keep a header segment whose signature has been verified, so that it needs no reading the next time."""
+        """Keep a header segment whose signature has been verified, so that it need not be read the next time."""
         if len(self._headers) < _MAX_HEADERS:
             self._headers[segment] = key
 
@@ -156,7 +151,7 @@ def _object(value: object) -> Mapping[str, JSONValue]:
 
 
 def _public_key(jwk: Mapping[str, JSONValue]) -> RSAPublicKey:
-    """Build a key, or raise a `ValueError` that says, without showing any of it, why it is not to be used."""
+    """Build a key, or raise a `ValueError` that says why it can't be used, without showing any of it."""
     if jwk.get("kty") != "RSA":
         raise ValueError("it isn't an RSA key")
     if jwk.get("use", "sig") != "sig":
@@ -167,12 +162,12 @@ def _public_key(jwk: Mapping[str, JSONValue]) -> RSAPublicKey:
     if jwk.get("alg", "RS256") != "RS256":
         raise ValueError("it is meant for another algorithm")
     if "d" in jwk:
-        raise ValueError("it is a private key, and no longer proves anything")
+        raise ValueError("it is a private key that was published, so its signatures prove nothing")
     modulus, exponent = _number(jwk.get("n")), _number(jwk.get("e"))
     if not _MIN_BITS <= modulus.bit_length() <= _MAX_BITS:
         raise ValueError(f"it has {modulus.bit_length()} bits, not {_MIN_BITS} to {_MAX_BITS}")
     if not (modulus % 2 and exponent % 2 and 3 <= exponent < _MAX_EXPONENT):
-        raise ValueError("its numbers aren't those of an RSA key")
+        raise ValueError("its modulus or exponent is not that of an RSA key")
     return RSAPublicNumbers(exponent, modulus).public_key()
 
 

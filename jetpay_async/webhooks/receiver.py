@@ -4,10 +4,10 @@
 
     receive(body, authorization)
         │
-        ├─ verify ───────────── refused: 400, 401, 413 or 503, as the error says
-        ├─ take from the inbox ─ what was handled before is skipped; what another worker holds: 503
-        ├─ dispatch ─────────── each event to its handler, in the order of ids
-        ├─ mark ─────────────── each event as its handler ends, so that a redelivery skips it
+        ├─ verify ───────── rejected: 400, 401, 413 or 503, as the error says
+        ├─ lease ────────── what was handled before is skipped; what another worker holds: 503
+        ├─ dispatch ─────── each event to its handler, in the order of ids
+        ├─ mark ─────────── each event as its handler ends, so that a redelivery skips it
         ▼
     DeliveryResponse(status=200) if nothing is left; 500 or 503 otherwise, and Jetpay sends the delivery again
 """
@@ -16,38 +16,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from types import TracebackType
+from typing import Literal, Protocol, Self
 
 import attrs
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.log import logger
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.webhooks._dispatch import LeasedDispatch, inbox_failed
-from jetpay_async.webhooks._lease import RELEASE_WITHIN, EventLease, ensure_leased
+from jetpay_async.webhooks._dispatch import LeasedDispatch, log_inbox_failure
+from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
 from jetpay_async.webhooks._stored_worker import StoredEventWorker
 from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryError, WebhookError
-from jetpay_async.webhooks.inbox import DurableEventInbox
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-    from types import TracebackType
-
-    from jetpay_async.webhooks.events import Delivery, Event
-    from jetpay_async.webhooks.inbox import EventInbox
-    from jetpay_async.webhooks.router import EventRouter
+from jetpay_async.webhooks.events import Delivery, Event
+from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox
+from jetpay_async.webhooks.router import EventRouter
 
 __all__ = ["DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
 
-# The answer still has to travel.
-_SHARE_OF_THE_TIME = 0.9
-# What handlers that run get to end when the receiver is closed: less than servers wait before they kill.
-_CLOSE_WITHIN = 5.0
+# The rest of the response timeout is for the way of the answer.
+_RESPONSE_SHARE = 0.9
+# How long running handlers may take to end when the receiver is closed: less than servers wait before they kill.
+_CLOSE_TIMEOUT_SECONDS = 5.0
 
 
 class DeliveryVerifier(Protocol):
-    """What checks and decodes a delivery: a `~jetpay_async.webhooks.WebhookVerifier`."""
+    """Verifies and decodes deliveries: a `~jetpay_async.webhooks.WebhookVerifier`, or a fake of it in tests."""
 
     async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
         """Return the delivery, or raise a `WebhookError`."""
@@ -59,14 +55,15 @@ class DeliveryResponse:
     """What to answer, and why."""
 
     status: int
-    """The HTTP status. Jetpay takes any 2xx for "received" and sends again after anything else [docs]."""
+    """The HTTP status. Jetpay takes any 2xx as "received" and sends the delivery again after any other [docs]."""
     reason: str
-    """One stable code. ``handled`` or ``stored``; the `WebhookError.reason` of a refused delivery; ``handler_failed``;
-    ``busy`` (another worker is at it), ``lease_lost``, ``out_of_time``, ``closed``, or the `InboxError.reason`."""
+    """One stable code. ``handled`` or ``stored``; the `WebhookError.reason` of a rejected delivery; ``handler_failed``;
+    ``busy`` (another worker holds the events), ``lease_lost``, ``out_of_time``, ``closed``, or the
+    `InboxError.reason`."""
     handled: int = 0
-    """How many events a handler has taken now."""
+    """How many events were handled now."""
     unhandled: int = 0
-    """How many were acknowledged although no handler takes their kind."""
+    """How many were acknowledged although there is no handler for their kind."""
     skipped: int = 0
     """How many had been handled, or stored, before."""
     stored: int = 0
@@ -76,44 +73,47 @@ class DeliveryResponse:
 
 
 class WebhookReceiver:
-    """Receive deliveries: verify, skip what is done, hand each event to its handler once, and say what to answer.
+    """Receive deliveries: verify, skip what is done, run the handler of each event once, and return what to answer.
 
-    Use it as an async context manager around the life of the web application: leaving it lets work in progress end, and
-    with ``acknowledge="after_storing"`` entering it starts the work on stored events.
+    Use it as an async context manager around the life of the web application: leaving it lets running handlers end, and
+    entering it starts the handling of stored events, which ``acknowledge="after_storing"`` needs.
 
     ::
 
         receiver = WebhookReceiver(WebhookVerifier(keys), router, inbox=SqliteInbox("inbox.db"))
-        answer = await receiver.receive(await request.body(), request.headers.get("authorization"))
-        return Response(status_code=answer.status)
+        response = await receiver.receive(await request.body(), request.headers.get("authorization"))
+        return Response(status_code=response.status)
 
     Context variables of the caller are visible in the handlers. A handler that never ends blocks its event: give your
     requests a timeout.
 
     Args:
-        verifier: Checks and decodes; see `~jetpay_async.webhooks.WebhookVerifier`.
-        router: Knows the handlers.
-        inbox: Knows what was handled. See `~jetpay_async.webhooks.inbox` for what each kind guarantees.
+        verifier: Verifies and decodes; see `~jetpay_async.webhooks.WebhookVerifier`.
+        router: Has the handlers.
+        inbox: Remembers what was handled. See `~jetpay_async.webhooks.inbox` for what each kind guarantees.
         on_error: When a handler raises: ``"stop"`` starts no further event of the delivery; ``"continue"`` goes on with
             the others, except later ones of the same transaction. Either way what is done stays done, and the answer
-            is a 500, so Jetpay sends the delivery again and what is left gets its turn.
-        acknowledge: ``"after_handling"``: a 2xx means that every event is handled. ``"after_storing"``: a 2xx means that every event
-            is on disk; they are handled right after that, and after a crash at the next start. Failed ones are tried
-            again after 1 s, 2 s, 4 s, ... up to a minute, where ``on_error="stop"`` keeps all the others waiting.
-            Needs an `~jetpay_async.webhooks.inbox.DurableEventInbox` such as `SqliteInbox`, and ``async with``.
-        response_timeout: Seconds that Jetpay waits for the answer: 15 [docs]. When nine tenths have passed, the answer is
-            a 503 ``out_of_time``. Handlers that run are not interrupted, so the redelivery finds their events done.
-        lease_seconds: Seconds after which another worker may take the events of one that has died. They are renewed while
-            handlers run, so this doesn't limit a handler; it must be longer than any stall of the event loop.
-        poll_interval: Seconds between looks for events that another, dead process has stored.
-        on_missing_events: An async function that is told ``first, last``: these ids have not arrived, although a later one has.
-            Jetpay doesn't skip ids [docs], so they are late or lost; late ones are handled when they come, lost ones
-            come after a replay with ``replay_from_event_id=first``. It runs before the events are handled.
+            is a 500, so Jetpay sends the delivery again, and the remaining events are handled then.
+        acknowledge: ``"after_handling"``: a 2xx means that every event is handled. ``"after_storing"``: a 2xx means
+            that every event is on disk; they are handled right after that, and after a crash at the next start. Failed
+            ones are tried again after 1 s, 2 s, 4 s, ... up to a minute; with ``on_error="stop"`` all later events wait
+            for them. Needs a `~jetpay_async.webhooks.inbox.DurableEventInbox` such as `SqliteInbox`, and ``async
+            with``.
+        response_timeout: Seconds that Jetpay waits for the answer: 15 [docs]. When nine tenths have passed, the answer
+            is a 503 ``out_of_time``. Running handlers are not interrupted, so the redelivery finds their events done.
+        lease_seconds: Seconds after which another worker may take over the events of one that has died. Leases are
+            renewed while handlers run, so this doesn't limit a handler; it must be longer than any stall of the event
+            loop.
+        poll_interval: Seconds between reads of the events that another, dead process has stored.
+        on_missing_events: An async function that is called with ``first, last``: these ids have not arrived, although a
+            later one has. Jetpay doesn't skip ids [docs], so they are late or lost; late ones are handled when they
+            come, lost ones come after a replay with ``replay_from_event_id=first``. It runs before the events are
+            handled.
         clock: Where time and chance come from.
 
     Raises:
-        InvalidArgumentError: A number is not positive, or a word is unknown.
-        ConfigurationError: The inbox can't store events and ``acknowledge="after_storing"``.
+        InvalidArgumentError: A number is not positive, or ``on_error`` or ``acknowledge`` is none of the above.
+        ConfigurationError: ``acknowledge="after_storing"`` with an inbox that can't store events.
     """
 
     def __init__(
@@ -143,41 +143,44 @@ class WebhookReceiver:
             raise InvalidArgumentError(
                 f"acknowledge: {acknowledge!r} is neither 'after_handling' nor 'after_storing'", field="acknowledge"
             )
-        store = inbox if isinstance(inbox, DurableEventInbox) else None
-        if acknowledge == "after_storing" and store is None:
+        durable = inbox if isinstance(inbox, DurableEventInbox) else None
+        if acknowledge == "after_storing" and durable is None:
             raise ConfigurationError(
-                f"acknowledge='after_storing' needs an inbox that keeps events on disk; {type(inbox).__name__} does not,"
-                f" SqliteInbox does"
+                f"acknowledge='after_storing' needs an inbox that stores events on disk; {type(inbox).__name__} does"
+                f" not, SqliteInbox does"
             )
-        goes_on = on_error == "continue"
         self._verifier = verifier
         self._router = router
         self._inbox = inbox
-        self._goes_on = goes_on
-        self._respond_within = response_timeout
+        self._continue_on_error = on_error == "continue"
+        self._response_timeout = response_timeout
         self._lease_seconds = lease_seconds
-        self._on_gap = on_missing_events
+        self._on_missing_events = on_missing_events
         self._clock = clock
         self._stored_worker: StoredEventWorker | None = None
-        if store is not None:
+        if durable is not None:
             # Also without acknowledge="after_storing": an earlier run may have left stored events.
             self._stored_worker = StoredEventWorker(
-                store, self._dispatching, goes_on=goes_on, poll_interval=poll_interval, clock=clock
+                durable,
+                self._dispatching,
+                continue_on_error=self._continue_on_error,
+                poll_interval=poll_interval,
+                clock=clock,
             )
-        self._stores_in = self._stored_worker if acknowledge == "after_storing" else None
+        self._stores_with = self._stored_worker if acknowledge == "after_storing" else None
         self._dispatches: set[LeasedDispatch] = set()
-        self._at_work: set[asyncio.Task[DeliveryResponse]] = set()
+        self._deliveries: set[asyncio.Task[DeliveryResponse]] = set()
         self._closed = False
 
     async def receive(self, body: bytes, authorization: str | bytes | None) -> DeliveryResponse:
-        """Take one delivery.
+        """Receive one delivery.
 
         Args:
             body: The bytes of the request exactly as received, before any parsing.
             authorization: The value of the ``Authorization`` header, or None if there was none.
 
         Returns:
-            What to answer. What handlers, the inbox and the verification raise is logged, and doesn't get out.
+            What to answer. Errors of handlers, of the inbox and of the verification are logged and not raised.
 
         Raises:
             ConfigurationError: ``acknowledge="after_storing"``, and the receiver was not entered with ``async with``.
@@ -185,36 +188,36 @@ class WebhookReceiver:
         started = self._clock.monotonic()
         if self._closed:
             return DeliveryResponse(status=503, reason="closed")
-        if self._stores_in is not None and not self._stores_in.running:
+        if self._stores_with is not None and not self._stores_with.running:
             raise ConfigurationError(
                 "acknowledge='after_storing' needs 'async with receiver:' around the application's life"
             )
         try:
             delivery = await self._verifier.verify(body, authorization)
         except WebhookError as error:
-            return _refused(error)
-        step = self._handle(delivery) if self._stores_in is None else self._store(delivery, self._stores_in)
-        work = asyncio.create_task(step)
-        self._at_work.add(work)
-        work.add_done_callback(self._at_work.discard)
-        passed = self._clock.monotonic() - started
+            return _rejected(error)
+        work = self._handle(delivery) if self._stores_with is None else self._store(delivery, self._stores_with)
+        task = asyncio.create_task(work)
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
+        elapsed = self._clock.monotonic() - started
         try:
-            await asyncio.wait([work], timeout=max(0.0, self._respond_within * _SHARE_OF_THE_TIME - passed))
+            await asyncio.wait([task], timeout=max(0.0, self._response_timeout * _RESPONSE_SHARE - elapsed))
         except asyncio.CancelledError:
-            await _cancelled([work])
+            await _cancel([task])
             raise
-        if not work.done():
-            answer = DeliveryResponse(status=503, reason="out_of_time", left=len(delivery.events))
-        elif work.cancelled():
-            answer = DeliveryResponse(status=503, reason="closed", left=len(delivery.events))
+        if not task.done():
+            response = DeliveryResponse(status=503, reason="out_of_time", left=len(delivery.events))
+        elif task.cancelled():
+            response = DeliveryResponse(status=503, reason="closed", left=len(delivery.events))
         else:
-            answer = work.result()
-        if answer.left:
-            logger.warning("answering %d (%s): %d events are left", answer.status, answer.reason, answer.left)
-        return answer
+            response = task.result()
+        if response.left:
+            logger.warning("answering %d (%s): %d events are left", response.status, response.reason, response.left)
+        return response
 
     async def last_contiguous_event_id(self) -> int | None:
-        """Tell up to which id nothing is missing: what to give as ``replay_from_event_id``.
+        """Return the id up to which nothing is missing: the value for ``replay_from_event_id``.
 
         A replay is inclusive [docs] and events that were handled are skipped, so too low an id does no harm.
 
@@ -224,7 +227,7 @@ class WebhookReceiver:
         return await self._inbox.last_contiguous_event_id()
 
     async def aclose(self) -> None:
-        """Take no more deliveries, let handlers that run end for some seconds, cancel them then.
+        """Accept no more deliveries, let running handlers end for some seconds, then cancel them.
 
         The inbox stays open: close it after this.
         """
@@ -232,10 +235,10 @@ class WebhookReceiver:
         for dispatch in self._dispatches:
             dispatch.stop("closed")
         if self._stored_worker is not None:
-            await self._stored_worker.aclose(within=_CLOSE_WITHIN)
-        if self._at_work:
-            _, late = await asyncio.wait(self._at_work, timeout=_CLOSE_WITHIN)
-            await _cancelled(late)
+            await self._stored_worker.aclose(timeout=_CLOSE_TIMEOUT_SECONDS)
+        if self._deliveries:
+            _, late = await asyncio.wait(self._deliveries, timeout=_CLOSE_TIMEOUT_SECONDS)
+            await _cancel(late)
 
     async def __aenter__(self) -> Self:
         if self._closed:
@@ -252,31 +255,31 @@ class WebhookReceiver:
     @asynccontextmanager
     async def _dispatching(self) -> AsyncGenerator[LeasedDispatch]:
         lease = EventLease(self._inbox, seconds=self._lease_seconds, clock=self._clock)
-        dispatch = LeasedDispatch(self._inbox, self._router, lease, goes_on=self._goes_on)
+        dispatch = LeasedDispatch(self._inbox, self._router, lease, continue_on_error=self._continue_on_error)
         self._dispatches.add(dispatch)
         try:
             yield dispatch
         finally:
             self._dispatches.discard(dispatch)
-            await lease.give_back()
+            await lease.release()
 
     async def _handle(self, delivery: Delivery) -> DeliveryResponse:
         events = delivery.events
         skipped = 0
         async with self._dispatching() as dispatch:
             try:
-                leased = await dispatch.lease.take(events)
+                leased = await dispatch.lease.acquire(events)
                 skipped = len(leased.handled)
-                await self._tell_gaps(events, leased.last_seen)
-                await dispatch.work([event for event in events if event.id in leased.mine])
+                await self._report_missing(events, leased.last_seen)
+                await dispatch.run([event for event in events if event.id in leased.mine])
                 if leased.busy:
                     dispatch.stop("busy")
-            except Exception as error:  # noqa: BLE001 - an inbox may raise anything; nothing gets out
+            except Exception as error:  # noqa: BLE001 - inboxes of users may raise anything, and none of it gets out
                 dispatch.stop_for(error)
         left = len(events) - skipped - dispatch.handled - dispatch.unhandled
         status, reason = 200, "handled"
         if left:
-            # A handler may have been cancelled by somebody else, which stops the dispatch without a word.
+            # A handler may have been cancelled from outside, which ends the dispatch without a problem.
             status, reason = (500 if dispatch.failed else 503), dispatch.problem or "cancelled"
         return DeliveryResponse(
             status=status,
@@ -290,34 +293,34 @@ class WebhookReceiver:
     async def _store(self, delivery: Delivery, stored_worker: StoredEventWorker) -> DeliveryResponse:
         events = delivery.events
         try:
-            stored = await stored_worker.store.store(events)
-        except Exception as error:  # noqa: BLE001 - a store may raise anything; nothing gets out
-            return DeliveryResponse(status=503, reason=inbox_failed(error), left=len(events))
-        await self._tell_gaps(events, stored.last_seen)
+            stored = await stored_worker.inbox.store(events)
+        except Exception as error:  # noqa: BLE001 - as above
+            return DeliveryResponse(status=503, reason=log_inbox_failure(error), left=len(events))
+        await self._report_missing(events, stored.last_seen)
         stored_worker.wake()
         return DeliveryResponse(status=200, reason="stored", stored=len(stored.new), skipped=len(stored.known))
 
-    async def _tell_gaps(self, events: Sequence[Event], last_seen: int | None) -> None:
-        if self._on_gap is None:
+    async def _report_missing(self, events: Sequence[Event], last_seen: int | None) -> None:
+        if self._on_missing_events is None:
             return
         for event in events:
             if last_seen is not None and event.id > last_seen + 1:
                 try:
-                    await self._on_gap(last_seen + 1, event.id - 1)
-                except Exception as error:  # noqa: BLE001 - it must not keep the events from being handled
+                    await self._on_missing_events(last_seen + 1, event.id - 1)
+                except Exception as error:  # noqa: BLE001 - the events are handled all the same
                     logger.error("on_missing_events failed for %d to %d", last_seen + 1, event.id - 1, exc_info=error)
             last_seen = event.id if last_seen is None else max(last_seen, event.id)
 
 
-async def _cancelled(tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:
+async def _cancel(tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:
-        await asyncio.wait(tasks, timeout=2 * RELEASE_WITHIN)
+        await asyncio.wait(tasks, timeout=2 * RELEASE_TIMEOUT_SECONDS)
 
 
-def _refused(error: WebhookError) -> DeliveryResponse:
-    # Anybody can send rubbish to a public address; what has the right signature deserves a look.
+def _rejected(error: WebhookError) -> DeliveryResponse:
+    # Anybody can send anything to a public address; what has a valid signature deserves attention.
     level = logging.INFO if isinstance(error, InvalidTokenError | MalformedDeliveryError) else logging.WARNING
-    logger.log(level, "refused a delivery with %d (%s): %s", error.status_hint, error.reason, error)
+    logger.log(level, "rejected a delivery with %d (%s): %s", error.status_hint, error.reason, error)
     return DeliveryResponse(status=error.status_hint, reason=str(error.reason))

@@ -1,4 +1,4 @@
-"""The keys as Jetpay publishes them: fetched, kept and renewed without ever holding a delivery up for nothing."""
+"""The keys that Jetpay publishes: fetched, cached, and renewed in the background."""
 
 from __future__ import annotations
 
@@ -6,41 +6,35 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from types import TracebackType
+from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.endpoints import is_loopback
 from jetpay_async._core.log import logger
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.webhooks.errors import KeysUnavailableError, Reason, WebhookError, shown
+from jetpay_async.webhooks.errors import Fact, KeysUnavailableError, Reason, WebhookError, shown
 from jetpay_async.webhooks.keyset import KeySet
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
-    from jetpay_async.webhooks.errors import Fact
 
 __all__ = ["Fetch", "RemoteKeySet"]
 
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
-"""Get the body that a URL answers a GET with. It must not follow redirects, and raises whatever it likes."""
+"""An async function that GETs a URL and returns the body. It must not follow redirects, and may raise anything."""
 
 _JWKS_PATH = "/.well-known/jwks.json"  # [docs]
-# Keys are renewed in the background when they have reached this part of their age: nobody waits.
-_RENEWAL = 0.75
-# Seconds after a failed fetch before the next: short for a delivery that waits, long for a service that is in trouble.
-_PAUSE_AFTER_FAILURE = 5.0
+# Keys are renewed in the background at this share of their maximum age, so that no delivery waits.
+_RENEWAL_SHARE = 0.75
+# How long after a failed fetch the next may start: short for a delivery that waits, long for a service that fails.
+_RETRY_PAUSE_SECONDS = 5.0
 
 
 class RemoteKeySet:
     """Keys that are fetched from Jetpay when they are needed, and renewed before they are too old.
 
-    However many deliveries wait, one fetch is under way; cancelling one of them doesn't cancel it for the others. A
-    fetch that fails changes nothing: the keys at hand stay good for ``max_stale`` seconds more. A delivery that names
-    an unknown key leads to a fetch, since keys are rotated, but not more often than every ``cooldown`` seconds, however
-    many come.
+    Deliveries that wait share one fetch; cancelling one of them doesn't cancel it for the others. A fetch that fails
+    changes nothing: the cached keys stay valid for ``max_stale`` more seconds. A delivery that names an unknown key
+    leads to a fetch, since keys are rotated, but at most once every ``cooldown`` seconds.
 
     Use it as ``async with RemoteKeySet(...) as keys:``, which fetches the keys before the first delivery needs them, or
     call `aclose` at the end. Each process has its own.
@@ -52,13 +46,13 @@ class RemoteKeySet:
         fetch: How to get it, for example through your proxy. By default with aiohttp, which is imported on first use:
             no redirects, no cookies, no proxies, at most `MAX_JWKS_BYTES`.
         max_age: Seconds after which keys must be renewed; at three quarters of them they are renewed in the background.
-        max_stale: Seconds beyond ``max_age`` for which they serve while renewing them fails.
+        max_stale: Seconds beyond ``max_age`` for which they are still used while renewing them fails.
         cooldown: Seconds between two fetches because of unknown keys.
         timeout: Seconds for one fetch.
         clock: Where time comes from.
 
     Raises:
-        ConfigurationError: The URL is none, is unencrypted, or holds credentials; or a number is out of range.
+        ConfigurationError: The URL is malformed, unencrypted, or holds credentials; or a number is out of range.
     """
 
     def __init__(
@@ -87,11 +81,11 @@ class RemoteKeySet:
         self._fetched_at = -math.inf
         self._tried_at = -math.inf
         self._failure: str | None = None
-        self._flight: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        # An application must be able to start while Jetpay is down. The failure is logged; the next delivery asks.
+        # An application must be able to start while Jetpay is down. The failure is logged; the next delivery fetches.
         with contextlib.suppress(KeysUnavailableError):
             await self.current()
         return self
@@ -102,85 +96,85 @@ class RemoteKeySet:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel a fetch that is under way, and refuse deliveries from now on (503). Calling it again does nothing."""
+        """Cancel a fetch that is in progress; from now on deliveries get a 503. Calling it again does nothing."""
         self._closed = True
-        flight = self._under_way()
-        if flight is not None:
-            flight.cancel()
-            await asyncio.wait([flight], timeout=self._timeout)
+        fetching = self._current_fetch()
+        if fetching is not None:
+            fetching.cancel()
+            await asyncio.wait([fetching], timeout=self._timeout)
 
     async def current(self) -> KeySet:
-        """Return keys that may be trusted now, fetching them first if there are none or they are too old.
+        """Return keys that can be trusted now, fetching them first if there are none or they are too old.
 
         Raises:
-            KeysUnavailableError: There are none: the fetch failed, or the last that didn't is too long ago, or this is
-                closed.
+            KeysUnavailableError: There are none: the fetch failed, the last successful fetch is too long ago, or this
+                is closed.
         """
         age = self._clock.monotonic() - self._fetched_at
-        if age >= self._max_age * _RENEWAL or self._closed:
-            flight = self._start(pause=0.0)
-            if flight is not None and age >= self._max_age:
-                await asyncio.wait([flight])
+        if age >= self._max_age * _RENEWAL_SHARE or self._closed:
+            fetching = self._start(pause=0.0)
+            if fetching is not None and age >= self._max_age:
+                await asyncio.wait([fetching])
         return self._trusted()
 
     async def newer_than(self, keys: KeySet) -> KeySet | None:
         """Return keys that were fetched after these, which lack one; fetch them if the last fetch isn't too recent.
 
         Returns:
-            The newer keys, or None if these are the newest there are.
+            The newer keys, or None if these are the newest.
 
         Raises:
-            KeysUnavailableError: Nobody knows whether there are newer ones: the last fetch failed.
+            KeysUnavailableError: The last fetch failed, so it is unknown whether there are newer ones.
         """
         if self._keys is keys:
-            flight = self._start(pause=self._cooldown)
-            if flight is not None:
-                await asyncio.wait([flight])
+            fetching = self._start(pause=self._cooldown)
+            if fetching is not None:
+                await asyncio.wait([fetching])
         newest = self._trusted()
         if newest is not keys:
             return newest
         if self._failure is not None:
-            raise KeysUnavailableError(Reason.KEYS_UNREACHABLE, self._circumstances())
+            raise KeysUnavailableError(Reason.KEYS_UNREACHABLE, self._failure_facts())
         return None
 
     def _trusted(self) -> KeySet:
         if self._closed:
             raise KeysUnavailableError(Reason.KEYS_CLOSED)
         if self._keys is None:
-            raise KeysUnavailableError(Reason.KEYS_UNREACHABLE, self._circumstances())
+            raise KeysUnavailableError(Reason.KEYS_UNREACHABLE, self._failure_facts())
         age = self._clock.monotonic() - self._fetched_at
         if age >= self._max_age + self._max_stale:
-            raise KeysUnavailableError(Reason.KEYS_OUTDATED, {"age": age, **self._circumstances()})
+            raise KeysUnavailableError(Reason.KEYS_OUTDATED, {"age": age, **self._failure_facts()})
         return self._keys
 
-    def _circumstances(self) -> dict[str, Fact]:
+    def _failure_facts(self) -> dict[str, Fact]:
         return {"url": self.url, "problem": self._failure or "the fetch was cancelled"}
 
-    def _under_way(self) -> asyncio.Task[None] | None:
-        """Return the fetch that is under way; one that belongs to an event loop of the past will never end."""
-        flight = self._flight
-        if flight is None or flight.done() or flight.get_loop() is not asyncio.get_running_loop():
+    def _current_fetch(self) -> asyncio.Task[None] | None:
+        """Return the fetch that is in progress; one of an earlier event loop will never end and doesn't count."""
+        fetching = self._fetching
+        if fetching is None or fetching.done() or fetching.get_loop() is not asyncio.get_running_loop():
             return None
-        return flight
+        return fetching
 
     def _start(self, *, pause: float) -> asyncio.Task[None] | None:
-        """Return the fetch that is under way, or a new one if the last ended at least so many seconds ago."""
-        flight = self._under_way()
-        if flight is None and not self._closed:
+        """Return the fetch that is in progress, or a new one if the last ended at least ``pause`` seconds ago."""
+        fetching = self._current_fetch()
+        if fetching is None and not self._closed:
             if self._failure is not None:
-                pause = _PAUSE_AFTER_FAILURE
+                pause = _RETRY_PAUSE_SECONDS
             if self._clock.monotonic() - self._tried_at >= pause:
-                flight = self._flight = asyncio.create_task(self._renew(), name="jetpay webhook keys")
-        return flight
+                fetching = self._fetching = asyncio.create_task(self._renew(), name="jetpay webhook keys")
+        return fetching
 
     async def _renew(self) -> None:
-        """Fetch the keys; replace those at hand only if that succeeds."""
+        """Fetch the keys; replace the cached ones only if that succeeds."""
         try:
             async with asyncio.timeout(self._timeout):
                 document = await self._fetch(self.url)
             self._keys = KeySet.from_jwks(document, fetched_at=self._clock.time())
-        except Exception as error:  # noqa: BLE001 - a caller's function may raise anything
-            self._failure = _in_words(error)
+        except Exception as error:  # noqa: BLE001 - functions of users may raise anything
+            self._failure = _description(error)
             logger.warning("the webhook keys could not be fetched from %s: %s", self.url, self._failure)
         else:
             self._failure = None
@@ -189,20 +183,20 @@ class RemoteKeySet:
             self._tried_at = self._clock.monotonic()
 
 
-def _in_words(error: Exception) -> str:
+def _description(error: Exception) -> str:
     if isinstance(error, WebhookError):
         return str(error.facts.get("problem", error.message))
     return f"{type(error).__name__} {shown(str(error), 200)}".strip()
 
 
 async def _fetch_with_aiohttp(url: str) -> bytes:
-    # Importing aiohttp takes long enough to be felt by everything else on the loop.
+    # Importing aiohttp takes long enough to block the event loop noticeably.
     get = await asyncio.to_thread(_import_get)
     return await get(url)
 
 
 def _import_get() -> Fetch:
-    from jetpay_async.webhooks._jwks_http import get  # noqa: PLC0415 - aiohttp is only needed for this
+    from jetpay_async.webhooks._jwks_http import get  # noqa: PLC0415 - imports aiohttp
 
     return get
 
@@ -219,5 +213,5 @@ def _jwks_url(url: str) -> str:
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ConfigurationError("url: must hold a scheme, a host and at most a path; no credentials, no query")
     if parts.scheme == "http" and not is_loopback(host):
-        raise ConfigurationError(f"url: keys from {host} without encryption are worth nothing; use https://")
+        raise ConfigurationError(f"url: keys from {host} without encryption prove nothing; use https://")
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}{_JWKS_PATH}"

@@ -1,13 +1,13 @@
 """Which handler an event goes to.
 
-Exactly one handler takes an event, so that "handled once" has a meaning: the event is done when that handler is. The
-most specific one wins, in whatever order they were registered:
+Exactly one handler handles an event, so that "handled once" has a meaning: the event is done when that handler is. The
+most specific one is chosen, in whatever order they were registered:
 
 1. a class that says what happened: `TransactionPaid`, `TransactionFailed`;
 2. a type name in full, ``"transactions.debits.created"``;
 3. a pattern, ``"transactions.*"``: of two, the one that is more literal, segment by segment from the left;
 4. a general class: `TransactionEvent`, `UnknownEvent`;
-5. `Event`, which takes whatever is left.
+5. `Event`, for all others.
 """
 
 from __future__ import annotations
@@ -15,30 +15,27 @@ from __future__ import annotations
 import inspect
 from bisect import insort
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast, overload
+from typing import TypeAlias, TypeVar, cast, overload
 
 import attrs
 
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks.events import Event
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["EventRouter", "Handler"]
 
 Handler: TypeAlias = Callable[[Event], Awaitable[object]]
-"""An async function of one event. What it returns is not looked at."""
+"""An async function of one event. What it returns is ignored."""
 
 E = TypeVar("E", bound=Event)
 H = TypeVar("H", bound=Handler)
 F = TypeVar("F", bound=Callable[..., Awaitable[object]])
 R = TypeVar("R")
 
-# Classes at least this far below Event say what happened, not merely what it happened to.
-_TELLING_DEPTH = 2
+# Classes at least this far below Event say what happened, not merely to what it happened.
+_SPECIFIC_DEPTH = 2
 
 
 @attrs.frozen(kw_only=True)
@@ -71,12 +68,12 @@ class EventRouter:
         @router.on("cards.*")
         async def note(event: Event) -> None: ...
 
-    Events that no handler takes are acknowledged, and counted in `unhandled`.
+    Events without a handler are acknowledged, and counted in `unhandled`.
 
     Args:
         concurrency: How many handlers of one delivery may run at a time. With 1, the default, events are handled
             strictly in the order of their ids. With more, events of *one* transaction keep that order (and events
-            without a transaction keep it among themselves), while different transactions run side by side.
+            without a transaction keep it among themselves), while different transactions are handled concurrently.
 
     Raises:
         InvalidArgumentError: ``concurrency`` is less than 1.
@@ -84,7 +81,7 @@ class EventRouter:
 
     def __init__(self, *, concurrency: int = 1) -> None:
         if concurrency < 1:
-            raise InvalidArgumentError(f"concurrency: {concurrency} handlers can't do any work", field="concurrency")
+            raise InvalidArgumentError(f"concurrency: must be at least 1, not {concurrency}", field="concurrency")
         self.concurrency = concurrency
         self._routes: list[_Route] = []
         self._unhandled: Counter[str] = Counter()
@@ -94,23 +91,23 @@ class EventRouter:
     @overload
     def on(self, key: str) -> Callable[[H], H]: ...
     def on(self, key: type[Event] | str) -> Callable[[F], F]:
-        """InboxRows the decorated async function; the function itself stays as it is.
+        """Register the decorated async function; the function itself is not changed.
 
         Args:
             key: A class of event, which stands for its subclasses too; or a type of event, in full or as a pattern. In
-                a pattern each segment between dots is matched for itself with the wildcards ``*``, ``?`` and ``[...]``;
+                a pattern each segment between dots is matched by itself with the wildcards ``*``, ``?`` and ``[...]``;
                 a last segment ``*`` stands for one or more segments.
 
         Returns:
             The decorator.
 
         Raises:
-            InvalidArgumentError: It is no class of event and no pattern, or what is decorated is not async.
-            ConfigurationError: There is a handler for the same key.
+            InvalidArgumentError: ``key`` is no class of event and no pattern, or the decorated function is not async.
+            ConfigurationError: There is a handler for the same key already.
         """
         rank = _rank(key)
 
-        def rows(handler: F) -> F:
+        def register(handler: F) -> F:
             if not (inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)):
                 raise InvalidArgumentError(f"{handler!r} is not an async function", field="handler")
             if any(route.key == key for route in self._routes):
@@ -118,10 +115,10 @@ class EventRouter:
             insort(self._routes, _Route(rank=rank, key=key, handler=handler), key=lambda route: route.rank)
             return handler
 
-        return rows
+        return register
 
     def handler_for(self, event: Event) -> Handler | None:
-        """Tell which handler would take this event; None if none would."""
+        """Return the handler of this event; None if there is none."""
         segments = event.type.split(".")
         return next((route.handler for route in self._routes if route.matches(event, segments)), None)
 
@@ -129,7 +126,7 @@ class EventRouter:
         """Run the event's handler.
 
         Args:
-            event: An event, verified by whoever calls this.
+            event: An event, which the caller has verified.
 
         Returns:
             Whether there was one. If not, the event is counted in `unhandled`.
@@ -143,7 +140,7 @@ class EventRouter:
 
     @property
     def unhandled(self) -> Mapping[str, int]:
-        """How many events of each type no handler took since the start: which types there are, and which are missed."""
+        """How many events of each type had no handler since the start: which types exist, and which are missed."""
         return self._unhandled.copy()
 
 
@@ -155,8 +152,8 @@ def _rank(key: type[Event] | str) -> tuple[int, ...]:
         wildness = [2 if segment == "*" else int(any(sign in segment for sign in "*?[")) for segment in segments]
         # The closing 3 puts "a.*" behind "a.*.b".
         return (3, *wildness, 3) if any(wildness) else (2,)
-    # Whatever the annotation says: the decorator is also used in code that no type checker sees.
+    # In spite of the annotation: the decorator is also used in code that no type checker reads.
     if not (isinstance(cast("object", key), type) and issubclass(key, Event)):
         raise InvalidArgumentError(f"{key!r} is neither a class of event nor a pattern", field="key")
     depth = key.__mro__.index(Event)
-    return (1, -depth) if depth >= _TELLING_DEPTH else (4, -depth)
+    return (1, -depth) if depth >= _SPECIFIC_DEPTH else (4, -depth)

@@ -8,7 +8,8 @@ from typing import cast
 import attrs
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
-from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY, MAX_BODY_BYTES, Claims, check_leeway, verify
+from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY_SECONDS, MAX_BODY_BYTES, check_leeway, verify
+from jetpay_async.webhooks.claims import Claims
 from jetpay_async.webhooks.errors import InvalidTokenError, Reason, WebhookError, bare
 from jetpay_async.webhooks.events import Delivery, decode
 from jetpay_async.webhooks.keyset import KeySet
@@ -28,24 +29,24 @@ class WebhookVerifier:
     """
 
     keys: KeySet | RemoteKeySet
-    """Pinned keys, which need no network, or fetched ones. Whoever made a `RemoteKeySet` closes it."""
+    """Pinned keys, which need no network, or fetched ones. The code that made a `RemoteKeySet` closes it."""
     leeway: float = attrs.field(
-        default=DEFAULT_LEEWAY, kw_only=True, validator=lambda _self, _field, leeway: check_leeway(leeway)
+        default=DEFAULT_LEEWAY_SECONDS, kw_only=True, validator=lambda _self, _field, leeway: check_leeway(leeway)
     )
     """Seconds, 0 to 300, by which the clocks may differ, in both directions."""
     webhook_ids: Collection[int] | None = attrs.field(default=None, kw_only=True)
-    """The numbers of your webhooks, as told when they were registered; None takes any.
+    """The numbers of your webhooks, as returned when they were registered; None accepts any.
 
-    Jetpay's tokens don't say for whom they are [docs]. So another account of Jetpay's could send its own, authentic
-    deliveries on to you; with this, they are refused.
+    Jetpay's tokens name no recipient [docs]. So another customer of Jetpay could let its own, authentic deliveries be
+    sent to you; with this, they are rejected.
     """
     max_body_bytes: int = attrs.field(default=MAX_BODY_BYTES, kw_only=True)
-    """A larger body is refused unread."""
+    """A larger body is rejected unread."""
     clock: Clock = attrs.field(default=SYSTEM_CLOCK, kw_only=True)
     """Where time comes from."""
 
     async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
-        """Verify a delivery and decode it; raise, or return what may be relied on.
+        """Verify a delivery and decode it; raise, or return what is verified.
 
         Args:
             body: The bytes as received: before any parsing, and before any decompression.
@@ -55,8 +56,8 @@ class WebhookVerifier:
             The delivery, with ``claims``.
 
         Raises:
-            WebhookError: It is refused. DeliveryResponse with ``status_hint`` and log ``reason``; ``explain()`` says why.
-            InvalidArgumentError: The body isn't `bytes`: a mistake of the caller.
+            WebhookError: It is rejected. Answer with ``status_hint`` and log ``reason``; ``explain()`` says why.
+            InvalidArgumentError: The body isn't `bytes`.
         """
         try:
             claims = await self._claims(body, authorization)
@@ -64,11 +65,11 @@ class WebhookVerifier:
             if self.webhook_ids is not None and delivery.webhook_id not in self.webhook_ids:
                 raise InvalidTokenError(Reason.WRONG_WEBHOOK, {"webhook_id": delivery.webhook_id})
         except WebhookError as error:
-            refusal = bare(error)
+            rejection = bare(error)
         else:
             return Delivery(webhook_id=delivery.webhook_id, events=delivery.events, claims=claims)
-        del body, authorization  # a traceback that shows locals is not to show them
-        raise refusal
+        del body, authorization  # a traceback with local variables must not show them
+        raise rejection
 
     async def _claims(self, body: bytes, authorization: str | bytes | None) -> Claims:
         if isinstance(self.keys, KeySet):
@@ -110,6 +111,6 @@ def authorization_of(headers: Mapping[str, str] | Iterable[tuple[str | bytes, st
     pairs = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
     values = {value for name, value in pairs if name.lower() in {"authorization", b"authorization"}}
     if len(values) > 1:
-        del headers, pairs, values  # a traceback that shows locals is not to show them
+        del headers, pairs, values  # a traceback with local variables must not show them
         raise InvalidTokenError(Reason.SEVERAL_TOKENS)
     return values.pop() if values else None

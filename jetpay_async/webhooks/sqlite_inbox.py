@@ -1,0 +1,225 @@
+"""The inboxes over SQLite: in a file, which survives a restart, or in memory, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self, TypeVar
+
+from jetpay_async._core import json
+from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async.errors import ConfigurationError
+from jetpay_async.webhooks._inbox_rows import InboxRows, mark
+from jetpay_async.webhooks.events import Event, decode
+from jetpay_async.webhooks.inbox import Leased, Stored
+
+__all__ = ["MemoryInbox", "SqliteInbox"]
+
+T = TypeVar("T")
+
+DEFAULT_RETENTION_SECONDS = 30 * 86_400.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_owner: ContextVar[str] = ContextVar("jetpay_inbox_owner")
+
+
+class _RowsInbox(ABC):
+    """An inbox over `InboxRows`, in whatever thread they are used."""
+
+    @abstractmethod
+    async def _run(self, step: Callable[[InboxRows], T]) -> T: ...
+
+    async def lease(self, events: Sequence[Event], *, owner: str, seconds: float) -> Leased:
+        """Lease the events that are not handled; see `EventInbox.lease`."""
+        keys = [(event.id, _microseconds(event.created_at)) for event in events]
+        mine, handled, busy, last_seen = await self._run(lambda rows: rows.lease(keys, owner=owner, seconds=seconds))
+        return Leased(mine=mine, handled=handled, busy=busy, last_seen=last_seen)
+
+    async def renew(self, event_ids: Iterable[int], *, owner: str, seconds: float) -> frozenset[int]:
+        """Extend the leases by some seconds; see `EventInbox.renew`."""
+        wanted = tuple(event_ids)
+        return await self._run(lambda rows: rows.renew(wanted, owner=owner, seconds=seconds))
+
+    @asynccontextmanager
+    async def handling(self, event: Event, *, owner: str) -> AsyncGenerator[None]:
+        """Mark the event when the block succeeds; see `EventInbox.handling`."""
+        token = _owner.set(owner)
+        try:
+            yield
+        finally:
+            _owner.reset(token)
+        await self._run(lambda rows: rows.mark(event.id, owner=owner))
+
+    async def release(self, *, owner: str) -> None:
+        """Release what is leased and not marked; see `EventInbox.release`."""
+        await self._run(lambda rows: rows.release(owner=owner))
+
+    async def last_contiguous_event_id(self) -> int | None:
+        """Return the id up to which nothing is missing; see `EventInbox.last_contiguous_event_id`."""
+        return await self._run(lambda rows: rows.last_contiguous_event_id())
+
+
+class MemoryInbox(_RowsInbox):
+    """Remember handled events in this process's memory: for tests and demonstrations only.
+
+    **It forgets everything at a restart, and it belongs to one process**: two workers (``uvicorn --workers 2``, two
+    machines, two containers) have two inboxes that know nothing of each other, and each of them handles every event
+    that reaches it. Where money is at stake, use `SqliteInbox`, or an `EventInbox` in your own database.
+
+    Args:
+        clock: Where the time comes from.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._rows = InboxRows.open(
+            ":memory:", source="", retention=DEFAULT_RETENTION_SECONDS, busy_timeout=0.0, now=clock.time
+        )
+        # There is nothing to save, so nobody should have to close it.
+        weakref.finalize(self, self._rows.close)
+
+    async def _run(self, step: Callable[[InboxRows], T]) -> T:
+        return step(self._rows)
+
+    def __repr__(self) -> str:
+        return "MemoryInbox()"
+
+
+class SqliteInbox(_RowsInbox):
+    """Remember handled events in a SQLite file: the inbox that survives a restart.
+
+    Any number of processes of one machine share the file. A commit is on the disk before it counts (``WAL`` with
+    ``synchronous=FULL``), and the inbox uses the file in a thread of its own, so the event loop never waits for the
+    disk. The file is opened on first use; open it after forking workers. It must be on a local disk, not on a network
+    file system.
+
+    It is also a `DurableEventInbox`, which stores the events of ``WebhookReceiver(acknowledge="after_storing")``.
+
+    **In your own transaction.** If the file is your application's own database, `mark_handled` marks the event in the
+    transaction that your handler writes in. The names of the inbox's tables begin with ``jetpay_inbox``.
+
+    Args:
+        path: The file; created if it doesn't exist, but not its folder.
+        source: Which Jetpay account the events come from, if several share the file: ids are unique within one account.
+        retention: Seconds to remember each handled event by itself. After that, consecutive ids are remembered as
+            ranges, so the file stays small and yet no event is ever forgotten.
+        busy_timeout: Seconds to wait for another process's write, before an `InboxError` says ``locked``.
+        clock: Where the time comes from.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        source: str = "",
+        retention: float = DEFAULT_RETENTION_SECONDS,
+        busy_timeout: float = 5.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._path = os.fspath(path)
+        self._source = source
+        self._retention = retention
+        self._busy_timeout = busy_timeout
+        self._clock = clock
+        self._rows: InboxRows | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._pid = 0
+        self._closed = False
+
+    async def store(self, events: Sequence[Event]) -> Stored:
+        """Write events to disk, all or none; see `DurableEventInbox.store`."""
+        documents = [
+            (event.id, _microseconds(event.created_at), getattr(event, "transaction_id", None), _document(event))
+            for event in events
+        ]
+        new, known, last_seen = await self._run(lambda rows: rows.store(documents))
+        return Stored(new=new, known=known, last_seen=last_seen)
+
+    async def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
+        """Lease the first stored events that are due; see `DurableEventInbox.claim`."""
+        documents = await self._run(lambda rows: rows.claim(owner=owner, seconds=seconds, limit=limit))
+        return decode(b'{"webhookId":0,"events":[%b]}' % b",".join(documents)).events
+
+    async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
+        """Release one event for later; see `DurableEventInbox.reschedule`."""
+        await self._run(lambda rows: rows.reschedule(event.id, owner=owner, seconds=seconds))
+
+    def mark_handled(self, connection: sqlite3.Connection, event: Event) -> None:
+        """Mark the event in your own transaction, on your own connection to the same file.
+
+        Call it in a handler, or in a thread that the handler started with `asyncio.to_thread`, before you commit. The
+        mark and what you wrote then commit together, which makes the effect exactly once.
+
+        Args:
+            connection: A connection to the inbox's file, with your writes in an open transaction.
+            event: The handler's event.
+
+        Raises:
+            LeaseLostError: Another worker has the event: let it propagate, so that your transaction is rolled back.
+            ConfigurationError: Called outside of a handler.
+        """
+        owner = _owner.get(None)
+        if owner is None:
+            raise ConfigurationError("mark_handled() belongs in a handler that a WebhookReceiver called")
+        mark(connection, self._source, event.id, owner=owner, now=self._clock.time())
+
+    async def aclose(self) -> None:
+        """Close the file. Using the inbox afterwards raises `ConfigurationError`; closing twice does nothing."""
+        self._closed = True
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            await asyncio.get_running_loop().run_in_executor(thread, self._close)
+            thread.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"SqliteInbox({self._path!r}, source={self._source!r})"
+
+    async def _run(self, step: Callable[[InboxRows], T]) -> T:
+        if self._closed:
+            raise ConfigurationError(f"{self!r} is closed")
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="jetpay-inbox")
+            self._pid = os.getpid()
+        if self._pid != os.getpid():
+            raise ConfigurationError(f"{self!r} was opened before a fork; make one in each worker")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
+
+    def _step(self, step: Callable[[InboxRows], T]) -> T:
+        if self._rows is None:
+            self._rows = InboxRows.open(
+                self._path,
+                source=self._source,
+                retention=self._retention,
+                busy_timeout=self._busy_timeout,
+                now=self._clock.time,
+            )
+        return step(self._rows)
+
+    def _close(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+
+
+def _document(event: Event) -> bytes:
+    """Write an event as in a delivery, so that `decode` can read it back."""
+    created_at = event.created_at.isoformat()
+    return json.dump({"id": event.id, "createdAt": created_at, "type": event.type, "data": event.data})
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
