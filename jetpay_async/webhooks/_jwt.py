@@ -33,6 +33,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks._jose import decode_base64url, encode_base64url, read_object, reject_repetitions
 from jetpay_async.webhooks.claims import Claims, EpochSeconds, NonEmptyText
@@ -123,8 +124,7 @@ def check_leeway(leeway: float) -> None:
     Raises:
         InvalidArgumentError: It isn't a number from 0 to 300.
     """
-    if not 0 <= leeway <= MAX_LEEWAY_SECONDS:
-        raise InvalidArgumentError(f"leeway: {leeway!r} is not a number of seconds from 0 to 300", field="leeway")
+    check_seconds("leeway", leeway, zero=True, most=MAX_LEEWAY_SECONDS)
 
 
 def _verify(

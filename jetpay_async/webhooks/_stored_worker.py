@@ -7,6 +7,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from jetpay_async._core.backoff import exponential_backoff
 from jetpay_async._core.log import logger
 
 if TYPE_CHECKING:
@@ -124,5 +125,4 @@ class StoredEventWorker:
 
 
 def _backoff(failures: int) -> float:
-    # Beyond this many doublings only the limit counts, and floats overflow.
-    return min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10))
+    return exponential_backoff(failures, base=_FIRST_BACKOFF_SECONDS, longest=_MAX_BACKOFF_SECONDS)

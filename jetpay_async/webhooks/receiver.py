@@ -25,6 +25,7 @@ import attrs
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.log import logger
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks._dispatch import LeasedDispatch, log_inbox_failure
 from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
@@ -135,8 +136,7 @@ class WebhookReceiver:
             ("lease_seconds", lease_seconds),
             ("poll_interval", poll_interval),
         ):
-            if not seconds > 0:
-                raise InvalidArgumentError(f"{name}: {seconds!r} is not a positive number of seconds", field=name)
+            check_seconds(name, seconds)
         if on_error not in ("stop", "continue"):
             raise InvalidArgumentError(f"on_error: {on_error!r} is neither 'stop' nor 'continue'", field="on_error")
         if acknowledge not in ("after_handling", "after_storing"):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.endpoints import is_loopback
 from jetpay_async._core.log import logger
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks.errors import Fact, KeysUnavailableError, Reason, WebhookError, shown
 from jetpay_async.webhooks.keyset import KeySet
@@ -66,10 +67,9 @@ class RemoteKeySet:
         timeout: float = 5.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        numbers = {"max_age": max_age, "max_stale": max_stale, "cooldown": cooldown, "timeout": timeout}
-        for name, seconds in numbers.items():
-            if not 0 <= seconds < math.inf or (seconds == 0 and name != "max_stale"):
-                raise ConfigurationError(f"{name}: {seconds!r} is not a usable number of seconds")
+        for name, seconds in (("max_age", max_age), ("cooldown", cooldown), ("timeout", timeout)):
+            check_seconds(name, seconds, configuration=True)
+        check_seconds("max_stale", max_stale, zero=True, configuration=True)
         self.url = _jwks_url(url)
         self._fetch = fetch or _fetch_with_aiohttp
         self._max_age = max_age

@@ -17,6 +17,8 @@ from typing import Self, TypeVar
 
 from jetpay_async._core import json
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core.fork import ForkGuard
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks._inbox_rows import InboxRows, mark
 from jetpay_async.webhooks.events import Event, decode
@@ -112,6 +114,9 @@ class SqliteInbox(_RowsInbox):
             ranges, so the file stays small and yet no event is ever forgotten.
         busy_timeout: Seconds to wait for another process's write, before an `InboxError` says ``locked``.
         clock: Where the time comes from.
+
+    Raises:
+        InvalidArgumentError: ``retention`` or ``busy_timeout`` is no number of seconds, 0 or more.
     """
 
     def __init__(
@@ -123,6 +128,8 @@ class SqliteInbox(_RowsInbox):
         busy_timeout: float = 5.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        check_seconds("retention", retention, zero=True)
+        check_seconds("busy_timeout", busy_timeout, zero=True)
         self._path = os.fspath(path)
         self._source = source
         self._retention = retention
@@ -130,7 +137,7 @@ class SqliteInbox(_RowsInbox):
         self._clock = clock
         self._rows: InboxRows | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._pid = 0
+        self._opened_in: ForkGuard | None = None
         self._closed = False
 
     async def store(self, events: Sequence[Event]) -> Stored:
@@ -171,9 +178,12 @@ class SqliteInbox(_RowsInbox):
         mark(connection, self._source, event.id, owner=owner, now=self._clock.time())
 
     async def aclose(self) -> None:
-        """Close the file. Using the inbox afterwards raises `ConfigurationError`; closing twice does nothing."""
+        """Close the file. Using the inbox afterwards raises `ConfigurationError`; closing it twice does nothing.
+
+        In a forked child this leaves the file alone: it is the parent's.
+        """
         self._closed = True
-        if self._thread is not None:
+        if self._thread is not None and not self._forked:
             thread, self._thread = self._thread, None
             await asyncio.get_running_loop().run_in_executor(thread, self._close)
             thread.shutdown(wait=False)
@@ -189,13 +199,17 @@ class SqliteInbox(_RowsInbox):
     def __repr__(self) -> str:
         return f"SqliteInbox({self._path!r}, source={self._source!r})"
 
+    @property
+    def _forked(self) -> bool:
+        return self._opened_in is not None and self._opened_in.forked
+
     async def _run(self, step: Callable[[InboxRows], T]) -> T:
         if self._closed:
             raise ConfigurationError(f"{self!r} is closed")
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="jetpay-inbox")
-            self._pid = os.getpid()
-        if self._pid != os.getpid():
+            self._opened_in = ForkGuard()
+        if self._forked:
             raise ConfigurationError(f"{self!r} was opened before a fork; make one in each worker")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
 

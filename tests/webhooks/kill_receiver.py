@@ -1,8 +1,8 @@
 """A receiver to be killed: ``kill_receiver.py DATABASE PORT JETPAY_URL MODE``.
 
 Each event adds a row to the table ``effects``. MODE says when it is marked and when the delivery is answered:
-``handled`` and ``stored`` mark in the transaction that adds the row, and answer as a receiver's ``acknowledge`` of that
-name; ``forgetful`` never marks durably. One handler in thirty fails before its transaction commits, and one in thirty
+``handled`` and ``stored`` mark in the transaction that adds the row, and acknowledge after handling or after storing;
+``forgetful`` never marks durably. One handler in thirty fails before its transaction commits, and one in thirty
 after it.
 """
 
@@ -24,9 +24,9 @@ from jetpay_async.webhooks.aiohttp import handler
 from jetpay_async.webhooks.verifier import WebhookVerifier
 
 # Less than the stalls that the test makes, so that leases run out while their owner sleeps.
-LEASE = 0.5
+LEASE_SECONDS = 0.5
 # Less than the sandbox waits there.
-RESPOND_WITHIN = 0.8
+RESPONSE_TIMEOUT_SECONDS = 0.8
 
 
 async def main(database: str, port: int, jetpay: str, mode: str) -> None:
@@ -54,11 +54,11 @@ async def main(database: str, port: int, jetpay: str, mode: str) -> None:
             WebhookVerifier(keys),
             router,
             inbox=MemoryInbox() if mode == "forgetful" else durable,
-            acknowledge="after_storing" if mode == "stored" else "handled",
+            acknowledge="after_storing" if mode == "stored" else "after_handling",
             on_error="continue",
-            lease_seconds=LEASE,
-            poll_interval=LEASE,
-            response_timeout=RESPOND_WITHIN,
+            lease_seconds=LEASE_SECONDS,
+            poll_interval=LEASE_SECONDS,
+            response_timeout=RESPONSE_TIMEOUT_SECONDS,
         )
         app = web.Application()
         app.router.add_post("/webhooks/jetpay", handler(receiver))

@@ -45,7 +45,7 @@ def events(*event_ids: int) -> tuple[Event, ...]:
 
 
 @attrs.define
-class HandClock:
+class FakeClock:
     """A clock that only moves when it is told to; sleeping on it lets the others run and takes no time."""
 
     now: float = 1_800_000_000.0

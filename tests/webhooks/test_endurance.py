@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 EVENTS = int(os.environ.get("JETPAY_TEST_EVENTS", "1000"))
 TROUBLES = ("killed", "stalled", "ended")
-STALL = 3 * kill_receiver.LEASE
+STALL_SECONDS = 3 * kill_receiver.LEASE_SECONDS
 
 pytestmark = [
     pytest.mark.endurance,
@@ -106,7 +106,7 @@ async def trouble(crew: list[Receiver], chance: random.Random, done: Counter[str
         receiver = chance.choice(crew)
         kind = chance.choice(TROUBLES)
         if kind == "stalled":
-            await receiver.stall(chance.uniform(STALL / 2, STALL))
+            await receiver.stall(chance.uniform(STALL_SECONDS / 2, STALL_SECONDS))
         else:
             await receiver.end(signal.SIGKILL if kind == "killed" else signal.SIGTERM)
             await receiver.start()

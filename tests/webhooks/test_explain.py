@@ -24,8 +24,8 @@ from jetpay_async.webhooks import (
     verify,
 )
 from jetpay_async.webhooks._body_diagnosis import Cause, cause_of
-from jetpay_async.webhooks._explain import TEXTS
 from jetpay_async.webhooks._jwt import signer
+from jetpay_async.webhooks._messages import CAUSES, EXPLANATIONS
 from tests.webhooks.signing import HEADER, KEYS, KID, NOW, OTHER, PRIVATE, claims_for, jwk, jwks, token
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_what_happened_to_the_body(signed: bytes, received: bytes, cause: Cause)
         verify(received, sign(signed, PRIVATE, kid=KID, now=NOW), keys=KEYS, now=NOW)
 
     assert caught.value.facts == {"size": len(received), "cause": cause}
-    assert cause.words in caught.value.explain()
+    assert CAUSES[cause] in caught.value.explain()
     assert f"these {len(received)} bytes" in caught.value.explain()
 
 
@@ -107,8 +107,9 @@ def test_no_bomb() -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    """There is a text for each reason and none besides, and an error made without facts falls back to its message."""
-    assert set(TEXTS) == set(Reason)
+    """Each reason and each cause has a text, there is no other text, and an error without facts shows its message."""
+    assert set(EXPLANATIONS) == set(Reason)
+    assert set(CAUSES) == set(Cause)
     for reason in Reason:
         assert WebhookError(reason).explain()
     assert WebhookError(Reason.EXPIRED).explain() == "the token has expired."
@@ -123,13 +124,19 @@ def test_every_reason_is_explained() -> None:
         ),
         (lambda: verify(b"", token(), keys=KEYS, now=NOW - 97), ["97.0 s in the future", "clock is slow", "by 10 s"]),
         (lambda: verify(b"", token(key=OTHER), keys=KEYS, now=NOW), ["'2026-01' did not make", "another environment"]),
-        (lambda: verify(b"", token({**HEADER, "kid": "k\n2"}), keys=KEYS, now=NOW), [r"'k\n2'", "doesn't hold it. "]),
+        (
+            lambda: verify(b"", token({**HEADER, "kid": "k\n2"}), keys=KEYS, now=NOW),
+            [r"'k\n2'", "the key set. "],
+        ),
         (lambda: verify(b"", token({**HEADER, "jku": "x"}), keys=KEYS, now=NOW), ["(jku)"]),
         (lambda: verify(b"", token({**HEADER, "more": "x"}), keys=KEYS, now=NOW), ["(unknown)"]),
         (lambda: verify(b"", token(claims=claims_for(exp=None, iat=None)), keys=KEYS, now=NOW), ["lacks iat, exp"]),
-        (lambda: verify(b"", token(claims=claims_for(iss="x", jti="")), keys=KEYS, now=NOW), ["jti, iss of the token"]),
+        (
+            lambda: verify(b"", token(claims=claims_for(iss="x", jti="")), keys=KEYS, now=NOW),
+            ["but jti, iss does not"],
+        ),
         (lambda: verify(b"", "Bearer " + "x" * 5000, keys=KEYS), ["5007 characters"]),
-        (lambda: verify(b"xx", token(), keys=KEYS, max_body_bytes=1), ["2 bytes", "takes 1"]),
+        (lambda: verify(b"xx", token(), keys=KEYS, max_body_bytes=1), ["2 bytes", "at most 1"]),
         (lambda: KeySet.from_jwks(jwks(jwk(PRIVATE.public_key(), use="enc"))), ["1 other keys"]),
     ],
 )
@@ -158,7 +165,7 @@ def test_a_stale_delivery_explained() -> None:
     earlier = explain(COMPACT, authorization, keys=KEYS, now=NOW - 60)
 
     assert later.startswith("The token expired 86310.0 s ago")
-    assert "As of its signing: The token is good, but for another body" in later
+    assert "As of its signing: The token is valid, but was signed for another body" in later
     assert "As of its signing: The delivery is authentic" in earlier
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jetpay_async.webhooks.inbox import SqliteInbox
+from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
 from tests.webhooks.receiving import body_of, document, until
 from tests.webhooks.serving import Pages, asgi, authorization, blocks, key_server, listen
 

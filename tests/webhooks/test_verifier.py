@@ -21,20 +21,20 @@ from jetpay_async.webhooks import (
     authorization_of,
     sign,
 )
-from tests.webhooks.receiving import HandClock, body_of, document
+from tests.webhooks.receiving import FakeClock, body_of, document
 from tests.webhooks.signing import KEYS, KID, OTHER, PRIVATE, jwk, jwks, shown_by
 
 BODY = body_of([document(7)])
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("remote", [False, True], ids=["pinned", "fetched"])
-async def test_a_delivery(clock: HandClock, *, remote: bool) -> None:
+async def test_a_delivery(clock: FakeClock, *, remote: bool) -> None:
     """With pinned keys as with fetched ones, a delivery is verified, decoded and has its claims."""
 
     async def fetch(_: str) -> bytes:
@@ -53,7 +53,7 @@ async def test_a_delivery(clock: HandClock, *, remote: bool) -> None:
 
 
 @pytest.mark.asyncio
-async def test_time_comes_from_the_clock(clock: HandClock) -> None:
+async def test_time_comes_from_the_clock(clock: FakeClock) -> None:
     """The verifier's clock and leeway decide what is stale."""
     authorization = sign(BODY, PRIVATE, kid=KID, now=clock.now)
     clock.tick(95)
@@ -71,7 +71,7 @@ def test_a_leeway_is_checked_at_once(leeway: float) -> None:
 
 
 @pytest.mark.asyncio
-async def test_whose_webhook_it_is(clock: HandClock) -> None:
+async def test_whose_webhook_it_is(clock: FakeClock) -> None:
     """An authentic delivery for a webhook that isn't mine is refused, if I say which are mine."""
     authorization = sign(BODY, PRIVATE, kid=KID, now=clock.now)
 
@@ -86,7 +86,7 @@ async def test_whose_webhook_it_is(clock: HandClock) -> None:
 
 
 @pytest.mark.asyncio
-async def test_the_body_is_read_last(clock: HandClock) -> None:
+async def test_the_body_is_read_last(clock: FakeClock) -> None:
     """What isn't a delivery is told so only to who signed it."""
     verifier = WebhookVerifier(KEYS, max_body_bytes=1000, clock=clock.clock)
 
@@ -102,7 +102,7 @@ async def test_the_body_is_read_last(clock: HandClock) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("remote", [False, True], ids=["pinned", "fetched"])
-async def test_an_error_holds_nothing_of_the_delivery(clock: HandClock, *, remote: bool) -> None:
+async def test_an_error_holds_nothing_of_the_delivery(clock: FakeClock, *, remote: bool) -> None:
     """Neither the token nor the body are in an error: in no text, pickle, cause or frame of ours."""
 
     async def fetch(_: str) -> bytes:
@@ -127,7 +127,7 @@ async def test_an_error_holds_nothing_of_the_delivery(clock: HandClock, *, remot
 
 
 @pytest.mark.asyncio
-async def test_only_an_unknown_key_leads_to_a_fetch(clock: HandClock) -> None:
+async def test_only_an_unknown_key_leads_to_a_fetch(clock: FakeClock) -> None:
     """A token that is bad in another way is refused without asking for newer keys."""
     fetches = 0
 

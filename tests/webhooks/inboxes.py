@@ -1,0 +1,31 @@
+"""What the tests of the inboxes share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
+from tests.webhooks.receiving import events
+
+if TYPE_CHECKING:
+    from jetpay_async.webhooks._inbox_rows import InboxRows
+    from jetpay_async.webhooks.inbox import EventInbox
+
+Inbox: TypeAlias = MemoryInbox | SqliteInbox
+
+SECONDS = 30.0
+
+
+async def handle(inbox: EventInbox, *event_ids: int, owner: str = "someone") -> None:
+    leased = await inbox.lease(events(*event_ids), owner=owner, seconds=SECONDS)
+    assert leased.mine == set(event_ids)
+    for one in events(*event_ids):
+        async with inbox.handling(one, owner=owner):
+            pass
+
+
+async def rows(inbox: Inbox, query: str) -> list[tuple[object, ...]]:
+    def read(rows: InboxRows) -> list[tuple[object, ...]]:
+        return rows._connection.execute(query).fetchall()
+
+    return await inbox._run(read)

@@ -1,0 +1,184 @@
+"""Storing events in a SQLite file, and marking them in the application's own transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jetpay_async.errors import ConfigurationError
+from jetpay_async.webhooks.errors import LeaseLostError
+from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
+from tests.webhooks.inboxes import SECONDS, handle, rows
+from tests.webhooks.receiving import FakeClock, event, events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class TestStore:
+    @pytest.mark.asyncio
+    async def test_stored_events_come_back_whole(self, sqlite_inbox: SqliteInbox) -> None:
+        """What is taken equals what was stored: class, exact numbers, unknown fields."""
+        stored = (event(1), event(2, state="failed"), event(3, type="cards.tokenized"), event(4, state="new-to-us"))
+        await sqlite_inbox.store(stored)
+
+        taken = await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=100)
+
+        assert tuple(taken) == stored
+        assert [type(one) for one in taken] == [type(one) for one in stored]
+
+    @pytest.mark.asyncio
+    async def test_storing_twice_stores_once(self, sqlite_inbox: SqliteInbox) -> None:
+        """A redelivery adds only what is not there yet, whether that was handled or not."""
+        first = await sqlite_inbox.store(events(1, 2))
+        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=1)
+        async with sqlite_inbox.handling(event(1), owner="a"):
+            pass
+        second = await sqlite_inbox.store(events(1, 2, 3))
+
+        assert (first.new, first.known, first.last_seen) == ({1, 2}, set(), None)
+        assert (second.new, second.known, second.last_seen) == ({3}, {1, 2}, 2)
+
+    @pytest.mark.asyncio
+    async def test_marking_drops_the_event_itself(self, sqlite_inbox: SqliteInbox) -> None:
+        """A handled event leaves its mark, not its data."""
+        await sqlite_inbox.store(events(1))
+        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        async with sqlite_inbox.handling(event(1), owner="a"):
+            pass
+
+        assert await rows(sqlite_inbox, "SELECT document FROM jetpay_inbox") == [(None,)]
+        assert await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9) == ()
+
+    @pytest.mark.asyncio
+    async def test_an_event_that_was_only_leased_is_stored_too(self, sqlite_inbox: SqliteInbox) -> None:
+        """An event that an earlier delivery left unhandled, without storing it, is on disk after storing."""
+        await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
+        await sqlite_inbox.release(owner="a")
+
+        assert await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9) == ()
+        assert (await sqlite_inbox.store(events(1))).new == {1}
+        assert await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9) == events(1)
+
+    @pytest.mark.asyncio
+    async def test_one_owner_takes_at_a_time(self, sqlite_inbox: SqliteInbox, time: FakeClock) -> None:
+        """While one worker has stored events the others get none, and all of its rest once its lease has run out."""
+        await sqlite_inbox.store(events(1, 2, 3))
+        first = await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=2)
+        second = await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=2)
+        time.tick(SECONDS)
+        third = await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9)
+
+        assert [first, second, third] == [events(1, 2), (), events(1, 2, 3)]
+
+    @pytest.mark.asyncio
+    async def test_deferred_events_hold_their_transaction(self, sqlite_inbox: SqliteInbox, time: FakeClock) -> None:
+        """A deferred event keeps the later ones of its transaction waiting, and nothing else."""
+        stored = [event(n, transaction=transaction) for n, transaction in ((1, "x"), (2, "y"), (3, "x"))]
+        stored += [event(4, type="cards.tokenized"), event(5, type="cards.tokenized")]
+        await sqlite_inbox.store(stored)
+        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        for one in (stored[0], stored[3]):
+            await sqlite_inbox.reschedule(one, owner="a", seconds=10)
+        await sqlite_inbox.release(owner="a")
+
+        early = await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9)
+        await sqlite_inbox.release(owner="b")
+        time.tick(10)
+        late = await sqlite_inbox.claim(owner="c", seconds=SECONDS, limit=9)
+
+        assert [one.id for one in early] == [2, 5]
+        assert [one.id for one in late] == [1, 2, 3, 4, 5]
+
+    @pytest.mark.asyncio
+    async def test_only_the_owner_defers(self, sqlite_inbox: SqliteInbox) -> None:
+        """A worker that lost an event can't put it off for the one that has it."""
+        await sqlite_inbox.store(events(1))
+        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        await sqlite_inbox.reschedule(event(1), owner="b", seconds=10)
+
+        assert await sqlite_inbox.renew([1], owner="a", seconds=SECONDS) == {1}
+
+
+class TestOwnTransaction:
+    """`SqliteInbox.mark_handled`, on the application's own connection to the same file."""
+
+    @pytest.fixture
+    def shop(self, path: Path) -> Callable[[], sqlite3.Connection]:
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(path)
+            connection.execute("CREATE TABLE IF NOT EXISTS orders (debit_id TEXT)")
+            return connection
+
+        return connect
+
+    @pytest.mark.asyncio
+    async def test_mark_and_effect_commit_together(
+        self, sqlite_inbox: SqliteInbox, shop: Callable[[], sqlite3.Connection]
+    ) -> None:
+        """What the handler wrote and the mark appear at once, and the mark after the handler does no harm."""
+        await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
+
+        def write() -> None:
+            with closing(shop()) as connection, connection:
+                connection.execute("INSERT INTO orders VALUES ('t-1')")
+                sqlite_inbox.mark_handled(connection, event(1))
+
+        async with sqlite_inbox.handling(event(1), owner="a"):
+            await asyncio.to_thread(write)
+            assert (await sqlite_inbox.lease(events(1), owner="b", seconds=SECONDS)).handled == {1}
+
+        assert await rows(sqlite_inbox, "SELECT * FROM orders") == [("t-1",)]
+
+    @pytest.mark.asyncio
+    async def test_rolled_back_is_not_marked(
+        self, sqlite_inbox: SqliteInbox, shop: Callable[[], sqlite3.Connection]
+    ) -> None:
+        """A transaction that fails after the mark leaves neither the effect nor the mark."""
+        await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
+
+        def write() -> None:
+            with closing(shop()) as connection, connection:
+                connection.execute("INSERT INTO orders VALUES ('t-1')")
+                sqlite_inbox.mark_handled(connection, event(1))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            async with sqlite_inbox.handling(event(1), owner="a"):
+                write()
+
+        assert await rows(sqlite_inbox, "SELECT * FROM orders") == []
+        assert await rows(sqlite_inbox, "SELECT handled_at FROM jetpay_inbox") == [(None,)]
+
+    @pytest.mark.asyncio
+    async def test_a_lost_lease_rolls_the_effect_back(
+        self, sqlite_inbox: SqliteInbox, shop: Callable[[], sqlite3.Connection], time: FakeClock
+    ) -> None:
+        """A worker that was stalled past its lease can't commit what its successor may have done already."""
+        await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
+        time.tick(SECONDS)
+        await handle(sqlite_inbox, 1, owner="b")
+
+        def write() -> None:
+            with closing(shop()) as connection, connection:
+                connection.execute("INSERT INTO orders VALUES ('t-1')")
+                sqlite_inbox.mark_handled(connection, event(1))
+
+        with pytest.raises(LeaseLostError, match="must not be committed"):
+            async with sqlite_inbox.handling(event(1), owner="a"):
+                write()
+
+        assert await rows(sqlite_inbox, "SELECT * FROM orders") == []
+
+    @pytest.mark.asyncio
+    async def test_outside_of_a_handler_there_is_no_owner(
+        self, sqlite_inbox: SqliteInbox, shop: Callable[[], sqlite3.Connection]
+    ) -> None:
+        """Without a receiver around it `mark_handled` says what is wrong."""
+        with closing(shop()) as connection, pytest.raises(ConfigurationError, match="belongs in a handler"):
+            sqlite_inbox.mark_handled(connection, event(1))

@@ -1,0 +1,260 @@
+"""The inbox in a SQLite file: shared, durable, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from jetpay_async._core import fork
+from jetpay_async.errors import ConfigurationError, InvalidArgumentError
+from jetpay_async.webhooks._inbox_rows import _use_wal
+from jetpay_async.webhooks.errors import InboxError
+from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
+from tests.webhooks.inboxes import SECONDS, handle, rows
+from tests.webhooks.receiving import FakeClock, event, events
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jetpay_async.webhooks._inbox_rows import InboxRows
+
+
+class TestSqlite:
+    @pytest.mark.asyncio
+    async def test_survives_a_restart(self, path: Path) -> None:
+        """What one process marked, the next one knows."""
+        async with SqliteInbox(path) as before:
+            await handle(before, 1, 2)
+        async with SqliteInbox(path) as after:
+            leased = await after.lease(events(1, 2, 3), owner="b", seconds=SECONDS)
+            last = await after.last_contiguous_event_id()
+
+        assert (leased.handled, leased.mine, last) == ({1, 2}, {3}, 2)
+
+    @pytest.mark.asyncio
+    async def test_commits_reach_the_disk(self, sqlite_inbox: SqliteInbox) -> None:
+        """The file is in WAL mode, and each commit waits for the disk."""
+        assert await rows(sqlite_inbox, "PRAGMA journal_mode") == [("wal",)]
+        assert await rows(sqlite_inbox, "PRAGMA synchronous") == [(2,)]
+
+    @pytest.mark.asyncio
+    async def test_sources_share_a_file_but_no_ids(self, path: Path) -> None:
+        """The same id of two accounts is two events."""
+        async with SqliteInbox(path, source="a") as a, SqliteInbox(path, source="b") as b:
+            await handle(a, 1)
+            leased = await b.lease(events(1), owner="b", seconds=SECONDS)
+
+            assert (leased.mine, leased.last_seen) == ({1}, None)
+            assert await b.last_contiguous_event_id() is None
+
+    @pytest.mark.asyncio
+    async def test_racing_workers_get_each_event_once(self, path: Path) -> None:
+        """However many workers ask at the same moment, every event goes to exactly one of them."""
+        inboxes = [SqliteInbox(path) for _ in range(4)]
+        taken = [
+            await asyncio.gather(*(inbox.lease(events(n), owner=str(i), seconds=9) for i, inbox in enumerate(inboxes)))
+            for n in range(20)
+        ]
+        for inbox in inboxes:
+            await inbox.aclose()
+
+        assert [sum(len(leased.mine) for leased in round_) for round_ in taken] == [1] * 20
+
+    @pytest.mark.asyncio
+    async def test_the_loop_never_waits_for_the_file(self, path: Path) -> None:
+        """While another process holds the write lock, the event loop runs on."""
+        async with SqliteInbox(path, busy_timeout=5) as inbox:
+            await handle(inbox, 1)
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                waiting = asyncio.create_task(inbox.lease(events(2), owner="b", seconds=SECONDS))
+                await asyncio.sleep(0.02)
+                assert not waiting.done()
+                other.execute("ROLLBACK")
+            assert (await waiting).mine == {2}
+
+    @pytest.mark.asyncio
+    async def test_a_locked_file_is_told(self, sqlite_inbox: SqliteInbox, path: Path) -> None:
+        """A write lock that another holds for too long is an error that says so and may pass."""
+        await handle(sqlite_inbox, 1)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(InboxError, match="another process holds the inbox's write lock") as told:
+                await sqlite_inbox.lease(events(2), owner="b", seconds=SECONDS)
+
+        assert (told.value.reason, told.value.retryable) == ("locked", True)
+        assert (await sqlite_inbox.lease(events(2), owner="b", seconds=SECONDS)).mine == {2}
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize(
+        ("pragma", "reason"),
+        [
+            pytest.param("PRAGMA query_only = ON", "readonly", id="readonly"),
+            pytest.param("PRAGMA max_page_count = 1", "full", id="full"),
+        ],
+    )
+    async def test_a_file_that_cannot_grow_is_told(self, sqlite_inbox: SqliteInbox, pragma: str, reason: str) -> None:
+        """A read-only file and a full disk are different errors, and nothing counts as marked."""
+        await rows(sqlite_inbox, pragma)
+
+        with pytest.raises(InboxError) as told:
+            await sqlite_inbox.lease(events(*range(1, 2000)), owner="a", seconds=SECONDS)
+        assert told.value.reason == reason
+        assert isinstance(told.value.__cause__, sqlite3.Error)
+
+    @pytest.mark.asyncio
+    async def test_a_damaged_file_is_told(self, sqlite_inbox: SqliteInbox, path: Path) -> None:
+        """A file that is no database is refused, and is left as it is."""
+        rubbish = b"not a database at all, but long enough to look at. " * 100
+        await asyncio.to_thread(path.write_bytes, rubbish)
+
+        with pytest.raises(InboxError, match="is not a SQLite database") as told:
+            await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
+        assert told.value.reason == "damaged"
+        assert await asyncio.to_thread(path.read_bytes) == rubbish
+
+    @pytest.mark.asyncio
+    async def test_opening_waits_for_the_others(self, path: Path) -> None:
+        """Workers that start together on a new file wait for each other, as long as they would for a write."""
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            async with SqliteInbox(path, busy_timeout=0.02) as hasty, SqliteInbox(path) as patient:
+                opening = asyncio.create_task(patient.last_contiguous_event_id())
+                with pytest.raises(InboxError, match="write lock"):
+                    await hasty.last_contiguous_event_id()
+                assert not opening.done()
+                other.execute("ROLLBACK")
+                assert await opening is None
+
+    def test_opening_tries_again_where_sqlite_does_not_wait(self) -> None:
+        """SQLite refuses some changes to WAL at once instead of waiting; the inbox waits for it, but not for ever."""
+
+        class Contended:
+            calls = 0
+
+            def execute(self, _: str) -> None:
+                self.calls += 1
+                if self.calls < 3:
+                    error = sqlite3.OperationalError("database is locked")
+                    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                    raise error
+
+        patient, hasty = Contended(), Contended()
+        _use_wal(cast("sqlite3.Connection", patient), within=5)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            _use_wal(cast("sqlite3.Connection", hasty), within=-1)
+
+        assert (patient.calls, hasty.calls) == (3, 1)
+
+    @pytest.mark.asyncio
+    async def test_a_missing_folder_is_told(self, tmp_path: Path) -> None:
+        """A file that can't be opened is an error that may pass: the folder can still be made."""
+        async with SqliteInbox(tmp_path / "later" / "inbox.db") as inbox:
+            with pytest.raises(InboxError, match="can't be opened") as told:
+                await inbox.last_contiguous_event_id()
+            (tmp_path / "later").mkdir()
+            assert await inbox.last_contiguous_event_id() is None
+
+        assert told.value.reason == "unavailable"
+
+    @pytest.mark.asyncio
+    async def test_a_newer_schema_is_refused(self, path: Path) -> None:
+        """A file that a later release has changed is not written to."""
+        async with SqliteInbox(path) as inbox:
+            await handle(inbox, 1)
+            await rows(inbox, "UPDATE jetpay_inbox_schema SET version = 99")
+        async with SqliteInbox(path) as inbox:
+            with pytest.raises(InboxError, match=r"schema 99.*upgrade jetpay-async") as told:
+                await inbox.lease(events(2), owner="a", seconds=SECONDS)
+
+        assert told.value.reason == "newer_schema"
+
+    @pytest.mark.asyncio
+    async def test_closed_is_closed(self, path: Path) -> None:
+        """A closed inbox says so instead of opening its file again; closing twice, or unopened, is fine."""
+        inbox = SqliteInbox(path)
+        await handle(inbox, 1)
+        await inbox.aclose()
+        await inbox.aclose()
+        await SqliteInbox(path).aclose()
+
+        with pytest.raises(ConfigurationError, match="is closed"):
+            await inbox.last_contiguous_event_id()
+
+    @pytest.mark.asyncio
+    async def test_closing_what_could_not_be_opened(self, tmp_path: Path) -> None:
+        """An inbox whose file never opened can still be closed."""
+        inbox = SqliteInbox(tmp_path / "nowhere" / "inbox.db")
+        with pytest.raises(InboxError):
+            await inbox.last_contiguous_event_id()
+
+        await inbox.aclose()
+
+    @pytest.mark.asyncio
+    async def test_a_fork_is_noticed(self, sqlite_inbox: SqliteInbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An inbox that was opened before a fork says so in the child, whose copy has no thread."""
+        await sqlite_inbox.last_contiguous_event_id()
+        with monkeypatch.context() as patched:
+            patched.setattr(fork, "_generation", fork._generation + 1)
+            with pytest.raises(ConfigurationError, match="opened before a fork"):
+                await sqlite_inbox.last_contiguous_event_id()
+
+    @pytest.mark.asyncio
+    async def test_closing_in_a_forked_child_returns(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a child `aclose` waits for no thread of the parent, and leaves the file to the parent."""
+        inbox = SqliteInbox(path)
+        await handle(inbox, 1)
+        parents_thread = inbox._thread
+        assert parents_thread is not None
+        monkeypatch.setattr(parents_thread, "submit", None)
+        with monkeypatch.context() as patched:
+            patched.setattr(fork, "_generation", fork._generation + 1)
+            async with asyncio.timeout(5):
+                await inbox.aclose()
+
+        monkeypatch.undo()
+        inbox._closed = False  # the parent's copy is another
+        assert (await inbox.lease(events(1), owner="b", seconds=SECONDS)).handled == {1}
+        await inbox.aclose()
+
+    @pytest.mark.asyncio
+    async def test_no_query_reads_the_whole_table(self, sqlite_inbox: SqliteInbox, time: FakeClock) -> None:
+        """Every statement of the daily work finds its rows by an index, however many there are."""
+        statements: list[str] = []
+
+        def spy(rows: InboxRows) -> None:
+            rows._connection.set_trace_callback(statements.append)
+
+        def plans(rows: InboxRows) -> list[str]:
+            rows._connection.set_trace_callback(None)
+            explained = [text for text in statements if text.split()[0] in ("SELECT", "UPDATE", "INSERT", "DELETE")]
+            return [
+                f"{row[3]} <- {text}"
+                for text in explained
+                for row in rows._connection.execute(f"EXPLAIN QUERY PLAN {text}")
+            ]
+
+        await sqlite_inbox._run(spy)
+        await handle(sqlite_inbox, 1, 2, owner="a")
+        await sqlite_inbox.renew([1], owner="a", seconds=SECONDS)
+        await sqlite_inbox.release(owner="a")
+        await sqlite_inbox.store(events(3, 4))
+        await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=1)
+        await sqlite_inbox.reschedule(event(3), owner="b", seconds=1)
+        time.tick(31 * 86_400)
+        await handle(sqlite_inbox, 5)
+        found = await sqlite_inbox._run(plans)
+
+        assert len(found) > 20
+        assert [plan for plan in found if "SCAN jetpay" in plan or "TEMP B-TREE" in plan] == []
+
+    @pytest.mark.parametrize("field", ["retention", "busy_timeout"])
+    @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "5"])
+    def test_a_number_of_seconds_is_checked_at_once(self, path: Path, field: str, seconds: object) -> None:
+        """A time that can't be one is rejected when the inbox is made, not at the first delivery."""
+        with pytest.raises(InvalidArgumentError, match=field):
+            SqliteInbox(path, **{field: seconds})  # type: ignore[arg-type] # by name

@@ -1,0 +1,207 @@
+"""The receiver with ``acknowledge="after_storing"``: on disk, answered, handled later."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from jetpay_async._core.clock import Clock
+from jetpay_async.errors import ConfigurationError
+from jetpay_async.webhooks import receiver as receiver_module
+from jetpay_async.webhooks.errors import (
+    InboxError,
+)
+from jetpay_async.webhooks.events import Event
+from jetpay_async.webhooks.receiver import DeliveryResponse
+from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
+from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
+from tests.webhooks.receiving import FakeClock, event, events, until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class TestStored:
+    """``acknowledge="after_storing"``: on disk, answered, handled later."""
+
+    @pytest.mark.asyncio
+    async def test_the_answer_does_not_wait_for_the_handlers(self, shop: Shop, disk: SqliteInbox) -> None:
+        """Events are on disk when Jetpay gets its 2xx, and are handled after it; a redelivery adds nothing."""
+        shop.gates = {1: asyncio.Event()}
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
+            first = await receiver.receive(delivery_of(1, 2), TOKEN)
+            done_then = list(shop.done)
+            second = await receiver.receive(delivery_of(1, 2, 3), TOKEN)
+            shop.gates[1].set()
+            await shop.finished(1, 2, 3)
+
+        assert first == DeliveryResponse(status=200, reason="stored", stored=2)
+        assert second == DeliveryResponse(status=200, reason="stored", stored=1, skipped=2)
+        assert (done_then, shop.done) == ([], [1, 2, 3])
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("acknowledge", ["after_storing", "after_handling"])
+    async def test_what_a_dead_process_left_is_handled_at_the_next_start(
+        self, shop: Shop, disk: SqliteInbox, acknowledge: Literal["after_storing", "after_handling"]
+    ) -> None:
+        """Stored events survive their process, also when the next one answers only after handling."""
+        await disk.store(events(1, 2))
+
+        async with receiver_for(shop, disk, acknowledge=acknowledge):
+            await shop.finished(1, 2)
+
+        assert shop.done == [1, 2]
+
+    @pytest.mark.asyncio
+    async def test_what_another_process_stored_is_found(self, shop: Shop, disk: SqliteInbox) -> None:
+        """A worker looks now and then for events whose own process may have died."""
+        async with receiver_for(shop, disk, acknowledge="after_storing", poll_interval=0.01):
+            await asyncio.sleep(0.03)
+            await disk.store(events(1))
+            await shop.finished(1)
+
+        assert shop.done == [1]
+
+    @pytest.mark.asyncio
+    async def test_a_failure_keeps_the_others_waiting(self, shop: Shop, disk: SqliteInbox) -> None:
+        """With on_error='stop' a failed event is tried again, after longer and longer pauses, before any later one."""
+        pauses: list[float] = []
+        shop.failing = {2}
+
+        async def sleep(seconds: float) -> None:
+            if seconds == 7.5:  # the renewal of a lease of 30 s
+                await asyncio.sleep(seconds)
+            pauses.append(seconds)
+            if len(pauses) == 9:
+                shop.failing.clear()
+
+        async with receiver_for(shop, disk, acknowledge="after_storing", clock=Clock(sleep=sleep)) as receiver:
+            await receiver.receive(delivery_of(1, 2, 3), TOKEN)
+            await shop.finished(1, 2, 3)
+
+        assert pauses[:9] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+        assert shop.seen == [1] + [2] * 10 + [3]
+
+    @pytest.mark.asyncio
+    async def test_or_keeps_only_its_transaction_waiting(self, shop: Shop, tmp_path: Path) -> None:
+        """With on_error='continue' a failed event and its transaction are put off while the others pass."""
+        time = FakeClock()
+        deferred: list[float] = []
+
+        class Inbox(SqliteInbox):
+            async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
+                await super().reschedule(event, owner=owner, seconds=seconds)
+                deferred.append(seconds)
+
+        shop.failing = {1}
+        async with (
+            Inbox(tmp_path / "inbox.db", clock=time.clock) as disk,
+            receiver_for(shop, disk, acknowledge="after_storing", on_error="continue", poll_interval=0.005) as receiver,
+        ):
+            await disk.store([event(n, transaction=name) for n, name in enumerate("abac", start=1)])
+            await until(lambda: deferred == [1])
+            seen_at_first = list(shop.seen)
+            time.tick(1)
+            await until(lambda: deferred == [1, 2])
+            shop.failing = set()
+            time.tick(2)
+            await shop.finished(1, 3)
+
+            await until(lambda: getattr(receiver._stored_worker, "_failures", None) == {})
+
+        assert seen_at_first == [1, 2, 4]
+        assert shop.seen == [1, 2, 4, 1, 1, 3]
+
+    @pytest.mark.asyncio
+    async def test_it_must_be_entered(self, shop: Shop, disk: SqliteInbox) -> None:
+        """Nothing is promised that nobody would retention: without a worker the receiver refuses to work."""
+        with pytest.raises(ConfigurationError, match="async with receiver"):
+            await receiver_for(shop, disk, acknowledge="after_storing").receive(delivery_of(1), TOKEN)
+
+    @pytest.mark.asyncio
+    async def test_what_could_not_be_stored_is_sent_again(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No 2xx without the events on disk."""
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
+            await disk._run(lambda rows: rows._connection.execute("PRAGMA query_only = ON"))
+            answer = await receiver.receive(delivery_of(1), TOKEN)
+
+        assert answer == DeliveryResponse(status=503, reason="readonly", left=1)
+        assert "the inbox failed (readonly)" in caplog.text
+
+    @pytest.mark.asyncio
+    async def test_gaps_are_told_here_too(self, shop: Shop, disk: SqliteInbox) -> None:
+        """The gap watch looks at what arrives, not at what is handled."""
+        gaps: list[tuple[int, int]] = []
+
+        async def on_missing_events(first: int, last: int) -> None:
+            gaps.append((first, last))
+
+        async with receiver_for(
+            shop, disk, acknowledge="after_storing", on_missing_events=on_missing_events
+        ) as receiver:
+            await receiver.receive(delivery_of(1, 4), TOKEN)
+
+        assert gaps == [(2, 3)]
+
+    @pytest.mark.asyncio
+    async def test_a_store_that_fails_is_tried_again(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Trouble with the file ends neither the worker nor the order: it pauses and looks again."""
+        take = disk.claim
+        pauses: list[float] = []
+
+        async def fail(**_: object) -> Sequence[Event]:
+            raise InboxError("away for lunch", reason="locked")
+
+        async def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            monkeypatch.setattr(disk, "claim", take)
+
+        monkeypatch.setattr(disk, "claim", fail)
+        await disk.store(events(1))
+        async with receiver_for(shop, disk, clock=Clock(sleep=sleep)):
+            await shop.finished(1)
+
+        assert pauses[0] == 1
+        assert "could not handle stored events" in caplog.text
+
+    @pytest.mark.asyncio
+    async def test_closing_lets_the_running_handler_end(self, shop: Shop, disk: SqliteInbox) -> None:
+        """The worker finishes the event it is at, and leaves the others on disk."""
+        shop.gates = {1: asyncio.Event()}
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
+            await receiver.receive(delivery_of(1, 2), TOKEN)
+            await shop.started(1)
+            asyncio.get_running_loop().call_later(0.01, shop.gates[1].set)
+
+        assert shop.done == [1]
+        assert await disk.claim(owner="next", seconds=1, limit=9) == events(2)
+
+    @pytest.mark.asyncio
+    async def test_closing_does_not_wait_for_ever(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A handler of a stored event that doesn't end is cancelled, and the event stays on disk."""
+        monkeypatch.setattr(receiver_module, "_CLOSE_TIMEOUT_SECONDS", 0.02)
+        shop.gates = {1: asyncio.Event()}
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
+            await receiver.receive(delivery_of(1), TOKEN)
+            await shop.started(1)
+
+        assert shop.done == []
+        assert await disk.claim(owner="next", seconds=1, limit=9) == events(1)
+
+    @pytest.mark.asyncio
+    async def test_a_store_needs_not_be_entered_to_be_closed(self, shop: Shop, disk: SqliteInbox) -> None:
+        """A receiver that answers after handling works without `async with`, and can be closed all the same."""
+        receiver = receiver_for(shop, disk)
+        answer = await receiver.receive(delivery_of(1), TOKEN)
+        await receiver.aclose()
+
+        assert answer.handled == 1
