@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 PACKAGE = "jetpay_async"
 ROOT = Path(jetpay_async.__file__).parent
 
-# From the first rank to the last: a part may import the parts of the ranks before its own. A part is a module or a folder
-# of the package; the modules of `_core` and `_batch` are parts by themselves. No circle inside the folders: that is a
-# contract in pyproject.toml, which `nox -s lint` checks.
+# From the first rank to the last: a part may import the parts of the ranks before its own. A part is a module or a
+# folder of the package; the modules of `_core` and `_batch` are parts by themselves. That no circle closes inside a
+# folder is a contract in pyproject.toml, which `nox -s lint` checks.
 LEAVES = {"_version", "errors", "models", "money", "outcomes", "telemetry"}
 SHARED = {
     "_core.backoff",
