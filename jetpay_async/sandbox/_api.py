@@ -1,6 +1,6 @@
-"""The REST calls: what each reads, does and answers. Pure; the network is in `_server`.
+"""The REST calls: what each reads, does and replies. Pure; the network is in `_server`.
 
-The paths, the requests and the replies are those of the vendor's guide. What it is silent about, and is our reading:
+The paths, the requests and the replies are those of the vendor's guide. What it does not say is inferred:
 the path of the bank account call, the names of the scopes, the wording of every ``detail``, and that cancelling a
 preauthorization releases it.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jetpay_async.sandbox._state import Account, Transaction
     from jetpay_async.sandbox._webhooks import Webhooks
 
-__all__ = ["Api", "Received", "Route", "TokenScope"]
+__all__ = ["Api", "ReceivedRequest", "Route", "TokenScope"]
 
 _BANK_ACCOUNT_FIELDS = (
     "institution",
@@ -73,12 +73,20 @@ class TokenScope(StrEnum):
 
 
 @attrs.frozen
-class Received:
-    """What a request holds, once its route is known."""
+class ReceivedRequest:
+    """A request whose route is known.
+
+    Attributes:
+        identifiers: The ids in its path.
+        body: The bytes of its body.
+        content_type: As received, without parameters.
+        seconds_ago: How old the state is that a status reports.
+    """
 
     identifiers: Sequence[str]
     body: bytes
     content_type: str
+    seconds_ago: float = 0.0
 
     def form(self) -> Form:
         """Read the body."""
@@ -87,23 +95,23 @@ class Received:
 
 @attrs.frozen
 class Route:
-    """One call: its name in faults and counts, its place, the scope that it asks for, and what answers it."""
+    """One call: its name in faults and counts, method and path, the scope that it requires, and its handler."""
 
     name: str
     method: str
     path: str
     scope: TokenScope | None
-    answer: Callable[[Received], SandboxResponse]
+    respond: Callable[[ReceivedRequest], SandboxResponse]
 
 
 class Api:
     """The REST calls on one account.
 
     Args:
-        account: What they read and change.
+        account: The account that they read and change.
         webhooks: The registrations.
-        keys: What the key set publishes.
-        own_url: Tells the sandbox's own address, once it is known.
+        keys: The keys that the key set publishes.
+        own_url: Returns the sandbox's own URL.
     """
 
     def __init__(
@@ -127,18 +135,18 @@ class Api:
         return token
 
     def revoke_token(self, token: str) -> None:
-        """Forget a token."""
+        """Revoke a token."""
         self._tokens.pop(token, None)
 
-    def answer(self, route: Route, authorization: str, received: Received) -> SandboxResponse:
-        """DeliveryResponse a request."""
+    def respond(self, route: Route, authorization: str, received: ReceivedRequest) -> SandboxResponse:
+        """Do what a request asks for, and return the reply."""
         try:
             if route.scope is not None:
-                self._admit(route.scope, authorization)
-            return route.answer(received)
-        except RejectedError as refusal:
-            challenge = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-            return _responses.json(refusal.status, {"detail": refusal.detail}, challenge)
+                self._authorize(route.scope, authorization)
+            return route.respond(received)
+        except RejectedError as rejected:
+            challenge = {"WWW-Authenticate": "Bearer"} if rejected.status == 401 else None
+            return _responses.json(rejected.status, {"detail": rejected.detail}, challenge)
 
     def routes(self) -> Iterable[Route]:
         """List the calls."""
@@ -166,7 +174,7 @@ class Api:
             Route("payment", "POST", "/payment/pay/{identifier}", None, self._pay),
         )
 
-    def _admit(self, scope: TokenScope, authorization: str) -> None:
+    def _authorize(self, scope: TokenScope, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise RejectedError(401, "Not authenticated")
@@ -176,13 +184,13 @@ class Api:
         if scope not in scopes:
             raise RejectedError(403, "Not enough permissions")
 
-    def _preauthorize(self, received: Received) -> SandboxResponse:
+    def _preauthorize(self, received: ReceivedRequest) -> SandboxResponse:
         return _card_payment(self._reserve(received))
 
-    def _charge(self, received: Received) -> SandboxResponse:
+    def _charge(self, received: ReceivedRequest) -> SandboxResponse:
         return _card_payment(self._account.capture(self._reserve(received).identifier))
 
-    def _reserve(self, received: Received) -> Transaction:
+    def _reserve(self, received: ReceivedRequest) -> Transaction:
         contact_id, credit_card_id = received.identifiers
         form = received.form()
         amount = form.amount("amount")
@@ -193,12 +201,14 @@ class Api:
             contact_id, credit_card_id, amount=amount, to_bank_account_id=to_bank_account_id, statement=statement
         )
 
-    def _capture(self, received: Received) -> SandboxResponse:
+    def _capture(self, received: ReceivedRequest) -> SandboxResponse:
         debit = self._account.capture(received.identifiers[0])
         return _responses.json(200, {"identifier": debit.identifier, "state": debit.state.value})
 
-    def _status(self, received: Received) -> SandboxResponse:
+    def _status(self, received: ReceivedRequest) -> SandboxResponse:
         transaction = self._account.transaction(received.identifiers[0])
+        if received.seconds_ago:
+            return self._stale_status(received)
         document: dict[str, JSONValue] = {"state": transaction.state.value}
         if transaction.fail_reason is not None:
             document["fail_reason"] = transaction.fail_reason
@@ -206,11 +216,18 @@ class Api:
             document["fail_direction"] = transaction.fail_direction
         return _responses.json(200, document)
 
-    def _cancel(self, received: Received) -> SandboxResponse:
+    def _stale_status(self, received: ReceivedRequest) -> SandboxResponse:
+        event = self._account.events.last_of(received.identifiers[0], received.seconds_ago)
+        if event is None:
+            raise RejectedError(404, "Transaction not found")
+        names = {"state": "state", "failReason": "fail_reason", "failDirection": "fail_direction"}
+        return _responses.json(200, {names[name]: value for name, value in event.data.items() if name in names})
+
+    def _cancel(self, received: ReceivedRequest) -> SandboxResponse:
         self._account.cancel(received.identifiers[0])
         return _responses.json(200, {"ok": True})
 
-    def _add_contact(self, received: Received) -> SandboxResponse:
+    def _add_contact(self, received: ReceivedRequest) -> SandboxResponse:
         form = received.form()
         email, name = form.text("email"), form.text("name")
         tags, language = form.texts("tags"), form.optional_text("language")
@@ -227,12 +244,12 @@ class Api:
             },
         )
 
-    def _card_url(self, received: Received) -> SandboxResponse:
+    def _card_url(self, received: ReceivedRequest) -> SandboxResponse:
         card_form = self._account.open_card_form(received.identifiers[0])
         url = f"{self._own_url()}/creditcards/form/{card_form.identifier}"
         return _responses.json(200, {"url": url, "credit_card_id": card_form.credit_card_id})
 
-    def _add_bank_account(self, received: Received) -> SandboxResponse:
+    def _add_bank_account(self, received: ReceivedRequest) -> SandboxResponse:
         form = received.form()
         contact_id = form.text("contact_id")
         details = {name: form.text(name) for name in _BANK_ACCOUNT_FIELDS}
@@ -240,7 +257,7 @@ class Api:
         bank_account = self._account.add_bank_account(contact_id, details)
         return _responses.json(201, {"identifier": bank_account.identifier, "contact_id": contact_id, **details})
 
-    def _request_debit(self, received: Received) -> SandboxResponse:
+    def _request_debit(self, received: ReceivedRequest) -> SandboxResponse:
         form = received.form()
         amount = form.amount("amount")
         statement = form.text("statement", longest=STATEMENT_LENGTH)
@@ -258,7 +275,7 @@ class Api:
             )
         )
 
-    def _request_credit(self, received: Received) -> SandboxResponse:
+    def _request_credit(self, received: ReceivedRequest) -> SandboxResponse:
         form = received.form()
         amount = form.amount("amount")
         statement = form.text("statement", longest=STATEMENT_LENGTH)
@@ -282,29 +299,29 @@ class Api:
         link = f"{self._own_url()}/payment/pay/{transaction.identifier}"
         return _responses.json(201, {"identifier": transaction.identifier, "link": link})
 
-    def _list_webhooks(self, _: Received) -> SandboxResponse:
+    def _list_webhooks(self, _: ReceivedRequest) -> SandboxResponse:
         return _responses.json(200, [webhook.document() for webhook in self._webhooks])
 
-    def _add_webhook(self, received: Received) -> SandboxResponse:
+    def _add_webhook(self, received: ReceivedRequest) -> SandboxResponse:
         return self._write_webhook(received, None)
 
-    def _show_webhook(self, received: Received) -> SandboxResponse:
+    def _show_webhook(self, received: ReceivedRequest) -> SandboxResponse:
         return _responses.json(200, self._webhook(received).document())
 
-    def _change_webhook(self, received: Received) -> SandboxResponse:
+    def _change_webhook(self, received: ReceivedRequest) -> SandboxResponse:
         return self._write_webhook(received, self._webhook(received))
 
-    def _remove_webhook(self, received: Received) -> SandboxResponse:
+    def _remove_webhook(self, received: ReceivedRequest) -> SandboxResponse:
         self._webhooks.remove(self._webhook(received))
         return _responses.json(200, {"ok": True})
 
-    def _webhook(self, received: Received) -> Webhook:
+    def _webhook(self, received: ReceivedRequest) -> Webhook:
         webhook = self._webhooks.get(received.identifiers[0])
         if webhook is None:
             raise RejectedError(404, "Webhook not found")
         return webhook
 
-    def _write_webhook(self, received: Received, webhook: Webhook | None) -> SandboxResponse:
+    def _write_webhook(self, received: ReceivedRequest, webhook: Webhook | None) -> SandboxResponse:
         form = received.form()
         url = self._callback_url(form, webhook)
         api_key = form.optional_text("callback_api_key")
@@ -331,19 +348,19 @@ class Api:
         if webhook is not None and "callback_url" not in form:
             return webhook.callback_url
         url = form.text("callback_url")
-        objection = self._webhooks.objection(url, of=webhook) if url else None
-        if objection is not None:
-            form.complain("callback_url", *objection)
+        error = self._webhooks.url_error(url, of=webhook) if url else None
+        if error is not None:
+            form.add_error("callback_url", *error)
         return url
 
-    def _jwks(self, _: Received) -> SandboxResponse:
+    def _jwks(self, _: ReceivedRequest) -> SandboxResponse:
         return _responses.json(200, self._keys.jwks)
 
-    def _show_card_form(self, received: Received) -> SandboxResponse:
+    def _show_card_form(self, received: ReceivedRequest) -> SandboxResponse:
         self._account.card_form(received.identifiers[0])
         return _pages.card_form()
 
-    def _submit_card_form(self, received: Received) -> SandboxResponse:
+    def _submit_card_form(self, received: ReceivedRequest) -> SandboxResponse:
         card_form = self._account.card_form(received.identifiers[0])
         number = _pages.card_number(received.body)
         if number is None:
@@ -351,10 +368,10 @@ class Api:
         self._account.submit_card_form(card_form.identifier, number)
         return _pages.done("The card is saved.")
 
-    def _show_payment(self, received: Received) -> SandboxResponse:
+    def _show_payment(self, received: ReceivedRequest) -> SandboxResponse:
         return _pages.payment(self._account.transaction(received.identifiers[0]))
 
-    def _pay(self, received: Received) -> SandboxResponse:
+    def _pay(self, received: ReceivedRequest) -> SandboxResponse:
         self._account.pay(received.identifiers[0])
         return _pages.done("Thank you.")
 

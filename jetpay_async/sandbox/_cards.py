@@ -1,4 +1,4 @@
-"""The card numbers that mean something, as one table."""
+"""The card numbers that decide what happens, as one table."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import attrs
 
 from jetpay_async.models import TransactionState
 
-__all__ = ["APPROVED", "CARDS", "CardBehaviour"]
+__all__ = ["APPROVED", "CARDS", "CardBehavior"]
 
 
 @attrs.frozen(kw_only=True)
-class CardBehaviour:
+class CardBehavior:
     """What a card number makes the sandbox do. The numbers are the sandbox's own; the vendor publishes none.
 
     Attributes:
         number: 16 digits.
         meaning: What happens, in words.
-        declined: The ``detail`` of the 402 that refuses a preauthorization or a charge; no debit is made. None if it
+        declined: The ``detail`` of the 402 that rejects a preauthorization or a charge; no debit is made. None if it
             is accepted.
-        capture: The state that a capture (or a charge) answers with.
+        capture: The state in the reply to a capture (or a charge).
         later: The state that follows ``slow_bank_seconds`` after that one; None if nothing follows.
-        fail_reason: What the status tells once the debit is ``failed``.
+        fail_reason: What the status reports once the debit is ``failed``.
         fail_direction: ``pull`` (from the payer) or ``push`` (to the merchant), for the same case.
     """
 
@@ -38,66 +38,66 @@ class CardBehaviour:
 APPROVED = "4111111111111111"
 
 _TABLE = (
-    CardBehaviour(number=APPROVED, meaning="everything succeeds, as with any number that is not in this table"),
-    CardBehaviour(
+    CardBehavior(number=APPROVED, meaning="everything succeeds, as with any number that is not in this table"),
+    CardBehavior(
         number="4000000000000002",
         meaning="declined: preauthorize and charge answer 402, no debit is made",
         declined="Card declined",
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000010",
         meaning="insufficient funds: preauthorize and charge answer 402, no debit is made",
         declined="Insufficient funds",
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000028",
         meaning="expired: preauthorize and charge answer 402, no debit is made",
         declined="Card expired",
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000036",
-        meaning="the capture fails: it answers 200 with failed; the status tells account_frozen, pull",
+        meaning="the capture fails: the reply is a 200 with failed; the status reports account_frozen, pull",
         capture=TransactionState.FAILED,
         fail_reason="account_frozen",
         fail_direction="pull",
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000044",
-        meaning="the capture fails: it answers 200 with failed; the status tells insufficient_funds, pull",
+        meaning="the capture fails: the reply is a 200 with failed; the status reports insufficient_funds, pull",
         capture=TransactionState.FAILED,
         fail_reason="insufficient_funds",
         fail_direction="pull",
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000051",
         meaning="a slow bank: the capture answers processing; paid follows",
         capture=TransactionState.PROCESSING,
         later=TransactionState.PAID,
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000069",
-        meaning="a slow bank that refuses: the capture answers processing; failed follows (account_frozen, pull)",
+        meaning="a slow bank that rejects it: the capture answers processing; failed follows (account_frozen, pull)",
         capture=TransactionState.PROCESSING,
         later=TransactionState.FAILED,
         fail_reason="account_frozen",
         fail_direction="pull",
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000077",
         meaning="the capture is paid, and completed follows",
         later=TransactionState.COMPLETED,
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000085",
         meaning="the capture is paid, but the payout fails: failed follows (account_frozen, push)",
         later=TransactionState.FAILED,
         fail_reason="account_frozen",
         fail_direction="push",
     ),
-    CardBehaviour(
+    CardBehavior(
         number="4000000000000093",
-        meaning="a state that no published page names: the capture answers settling; paid follows",
-        capture=TransactionState("settling"),
+        meaning="a state that no published page names: the capture answers clearing; paid follows",
+        capture=TransactionState("clearing"),
         later=TransactionState.PAID,
     ),
 )

@@ -1,8 +1,8 @@
-"""Faults on request: which request or delivery one strikes, and what it makes of a reply. Pure.
+"""Faults on request: which request or delivery one applies to, and what it makes of a reply. Pure.
 
-A fault of a request strikes at one of two points. *Before the work* the service has done nothing and never will for
-this request (`FaultKind.SLOW_BEFORE` excepted, which does the work late); *after the work* all is done and only the
-reply suffers.
+A fault of a request is injected at one of two points. *Before the work* the service has done nothing and never will for
+this request (`FaultKind.SLOW_BEFORE` and `FaultKind.PROCESS_LATE` excepted, which do the work late); *after the work*
+all is done and only the reply is damaged.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
 
+from jetpay_async._core import json
 from jetpay_async.models import JSONValue
 from jetpay_async.sandbox import _responses
 from jetpay_async.sandbox._responses import Broken, SandboxResponse
@@ -30,7 +31,7 @@ __all__ = [
     "Fault",
     "FaultKind",
     "Faults",
-    "spoil",
+    "damage",
 ]
 
 ROUTES = (
@@ -79,12 +80,15 @@ class FaultKind(StrEnum):
     """The connection is closed in the middle of a 200's body; nothing was done."""
     CUT_BODY_AFTER = "cut_body_after"
     """The connection is closed in the middle of the reply's body; all was done."""
+    PROCESS_LATE = "process_late"
+    """The connection is closed without an answer, or that error is answered (`Fault.status`, `Fault.body`); the work is
+    done `Fault.seconds` later all the same."""
     RATE_LIMIT = "rate_limit"
     """429, with `Fault.retry_after` if given; nothing was done."""
     ERROR_BEFORE = "error_before"
-    """A 5xx (`Fault.status`, `Fault.body`); nothing was done."""
+    """An error (`Fault.status`, `Fault.body`), 500 or any other: 503, or 408, 409, 425, 499; nothing was done."""
     ERROR_AFTER = "error_after"
-    """A 5xx (`Fault.status`, `Fault.body`) although all was done."""
+    """An error (`Fault.status`, `Fault.body`), 500 or any other: 503, or 408, 409, 425, 499; all was done."""
     PROXY_PAGE_BEFORE = "proxy_page_before"
     """An HTML page of something in between (`Fault.status`); nothing was done."""
     PROXY_PAGE_AFTER = "proxy_page_after"
@@ -97,6 +101,14 @@ class FaultKind(StrEnum):
     """A 200 with `Fault.document` for a body; nothing was done."""
     WRONG_SHAPE_AFTER = "wrong_shape_after"
     """A 200 with `Fault.document` for a body although all was done."""
+    REPORT_STATE_BEFORE = "report_state_before"
+    """A 200 for a capture or a status that reports `Fault.state`; nothing was done."""
+    REPORT_STATE_AFTER = "report_state_after"
+    """The right reply, but with `Fault.state` for the state; all was done. On ``status``, a state goes back so."""
+    STALE_STATUS = "stale_status"
+    """A status as it was `Fault.seconds` ago, as a replica that lags reports it: 404 for a younger transaction."""
+    CACHED_REPLY = "cached_reply"
+    """The first reply to the same path, from memory, with its ``Age``: as a cache answers that ignores headers."""
 
     @property
     def effect(self) -> str:
@@ -105,7 +117,7 @@ class FaultKind(StrEnum):
 
     @property
     def after_work(self) -> bool:
-        """Whether the work was done when it strikes."""
+        """Whether the work was done when it is injected."""
         return self.value.endswith("_after")
 
 
@@ -124,8 +136,17 @@ class DeliveryFaultKind(StrEnum):
     """The signing key is replaced between signing and sending; see `DeliveryFault.keep_old`."""
 
 
+_LASTING = {FaultKind.STALE_STATUS, FaultKind.CACHED_REPLY}
+_ROUTES_OF_KIND: Mapping[FaultKind, Sequence[str]] = {
+    FaultKind.REPORT_STATE_BEFORE: ("capture", "status"),
+    FaultKind.REPORT_STATE_AFTER: ("preauthorize", "charge", "capture", "status"),
+    FaultKind.STALE_STATUS: ("status",),
+    FaultKind.CACHED_REPLY: ("status",),
+}
+
+
 def _times(fault: Fault | DeliveryFault) -> int | None:
-    return 1 if fault.probability == 1 else None
+    return None if fault.probability < 1 or fault.kind in _LASTING else 1
 
 
 def _probability() -> float:
@@ -140,21 +161,23 @@ def _count() -> int | None:
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """One fault, and which requests it strikes.
+    """One fault, and which requests it applies to.
 
     Attributes:
         kind: What goes wrong.
         route: One of `ROUTES`, for example ``"capture"``; None for every call.
-        identifier: Strike only requests with this id in their path; None for any.
-        probability: Of striking a request that fits, from 0 to 1. Drawn from the sandbox's seed.
-        count: How many times it strikes, None for no limit. Left out: once, or without limit if ``probability`` is
-            less than 1.
-        seconds: How late a ``SLOW`` one is.
-        status: Of an ``ERROR`` (500 if left out), a ``PROXY_PAGE`` (502) or a ``REDIRECT`` (307).
-        body: What an ``ERROR`` answers with.
-        retry_after: What a ``RATE_LIMIT`` tells: seconds, or a date (aware); None for no such header.
+        identifier: Apply only to requests with this id in their path; None for any.
+        probability: That it is injected into a request that fits, from 0 to 1. Drawn from the sandbox's seed.
+        count: How many times it is injected, None for no limit. Left out: once, or without limit if ``probability`` is
+            less than 1, or for a ``STALE_STATUS`` and a ``CACHED_REPLY``.
+        seconds: How late a ``SLOW`` or a ``PROCESS_LATE`` is, and how old the state of a ``STALE_STATUS``.
+        status: Of an ``ERROR`` (500 if left out), a ``PROXY_PAGE`` (502), a ``REDIRECT`` (307) or a ``PROCESS_LATE``
+            (no reply).
+        body: The body of an error.
+        retry_after: The header of a ``RATE_LIMIT``: seconds, or a date (aware); None for no such header.
         location: Where a ``REDIRECT`` leads; the same path if left out.
-        document: What a ``WRONG_SHAPE`` answers with.
+        document: The body of a ``WRONG_SHAPE``.
+        state: What a ``REPORT_STATE`` reports: any string is a state.
     """
 
     kind: FaultKind
@@ -170,11 +193,14 @@ class Fault:
     retry_after: int | datetime | None = None
     location: str | None = None
     document: JSONValue = attrs.field(factory=lambda: {"unexpected": True})
+    state: str = "processing"
 
     def fits(self, route: str, identifiers: Sequence[str]) -> bool:
-        """Tell whether a request is one of those that it may match."""
-        return (self.route is None or self.route == route) and (
-            self.identifier is None or self.identifier in identifiers
+        """Return whether a request is one of those that it may apply to."""
+        return (
+            (self.route is None or self.route == route)
+            and (self.identifier is None or self.identifier in identifiers)
+            and route in _ROUTES_OF_KIND.get(self.kind, ROUTES)
         )
 
     @classmethod
@@ -208,18 +234,19 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "body": str,
     "retry_after": int,
     "location": str,
+    "state": str,
 }
 
 
 @attrs.frozen(kw_only=True)
 class DeliveryFault:
-    """One fault of webhook deliveries, and which attempts it strikes. Retries are attempts of their own.
+    """One fault of webhook deliveries, and which attempts it applies to. Retries are attempts of their own.
 
     Attributes:
         kind: What goes wrong.
-        webhook: Strike only deliveries of this webhook, by its ``identifier``; None for any.
-        probability: Of striking an attempt that fits, from 0 to 1. Drawn from the sandbox's seed.
-        count: How many times it strikes, None for no limit. Left out: once, or without limit if ``probability`` is
+        webhook: Apply only to deliveries of this webhook, by its ``identifier``; None for any.
+        probability: That it is injected into an attempt that fits, from 0 to 1. Drawn from the sandbox's seed.
+        count: How many times it is injected, None for no limit. Left out: once, or without limit if ``probability`` is
             less than 1.
         seconds: How much, for ``LATE`` and ``CLOCK_SKEW``.
         keep_old: Whether the key set still holds the old key after a ``ROTATE_KEY``.
@@ -233,11 +260,11 @@ class DeliveryFault:
     keep_old: bool = True
 
     def fits(self, webhook: str, kinds: Collection[DeliveryFaultKind]) -> bool:
-        """Tell whether an attempt is one of those that it may match."""
+        """Return whether an attempt is one of those that it may apply to."""
         return self.kind in kinds and (self.webhook is None or self.webhook == webhook)
 
 
-class _Chance(Protocol):
+class _AnyFault(Protocol):
     @property
     def kind(self) -> StrEnum: ...
     @property
@@ -246,26 +273,26 @@ class _Chance(Protocol):
     def count(self) -> int | None: ...
 
 
-_F = TypeVar("_F", bound=_Chance)
+_F = TypeVar("_F", bound=_AnyFault)
 
 
 class Faults(Generic[_F]):
-    """The faults that are switched on, in the order of adding. At most one strikes at a time: the first that does.
+    """The faults that are switched on, in the order of adding. At most one is injected into a request: the first match.
 
-    Each draws from its own stream of chance, made of the seed and its number. So the same requests in the same order
-    inject the same, and what happens on other routes in between makes no difference.
+    Each draws from its own random numbers, made of the seed and its position. So the same requests in the same order
+    meet the same faults, and what happens on other routes in between makes no difference.
     """
 
     def __init__(self, seed: str) -> None:
         self._seed = seed
         self._added = 0
         self._armed: list[_Armed[_F]] = []
-        self._struck: Counter[str] = Counter()
+        self._injected: Counter[str] = Counter()
 
     @property
-    def struck(self) -> Mapping[str, int]:
-        """How often each kind has struck so far."""
-        return dict(self._struck)
+    def injected(self) -> Mapping[str, int]:
+        """How often each kind has been injected so far."""
+        return dict(self._injected)
 
     def add(self, *faults: _F) -> None:
         """Switch faults on."""
@@ -279,12 +306,12 @@ class Faults(Generic[_F]):
         self._armed.clear()
 
     def match(self, fits: Callable[[_F], bool]) -> _F | None:
-        """Decide which fault strikes now, if any."""
+        """Return the fault to inject now, if any, and count it."""
         for armed in self._armed:
-            if fits(armed.fault) and armed.strikes():
+            if fits(armed.fault) and armed.draw():
                 if armed.left == 0:
                     self._armed.remove(armed)
-                self._struck[armed.fault.kind] += 1
+                self._injected[armed.fault.kind] += 1
                 return armed.fault
         return None
 
@@ -295,7 +322,8 @@ class _Armed(Generic[_F]):
     random: Random
     left: int | None
 
-    def strikes(self) -> bool:
+    def draw(self) -> bool:
+        """Return whether to inject it this time."""
         if self.fault.probability < 1 and self.random.random() >= self.fault.probability:
             return False
         if self.left is not None:
@@ -303,26 +331,46 @@ class _Armed(Generic[_F]):
         return True
 
 
-def spoil(fault: Fault, reply: SandboxResponse, path: str) -> SandboxResponse | Broken:
-    """Make of a reply what the fault leaves of it.
+def damage(fault: Fault, reply: SandboxResponse, *, path: str, identifier: str) -> SandboxResponse | Broken:
+    """Return what the fault leaves of a reply.
 
     Args:
-        fault: Not a ``SLOW`` or ``STALL`` one: these leave the reply as it is.
+        fault: One that replaces or breaks the reply.
         reply: What would have been answered.
         path: The request's path.
+        identifier: The first id in the path.
     """
     match fault.kind.effect:
-        case "lose_reply":
+        case "lose_reply" | "reset" | "cut_head" | "cut_body":
+            return _broken(fault, reply)
+        case "process_late" if fault.status is None:
             return Broken()
-        case "reset":
-            return Broken(reset=True)
+        case "report_state":
+            return _with_state(fault, reply, path, identifier)
+        case _:
+            return _replacement(fault, path)
+
+
+def _broken(fault: Fault, reply: SandboxResponse) -> Broken:
+    match fault.kind.effect:
         case "cut_head":
             head = _responses.head(reply)
             return Broken(head[: len(head) // 2])
         case "cut_body":
             return Broken(_responses.head(reply) + reply.body[: len(reply.body) // 2])
-        case _:
-            return _replacement(fault, path)
+        case effect:
+            return Broken(reset=effect == "reset")
+
+
+def _with_state(fault: Fault, reply: SandboxResponse, path: str, identifier: str) -> SandboxResponse:
+    if not fault.kind.after_work:
+        named: dict[str, JSONValue] = {"identifier": identifier} if path.endswith("/capture") else {}
+        return _responses.json(200, {**named, "state": fault.state})
+    document = json.parse(reply.body)
+    if reply.status != 200 or not isinstance(document, dict):
+        return reply
+    field = "transaction_state" if "transaction_state" in document else "state"
+    return attrs.evolve(reply, body=json.dump({**document, field: fault.state}))
 
 
 def _replacement(fault: Fault, path: str) -> SandboxResponse:
@@ -342,7 +390,7 @@ def _replacement(fault: Fault, path: str) -> SandboxResponse:
 
 def _error(status: int, body: Literal["json", "html", "empty"]) -> SandboxResponse:
     if body == "json":
-        return _responses.json(status, {"detail": "Internal Server Error"})
+        return _responses.json(status, {"detail": _responses.phrase(status)})
     return _responses.page(status) if body == "html" else _responses.empty(status)
 
 

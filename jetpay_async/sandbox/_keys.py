@@ -57,7 +57,7 @@ class KeyRing:
         return {"keys": [key.jwk for key in (newest, *reversed(self._keys[:-1]))]}
 
     def rotate(self, *, keep_old: bool) -> None:
-        """Sign with a new key from now on, and publish the older ones still or no more."""
+        """Sign with a new key from now on, and go on publishing the older ones or not."""
         old = [*self._keys[:-1], self.current] if keep_old else []
         self._keys = [*old, _generate()]
 

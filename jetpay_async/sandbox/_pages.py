@@ -18,29 +18,29 @@ __all__ = ["card_form", "card_number", "done", "payment"]
 _CARD_NUMBER = re.compile(r"[0-9]{12,19}")
 
 
-def card_form(complaint: str = "") -> SandboxResponse:
-    """Show the form that asks for a card number, 422 if the last one was none."""
+def card_form(error: str = "") -> SandboxResponse:
+    """Return the form for a card number; with an error, as a 422."""
     field = '<input name="card_number" autocomplete="cc-number" inputmode="numeric" required>'
     form = f'<form method="post"><label>Card number {field}</label> <button>Save</button></form>'
-    return _page(422 if complaint else 200, "Save a card", f"<p>{escape(complaint)}</p>{form}")
+    return _page(422 if error else 200, "Save a card", f"<p>{escape(error)}</p>{form}")
 
 
 def card_number(body: bytes) -> str | None:
-    """Read the submitted form; None if it holds no card number."""
+    """Read the submitted form; None if there is no card number in it."""
     fields = parse_qs(body.decode(errors="replace"))
     number = re.sub(r"[ -]", "", fields.get("card_number", [""])[0])
     return number if _CARD_NUMBER.fullmatch(number) else None
 
 
 def payment(transaction: Transaction) -> SandboxResponse:
-    """Show what a payment link is about."""
+    """Return the page of a payment link."""
     about = f"<p>{escape(transaction.statement)}: {transaction.amount} ({transaction.state})</p>"
     verb = "Pay" if transaction.kind == "debit" else "Accept"
     return _page(200, "Payment", f'{about}<form method="post"><button>{verb}</button></form>')
 
 
 def done(message: str) -> SandboxResponse:
-    """Show that it worked."""
+    """Return the page that confirms it."""
     return _page(200, "Done", f"<p>{escape(message)}</p>")
 
 

@@ -1,4 +1,4 @@
-"""What leaves: a whole reply, or what is left of one. Pure: the bytes of a broken reply are made here too."""
+"""What is sent: a whole reply, or what is left of one. Pure: the bytes of a broken reply are made here too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jetpay_async._core import json as api_json
 if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
 
-__all__ = ["Broken", "SandboxResponse", "empty", "head", "html", "json", "page"]
+__all__ = ["Broken", "SandboxResponse", "empty", "head", "html", "json", "page", "phrase"]
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
@@ -29,7 +29,7 @@ class SandboxResponse:
 
 @attrs.frozen
 class Broken:
-    """What leaves before the connection ends: nothing, or a part of a reply.
+    """What is sent before the connection ends: nothing, or a part of a reply.
 
     Attributes:
         sent: The bytes.
@@ -51,8 +51,8 @@ def html(status: int, text: str) -> SandboxResponse:
 
 
 def page(status: int) -> SandboxResponse:
-    """Make the page that something between the client and the service answers with."""
-    title = f"{status} {_phrase(status)}"
+    """Make the page of a proxy or gateway in front of the service."""
+    title = f"{status} {phrase(status)}"
     return html(status, f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n")
 
 
@@ -63,12 +63,13 @@ def empty(status: int, headers: Mapping[str, str] | None = None) -> SandboxRespo
 
 def head(reply: SandboxResponse) -> bytes:
     """Write the status line and the headers, as HTTP/1.1 has them."""
-    lines = [f"HTTP/1.1 {reply.status} {_phrase(reply.status)}"]
+    lines = [f"HTTP/1.1 {reply.status} {phrase(reply.status)}"]
     lines += [f"{name}: {value}" for name, value in reply.headers.items()]
     lines.append(f"Content-Length: {len(reply.body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-def _phrase(status: int) -> str:
+def phrase(status: int) -> str:
+    """Return the reason phrase of a status."""
     # Proxies answer with numbers that no registry knows, 520 for one.
     return _PHRASES.get(status, "Unknown")

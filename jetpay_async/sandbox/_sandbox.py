@@ -1,4 +1,4 @@
-"""The sandbox as it is used: it starts and stops the parts, and lets its owner look into them."""
+"""The public class: it starts and stops the parts, and gives access to their state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jetpay_async.sandbox._deliveries import Deliveries, DeliveryAttempt, Delive
 from jetpay_async.sandbox._faults import DeliveryFault, Fault, Faults
 from jetpay_async.sandbox._keys import KeyRing
 from jetpay_async.sandbox._server import Server
-from jetpay_async.sandbox._state import Account, Event, Transaction
+from jetpay_async.sandbox._state import Account, SandboxEvent, Transaction
 from jetpay_async.sandbox._timers import Timers
 from jetpay_async.sandbox._webhooks import Webhooks
 
@@ -40,20 +40,20 @@ class Payer:
 class Sandbox:
     """The Jetpay API in miniature, over a real socket, in the caller's event loop.
 
-    What it holds can be looked at and changed from the same process, before, while and after it runs; `stop` forgets
-    nothing, and a later `start` takes the same port again.
+    Its state can be read and changed from the same process, before, while and after it runs; `stop` keeps it, and a
+    later `start` takes the same port again.
 
     Args:
         host: The address to listen on.
         port: The port, 0 for a free one.
-        seed: What identifiers and the faults' chance come from: the same seed and the same requests in the same order
+        seed: Of the identifiers and of the faults' probabilities: the same seed and the same requests in the same order
             give the same run.
         latency: Seconds that pass before each request is worked on.
         ssl_context: To serve https.
-        clock: Where time comes from: of events, of the deliveries' tokens, and of every wait.
-        refuses_second_capture: Whether the service guards a captured debit with a 409. False makes it take the money
-            again, which shows whether it is the client that never captures twice.
-        slow_bank_seconds: When the state follows that `CardBehaviour.later` tells of.
+        clock: The time of events and of the deliveries' tokens, and every delay.
+        rejects_second_capture: Whether the service answers another capture of a captured debit with a 409. False makes
+            it take the money again, which shows whether it is the client that never captures twice.
+        slow_bank_seconds: How long after a capture the state of `CardBehavior.later` follows.
         delivery: How webhooks are delivered; ``DeliveryPolicy(speedup=1000)`` for tests.
     """
 
@@ -66,16 +66,16 @@ class Sandbox:
         latency: float = 0.0,
         ssl_context: SSLContext | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        refuses_second_capture: bool = True,
+        rejects_second_capture: bool = True,
         slow_bank_seconds: float = 1.0,
         delivery: DeliveryPolicy = _AS_DOCUMENTED,
     ) -> None:
-        waits = Timers(clock)
+        timers = Timers(clock)
         self._account = Account(
             seed=seed,
             now=clock.time,
-            defer=lambda action: waits.later(slow_bank_seconds, action),
-            refuses_second_capture=refuses_second_capture,
+            defer=lambda action: timers.later(slow_bank_seconds, action),
+            rejects_second_capture=rejects_second_capture,
         )
         self._keys = KeyRing()
         self._webhooks = Webhooks(self._account.new_id, public_callbacks=delivery.public_callbacks)
@@ -87,7 +87,8 @@ class Sandbox:
         self._server = Server(
             self._api,
             faults=self.faults,
-            waits=waits,
+            timers=timers,
+            clock=clock,
             latency=latency,
             host=host,
             port=port,
@@ -129,9 +130,9 @@ class Sandbox:
         self._deliveries.start()
 
     async def stop(self) -> None:
-        """Stop listening, drop what is slow or stalled, close every connection. Harmless if it does not run.
+        """Stop listening, end slow and stalled requests, close every connection. Harmless if it does not run.
 
-        A slow bank that has not answered by then never will. What was not delivered is delivered after the next start.
+        States of slow banks that are still to follow are dropped. Pending events are delivered after the next start.
         """
         await self._server.stop()
         await self._deliveries.stop()
@@ -146,11 +147,11 @@ class Sandbox:
         return self._api.issue_token(scopes)
 
     def revoke_token(self, token: str) -> None:
-        """Make a token worthless."""
+        """Revoke a token: requests with it are answered 401."""
         self._api.revoke_token(token)
 
     def _add_examples(self) -> None:
-        """Let the ids that the guide's examples name exist, so that they work as they stand."""
+        """Create the ids of the guide's examples, so that these work unchanged."""
         payer = self._account.add_contact(
             email="payer@example.com", name="A Payer", tags=(), language="en", identifier="contact_123"
         )
@@ -162,7 +163,7 @@ class Sandbox:
         return self._account.add_contact(email=email, name=name, tags=(), language="en").identifier
 
     def add_credit_card(self, contact_id: str, *, card_number: str = APPROVED) -> str:
-        """Tokenize a card and return its id; `CARDS` tells what the number does.
+        """Tokenize a card and return its id; `CARDS` says what the number does.
 
         Raises:
             KeyError: There is no such contact.
@@ -171,7 +172,7 @@ class Sandbox:
         return self._account.add_credit_card(contact_id, card_number).identifier
 
     def add_payer(self, *, card_number: str = APPROVED) -> Payer:
-        """Create a contact with a tokenized card; `CARDS` tells what the number does."""
+        """Create a contact with a tokenized card; `CARDS` says what the number does."""
         contact_id = self.add_contact()
         return Payer(contact_id=contact_id, credit_card_id=self.add_credit_card(contact_id, card_number=card_number))
 
@@ -186,7 +187,7 @@ class Sandbox:
         return self._account.add_bank_account(contact_id, {"title": title}).identifier
 
     def debit(self, debit_id: str) -> Transaction:
-        """Look at a debit.
+        """Return a debit.
 
         Raises:
             KeyError: There is none with this id.
@@ -224,7 +225,7 @@ class Sandbox:
         Args:
             identifier: Of a debit or a credit.
             state: Any string is one.
-            fail_reason: What the status tells from now on.
+            fail_reason: What the status reports from now on.
             fail_direction: ``pull`` or ``push``, for the same.
 
         Raises:
@@ -236,7 +237,7 @@ class Sandbox:
         )
 
     def requests(self, route: str | None = None, identifier: str | None = None) -> int:
-        """Tell how many requests have arrived whole.
+        """Return how many requests have arrived whole.
 
         Args:
             route: One of `ROUTES`, for example ``"capture"``; None for all requests, also those to no route.
@@ -248,7 +249,7 @@ class Sandbox:
         return self._server.requests(route, identifier)
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[SandboxEvent, ...]:
         """Every event, in the order of their ids."""
         return tuple(self._account.events.since(1))
 
@@ -264,7 +265,7 @@ class Sandbox:
 
         Args:
             callback_url: Where to deliver.
-            callback_api_key: What to send along.
+            callback_api_key: A secret to send along.
             max_batch_size: Events per delivery, at most.
             max_wait_seconds: How long the first event of a batch waits for others; here it may be less than 60.
 
@@ -274,9 +275,9 @@ class Sandbox:
         Raises:
             ValueError: The URL is none, leads to another machine, or has a webhook already.
         """
-        objection = self._webhooks.objection(callback_url)
-        if objection is not None:
-            raise ValueError(f"{callback_url}: {objection[0]}")
+        error = self._webhooks.url_error(callback_url)
+        if error is not None:
+            raise ValueError(f"{callback_url}: {error[0]}")
         webhook = self._webhooks.add(callback_url, next_event_id=self._account.events.last_id + 1)
         webhook.callback_api_key = callback_api_key
         webhook.max_batch_size = max_batch_size
@@ -290,7 +291,7 @@ class Sandbox:
         return tuple(self._deliveries.attempts)
 
     async def drain_deliveries(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - how long is the caller's to say
-        """Deliver what there is without waiting for batches to fill, until all is accepted or given up.
+        """Deliver every event without waiting for batches to fill, until all are accepted or given up.
 
         Retries keep their backoff, which `DeliveryPolicy.speedup` shortens.
 
@@ -298,14 +299,14 @@ class Sandbox:
             timeout: Seconds to allow for it.
 
         Raises:
-            TimeoutError: There is still something left.
+            TimeoutError: Events are left.
             RuntimeError: The sandbox does not run.
         """
         await self._deliveries.drain(timeout)
 
     @property
     def jwks(self) -> Mapping[str, list[dict[str, str]]]:
-        """The JWK Set that ``GET /.well-known/jwks.json`` answers with."""
+        """The JWK Set at ``GET /.well-known/jwks.json``."""
         return self._keys.jwks
 
     def rotate_key(self, *, keep_old: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What ``jetpay sandbox`` runs."""
+"""Serve a sandbox until it is cancelled: what ``jetpay sandbox`` runs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["serve"]
 
 
 async def serve(sandbox: Sandbox, *, announce: Callable[[str], None]) -> None:
-    """Run a sandbox until cancelled, and tell first how to reach it.
+    """Run a sandbox until cancelled, and announce first how to reach it.
 
     Args:
         sandbox: Not started yet. Its faults, payers and webhooks may have been added.
-        announce: Called once with several lines: what to export, a payer to begin with, a first call.
+        announce: Called once, with several lines of text: what to export, a payer, and a first call.
     """
     async with sandbox:
         payer = sandbox.add_payer()
         announce(
             f"""\
-The sandbox listens. Stop it with Ctrl-C; it forgets everything then.
+The sandbox is listening. Stop it with Ctrl-C; it keeps nothing.
 
 export JETPAY_BASE_URL={sandbox.url}
 export JETPAY_API_TOKEN={sandbox.api_token}

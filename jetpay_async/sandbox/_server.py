@@ -1,4 +1,4 @@
-"""The network: one request in, the faults, the work, one reply out or what is left of it."""
+"""The HTTP server: it receives requests, injects faults and sends replies."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import socket
 import struct
 import sys
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
 from aiohttp import web
 from yarl import URL
 
 from jetpay_async.sandbox import _responses
-from jetpay_async.sandbox._api import Received
-from jetpay_async.sandbox._faults import ROUTES, spoil
+from jetpay_async.sandbox._api import ReceivedRequest
+from jetpay_async.sandbox._faults import ROUTES, FaultKind, damage
 from jetpay_async.sandbox._responses import Broken, SandboxResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ssl import SSLContext
 
     from aiohttp.typedefs import Handler
 
+    from jetpay_async._core.clock import Clock
     from jetpay_async.sandbox._api import Api, Route
     from jetpay_async.sandbox._faults import Fault, Faults
     from jetpay_async.sandbox._timers import Timers
@@ -32,7 +36,7 @@ _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 _NOTHING_DONE = _responses.json(200, {})
 
-# What is slow or stalled has been ended before aiohttp is asked to stop, so this is for a body that never arrives.
+# Slow and stalled requests have ended before aiohttp is asked to stop, so this is for a body that never arrives.
 _SHUTDOWN_SECONDS = 0.1
 
 # More than any test has in flight: a refused connection must be a fault that was asked for.
@@ -43,9 +47,10 @@ class Server:
     """The API on a socket.
 
     Args:
-        api: What answers.
-        faults: What goes wrong on purpose.
-        waits: For what is slow.
+        api: The calls.
+        faults: The faults to inject.
+        timers: For slow requests and replies.
+        clock: For the age of cached replies.
         latency: Seconds that pass before each request is worked on.
         host: The address to listen on.
         port: The port, 0 for a free one.
@@ -57,7 +62,8 @@ class Server:
         api: Api,
         *,
         faults: Faults[Fault],
-        waits: Timers,
+        timers: Timers,
+        clock: Clock,
         latency: float,
         host: str,
         port: int,
@@ -65,7 +71,9 @@ class Server:
     ) -> None:
         self._api = api
         self._faults = faults
-        self._waits = waits
+        self._timers = timers
+        self._clock = clock
+        self._cached: dict[str, tuple[float, SandboxResponse]] = {}
         self._latency = latency
         self._host = host
         self._port = port
@@ -97,22 +105,22 @@ class Server:
         self._host, self._port = runner.addresses[0][:2]
 
     async def stop(self) -> None:
-        """Stop listening, then end what waits, then close every connection."""
+        """Stop listening, then end every timer, then close every connection."""
         runner, self._runner = self._runner, None
         if runner is not None:
             for site in runner.sites:
                 await site.stop()
-            await self._waits.stop()
+            await self._timers.stop()
             await runner.cleanup()
 
     def requests(self, route: str | None, identifier: str | None) -> int:
-        """Tell how many requests have arrived whole."""
+        """Return how many requests have arrived whole."""
         if route is not None and route not in ROUTES:
             raise ValueError(f"no route is called {route!r}; there are {', '.join(ROUTES)}")
         return self._total if route is None else self._counts[route, identifier]
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._answer_strays])
+        application = web.Application(middlewares=[self._answer_unrouted])
         for route in self._api.routes():
             application.router.add_route(route.method, route.path, self._handler(route))
         return application
@@ -131,32 +139,49 @@ class Server:
         identifiers = tuple(request.match_info.values())
         request_id = self._count((route.name, None), *((route.name, identifier) for identifier in identifiers))
         if self._latency:
-            await self._waits.wait(self._latency)
+            await self._timers.wait(self._latency)
         fault = self._faults.match(lambda fault: fault.fits(route.name, identifiers))
-        before, after = (None, fault) if fault and fault.kind.after_work else (fault, None)
+        received = ReceivedRequest(identifiers, body, request.content_type)
+        work = partial(self._api.respond, route, request.headers.get("Authorization", ""))
+        reply = work(received) if fault is None else await self._inject(fault, received, work, request.path_qs)
+        return _send(request, reply, request_id)
 
-        if before is not None:
-            instead = await self._suffer(before, _NOTHING_DONE, request)
-            if instead is not _NOTHING_DONE:
-                return _send(request, instead, request_id)
-        authorization = request.headers.get("Authorization", "")
-        reply = self._api.answer(route, authorization, Received(identifiers, body, request.content_type))
-        return _send(request, await self._suffer(after, reply, request) if after else reply, request_id)
-
-    async def _suffer(self, fault: Fault, reply: SandboxResponse, request: web.Request) -> SandboxResponse | Broken:
-        """Wait as long as the fault says, or return what it leaves of the reply."""
+    async def _inject(
+        self, fault: Fault, received: ReceivedRequest, work: Callable[[ReceivedRequest], SandboxResponse], path: str
+    ) -> SandboxResponse | Broken:
+        """Do the work when the fault says, if at all, and return what it leaves of the reply."""
+        match fault.kind:
+            case FaultKind.STALE_STATUS:
+                return work(attrs.evolve(received, seconds_ago=fault.seconds))
+            case FaultKind.CACHED_REPLY:
+                return self._from_cache(path, partial(work, received))
+            case FaultKind.SLOW_BEFORE:
+                await self._timers.wait(fault.seconds)
+                return work(received)
+            case FaultKind.PROCESS_LATE:
+                self._timers.later(fault.seconds, partial(work, received))
+            case _:
+                pass
+        reply = work(received) if fault.kind.after_work else _NOTHING_DONE
         match fault.kind.effect:
             case "slow":
-                await self._waits.wait(fault.seconds)
+                await self._timers.wait(fault.seconds)
             case "stall":
-                await self._waits.wait(None)
+                await self._timers.wait(None)
             case _:
-                return spoil(fault, reply, request.path_qs)
+                return damage(fault, reply, path=path, identifier=next(iter(received.identifiers), ""))
         return reply
 
+    def _from_cache(self, path: str, work: Callable[[], SandboxResponse]) -> SandboxResponse:
+        now = self._clock.time()
+        if path not in self._cached:
+            self._cached[path] = (now, work())
+        stored_at, reply = self._cached[path]
+        return attrs.evolve(reply, headers={**reply.headers, "Age": str(int(now - stored_at))})
+
     @web.middleware
-    async def _answer_strays(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Say in FastAPI's words what aiohttp says in its own: no such path, method not allowed, body too large."""
+    async def _answer_unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer as FastAPI does where aiohttp would: no such path, method not allowed, body too large."""
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -165,7 +190,7 @@ class Server:
             return _send(request, reply, self._count())
 
     def _count(self, *keys: tuple[str, str | None]) -> str:
-        """Count a request in and make its id."""
+        """Count a request and make its id."""
         self._total += 1
         for key in keys:
             self._counts[key] += 1

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import attrs
 
 from jetpay_async.models import JSONValue, TransactionState
-from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehaviour
+from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehavior
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,9 +36,9 @@ __all__ = [
     "CardForm",
     "Contact",
     "CreditCard",
-    "Event",
     "EventLog",
     "RejectedError",
+    "SandboxEvent",
     "Transaction",
 ]
 
@@ -54,11 +54,11 @@ _CARD_TOKENIZED = "credit_cards.tokenization.created"
 
 
 class RejectedError(Exception):
-    """The service says no.
+    """The service rejects a request.
 
     Attributes:
         status: The HTTP status.
-        detail: What ``{"detail": ...}`` holds: words, or a list of complaints.
+        detail: What ``{"detail": ...}`` holds: a text, or a list of validation errors.
     """
 
     def __init__(self, status: int, detail: JSONValue) -> None:
@@ -84,12 +84,12 @@ class CreditCard:
 
     identifier: str
     contact_id: str
-    behaviour: CardBehaviour
+    behavior: CardBehavior
 
 
 @attrs.frozen(kw_only=True)
 class CardForm:
-    """A hosted card form that waits for its payer: once filled in, it is gone."""
+    """A hosted card form that the payer has not submitted yet. It can be submitted once."""
 
     identifier: str
     contact_id: str
@@ -118,9 +118,9 @@ class Transaction:
         contact_id: The other party.
         from_credit_card_id: The saved card, if it is paid by one.
         from_bank_account_id: Where a credit's money comes from.
-        to_bank_account_id: Where the money goes; None for a credit whose payee has not said yet.
+        to_bank_account_id: Where the money goes; None for a credit whose payee has not chosen yet.
         note: The merchant's note.
-        captures: How many times the money was taken. More than one is the disaster that this project exists to prevent.
+        captures: How many times the money was taken. More than one is what this project exists to prevent.
         fail_reason: The bank's code, once ``failed``.
         fail_direction: ``pull`` or ``push``, once ``failed``.
     """
@@ -141,7 +141,7 @@ class Transaction:
 
 
 @attrs.frozen(kw_only=True)
-class Event:
+class SandboxEvent:
     """One event, as a delivery carries it [docs]."""
 
     id: int
@@ -160,8 +160,8 @@ class EventLog:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._events: list[Event] = []
-        self.on_append: Callable[[], None] = _nobody
+        self._events: list[SandboxEvent] = []
+        self.on_append: Callable[[], None] = _no_listener
         """Called at every event."""
 
     @property
@@ -172,10 +172,10 @@ class EventLog:
     def append(self, kind: str, data: Mapping[str, JSONValue]) -> None:
         """Record an event."""
         created = datetime.fromtimestamp(self._now(), UTC)
-        self._events.append(Event(id=self.last_id + 1, created_at=created, type=kind, data=data))
+        self._events.append(SandboxEvent(id=self.last_id + 1, created_at=created, type=kind, data=data))
         self.on_append()
 
-    def since(self, event_id: int, limit: int | None = None) -> Sequence[Event]:
+    def since(self, event_id: int, limit: int | None = None) -> Sequence[SandboxEvent]:
         """Return the events from an id on (inclusive), at most so many."""
         first = event_id - 1
         return self._events[first : None if limit is None else first + limit]
@@ -183,6 +183,18 @@ class EventLog:
     def first_since(self, moment: datetime) -> int:
         """Return the id of the first event at or after a moment; the next id to come if there is none."""
         return next((event.id for event in self._events if event.created_at >= moment), self.last_id + 1)
+
+    def last_of(self, transaction_id: str, seconds_ago: float) -> SandboxEvent | None:
+        """Return the event that was a transaction's newest so long ago."""
+        moment = datetime.fromtimestamp(self._now() - seconds_ago, UTC)
+        return next(
+            (
+                event
+                for event in reversed(self._events)
+                if event.data.get("transactionId") == transaction_id and event.created_at <= moment
+            ),
+            None,
+        )
 
 
 class Account:
@@ -192,7 +204,7 @@ class Account:
         seed: Where the identifiers come from; the same seed gives the same ones.
         now: Seconds since the epoch.
         defer: Run something after the bank's delay.
-        refuses_second_capture: Whether a debit that was captured is guarded with a 409.
+        rejects_second_capture: Whether another capture of a captured debit is a 409.
     """
 
     def __init__(
@@ -201,11 +213,11 @@ class Account:
         seed: int,
         now: Callable[[], float],
         defer: Callable[[Callable[[], object]], None],
-        refuses_second_capture: bool,
+        rejects_second_capture: bool,
     ) -> None:
         self._random = Random(seed)  # noqa: S311 - reproducible on purpose
         self._defer = defer
-        self._refuses_second_capture = refuses_second_capture
+        self._rejects_second_capture = rejects_second_capture
         self.events = EventLog(now)
         self.contacts: dict[str, Contact] = {}
         self.credit_cards: dict[str, CreditCard] = {}
@@ -235,7 +247,7 @@ class Account:
         card = CreditCard(
             identifier=identifier or self.new_id(),
             contact_id=contact.identifier,
-            behaviour=CARDS.get(card_number, CARDS[APPROVED]),
+            behavior=CARDS.get(card_number, CARDS[APPROVED]),
         )
         self.credit_cards[card.identifier] = card
         return card
@@ -251,15 +263,15 @@ class Account:
         return bank_account
 
     def contact(self, identifier: str) -> Contact:
-        """Look a contact up."""
+        """Return a contact."""
         return _found(self.contacts.get(identifier), "Contact")
 
     def bank_account(self, identifier: str) -> BankAccount:
-        """Look a bank account up."""
+        """Return a bank account."""
         return _found(self.bank_accounts.get(identifier), "Bank account")
 
     def transaction(self, identifier: str) -> Transaction:
-        """Look a transaction up, of either kind."""
+        """Return a debit or a credit."""
         return _found(self.transactions.get(identifier), "Transaction")
 
     def preauthorize(
@@ -269,8 +281,8 @@ class Account:
         contact = self.contact(contact_id)
         card = self._card(contact, credit_card_id)
         bank_account = self.bank_account(to_bank_account_id)
-        if card.behaviour.declined is not None:
-            raise RejectedError(402, card.behaviour.declined)
+        if card.behavior.declined is not None:
+            raise RejectedError(402, card.behavior.declined)
         return self._store(
             Transaction(
                 identifier=self.new_id(),
@@ -291,12 +303,12 @@ class Account:
             raise RejectedError(404, "Debit not found")
         if debit.from_credit_card_id is None:
             raise RejectedError(409, "Debit was not preauthorized: there is nothing to capture")
-        if debit.state is not TransactionState.PREAUTHORIZED and (self._refuses_second_capture or debit.state in _OVER):
+        if debit.state is not TransactionState.PREAUTHORIZED and (self._rejects_second_capture or debit.state in _OVER):
             raise RejectedError(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
-        behaviour = self.credit_cards[debit.from_credit_card_id].behaviour
-        if behaviour.later is not None:
-            self._defer(partial(self._follow, debit_id, behaviour.later))
-        return self._settle(debit, behaviour.capture)
+        behavior = self.credit_cards[debit.from_credit_card_id].behavior
+        if behavior.later is not None:
+            self._defer(partial(self._follow, debit_id, behavior.later))
+        return self._advance(debit, behavior.capture)
 
     def cancel(self, identifier: str) -> None:
         """Release a transaction of which no funds have been pulled."""
@@ -308,7 +320,7 @@ class Account:
     def request_debit(
         self, contact_id: str, *, amount: Decimal, to_bank_account_id: str, statement: str, note: str | None
     ) -> Transaction:
-        """Ask a contact to pay through a link."""
+        """Request a payment from a contact, through a link."""
         return self._store(
             Transaction(
                 identifier=self.new_id(),
@@ -332,7 +344,7 @@ class Account:
         statement: str,
         note: str | None,
     ) -> Transaction:
-        """Pay a contact, who says through a link where to, unless that is known."""
+        """Pay a contact, who chooses a bank account through a link unless one is given."""
         return self._store(
             Transaction(
                 identifier=self.new_id(),
@@ -352,12 +364,12 @@ class Account:
         transaction = self.transaction(identifier)
         if transaction.state is not TransactionState.REQUESTED:
             raise RejectedError(409, f"Transaction is {transaction.state}: the link has been used")
-        self._settle(transaction, TransactionState.PAID)
+        self._advance(transaction, TransactionState.PAID)
 
     def override(
         self, identifier: str, state: TransactionState, *, fail_reason: str | None, fail_direction: str | None
     ) -> Transaction:
-        """Put a transaction into a state by hand; what the bank would have said later is dropped."""
+        """Put a transaction into a state by hand; a state that the bank would have reported later is dropped."""
         transaction = self.transaction(identifier)
         self._overridden.add(identifier)
         taken = state is TransactionState.PAID and transaction.kind == "debit"
@@ -379,7 +391,7 @@ class Account:
         return card_form
 
     def card_form(self, identifier: str) -> CardForm:
-        """Look a hosted form up that still waits."""
+        """Return a hosted form that was not submitted yet."""
         return _found(self._card_forms.get(identifier), "Form")
 
     def submit_card_form(self, identifier: str, card_number: str) -> None:
@@ -405,15 +417,15 @@ class Account:
 
     def _follow(self, identifier: str, state: TransactionState) -> None:
         if identifier not in self._overridden:
-            self._settle(self.transactions[identifier], state)
+            self._advance(self.transactions[identifier], state)
 
-    def _settle(self, transaction: Transaction, state: TransactionState) -> Transaction:
-        """Put a transaction into the state that the bank says; becoming ``paid`` is what takes a debit's money."""
+    def _advance(self, transaction: Transaction, state: TransactionState) -> Transaction:
+        """Put a transaction into the state that the bank reports; becoming ``paid`` is what takes a debit's money."""
         captures = transaction.captures + (state is TransactionState.PAID and transaction.kind == "debit")
         if captures > 1:
             self.captured_twice[transaction.identifier] = None
         card = self.credit_cards.get(transaction.from_credit_card_id or "")
-        reasons = card.behaviour if card is not None and state is TransactionState.FAILED else None
+        reasons = card.behavior if card is not None and state is TransactionState.FAILED else None
         return self._store(
             attrs.evolve(
                 transaction,
@@ -425,8 +437,8 @@ class Account:
         )
 
 
-def _nobody() -> None:
-    """Do nothing: nobody waits for events yet."""
+def _no_listener() -> None:
+    """Do nothing: no one listens for events yet."""
 
 
 def _found(value: _T | None, what: str) -> _T:

@@ -1,4 +1,4 @@
-"""Read a request's JSON body field by field, and complain as FastAPI does [inferred]. Pure and total."""
+"""Read a request's JSON body field by field, with errors in FastAPI's form [inferred]. Pure and total."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _EXACT = Context(prec=28, traps=[InvalidOperation])
 class Form:
     """One JSON object, being read.
 
-    Each reading method returns the field's value. Where there is a complaint it notes it and returns a value of the
-    right type that means nothing, so that one reply names every complaint: call `check` before using any.
+    Each reading method returns the field's value. If that is invalid, it records an error and returns a placeholder of
+    the right type, so that one reply names every error: call `check` before using any value.
 
     Args:
         body: The bytes as received.
@@ -39,20 +39,20 @@ class Form:
     """
 
     def __init__(self, body: bytes, content_type: str) -> None:
-        self._complaints: list[JSONValue] = []
+        self._errors: list[JSONValue] = []
         self._document = _read_object(body, content_type)
 
     def __contains__(self, name: str) -> bool:
         return self._document.get(name) is not None
 
     def check(self) -> None:
-        """Refuse the request if there was any complaint."""
-        if self._complaints:
-            raise RejectedError(422, self._complaints)
+        """Reject the request if there was any error."""
+        if self._errors:
+            raise RejectedError(422, self._errors)
 
-    def complain(self, name: str, message: str, kind: str) -> None:
-        """Note a complaint about a field."""
-        self._complaints.append(_complaint(["body", name], message, kind))
+    def add_error(self, name: str, message: str, kind: str) -> None:
+        """Record an error of a field."""
+        self._errors.append(_error(["body", name], message, kind))
 
     def amount(self, name: str) -> Decimal:
         """Read an amount: a JSON number of major units, more than 0, with at most two decimals [guide]."""
@@ -60,21 +60,21 @@ class Form:
         if value is None:
             return _CENT
         if isinstance(value, bool) or not isinstance(value, int | Decimal):
-            self.complain(name, "Input should be a valid number", "decimal_type")
+            self.add_error(name, "Input should be a valid number", "decimal_type")
             return _CENT
         number = Decimal(value)
         if number <= 0:
-            self.complain(name, "Input should be greater than 0", "greater_than")
+            self.add_error(name, "Input should be greater than 0", "greater_than")
             return _CENT
         try:
             exact = number.quantize(_CENT, context=_EXACT)
         except InvalidOperation:
-            self.complain(
+            self.add_error(
                 name, "Decimal input should have no more than 26 digits before the point", "decimal_max_digits"
             )
             return _CENT
         if exact != number:
-            self.complain(name, "Decimal input should have no more than 2 decimal places", "decimal_max_places")
+            self.add_error(name, "Decimal input should have no more than 2 decimal places", "decimal_max_places")
         return exact
 
     def text(self, name: str, *, longest: int | None = None) -> str:
@@ -93,11 +93,11 @@ class Form:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
-            self.complain(name, "Input should be a valid integer", "int_type")
+            self.add_error(name, "Input should be a valid integer", "int_type")
         elif value < least:
-            self.complain(name, f"Input should be greater than or equal to {least}", "greater_than_equal")
+            self.add_error(name, f"Input should be greater than or equal to {least}", "greater_than_equal")
         elif most is not None and value > most:
-            self.complain(name, f"Input should be less than or equal to {most}", "less_than_equal")
+            self.add_error(name, f"Input should be less than or equal to {most}", "less_than_equal")
         else:
             return value
         return None
@@ -110,7 +110,7 @@ class Form:
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self.complain(name, "Input should be a valid datetime", "datetime_parsing")
+            self.add_error(name, "Input should be a valid datetime", "datetime_parsing")
             return None
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -118,42 +118,42 @@ class Form:
         """Read a list of texts; missing means empty."""
         value = self._document.get(name, ())
         if isinstance(value, str) or not isinstance(value, list | tuple):
-            self.complain(name, "Input should be a valid list", "list_type")
+            self.add_error(name, "Input should be a valid list", "list_type")
             return []
         return [self._text(name, item, None, index) for index, item in enumerate(value)]
 
     def _required(self, name: str) -> JSONValue:
         value = self._document.get(name)
         if value is None:
-            self.complain(name, "Field required", "missing")
+            self.add_error(name, "Field required", "missing")
         return value
 
     def _text(self, name: str, value: JSONValue, longest: int | None, *index: int) -> str:
         if not isinstance(value, str):
-            complaint = ("Input should be a valid string", "string_type")
+            error = ("Input should be a valid string", "string_type")
         elif not value:
-            complaint = ("String should have at least 1 character", "string_too_short")
+            error = ("String should have at least 1 character", "string_too_short")
         elif longest is not None and len(value) > longest:
-            complaint = (f"String should have at most {longest} characters", "string_too_long")
+            error = (f"String should have at most {longest} characters", "string_too_long")
         else:
             return value
-        self._complaints.append(_complaint(["body", name, *index], *complaint))
+        self._errors.append(_error(["body", name, *index], *error))
         return ""
 
 
 def _read_object(body: bytes, content_type: str) -> Mapping[str, JSONValue]:
     if not body:
-        raise RejectedError(422, [_complaint(["body"], "Field required", "missing")])
+        raise RejectedError(422, [_error(["body"], "Field required", "missing")])
     if content_type == "application/json":
         try:
             document = json.parse(body)
         except ValueError:
-            raise RejectedError(422, [_complaint(["body"], "JSON decode error", "json_invalid")]) from None
+            raise RejectedError(422, [_error(["body"], "JSON decode error", "json_invalid")]) from None
         if isinstance(document, dict):
             return document
     message = "Input should be a valid dictionary or object to extract fields from"
-    raise RejectedError(422, [_complaint(["body"], message, "model_attributes_type")])
+    raise RejectedError(422, [_error(["body"], message, "model_attributes_type")])
 
 
-def _complaint(location: list[str | int], message: str, kind: str) -> JSONValue:
+def _error(location: list[str | int], message: str, kind: str) -> JSONValue:
     return {"loc": location, "msg": message, "type": kind}

@@ -1,4 +1,4 @@
-"""The registered webhooks and how far each has got. Pure; `_deliveries` does the delivering."""
+"""The registered webhooks and the progress of each. Pure; `_deliveries` delivers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_WAIT_SECONDS = 3600
 
 
 class WebhookState(StrEnum):
-    """Where a webhook stands [docs; the meanings are inferred from the names]."""
+    """The state of a webhook [docs; the meanings are inferred from the names]."""
 
     ACTIVE = "active"
-    """Everything is delivered."""
+    """Every event is delivered."""
     SCHEDULED = "scheduled"
     """Events wait for the batch to fill or its time to come."""
     DISPATCHING = "dispatching"
-    """A delivery is on its way."""
+    """A delivery is being sent."""
     BACKING_OFF = "backing_off"
     """The last attempt was not accepted; another one follows."""
     FAILED = "failed"
@@ -46,11 +46,11 @@ class Webhook:
         id: The number that its deliveries carry.
         identifier: What its path holds.
         callback_url: Where to deliver.
-        callback_api_key: What to send along, if anything.
+        callback_api_key: A secret to send along, if any.
         max_batch_size: Events per delivery, at most.
         max_wait_seconds: How long the first event of a batch waits for others.
         next_event_id: Where the next batch starts.
-        state: Where it stands.
+        state: Its state.
         last_sent_event_id: The newest event that was accepted.
     """
 
@@ -91,18 +91,18 @@ class Webhooks:
         self._public_callbacks = public_callbacks
         self._registered: dict[str, Webhook] = {}
         self._count = 0
-        self.on_change: Callable[[Webhook], None] = _nobody
+        self.on_change: Callable[[Webhook], None] = _no_listener
         """Called with each webhook that was added, changed or removed."""
 
     def __iter__(self) -> Iterator[Webhook]:
         return iter(self._registered.values())
 
     def get(self, identifier: str) -> Webhook | None:
-        """Look one up."""
+        """Return a webhook, None if there is none with this identifier."""
         return self._registered.get(identifier)
 
-    def objection(self, callback_url: str, *, of: Webhook | None = None) -> tuple[str, str] | None:
-        """Say what is wrong with a URL for a new webhook, or for a given one: the message and its FastAPI type."""
+    def url_error(self, callback_url: str, *, of: Webhook | None = None) -> tuple[str, str] | None:
+        """Return the error of a URL for a new webhook, or for a given one: the message and its FastAPI type."""
         if not _is_http(callback_url):
             return "Input should be a valid URL", "url_parsing"
         if not self._public_callbacks and not is_loopback(URL(callback_url).host or ""):
@@ -112,7 +112,7 @@ class Webhooks:
         return None
 
     def add(self, callback_url: str, *, next_event_id: int) -> Webhook:
-        """Register one. It delivers once it is `restart`-ed."""
+        """Register a webhook. It delivers once it is `restart`-ed."""
         self._count += 1
         webhook = Webhook(
             id=self._count, identifier=self._new_id(), callback_url=callback_url, next_event_id=next_event_id
@@ -126,13 +126,13 @@ class Webhooks:
         self.on_change(webhook)
 
     def remove(self, webhook: Webhook) -> None:
-        """Forget one."""
+        """Remove a webhook."""
         del self._registered[webhook.identifier]
         self.on_change(webhook)
 
 
 def _is_http(url: str) -> bool:
-    """Tell whether this is a URL that can be posted to."""
+    """Return whether this is a URL that can be posted to."""
     try:
         parsed = URL(url)
     except ValueError:
@@ -140,5 +140,5 @@ def _is_http(url: str) -> bool:
     return parsed.scheme in {"http", "https"} and bool(parsed.host)
 
 
-def _nobody(webhook: Webhook) -> None:
-    """Do nothing: nobody delivers yet."""
+def _no_listener(webhook: Webhook) -> None:
+    """Do nothing: the deliveries have not been started yet."""

@@ -54,7 +54,7 @@ class Night:
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
-    sandbox = Sandbox(refuses_second_capture=False)
+    sandbox = Sandbox(rejects_second_capture=False)
     directory = tmp_path_factory.mktemp("night")
     made = directory / "c.db"
     source = directory / "debits.txt"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class DeliveryResponse:
+class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -45,26 +45,26 @@ class Caller:
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
         data: bytes | BytesIO | None = None,
-    ) -> DeliveryResponse:
+    ) -> Reply:
         sent = {"Authorization": f"Bearer {token or self.sandbox.api_token}", **(headers or {})}
         if document is not None:
             data = json.dumps(document).encode()
             sent.setdefault("Content-Type", "application/json")
         url = path if path.startswith("http") else self.sandbox.url + path
         async with self.session.request(method, url, data=data, headers=sent, allow_redirects=False) as response:
-            return DeliveryResponse(response.status, response.headers, await response.read())
+            return Reply(response.status, response.headers, await response.read())
 
     def request(self, **changes: object) -> dict[str, object]:
         """Make the body of a preauthorization."""
         body = {"amount": 100.50, "to_bank_account_id": self.sandbox.merchant_account_id, "statement": "Deposit"}
         return {name: value for name, value in {**body, **changes}.items() if value is not ...}
 
-    async def preauthorize(self, payer: Payer | None = None, **changes: object) -> DeliveryResponse:
+    async def preauthorize(self, payer: Payer | None = None, **changes: object) -> Reply:
         payer = payer or self.sandbox.add_payer()
         path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/preauthorize"
         return await self.call("POST", path, self.request(**changes))
 
-    async def charge(self, payer: Payer) -> DeliveryResponse:
+    async def charge(self, payer: Payer) -> Reply:
         path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/charge"
         return await self.call("POST", path, self.request())
 
@@ -74,13 +74,13 @@ class Caller:
         debit_id: str = answer.document["debit_id"]
         return debit_id
 
-    async def capture(self, debit_id: str) -> DeliveryResponse:
+    async def capture(self, debit_id: str) -> Reply:
         return await self.call("POST", f"/debit/{debit_id}/capture")
 
-    async def status(self, identifier: str) -> DeliveryResponse:
+    async def status(self, identifier: str) -> Reply:
         return await self.call("GET", f"/transaction/{identifier}/status")
 
-    async def cancel(self, identifier: str) -> DeliveryResponse:
+    async def cancel(self, identifier: str) -> Reply:
         return await self.call("DELETE", f"/transaction/{identifier}")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from jetpay_async import TransactionState
 from jetpay_async import sandbox as package
-from jetpay_async.sandbox import APPROVED, CARDS, CardBehaviour, Sandbox
+from jetpay_async.sandbox import APPROVED, CARDS, CardBehavior, Sandbox
 
 from .calling import Caller, HeldClock, until
 
@@ -23,7 +23,7 @@ _ALL = pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 
 @pytest.mark.asyncio
 @_ALL
-async def test_each_card_does_what_its_row_says(caller: Caller, card: CardBehaviour) -> None:
+async def test_each_card_does_what_its_row_says(caller: Caller, card: CardBehavior) -> None:
     """A card is declined with its detail, or captured into its state and then into its later state."""
     payer = caller.sandbox.add_payer(card_number=card.number)
 
@@ -53,7 +53,7 @@ async def test_each_card_does_what_its_row_says(caller: Caller, card: CardBehavi
 
 @pytest.mark.asyncio
 @_ALL
-async def test_charge_with_each_card(caller: Caller, card: CardBehaviour) -> None:
+async def test_charge_with_each_card(caller: Caller, card: CardBehavior) -> None:
     """A charge is declined where a preauthorization is, and answers with the state that a capture would."""
     answer = await caller.charge(caller.sandbox.add_payer(card_number=card.number))
 
@@ -125,8 +125,8 @@ def test_the_documented_calls_are_the_routes() -> None:
 
 
 @_ALL
-def test_each_meaning_says_what_the_row_does(card: CardBehaviour) -> None:
-    """The words of a row name its states and reasons, and promise nothing that the row does not do."""
+def test_each_meaning_says_what_the_row_does(card: CardBehavior) -> None:
+    """The meaning of a row names its states and reasons, and promises nothing that the row does not do."""
     if card.number != APPROVED:
         assert ("402" in card.meaning) == (card.declined is not None)
         assert card.declined is not None or card.capture in card.meaning

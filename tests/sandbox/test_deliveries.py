@@ -1,4 +1,4 @@
-"""Webhooks: registered, delivered in signed batches, retried, and spoilt on request."""
+"""Webhooks: registered, delivered in signed batches, retried, and damaged on request."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_change(caller: Caller, receiver: Receiver) -> None:
     ids=str,
 )
 async def test_bad_registrations(caller: Caller, changes: dict[str, object], place: str, kind: str) -> None:
-    """Each bad field is refused by its place and type, and nothing is registered."""
+    """Each bad field is rejected by its place and type, and nothing is registered."""
     answer = await caller.call("POST", "/webhooks/", {"callback_url": "http://localhost:1/"} | changes)
 
     assert answer.status == 422
@@ -252,7 +252,7 @@ def test_jwk() -> None:
 
 @pytest.mark.parametrize("keep_old", [True, False])
 def test_rotation(*, keep_old: bool) -> None:
-    """A rotated set begins with the new key, and holds the old ones only if told so."""
+    """A rotated set begins with the new key, and holds the old ones only if asked to."""
     sandbox = Sandbox()
     (old,) = sandbox.jwks["keys"]
 
@@ -265,8 +265,8 @@ def test_rotation(*, keep_old: bool) -> None:
     assert (old in rest) is keep_old
 
 
-def test_rotation_of_a_key_that_nobody_has_seen() -> None:
-    """The old key is kept also if it had not been looked at before."""
+def test_rotation_of_a_key_that_was_never_read() -> None:
+    """The old key is kept also if it had never been read."""
     sandbox = Sandbox()
 
     sandbox.rotate_key()
@@ -560,11 +560,11 @@ async def test_duplicate(caller: Caller, receiver: Receiver) -> None:
     assert receiver.event_ids == [[1, 2], [1, 2], [3]]
     assert receiver.received[0].body == receiver.received[1].body
     assert len({_claims(each, caller.sandbox.jwks)["jti"] for each in receiver.received}) == 3
-    assert caller.sandbox.delivery_faults.struck == {"duplicate": 1}
+    assert caller.sandbox.delivery_faults.injected == {"duplicate": 1}
 
 
 @pytest.mark.asyncio
-async def test_a_refused_delivery_is_not_duplicated(caller: Caller, receiver: Receiver) -> None:
+async def test_a_rejected_delivery_is_not_duplicated(caller: Caller, receiver: Receiver) -> None:
     """What was not accepted is retried, not duplicated."""
     receiver.answers = [500]
     caller.sandbox.add_webhook(receiver.url)
@@ -659,7 +659,7 @@ async def test_key_rotated_under_way(caller: Caller, receiver: Receiver, *, keep
 
 
 def test_verification_can_fail() -> None:
-    """These tests' own verification refuses a token that was signed with another key of the same id."""
+    """These tests' own verification rejects a token that was signed with another key of the same id."""
     sandbox, other = Sandbox(), Sandbox()
     key = sandbox._keys.current  # pyright: ignore[reportPrivateUsage]
     body = b"{}"
@@ -704,4 +704,4 @@ async def test_everything_at_once(receiver: Receiver) -> None:
 
     assert {number for batch in receiver.event_ids for number in batch} == set(range(1, 301))
     assert all(batch == sorted(batch) for batch in receiver.event_ids)
-    assert set(sandbox.delivery_faults.struck) == {"duplicate", "late", "reorder", "clock_skew"}
+    assert set(sandbox.delivery_faults.injected) == {"duplicate", "late", "reorder", "clock_skew"}

@@ -21,7 +21,7 @@ from .calling import Caller, HeldClock, until
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from .calling import DeliveryResponse
+    from .calling import Reply
 
 _POINTS = ("before", "after")
 
@@ -61,11 +61,11 @@ async def _capture_raw(sandbox: Sandbox, debit_id: str, tls: ssl.SSLContext | No
     return Seen(data, reset)
 
 
-async def _leave(call: Coroutine[object, object, DeliveryResponse], sandbox: Sandbox, *, patience: float = 0) -> bool:
-    """Leave once a fault has struck the call and some time has passed; tell whether there was an answer."""
+async def _cancel(call: Coroutine[object, object, Reply], sandbox: Sandbox, *, timeout: float = 0) -> bool:
+    """Cancel the call some time after a fault was injected into it; return whether there was a reply."""
     task = asyncio.create_task(call)
-    await until(lambda: bool(sandbox.faults.struck))
-    await asyncio.wait([task], timeout=patience)
+    await until(lambda: bool(sandbox.faults.injected))
+    await asyncio.wait([task], timeout=timeout)
     answered = task.done()
     task.cancel()
     await asyncio.wait([task])
@@ -124,7 +124,11 @@ REPLACED: dict[str, tuple[Fault, int, bytes | None, dict[str, str | None]]] = {
         {"Retry-After": "Fri, 02 Jan 2026 03:04:05 GMT"},
     ),
     "error": (Fault(kind=FaultKind.ERROR_BEFORE), 500, b'{"detail":"Internal Server Error"}', {}),
-    "error after": (Fault(kind=FaultKind.ERROR_AFTER, status=503), 503, b'{"detail":"Internal Server Error"}', {}),
+    "error after": (Fault(kind=FaultKind.ERROR_AFTER, status=503), 503, b'{"detail":"Service Unavailable"}', {}),
+    "timeout": (Fault(kind=FaultKind.ERROR_AFTER, status=408), 408, b'{"detail":"Request Timeout"}', {}),
+    "conflict": (Fault(kind=FaultKind.ERROR_BEFORE, status=409), 409, b'{"detail":"Conflict"}', {}),
+    "too early": (Fault(kind=FaultKind.ERROR_BEFORE, status=425), 425, b'{"detail":"Too Early"}', {}),
+    "client closed": (Fault(kind=FaultKind.ERROR_AFTER, status=499), 499, b'{"detail":"Unknown"}', {}),
     "error with a page": (
         Fault(kind=FaultKind.ERROR_AFTER, status=520, body="html"),
         520,
@@ -177,14 +181,16 @@ async def test_replaced_replies(
 
 
 def test_every_kind_is_seen_on_the_wire() -> None:
-    """The two tables above and the two tests below leave no kind out."""
+    """The two tables above, the two tests below and those of the states leave no kind out."""
     broken = {f"{effect}_{point}" for effect in ("lose_reply", "reset", "cut_head", "cut_body") for point in _POINTS}
     waiting = {f"{effect}_{point}" for effect in ("slow", "stall") for point in _POINTS}
     replaced = {
         f"{effect}_{point}" for effect in ("error", "proxy_page", "redirect", "wrong_shape") for point in _POINTS
     }
 
-    assert {kind.value for kind in FaultKind} == broken | waiting | replaced | {"rate_limit"}
+    states = {"process_late", "report_state_before", "report_state_after", "stale_status", "cached_reply"}
+
+    assert {kind.value for kind in FaultKind} == broken | waiting | replaced | states | {"rate_limit"}
 
 
 @pytest.mark.asyncio
@@ -196,7 +202,7 @@ async def test_slow_before_does_the_work_late() -> None:
         debit_id = await caller.reserve()
         sandbox.faults.add(Fault(kind=FaultKind.SLOW_BEFORE, route="capture", seconds=7))
 
-        await _leave(caller.capture(debit_id), sandbox)
+        await _cancel(caller.capture(debit_id), sandbox)
         while_on_its_way = (await caller.status(debit_id)).document["state"]
         held.released.set()
         await until(lambda: sandbox.debit(debit_id).captures == 1)
@@ -231,7 +237,7 @@ async def test_stalled_requests_get_no_answer(caller: Caller, point: str) -> Non
     debit_id = await caller.reserve()
     caller.sandbox.faults.add(Fault(kind=FaultKind(f"stall_{point}"), route="capture"))
 
-    answered = await _leave(caller.capture(debit_id), caller.sandbox, patience=0.03)
+    answered = await _cancel(caller.capture(debit_id), caller.sandbox, timeout=0.03)
 
     assert not answered
     assert caller.sandbox.debit(debit_id).captures == (1 if point == "after" else 0)
@@ -256,13 +262,13 @@ async def test_a_client_that_has_left_before_its_reply_is_lost(
 
         await until(lambda: len(sandbox.debits) == 1)
 
-    assert sandbox.faults.struck == {kind: 1}
+    assert sandbox.faults.injected == {kind: 1}
     assert caplog.records == []
 
 
 @pytest.mark.asyncio
-async def test_once_unless_told_otherwise(caller: Caller) -> None:
-    """A certain fault strikes once, one with a count that many times, one of count None always."""
+async def test_once_unless_given_a_count(caller: Caller) -> None:
+    """A fault is injected once, one with a count that many times, one of count None always."""
     debit_id = await caller.reserve()
     faults = caller.sandbox.faults
 
@@ -277,12 +283,12 @@ async def test_once_unless_told_otherwise(caller: Caller) -> None:
     assert await statuses(3) == [429, 429, 429]
     faults.clear()
     assert await statuses(1) == [200]
-    assert faults.struck == {"rate_limit": 6}
+    assert faults.injected == {"rate_limit": 6}
 
 
 @pytest.mark.asyncio
 async def test_route_and_identifier(caller: Caller) -> None:
-    """A fault strikes only its route and only the id that it names, at any place in the path."""
+    """A fault applies only to its route and only to the id that it names, at any place in the path."""
     payer, other = caller.sandbox.add_payer(), caller.sandbox.add_payer()
     first, second = await caller.reserve(), await caller.reserve()
     caller.sandbox.faults.add(
@@ -303,16 +309,16 @@ async def test_route_and_identifier(caller: Caller) -> None:
 
 @pytest.mark.asyncio
 async def test_one_fault_at_a_time(caller: Caller) -> None:
-    """The fault that was added first strikes first; the next one waits for the next request."""
+    """The fault that was added first is injected first; the next one waits for the next request."""
     debit_id = await caller.reserve()
     caller.sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE), Fault(kind=FaultKind.RATE_LIMIT))
 
     assert [(await caller.status(debit_id)).status for _ in range(3)] == [500, 429, 200]
 
 
-def _strikes(faults: Faults[Fault], requests: list[str]) -> list[str | None]:
-    struck = [faults.match(partial(Fault.fits, route=route, identifiers=())) for route in requests]
-    return [fault.kind if fault else None for fault in struck]
+def _injected(faults: Faults[Fault], requests: list[str]) -> list[str | None]:
+    injected = [faults.match(partial(Fault.fits, route=route, identifiers=())) for route in requests]
+    return [fault.kind if fault else None for fault in injected]
 
 
 def _two_faults(seed: str) -> Faults[Fault]:
@@ -326,27 +332,27 @@ def _two_faults(seed: str) -> Faults[Fault]:
 
 def test_a_seed_makes_a_run_again() -> None:
     """The same seed and requests inject the same, another seed does not, and about as much as was asked for."""
-    run = _strikes(_two_faults("7"), ["capture"] * 1000)
+    run = _injected(_two_faults("7"), ["capture"] * 1000)
 
-    assert run == _strikes(_two_faults("7"), ["capture"] * 1000)
-    assert run != _strikes(_two_faults("8"), ["capture"] * 1000)
+    assert run == _injected(_two_faults("7"), ["capture"] * 1000)
+    assert run != _injected(_two_faults("8"), ["capture"] * 1000)
     assert 250 < 1000 - run.count(None) < 350
 
 
 def test_other_routes_do_not_disturb() -> None:
-    """What a route suffers does not depend on the requests to other routes in between."""
+    """The faults of a route do not depend on the requests to other routes in between."""
     mixed = ["capture", "status", "status"] * 300
 
-    struck = _strikes(_two_faults("7"), mixed)
+    injected = _injected(_two_faults("7"), mixed)
 
-    assert struck[::3] == _strikes(_two_faults("7"), ["capture"] * 300)
+    assert injected[::3] == _injected(_two_faults("7"), ["capture"] * 300)
 
 
 def test_each_fault_has_its_own_chance() -> None:
     """Two faults of one probability do not match in step."""
-    struck = _strikes(_two_faults("7"), ["capture", "status"] * 300)
+    injected = _injected(_two_faults("7"), ["capture", "status"] * 300)
 
-    assert [each is None for each in struck[::2]] != [each is None for each in struck[1::2]]
+    assert [each is None for each in injected[::2]] != [each is None for each in injected[1::2]]
 
 
 @pytest.mark.asyncio
@@ -379,6 +385,7 @@ async def test_a_seed_makes_a_sandbox_again() -> None:
         ("slow_before seconds=2.5", Fault(kind=FaultKind.SLOW_BEFORE, seconds=2.5)),
         ("rate_limit retry_after=3", Fault(kind=FaultKind.RATE_LIMIT, retry_after=3)),
         ("redirect_before location=/a?b=c", Fault(kind=FaultKind.REDIRECT_BEFORE, location="/a?b=c")),
+        ("report_state_after state=paid", Fault(kind=FaultKind.REPORT_STATE_AFTER, state="paid")),
     ],
 )
 def test_a_fault_in_writing(text: str, fault: Fault) -> None:
@@ -387,12 +394,12 @@ def test_a_fault_in_writing(text: str, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "error"),
     [
         ("", "'' is not a valid FaultKind"),
         ("explode", "'explode' is not a valid FaultKind"),
         ("rate_limit route=captures", "'route' must be in"),
-        ("rate_limit colour=red", "colour is not one of route"),
+        ("rate_limit color=red", "color is not one of route"),
         ("rate_limit count=many", "invalid literal"),
         ("rate_limit count", "invalid literal"),
         ("rate_limit count=0", "'count' must be >= 1"),
@@ -400,9 +407,9 @@ def test_a_fault_in_writing(text: str, fault: Fault) -> None:
         ("error_after body=xml", "'body' must be in"),
     ],
 )
-def test_a_fault_misspelt(text: str, complaint: str) -> None:
-    """A misspelt fault is a ValueError that says what is wrong, rather than a fault that never strikes."""
-    with pytest.raises(ValueError, match=complaint):
+def test_a_fault_misspelt(text: str, error: str) -> None:
+    """A misspelt fault is a ValueError that says what is wrong, rather than a fault that is never injected."""
+    with pytest.raises(ValueError, match=error):
         Fault.from_text(text)
 
 

@@ -48,7 +48,7 @@ async def test_nothing_is_left(receiver: Receiver) -> None:
         )
         waiting = [asyncio.create_task(caller.capture(each)) for each in (stalled, slow)]
         leaving = asyncio.create_task(caller.capture(gone))
-        await until(lambda: sum(sandbox.faults.struck.values()) == 3)
+        await until(lambda: sum(sandbox.faults.injected.values()) == 3)
         leaving.cancel()
         await asyncio.wait([leaving])
         started = asyncio.get_running_loop().time()
@@ -95,7 +95,7 @@ async def test_stop_waits_for_requests(*, client_stays: bool) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(sandbox))
         sandbox.faults.add(Fault(kind=FaultKind.SLOW_BEFORE, seconds=60))
         writer.write(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n")
-        await until(lambda: bool(sandbox.faults.struck))
+        await until(lambda: bool(sandbox.faults.injected))
         if not client_stays:
             writer.close()
             await asyncio.sleep(0.01)
@@ -139,7 +139,7 @@ async def test_a_body_that_never_arrives(caplog: pytest.LogCaptureFixture) -> No
 
 @pytest.mark.asyncio
 async def test_restart_keeps_everything() -> None:
-    """A restarted sandbox has the same port, tokens and debits, and refuses connections in between."""
+    """A restarted sandbox has the same port, tokens and debits, and accepts no connections in between."""
     sandbox = Sandbox()
     await sandbox.start()
     async with aiohttp.ClientSession() as session:

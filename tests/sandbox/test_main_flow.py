@@ -54,7 +54,7 @@ async def test_capture_takes_the_money_once(caller: Caller) -> None:
 
 
 @pytest.mark.asyncio
-async def test_second_capture_is_refused(caller: Caller) -> None:
+async def test_second_capture_is_rejected(caller: Caller) -> None:
     """Capturing a paid debit is a 409 that takes no money, yet counts as a request."""
     debit_id = await caller.reserve()
     await caller.capture(debit_id)
@@ -71,9 +71,9 @@ async def test_second_capture_is_refused(caller: Caller) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("card_number", ["4111111111111111", "4000000000000051"], ids=["paid", "slow bank"])
 async def test_unguarded_service_takes_the_money_again(card_number: str) -> None:
-    """Without its guard the service takes the money at every capture, and tells whose was taken twice."""
+    """Without its guard the service takes the money at every capture, and lists the debits that were captured twice."""
     async with (
-        Sandbox(refuses_second_capture=False, slow_bank_seconds=0) as sandbox,
+        Sandbox(rejects_second_capture=False, slow_bank_seconds=0) as sandbox,
         aiohttp.ClientSession() as session,
     ):
         caller = Caller(sandbox, session)
@@ -90,9 +90,9 @@ async def test_unguarded_service_takes_the_money_again(card_number: str) -> None
 @pytest.mark.asyncio
 @pytest.mark.parametrize("state", ["cancelled", "failed"])
 @pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
-async def test_capture_of_a_debit_that_is_over_is_refused(state: str, *, guarded: bool) -> None:
+async def test_capture_of_a_debit_that_is_over_is_rejected(state: str, *, guarded: bool) -> None:
     """A cancelled or failed debit can't be captured, whatever the guard."""
-    async with Sandbox(refuses_second_capture=guarded) as sandbox, aiohttp.ClientSession() as session:
+    async with Sandbox(rejects_second_capture=guarded) as sandbox, aiohttp.ClientSession() as session:
         caller = Caller(sandbox, session)
         debit_id = await caller.reserve()
         sandbox.set_state(debit_id, state)
@@ -104,7 +104,7 @@ async def test_capture_of_a_debit_that_is_over_is_refused(state: str, *, guarded
 
 
 @pytest.mark.asyncio
-async def test_status_tells_the_state_alone(caller: Caller) -> None:
+async def test_status_has_the_state_alone(caller: Caller) -> None:
     """The status of a debit that did not fail has no other field than its state."""
     debit_id = await caller.reserve()
 
@@ -114,8 +114,8 @@ async def test_status_tells_the_state_alone(caller: Caller) -> None:
 
 
 @pytest.mark.asyncio
-async def test_status_tells_why_it_failed(caller: Caller) -> None:
-    """The status of a failed debit tells the reason and the direction."""
+async def test_status_says_why_it_failed(caller: Caller) -> None:
+    """The status of a failed debit has the reason and the direction."""
     debit_id = await caller.reserve()
     caller.sandbox.set_state(debit_id, "failed", fail_reason="account_frozen", fail_direction="pull")
 
@@ -138,7 +138,7 @@ async def test_cancel_before_funds_are_pulled(caller: Caller, state: str) -> Non
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("state", ["processing", "paid", "completed", "failed", "cancelled", "settling"])
+@pytest.mark.parametrize("state", ["processing", "paid", "completed", "failed", "cancelled", "clearing"])
 async def test_cancel_after_funds_are_pulled(caller: Caller, state: str) -> None:
     """Once funds may have been pulled, or all is over, a cancellation is a 409 and changes nothing."""
     debit_id = await caller.reserve()
@@ -172,7 +172,7 @@ async def test_unknown_ids_are_not_found(caller: Caller) -> None:
     payer = sandbox.add_payer()
 
     answers = [
-        await caller.preauthorize(attrs.evolve(payer, contact_id="nobody")),
+        await caller.preauthorize(attrs.evolve(payer, contact_id="unknown")),
         await caller.preauthorize(attrs.evolve(payer, credit_card_id="nothing")),
         await caller.preauthorize(_other_contact(payer, sandbox)),
         await caller.preauthorize(payer, to_bank_account_id="nowhere"),
@@ -214,7 +214,7 @@ async def test_snapshots_do_not_change(caller: Caller) -> None:
 
 @pytest.mark.asyncio
 async def test_every_step_makes_an_event(caller: Caller) -> None:
-    """Each change of state makes one event, ids counting from 1, refusals none."""
+    """Each change of state makes one event, ids counting from 1, rejections none."""
     debit_id = await caller.reserve()
     await caller.capture(debit_id)
     await caller.capture(debit_id)

@@ -12,7 +12,7 @@ import pytest
 from jetpay_async import TransactionState
 
 if TYPE_CHECKING:
-    from .calling import Caller, DeliveryResponse
+    from .calling import Caller, Reply
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _BANK_ACCOUNT = {
@@ -31,7 +31,7 @@ _BANK_ACCOUNT = {
 }
 
 
-def _places(answer: DeliveryResponse) -> list[list[str | int]]:
+def _places(answer: Reply) -> list[list[str | int]]:
     assert answer.status == 422, answer
     return [each["loc"] for each in answer.document["detail"]]
 
@@ -50,14 +50,14 @@ async def test_contact(caller: Caller) -> None:
 
 @pytest.mark.asyncio
 async def test_contact_defaults(caller: Caller) -> None:
-    """A contact has no tags and speaks English unless told otherwise."""
+    """A contact has no tags and has the language English unless one is given."""
     answer = await caller.call("PUT", "/contact", {"email": "a@example.com", "name": "A"})
 
     assert (answer.document["tags"], answer.document["language"]) == ([], "en")
 
 
 @pytest.mark.asyncio
-async def test_contact_complaints(caller: Caller) -> None:
+async def test_contact_errors(caller: Caller) -> None:
     """A contact's bad fields are named, down to the place in a list."""
     answers = [
         await caller.call("PUT", "/contact", {"tags": "vip", "language": 1}),
@@ -82,9 +82,9 @@ async def test_bank_account(caller: Caller) -> None:
 
 
 @pytest.mark.asyncio
-async def test_bank_account_of_nobody(caller: Caller) -> None:
+async def test_bank_account_of_an_unknown_contact(caller: Caller) -> None:
     """A bank account needs a contact that exists, and all of its fields."""
-    unknown = await caller.call("PUT", "/contact/bank_account", _BANK_ACCOUNT | {"contact_id": "nobody"})
+    unknown = await caller.call("PUT", "/contact/bank_account", _BANK_ACCOUNT | {"contact_id": "unknown"})
     missing = await caller.call("PUT", "/contact/bank_account", {"institution": "A RecordingServer"})
 
     assert (unknown.status, unknown.document) == (404, {"detail": "Contact not found"})
@@ -120,11 +120,11 @@ async def test_hosted_card_form(caller: Caller) -> None:
 
 
 @pytest.mark.asyncio
-async def test_card_form_of_nobody(caller: Caller) -> None:
+async def test_card_form_of_an_unknown_contact(caller: Caller) -> None:
     """A card form needs a contact, and an empty submission changes nothing."""
-    nobody = await caller.call("POST", "/contact/nobody/creditcards/url")
+    unknown = await caller.call("POST", "/contact/unknown/creditcards/url")
 
-    assert (nobody.status, nobody.document) == (404, {"detail": "Contact not found"})
+    assert (unknown.status, unknown.document) == (404, {"detail": "Contact not found"})
 
 
 @pytest.mark.asyncio
@@ -172,16 +172,18 @@ async def test_debit_of_a_known_contact(caller: Caller) -> None:
 
 
 @pytest.mark.asyncio
-async def test_debit_complaints(caller: Caller) -> None:
+async def test_debit_errors(caller: Caller) -> None:
     """A debit needs to know who pays and where to."""
     merchant = caller.sandbox.merchant_account_id
-    whole = {"amount": 1, "statement": "Rent", "to_bank_account": merchant, "contact_id": "nobody"}
+    whole = {"amount": 1, "statement": "Rent", "to_bank_account": merchant, "contact_id": "unknown"}
 
-    nobody_named = await caller.call("PUT", "/debit", {"amount": 1, "statement": "Rent", "to_bank_account": merchant})
+    without_contact = await caller.call(
+        "PUT", "/debit", {"amount": 1, "statement": "Rent", "to_bank_account": merchant}
+    )
     unknown_contact = await caller.call("PUT", "/debit", whole)
     unknown_account = await caller.call("PUT", "/debit", whole | {"to_bank_account": "nowhere"})
 
-    assert _places(nobody_named) == [["body", "contact_email"], ["body", "contact_name"]]
+    assert _places(without_contact) == [["body", "contact_email"], ["body", "contact_name"]]
     assert (unknown_contact.status, unknown_contact.document["detail"]) == (404, "Contact not found")
     assert (unknown_account.status, unknown_account.document["detail"]) == (404, "Bank account not found")
 
@@ -219,14 +221,14 @@ async def test_credit(caller: Caller, *, payee_known: bool) -> None:
 
 
 @pytest.mark.asyncio
-async def test_credit_complaints(caller: Caller) -> None:
+async def test_credit_errors(caller: Caller) -> None:
     """A credit needs a contact and an account to pay from; all of them have to exist."""
     contact_id, merchant = caller.sandbox.add_contact(), caller.sandbox.merchant_account_id
     whole = {"amount": 1, "statement": "Refund", "from_bank_account": merchant, "contact_id": contact_id}
 
     answers = [
         await caller.call("PUT", "/credit", {"amount": 1, "statement": "Refund"}),
-        await caller.call("PUT", "/credit", whole | {"contact_id": "nobody"}),
+        await caller.call("PUT", "/credit", whole | {"contact_id": "unknown"}),
         await caller.call("PUT", "/credit", whole | {"from_bank_account": "nowhere"}),
         await caller.call("PUT", "/credit", whole | {"to_bank_account": "nowhere"}),
     ]
@@ -250,14 +252,14 @@ async def test_hand_written_state_moves_money_once(caller: Caller) -> None:
 
 @pytest.mark.asyncio
 async def test_ids_that_do_not_exist(caller: Caller) -> None:
-    """Looking up or changing in the process what does not exist is a KeyError."""
+    """Reading or changing in the process what does not exist is a KeyError."""
     sandbox = caller.sandbox
 
     with pytest.raises(KeyError, match="nothing"):
         sandbox.debit("nothing")
     with pytest.raises(KeyError, match="nothing"):
         sandbox.set_state("nothing", "paid")
-    with pytest.raises(KeyError, match="nobody"):
-        sandbox.add_credit_card("nobody")
-    with pytest.raises(KeyError, match="nobody"):
-        sandbox.add_bank_account("nobody")
+    with pytest.raises(KeyError, match="unknown"):
+        sandbox.add_credit_card("unknown")
+    with pytest.raises(KeyError, match="unknown"):
+        sandbox.add_bank_account("unknown")

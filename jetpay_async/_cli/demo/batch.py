@@ -49,7 +49,7 @@ async def play_batch(plan: Plan, policy: RetryPolicy, watch: StageCallback) -> B
     Returns:
         What the ledger and the sandbox remember.
     """
-    sandbox = Sandbox(seed=plan.seed, latency=_LATENCY, refuses_second_capture=False)
+    sandbox = Sandbox(seed=plan.seed, latency=_LATENCY, rejects_second_capture=False)
     with tempfile.TemporaryDirectory(prefix="jetpay-demo-") as directory:
         ledger = Path(directory, "captures.db")
         async with (
@@ -74,7 +74,7 @@ async def play_batch(plan: Plan, policy: RetryPolicy, watch: StageCallback) -> B
             stopped_after=stopped_after,
             outcomes=tuple(outcomes),
             debits=sandbox.debits,
-            faults=dict(sandbox.faults.struck),
+            faults=dict(sandbox.faults.injected),
         )
 
 

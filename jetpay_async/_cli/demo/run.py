@@ -111,7 +111,7 @@ async def play(plan: Plan, watch: StageCallback) -> Record:
         slow_bank_seconds=_SLOW_BANK,
         delivery=_DELIVERIES,
         # Whoever captures twice shall pay twice here: nobody but the client prevents it.
-        refuses_second_capture=False,
+        rejects_second_capture=False,
     )
     if plan.faults:
         sandbox.faults.add(*_FAULTS)
@@ -148,7 +148,7 @@ async def play(plan: Plan, watch: StageCallback) -> Record:
             deliveries=endpoint.deliveries,
             deliveries_refused=endpoint.rejected,
             events_repeated=endpoint.repeated,
-            faults=dict(Counter(sandbox.faults.struck) + Counter(sandbox.delivery_faults.struck)),
+            faults=dict(Counter(sandbox.faults.injected) + Counter(sandbox.delivery_faults.injected)),
         )
 
 

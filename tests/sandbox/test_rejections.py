@@ -12,10 +12,10 @@ from jetpay_async import ConfigurationError, JetpayClient
 from jetpay_async.sandbox import Sandbox, TokenScope
 
 if TYPE_CHECKING:
-    from .calling import Caller, DeliveryResponse
+    from .calling import Caller, Reply
 
 
-def _complaints(answer: DeliveryResponse) -> list[tuple[str, str]]:
+def _errors(answer: Reply) -> list[tuple[str, str]]:
     assert answer.status == 422, answer
     return [(".".join(map(str, each["loc"])), each["type"]) for each in answer.document["detail"]]
 
@@ -81,20 +81,20 @@ CALLS = [
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("method", "path", "scope"), CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS])
 async def test_each_call_asks_for_its_scope(caller: Caller, method: str, path: str, scope: TokenScope) -> None:
-    """A token is refused where its one missing scope is asked for, and let through where it is all that it has."""
+    """A token is rejected where its one missing scope is required, and accepted where that is its only one."""
     without = caller.sandbox.issue_token(*(each for each in TokenScope if each is not scope))
     alone = caller.sandbox.issue_token(scope)
 
-    refused = await caller.call(method, path, token=without)
+    rejected = await caller.call(method, path, token=without)
     admitted = await caller.call(method, path, token=alone)
 
-    assert (refused.status, refused.document) == (403, {"detail": "Not enough permissions"})
+    assert (rejected.status, rejected.document) == (403, {"detail": "Not enough permissions"})
     assert admitted.status in {200, 404, 422}
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("changes", "complaints"),
+    ("changes", "errors"),
     [
         ({"amount": ...}, [("body.amount", "missing")]),
         ({"amount": None}, [("body.amount", "missing")]),
@@ -123,17 +123,15 @@ async def test_each_call_asks_for_its_scope(caller: Caller, method: str, path: s
     ids=str,
 )
 @pytest.mark.parametrize("call", ["preauthorize", "charge"])
-async def test_bad_fields(
-    caller: Caller, call: str, changes: dict[str, object], complaints: list[tuple[str, str]]
-) -> None:
-    """Every bad field is complained about by its place and type, all in one 422, and no debit is made."""
+async def test_bad_fields(caller: Caller, call: str, changes: dict[str, object], errors: list[tuple[str, str]]) -> None:
+    """Every bad field is reported by its place and type, all in one 422, and no debit is made."""
     payer = caller.sandbox.add_payer()
 
     answer = await caller.call(
         "POST", f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/{call}", caller.request(**changes)
     )
 
-    assert _complaints(answer) == complaints
+    assert _errors(answer) == errors
     assert all(each["msg"] for each in answer.document["detail"])
     assert caller.sandbox.debits == ()
 
@@ -150,7 +148,7 @@ async def test_good_amounts(caller: Caller, amount: float) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("data", "content_type", "complaint"),
+    ("data", "content_type", "error"),
     [
         (b"", "application/json", ("body", "missing")),
         (b"{", "application/json", ("body", "json_invalid")),
@@ -162,8 +160,8 @@ async def test_good_amounts(caller: Caller, amount: float) -> None:
         (b"amount=1", "application/x-www-form-urlencoded", ("body", "model_attributes_type")),
     ],
 )
-async def test_bad_bodies(caller: Caller, data: bytes, content_type: str, complaint: tuple[str, str]) -> None:
-    """What is no JSON object is one complaint about the body."""
+async def test_bad_bodies(caller: Caller, data: bytes, content_type: str, error: tuple[str, str]) -> None:
+    """What is no JSON object is one error about the body."""
     payer = caller.sandbox.add_payer()
 
     answer = await caller.call(
@@ -173,7 +171,7 @@ async def test_bad_bodies(caller: Caller, data: bytes, content_type: str, compla
         headers={"Content-Type": content_type},
     )
 
-    assert _complaints(answer) == [complaint]
+    assert _errors(answer) == [error]
 
 
 @pytest.mark.asyncio
@@ -214,7 +212,7 @@ async def test_method_not_allowed(caller: Caller, method: str, path: str, allow:
 
 @pytest.mark.asyncio
 async def test_every_reply_has_its_own_request_id(caller: Caller) -> None:
-    """Good replies, refusals and strays carry an x-request-id, no two the same."""
+    """Good replies, rejections and replies to unknown paths carry an x-request-id, no two the same."""
     debit_id = await caller.reserve()
     answers = [
         await caller.capture(debit_id),
@@ -230,7 +228,7 @@ async def test_every_reply_has_its_own_request_id(caller: Caller) -> None:
 
 
 @pytest.mark.asyncio
-async def test_complaints_have_fastapis_shape(caller: Caller) -> None:
+async def test_errors_have_fastapis_shape(caller: Caller) -> None:
     """A 422 is a list of objects with loc, msg and type."""
     answer = await caller.preauthorize(statement="x" * 31)
 
@@ -247,7 +245,7 @@ async def test_complaints_have_fastapis_shape(caller: Caller) -> None:
 
 @pytest.mark.asyncio
 async def test_a_sandbox_s_token_does_not_go_to_jetpay() -> None:
-    """The client knows a sandbox's token by its beginning, and refuses to send it anywhere else."""
+    """The client knows a sandbox's token by its beginning, and does not send it anywhere else."""
     async with Sandbox() as sandbox:
         with pytest.raises(ConfigurationError, match="sandbox's token"):
             JetpayClient(sandbox.api_token)
