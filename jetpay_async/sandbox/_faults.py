@@ -8,11 +8,12 @@ all is done and only the reply is damaged.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from enum import StrEnum
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
 
@@ -20,9 +21,6 @@ from jetpay_async._core import json
 from jetpay_async.models import JSONValue
 from jetpay_async.sandbox import _responses
 from jetpay_async.sandbox._responses import Broken, SandboxResponse
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
 
 __all__ = [
     "ROUTES",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from ssl import SSLContext
+from types import TracebackType
+from typing import Self
 
 import attrs
 
@@ -17,12 +20,6 @@ from jetpay_async.sandbox._server import Server
 from jetpay_async.sandbox._state import Account, SandboxEvent, Transaction
 from jetpay_async.sandbox._timers import Timers
 from jetpay_async.sandbox._webhooks import Webhooks
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from ssl import SSLContext
-    from types import TracebackType
-    from typing import Self
 
 __all__ = ["Payer", "Sandbox"]
 
@@ -80,9 +77,9 @@ class Sandbox:
         self._keys = KeyRing()
         self._webhooks = Webhooks(self._account.new_id, public_callbacks=delivery.public_callbacks)
         self._api = Api(self._account, webhooks=self._webhooks, keys=self._keys, own_url=lambda: self.url)
-        self.faults = Faults[Fault](f"{seed}/requests")
+        self.faults: Faults[Fault] = Faults(f"{seed}/requests")
         """The faults of requests that are switched on."""
-        self.delivery_faults = Faults[DeliveryFault](f"{seed}/deliveries")
+        self.delivery_faults: Faults[DeliveryFault] = Faults(f"{seed}/deliveries")
         """The faults of webhook deliveries that are switched on."""
         self._server = Server(
             self._api,
@@ -102,9 +99,9 @@ class Sandbox:
             policy=delivery,
             faults=self.delivery_faults,
         )
-        self.api_token = self.issue_token(*TokenScope)
+        self.api_token: str = self.issue_token(*TokenScope)
         """A token with every scope."""
-        self.merchant_account_id = self.add_bank_account(title="Merchant account")
+        self.merchant_account_id: str = self.add_bank_account(title="Merchant account")
         """A bank account of the merchant, for the money to go to."""
         self._add_examples()
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from jetpay_async.sandbox._sandbox import Sandbox
+from jetpay_async.sandbox._sandbox import Sandbox  # noqa: TC001 - `typing.get_type_hints` reads it
 
 __all__ = ["serve"]
 

@@ -130,7 +130,7 @@ async def test_a_status_that_lags_has_its_reasons() -> None:
 
 @pytest.mark.asyncio
 async def test_a_cached_reply() -> None:
-    """Statuses come from a cache once one was read, with their age, each id by itself, although a fresh one is requested."""
+    """Statuses come from a cache once read, with their age, each id by itself, although a fresh one is requested."""
     clock = SetClock()
     async with Sandbox(clock=clock.clock) as sandbox, aiohttp.ClientSession() as session:
         caller = Caller(sandbox, session)
