@@ -1,4 +1,4 @@
-"""``python -m jetpay_async._cli``, where the ``jetpay`` script is not on the path."""
+"""``python -m jetpay_async._cli``."""
 
 import sys
 

@@ -22,11 +22,12 @@ from tests.ledger.conftest import postgres_ledger  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @attrs.frozen
-class Run:
-    """What a command did."""
+class CommandResult:
+    """The exit status and the output of a command."""
 
     status: int | str | None
     out: str
@@ -42,26 +43,33 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.fixture
-def jetpay(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+def jetpay(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
     """Run a command in this process."""
 
-    def run(*arguments: str) -> Run:
+    def run(*arguments: str) -> CommandResult:
         status: int | str | None
         try:
             status = main(arguments)
         except SystemExit as stop:
             status = stop.code
         captured = capsys.readouterr()
-        return Run(status, captured.out, captured.err)
+        return CommandResult(status, captured.out, captured.err)
 
     return run
 
 
 @pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A sandbox in a thread of its own, which the environment leads to; there are no pauses between attempts.
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
-    It takes the money of a debit that is captured twice, twice: only the client prevents that.
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A sandbox in a thread of its own, which the environment names; there are no pauses between attempts.
+
+    It processes a second capture of a debit as well: only the client prevents that.
     """
     monkeypatch.setattr(RetryPolicy, "delay", lambda *_: 0.0)
     made = Sandbox(slow_bank_seconds=0.01, rejects_second_capture=False)
@@ -91,19 +99,19 @@ def reserve_many(sandbox: Sandbox, count: int) -> list[str]:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a doubt be settled after a second rather than after half a minute, in this process."""
-    hurry(monkeypatch)
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a debit in doubt be resolved after a second rather than after a minute, in this process."""
+    shorten_timeouts(monkeypatch)
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what `hurried` does."""
+def shorten_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what `short_timeouts` does."""
     monkeypatch.setattr(JetpayClient, "from_env", functools.partial(JetpayClient.from_env, timeout=1.0, retry=_QUICK))
 
 
 _QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1)
 
-HURRIED = (
+QUICK_PROGRAM = (
     sys.executable,
     "-c",
     """
@@ -115,7 +123,7 @@ JetpayClient.from_env = functools.partial(JetpayClient.from_env, timeout=1.0, re
 sys.exit(main())
 """,
 )
-"""The program as a process of its own, as `hurried`."""
+"""The program as a process of its own, with `short_timeouts`."""
 
 
 @contextmanager
@@ -123,12 +131,12 @@ def running(sandbox: Sandbox) -> Iterator[None]:
     """Run a sandbox in a thread of its own."""
     ready = threading.Event()
     loop = asyncio.new_event_loop()
-    over = asyncio.Event()
+    closing = asyncio.Event()
 
     async def serve() -> None:
         async with sandbox:
             ready.set()
-            await over.wait()
+            await closing.wait()
 
     def run() -> None:
         try:
@@ -142,7 +150,7 @@ def running(sandbox: Sandbox) -> Iterator[None]:
     try:
         yield
     finally:
-        loop.call_soon_threadsafe(over.set)
+        loop.call_soon_threadsafe(closing.set)
         thread.join()
 
 
@@ -153,8 +161,8 @@ def interrupt_when() -> Iterator[Callable[[Callable[[], bool]], None]]:
 
     def interrupt_when(holds: Callable[[], bool]) -> None:
         def wait() -> None:
-            patience = time.monotonic() + 20
-            while time.monotonic() < patience:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
                 if holds():
                     os.kill(os.getpid(), signal.SIGINT)
                     return

@@ -1,4 +1,4 @@
-"""``jetpay capture``: debits that are named on the command line, or, with ``--ledger``, those of a file."""
+"""``jetpay capture``: debits that are named on the command line or, with ``--ledger``, those of a file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jetpay_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CONCURRENCY", "capture"]
+__all__ = ["DEFAULT_CONCURRENCY", "capture"]
 
-CONCURRENCY = 64
-"""DurableCaptures at a time, unless it is said how many."""
+DEFAULT_CONCURRENCY = 64
+"""Captures at a time, unless another number is given."""
 
 
 def capture(
@@ -30,33 +30,36 @@ def capture(
     """Capture debits.
 
     Raises:
-        ConfigurationError: The arguments are those of both forms, or of neither.
+        ConfigurationError: The arguments mix both forms, or are incomplete.
     """
     if ledger is None:
         given = {"--batch": batch, "--concurrency": concurrency, "--rate": rate, "--dry-run": dry_run, "--out": out}
         _check_ids(debits, [option for option, value in given.items() if value])
-        from jetpay_async._cli.commands.operations import capture_each  # noqa: PLC0415 - either form, not both
+        from jetpay_async._cli.commands.operations import capture_each  # noqa: PLC0415 - one of two forms
 
         return capture_each(debit_ids=debits, as_json=as_json)
 
     if len(debits) > 1:
         raise ConfigurationError(
-            f"argument FILE: with --ledger it is one file, or - for stdin, and not {len(debits)} arguments; "
-            "debit ids go into the file, one a line"
+            f"argument FILE: with --ledger, give one file, or - for stdin, and not {len(debits)} arguments; "
+            "the debit ids belong in the file, one per line"
         )
     if batch is None:
         raise ConfigurationError(
-            "argument --batch: is needed with --ledger; it names the batch, for example 2026-11-22, and the same name "
-            "again goes on with it"
+            "argument --batch: required with --ledger; it names the batch, for example 2026-11-22, and the same name "
+            "continues it"
         )
-    from jetpay_async._cli.commands.capture_file import CaptureFileRequest, capture_file  # noqa: PLC0415 - either form, not both
+    from jetpay_async._cli.commands.capture_file import (  # noqa: PLC0415 - one of two forms
+        CaptureFileRequest,
+        capture_file,
+    )
 
     return capture_file(
         CaptureFileRequest(
             source=debits[0],
             ledger=ledger,
             batch=batch,
-            concurrency=concurrency or CONCURRENCY,
+            concurrency=concurrency or DEFAULT_CONCURRENCY,
             rate=rate,
             out=out,
             as_json=as_json,
@@ -66,9 +69,9 @@ def capture(
 
 
 def _check_ids(debits: Sequence[str], options: Sequence[str]) -> None:
-    """Refuse what makes sense with a ledger only: one that is forgotten is no reason to capture something else."""
+    """Reject options that need a ledger: a forgotten one must not lead to other captures."""
     if options:
-        raise ConfigurationError(f"argument {options[0]}: needs --ledger, the file that remembers every outcome")
+        raise ConfigurationError(f"argument {options[0]}: needs --ledger, which records every outcome")
     for debit in debits:
         if debit == "-":
             raise ConfigurationError("argument -: debit ids from stdin need --ledger and --batch")

@@ -1,35 +1,35 @@
 """``jetpay capture FILE --ledger ... --batch ...``: capture the debits of a file, durably.
 
-The file is read and checked to its end, then the batch is stored in the ledger, then the first debit is sent. From
-there on the ledger knows: the same command again goes on, whatever ended the one before.
+The file is read and checked to its end, then the batch is stored in the ledger, then the first debit is sent. From then
+on the same command continues the batch, whatever ended the one before.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._cli.io.console import say, tell, to_json, warn
-from jetpay_async._cli.io.debit_reader import STDIN, read_debits
-from jetpay_async._cli.io.exit_codes import ExitStatus
-from jetpay_async._cli.io.exporter import STDOUT, choose_destination
-from jetpay_async._cli.io.ledger_names import FILE, command, in_our_words, shown
-from jetpay_async._cli.io.signals import asking_to_stop
-from jetpay_async._cli.progress.display import ProgressSampler, choose_display
+from jetpay_async._cli.commands.dry_run import find_stored, repeated, report_dry_run
+from jetpay_async._cli.io.console import to_json, write_message, write_result
+from jetpay_async._cli.io.debit_reader import read_debits
+from jetpay_async._cli.io.exit_codes import ExitStatus, gravest
+from jetpay_async._cli.io.exporter import STDOUT, OutputFileError, choose_destination
+from jetpay_async._cli.io.ledger_names import FILE, command_line, name_options
+from jetpay_async._cli.io.signals import stop_on_signals
+from jetpay_async._cli.progress.display import choose_display
+from jetpay_async._cli.progress.model import ProgressSampler
 from jetpay_async.client import JetpayClient
 from jetpay_async.errors import ConfigurationError, JetpayError, OutcomeUnknownError
-from jetpay_async.ledger import CapturesStoppedError, Ledger, LedgerNotFoundError, UnknownBatchError
+from jetpay_async.ledger import CapturesStoppedError, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from jetpay_async._cli.io.debit_reader import Debits
     from jetpay_async._cli.io.exporter import Destination
-    from jetpay_async._cli.progress.display import Show
+    from jetpay_async._cli.progress.model import Show
     from jetpay_async.ledger import Batch, DurableCaptures, Progress, Report
 
 __all__ = ["CaptureFileRequest", "capture_file"]
@@ -37,7 +37,7 @@ __all__ = ["CaptureFileRequest", "capture_file"]
 
 @attrs.frozen(kw_only=True)
 class CaptureFileRequest:
-    """What was asked for."""
+    """The arguments."""
 
     source: str
     """A file's name, or ``-``."""
@@ -50,39 +50,47 @@ class CaptureFileRequest:
 
 
 def capture_file(request: CaptureFileRequest, *, dry_run: bool) -> int:
-    """Capture the debits of a file, or say what would be done.
+    """Capture the debits of a file, or report what would be done.
 
     Raises:
-        ConfigurationError: The file is not right, the ledger can't be used or its batch has other debits, or the
-            outcomes can't be written where they are wanted. Nothing was sent.
+        ConfigurationError: The file is not valid, the ledger can't be used or its batch has other debits, or the
+            outcomes can't be written to their destination. Nothing was sent.
     """
     if request.as_json and request.out == STDOUT:
         raise ConfigurationError("argument --out: --json writes to stdout already; name a file")
     destination = None if request.out is None else choose_destination(request.out)
-    with read_debits(request.source) as debits, in_our_words():
+    with read_debits(request.source) as debits, name_options():
         if dry_run:
-            return asyncio.run(_rehearse(request, debits))
+            return asyncio.run(
+                report_dry_run(
+                    debits, source=request.source, ledger=request.ledger, batch=request.batch, as_json=request.as_json
+                )
+            )
         return asyncio.run(_capture(request, debits, destination))
 
 
-# --- for real ---------------------------------------------------------------------------------------------------------
-
-_LAST_WORDS = "ended at once; what was in flight is settled when you run the same command again"
+_FINAL_MESSAGE = "ended at once; requests in flight are resolved when you run the same command again"
 
 
 async def _capture(request: CaptureFileRequest, debits: Debits, destination: Destination | None) -> ExitStatus:
     run = _Run(request)
     try:
-        with asking_to_stop(run.stop, last_words=_LAST_WORDS):
+        with stop_on_signals(run.stop, final_message=_FINAL_MESSAGE):
             report = await run.capture(debits)
     except _StoppedEarlyError:
-        warn("interrupted before the batch was stored: nothing was sent")
+        write_message("interrupted before the batch was stored: nothing was sent")
         return ExitStatus.INTERRUPTED
     except CapturesStoppedError as error:
-        return _tell_stopped(request, error, interrupted=run.interrupted)
-    _tell_report(request, report, duplicates=debits.duplicates)
-    status = ExitStatus.UNKNOWN if report.unknown else ExitStatus.REFUSED if report.rejected else ExitStatus.DONE
-    return status if destination is None else max(status, await _write_outcomes(request, destination))
+        return _report_stop(request, error, interrupted=run.interrupted)
+    _write_report(request, report, duplicates=debits.duplicates)
+    status = _status_of(report)
+    return status if destination is None else gravest((status, await _write_outcomes(request, destination)))
+
+
+def _status_of(report: Report) -> ExitStatus:
+    if report.unknown:
+        return ExitStatus.UNKNOWN
+    return ExitStatus.REJECTED if report.rejected else ExitStatus.DONE
 
 
 class _StoppedEarlyError(Exception):
@@ -93,46 +101,46 @@ class _Run:
     """One run of a batch, which can be stopped at any time."""
 
     def __init__(self, request: CaptureFileRequest) -> None:
-        self._errand = request
+        self._request = request
         self._captures: DurableCaptures | None = None
         self.interrupted = False
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Send nothing more. This comes before any message, which may not be writable."""
         self.interrupted = True
-        warn("stopping: nothing more is sent, what is in flight comes to its end; Ctrl-C again ends it at once")
         if self._captures is not None:
             self._captures.stop()
+        write_message("stopping: nothing more is sent, requests in flight are finished; Ctrl-C again ends at once")
 
     async def capture(self, debits: Debits) -> Report:
         """Submit the debits and wait for their outcomes.
 
         Raises:
             _StoppedEarlyError: It was interrupted before the batch was stored.
-            CapturesStoppedError: It was interrupted, or something else ended it.
+            CapturesStoppedError: It was interrupted, or an error ended it.
             LedgerError: The ledger can't be used, or its batch has other debits.
         """
-        request = self._errand
+        request = self._request
         display = choose_display(as_json=request.as_json)
         async with (
             JetpayClient.from_env(max_connections=request.concurrency, user_agent_suffix="jetpay-cli") as client,
             client.durable_captures(request.ledger, concurrency=request.concurrency, rate=request.rate) as captures,
         ):
-            stored = await _find_stored(request)
+            stored = await find_stored(request.ledger, request.batch)
             if stored is not None and stored.sending:
-                warn(
-                    f"{stored.sending:,} debits are in doubt since an earlier run ended, or in flight in another one: "
-                    "a doubt is settled once its request can no longer be on its way, within a minute or so"
+                write_message(
+                    f"{stored.sending:,} debits are in doubt since an earlier run ended, or in flight in another run; "
+                    "they are resolved once their requests can no longer arrive, within a minute or so"
                 )
             with display.showing(request.batch) as show:
-                batch = await captures.submit(request.batch, self._while_wanted(debits))
+                batch = await captures.submit(request.batch, self._until_interrupted(debits))
                 self._captures = captures
                 if self.interrupted:
                     captures.stop()
-                return await _wait(batch, show, display.interval)
+                return await _wait(batch, show, display.interval_seconds)
 
-    async def _while_wanted(self, debits: Debits) -> AsyncIterator[str]:
-        """Hand out the debits; now and then, let the signals through."""
+    async def _until_interrupted(self, debits: Debits) -> AsyncIterator[str]:
+        """Yield the debits; now and then, let the event loop handle signals."""
         for number, debit_id in enumerate(debits):
             if number % 1000 == 0:
                 await asyncio.sleep(0)
@@ -141,136 +149,82 @@ class _Run:
             yield debit_id
 
 
-async def _find_stored(request: CaptureFileRequest) -> Progress | None:
-    """Tell where the batch stands, if there is one; and make no ledger to find that out."""
-    with suppress(LedgerNotFoundError, UnknownBatchError):
-        async with Ledger(request.ledger, create=False) as ledger:
-            return await ledger.progress(request.batch)
-    return None
-
-
 async def _wait(batch: Batch, show: Show, interval: float) -> Report:
-    pacer = ProgressSampler()
-    pacer.measure(await batch.progress())
+    """Wait for the end of a batch, and show its progress."""
+    sampler = ProgressSampler()
+    sampler.measure(await batch.progress())
 
     async def watch() -> None:
         while True:
             await asyncio.sleep(interval)
             progress = await batch.progress()
             if not progress.complete:  # the end is shown below
-                show(pacer.measure(progress))
+                show(sampler.measure(progress))
 
     watcher = asyncio.create_task(watch())
     try:
         report = await batch.wait()
-        show(pacer.measure(await batch.progress()))
+        show(sampler.measure(await batch.progress()))
     finally:
         watcher.cancel()
         await asyncio.wait([watcher])
     return report
 
 
-def _tell_report(request: CaptureFileRequest, report: Report, *, duplicates: int) -> None:
+def _write_report(request: CaptureFileRequest, report: Report, *, duplicates: int) -> None:
     if request.as_json:
-        tell(to_json({"event": "report", **attrs.asdict(report), "duplicates": duplicates}))
+        write_result(to_json({"event": "report", **attrs.asdict(report), "duplicates": duplicates}))
         return
     counts = (
         f"{report.captured:,} of {report.total:,} captured, {report.rejected:,} rejected, {report.unknown:,} unknown"
     )
-    lines = [f"{report.key}: {counts}{_given_again(duplicates)}"]
+    lines = [f"{report.key}: {counts}{repeated(duplicates)}"]
     if report.rejected or report.unknown:
-        lines.append(f"Which, and why: {command('captures list', request.ledger, request.batch)}")
+        lines.append(f"Which, and why: {command_line('captures list', request.ledger, request.batch)}")
     if report.unknown:
-        lines.append("Unknown ones may have been captured; the same command again looks at them once more.")
+        lines.append("Unknown ones may have been captured; the same command checks their status again.")
     if request.out == STDOUT:
-        sys.stderr.write("\n".join((*lines, "")))
+        for line in lines:
+            write_message(line)
     else:
-        tell("\n".join(lines))
+        write_result("\n".join(lines))
 
 
-def _given_again(duplicates: int) -> str:
-    return f" ({duplicates:,} given more than once)" if duplicates else ""
-
-
-def _tell_stopped(request: CaptureFileRequest, error: CapturesStoppedError, *, interrupted: bool) -> ExitStatus:
+def _report_stop(request: CaptureFileRequest, error: CapturesStoppedError, *, interrupted: bool) -> ExitStatus:
     progress = error.progress
-    reason = "interrupted" if interrupted else _explain(error.__cause__ or error)
+    reason = "interrupted" if interrupted else _reason(error.__cause__ or error)
     if request.as_json:
-        told = {} if progress is None else attrs.asdict(progress)
-        tell(to_json({"event": "stopped", "batch": request.batch, "reason": reason, **told}))
-    warn(
-        f"{'interrupted' if interrupted else f'stopped: {reason}'}{_stands(progress)}\n"
-        f"Run the same command again to go on; `{_look(request)}` tells where it stands."
+        counts = {} if progress is None else attrs.asdict(progress)
+        write_result(to_json({"event": "stopped", "batch": request.batch, "reason": reason, **counts}))
+    status = command_line("captures status", request.ledger, request.batch)
+    write_message(
+        f"{'interrupted' if interrupted else f'stopped: {reason}'}{_progress_in_words(progress)}\n"
+        f"Run the same command again to continue; `{status}` shows the progress."
     )
-    return ExitStatus.INTERRUPTED if interrupted else ExitStatus.REPEATABLE
+    return ExitStatus.INTERRUPTED if interrupted else ExitStatus.RETRYABLE
 
 
-def _explain(error: BaseException) -> str:
-    """Say why a run ended, without the circumstances of the debit that happened to meet it."""
+def _reason(error: BaseException) -> str:
+    """Say why a run ended, without the context of the debit at which the error occurred."""
     if isinstance(error, OutcomeUnknownError) and error.reason:
         return error.reason
     return error.message if isinstance(error, JetpayError) else f"{type(error).__name__}: {error}"
 
 
-def _stands(progress: Progress | None) -> str:
-    if progress is None:  # the ledger itself is what failed
+def _progress_in_words(progress: Progress | None) -> str:
+    if progress is None:  # the ledger itself failed
         return ""
-    doubts = f", {progress.sending:,} in flight or in doubt" if progress.sending else ""
-    return f"; {progress.finished:,} of {progress.total:,} are done{doubts}"
-
-
-def _look(request: CaptureFileRequest) -> str:
-    return command("captures status", request.ledger, request.batch)
+    in_doubt = f", {progress.sending:,} in flight or in doubt" if progress.sending else ""
+    return f"; {progress.finished:,} of {progress.total:,} are done{in_doubt}"
 
 
 async def _write_outcomes(request: CaptureFileRequest, destination: Destination) -> ExitStatus:
     try:
         async with Ledger(request.ledger, create=False) as ledger:
             await destination.write(ledger.items(request.batch))
-    except JetpayError as error:
-        export = command("captures export", request.ledger, request.batch, "--out", FILE)
-        warn(f"{error.message}; to write it again: {export}")
-        return ExitStatus.REPEATABLE
+    except (JetpayError, OutputFileError) as error:
+        message = error.message if isinstance(error, JetpayError) else str(error)
+        export = command_line("captures export", request.ledger, request.batch, "--out", FILE)
+        write_message(f"{message}; to write it again: {export}")
+        return ExitStatus.OUTPUT_FAILED
     return ExitStatus.DONE
-
-
-# --- dry --------------------------------------------------------------------------------------------------------------
-
-
-async def _rehearse(request: CaptureFileRequest, debits: Debits) -> ExitStatus:
-    """Say what would be done."""
-    stored, same = await _find_stored(request), 0
-    if stored is not None:
-        async with Ledger(request.ledger, create=False) as ledger:
-            async for item in ledger.items(request.batch):
-                same += item.debit_id in debits
-    mismatch = stored is not None and not same == stored.total == debits.total
-    if request.as_json:
-        told = None if stored is None else {**attrs.asdict(stored), "of_these": same}
-        facts = {"batch": request.batch, "total": debits.total, "duplicates": debits.duplicates, "stored": told}
-        say(to_json({"event": "dry_run", "ok": not mismatch, **facts}))
-    else:
-        say("\n".join((_what_was_read(request, debits), _what_is_stored(request, debits, stored, same))))
-    return ExitStatus.USAGE if mismatch else ExitStatus.DONE
-
-
-def _what_was_read(request: CaptureFileRequest, debits: Debits) -> str:
-    name = "stdin" if request.source == STDIN else request.source
-    return f"{name}: {debits.total:,} debits{_given_again(debits.duplicates)}"
-
-
-def _what_is_stored(request: CaptureFileRequest, debits: Debits, stored: Progress | None, same: int) -> str:
-    where = f"batch {request.batch} in {shown(request.ledger)}"
-    if stored is None:
-        return f"{where}: new; {debits.total:,} debits would be captured"
-    if not same == stored.total == debits.total:
-        others = stored.total - same
-        return (
-            f"{where}: is there with other debits: {same:,} of these {debits.total:,}, and {others:,} others; "
-            "it would be rejected: take another name for another list"
-        )
-    left = stored.total - stored.finished
-    return (
-        f"{where}: is there with these debits, {stored.captured:,} captured and {stored.rejected:,} rejected; "
-        f"{left:,} would be captured, and {stored.unknown:,} unknown looked at again"
-    )

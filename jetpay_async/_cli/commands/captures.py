@@ -1,4 +1,4 @@
-"""``jetpay captures``: look into a ledger, and correct it. None of this needs a token or the network."""
+"""``jetpay captures``: inspect and repair a capture ledger. None of this needs a token or the network."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._cli.io.console import say, to_json, warn
+from jetpay_async._cli.io.console import to_json, write_message, write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus
-from jetpay_async._cli.io.exporter import STDOUT, as_document, choose_destination
-from jetpay_async._cli.io.ledger_names import FILE, command, in_our_words
+from jetpay_async._cli.io.exporter import STDOUT, OutputFileError, as_document, choose_destination
+from jetpay_async._cli.io.ledger_names import FILE, command_line, name_options
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import DebitState, Ledger
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "list_items", "retry_rejected", "status"]
 
-_FOR_A_PERSON = (DebitState.REJECTED, DebitState.UNKNOWN)
+_NEED_ATTENTION = (DebitState.REJECTED, DebitState.UNKNOWN)
 
 
 def status(*, ledger: str, batch: str | None, as_json: bool) -> int:
-    """Tell where each batch stands, or one of them."""
-    with in_our_words():
+    """Show the progress of each batch, or of one of them."""
+    with name_options():
         infos = asyncio.run(_batches(ledger, batch))
     if as_json:
         for info in infos:
-            say(to_json(_document(info)))
+            write_output(to_json(_document(info)))
     elif infos:
-        say(_table([_HEADER, *map(_row, infos)]))
+        write_output(_table([_HEADER, *map(_row, infos)]))
     else:
-        say("no batch yet")
+        write_output("no batch yet")
     return ExitStatus.DONE
 
 
 async def _batches(ledger: str, batch: str | None) -> list[BatchInfo]:
     async with Ledger(ledger, create=False) as opened:
         if batch is not None:
-            await opened.progress(batch)  # says so if there is none
+            await opened.progress(batch)  # raises if there is none
         return [info for info in await opened.batches() if batch in {None, info.key}]
 
 
@@ -80,9 +80,9 @@ def _document(info: BatchInfo) -> dict[str, object]:
 
 
 def list_items(*, ledger: str, batch: str | None, states: Sequence[str], as_json: bool) -> int:
-    """Tell of debits one by one: those that need a person, or those in the states that are asked for."""
-    wanted = tuple(map(DebitState, states)) or _FOR_A_PERSON
-    with in_our_words():
+    """List debits: those that need attention, or those in the given states."""
+    wanted = tuple(map(DebitState, states)) or _NEED_ATTENTION
+    with name_options():
         asyncio.run(_list(ledger, batch, wanted, as_json=as_json))
     return ExitStatus.DONE
 
@@ -92,9 +92,10 @@ async def _list(ledger: str, batch: str | None, states: Sequence[DebitState], *,
     async with Ledger(ledger, create=False) as opened:
         async for item in _items(opened, batch, states):
             found += 1
-            say(to_json(as_document(item)) if as_json else _words(item, named=batch is not None))
+            if not write_output(to_json(as_document(item)) if as_json else _line(item, with_batch=batch is None)):
+                return  # nobody reads the rest
     if not found and not as_json:
-        warn(f"no debit is {' or '.join(states)}")
+        write_message(f"no debit is {' or '.join(states)}")
 
 
 async def _items(ledger: Ledger, batch: str | None, states: Sequence[DebitState] | None) -> AsyncIterator[LedgerItem]:
@@ -105,62 +106,62 @@ async def _items(ledger: Ledger, batch: str | None, states: Sequence[DebitState]
                 yield item
 
 
-def _words(item: LedgerItem, *, named: bool) -> str:
+def _line(item: LedgerItem, *, with_batch: bool) -> str:
     parts = [item.debit_id, item.state, item.transaction_state, item.reason]
-    return "  ".join(part for part in (None if named else item.batch, *parts) if part)
+    return "  ".join(part for part in (item.batch if with_batch else None, *parts) if part)
 
 
 def export(*, ledger: str, batch: str | None, states: Sequence[str], out: str, as_json: bool) -> int:
-    """Write all that the ledger holds of a batch, or of all batches.
-
-    Raises:
-        ConfigurationError: The file can't be written.
-    """
+    """Write everything that the ledger holds of a batch, or of all batches."""
     destination = choose_destination(out, as_json=as_json)
 
     async def write() -> int:
         async with Ledger(ledger, create=False) as opened:
             return await destination.write(_items(opened, batch, [*map(DebitState, states)] or None))
 
-    with in_our_words():
-        count = asyncio.run(write())
+    try:
+        with name_options():
+            count = asyncio.run(write())
+    except OutputFileError as error:
+        write_message(str(error))
+        return ExitStatus.OUTPUT_FAILED
     if out != STDOUT:
-        warn(f"{count:,} debits written to {out}")
+        write_message(f"{count:,} debits written to {out}")
     return ExitStatus.DONE
 
 
 def retry_rejected(*, ledger: str, batch: str, yes: bool, as_json: bool) -> int:
-    """Put the rejected debits of a batch back among those to be captured.
+    """Return the rejected debits of a batch to pending.
 
     Raises:
-        ConfigurationError: Nobody is there to be asked, and ``--yes`` was not given.
+        ConfigurationError: Nobody can be asked for confirmation, and ``--yes`` was not given.
     """
-    with in_our_words():
-        return asyncio.run(_retry_refused(ledger, batch, yes=yes, as_json=as_json))
+    with name_options():
+        return asyncio.run(_retry_rejected(ledger, batch, yes=yes, as_json=as_json))
 
 
-async def _retry_refused(ledger: str, batch: str, *, yes: bool, as_json: bool) -> int:
+async def _retry_rejected(ledger: str, batch: str, *, yes: bool, as_json: bool) -> int:
     async with Ledger(ledger, create=False) as opened:
         rejected = (await opened.progress(batch)).rejected
         if rejected and not yes and not _confirmed(f"Try {rejected:,} rejected debits of {batch} again? [y/N] "):
-            warn("nothing was changed")
+            write_message("nothing was changed")
             return ExitStatus.INTERRUPTED
         returned = await opened.retry_rejected(batch)
     if as_json:
-        say(to_json({"batch": batch, "pending_again": returned}))
+        write_output(to_json({"batch": batch, "pending_again": returned}))
     elif returned:
-        say(
-            f"{returned:,} debits are pending again. To capture them, run what made the batch:\n"
-            f"  {command(f'capture {FILE}', ledger, batch)}"
+        write_output(
+            f"{returned:,} debits are pending again. To capture them, repeat the command that captured the batch:\n"
+            f"  {command_line(f'capture {FILE}', ledger, batch)}"
         )
     else:
-        say("no debit is rejected; nothing was changed")
+        write_output("no debit is rejected; nothing was changed")
     return ExitStatus.DONE
 
 
 def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise ConfigurationError("argument --yes: is needed where nobody can be asked; nothing was changed")
+        raise ConfigurationError("argument --yes: required where nobody can be asked; nothing was changed")
     sys.stderr.write(question)
     sys.stderr.flush()
     return sys.stdin.readline().strip().casefold() in {"y", "yes"}

@@ -1,6 +1,6 @@
 """Single operations on the account of ``JETPAY_API_TOKEN``.
 
-Nothing is guessed: what a command can't know, it says in full on stderr, and again in its exit status.
+What a command can't know, it says in full on stderr, and again in its exit status.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from jetpay_async._cli.io.console import tell, to_json, warn
-from jetpay_async._cli.io.exit_codes import ExitStatus, exit_status
+from jetpay_async._cli.io.console import to_json, write_message, write_result
+from jetpay_async._cli.io.exit_codes import ExitStatus, exit_status, gravest
 from jetpay_async.client import JetpayClient
 from jetpay_async.errors import InvalidArgumentError, JetpayError, OutcomeUnknownError
 from jetpay_async.models import Capture, Preauthorization, TransactionStatus
@@ -30,7 +30,7 @@ def preauthorize(
 ) -> int:
     """Reserve an amount on a saved card."""
 
-    def ask(client: JetpayClient) -> Awaitable[Preauthorization]:
+    def call(client: JetpayClient) -> Awaitable[Preauthorization]:
         return client.preauthorize(
             contact_id=contact_id,
             credit_card_id=credit_card_id,
@@ -39,28 +39,32 @@ def preauthorize(
             statement=statement,
         )
 
-    return _run([_ClientCall("preauthorize", None, ask)], as_json=as_json)
+    return _run([_ClientCall("preauthorize", None, call)], as_json=as_json)
 
 
 def capture_each(*, debit_ids: Sequence[str], as_json: bool) -> int:
-    """Take the full amount of each debit, one after the other."""
+    """Capture the full amount of each debit, one after the other."""
 
     def request(debit_id: str) -> _ClientCall:
         return _ClientCall("capture", debit_id, lambda client: client.capture(debit_id))
 
-    # A debit that is named twice is meant once.
+    # A debit that is named twice is captured once.
     return _run([request(debit_id) for debit_id in dict.fromkeys(debit_ids)], as_json=as_json)
 
 
-def status(*, identifier: str, as_json: bool) -> int:
-    """Tell where a transaction stands."""
-    request = _ClientCall("transaction_status", identifier, lambda client: client.transaction_status(identifier))
+def status(*, transaction_id: str, as_json: bool) -> int:
+    """Show the state of a transaction."""
+    request = _ClientCall(
+        "transaction_status", transaction_id, lambda client: client.transaction_status(transaction_id)
+    )
     return _run([request], as_json=as_json)
 
 
-def cancel(*, identifier: str, as_json: bool) -> int:
+def cancel(*, transaction_id: str, as_json: bool) -> int:
     """Cancel a transaction."""
-    request = _ClientCall("cancel_transaction", identifier, lambda client: client.cancel_transaction(identifier))
+    request = _ClientCall(
+        "cancel_transaction", transaction_id, lambda client: client.cancel_transaction(transaction_id)
+    )
     return _run([request], as_json=as_json)
 
 
@@ -72,83 +76,83 @@ class _ClientCall:
     operation: str
     """The client's method."""
     debit_id: str | None
-    ask: Callable[[JetpayClient], Awaitable[_Result]]
+    make: Callable[[JetpayClient], Awaitable[_Result]]
 
 
 def _run(calls: Sequence[_ClientCall], *, as_json: bool) -> ExitStatus:
-    """Do one request after the other, and tell what became of each."""
+    """Make one call after the other, and report each outcome."""
     statuses: list[ExitStatus] = []
 
-    def tell_unknown(error: OutcomeUnknownError) -> None:
-        """Tell of an unknown outcome at once: if the command is interrupted, nobody raises it."""
+    def report_unknown(error: OutcomeUnknownError) -> None:
+        """Report an unknown outcome at once: if the command is interrupted, no error is raised for it."""
         statuses.append(ExitStatus.UNKNOWN)
-        _tell_error(error, as_json=as_json)
+        _report_error(error, as_json=as_json)
 
     async def run() -> None:
-        async with JetpayClient.from_env(on_unknown=tell_unknown, user_agent_suffix="jetpay-cli") as client:
-            for request in calls:
+        async with JetpayClient.from_env(on_unknown=report_unknown, user_agent_suffix="jetpay-cli") as client:
+            for call in calls:
                 try:
-                    result = await request.ask(client)
+                    result = await call.make(client)
                 except OutcomeUnknownError:
                     continue
                 except JetpayError as error:
                     statuses.append(exit_status(error))
-                    _tell_error(error, as_json=as_json)
+                    _report_error(error, as_json=as_json)
                 else:
                     statuses.append(ExitStatus.DONE)
-                    _tell_result(request, result, as_json=as_json)
+                    _report_result(call, result, as_json=as_json)
 
     try:
         asyncio.run(run())
     except KeyboardInterrupt:
-        left = ", ".join(f"{request.operation} {request.debit_id or ''}".strip() for request in calls[len(statuses) :])
-        warn(f"interrupted; not done: {left}" if left else "interrupted")
+        left = ", ".join(f"{call.operation} {call.debit_id or ''}".strip() for call in calls[len(statuses) :])
+        write_message(f"interrupted; not done: {left}" if left else "interrupted")
         return ExitStatus.UNKNOWN if ExitStatus.UNKNOWN in statuses else ExitStatus.INTERRUPTED
-    return max(statuses)
+    return gravest(statuses)
 
 
-def _tell_result(request: _ClientCall, result: _Result, *, as_json: bool) -> None:
+def _report_result(call: _ClientCall, result: _Result, *, as_json: bool) -> None:
     if not as_json:
-        tell(_words(request, result))
+        write_result(_in_words(call, result))
         return
-    told = {} if result is None else attrs.asdict(result, recurse=False)
-    _tell_json("done", {"operation": request.operation, "debit_id": request.debit_id, **told})
+    fields = {} if result is None else attrs.asdict(result, recurse=False)
+    _write_json("done", {"operation": call.operation, "debit_id": call.debit_id, **fields})
 
 
-def _tell_json(outcome: str, told: dict[str, Any]) -> None:
-    told.pop("raw", None)
-    if "elapsed" in told:
-        told["elapsed"] = round(told["elapsed"], 3)
-    tell(to_json({"outcome": outcome, **told}))
+def _write_json(outcome: str, fields: dict[str, Any]) -> None:
+    fields.pop("raw", None)
+    if "elapsed" in fields:
+        fields["elapsed"] = round(fields["elapsed"], 3)
+    write_result(to_json({"outcome": outcome, **fields}))
 
 
-def _words(request: _ClientCall, result: _Result) -> str:
+def _in_words(call: _ClientCall, result: _Result) -> str:
     match result:
         case Preauthorization():
             return (
                 f"{result.debit_id}  {result.transaction_state}  {result.amount}\n"
-                f"To take it: jetpay capture {shlex.quote(result.debit_id)}"
+                f"To capture it: jetpay capture {shlex.quote(result.debit_id)}"
             )
         case Capture(confirmed_by_status=True):
-            return f"{result.identifier}  {result.state}  (learnt from its status)"
+            return f"{result.identifier}  {result.state}  (confirmed by its status)"
         case Capture():
             return f"{result.identifier}  {result.state}"
         case TransactionStatus():
             reasons = [reason for reason in (result.fail_reason, result.fail_direction) if reason]
-            return f"{request.debit_id}  {result.state}" + (f"  ({', '.join(reasons)})" if reasons else "")
+            return f"{call.debit_id}  {result.state}" + (f"  ({', '.join(reasons)})" if reasons else "")
         case _:
-            return f"{request.debit_id}  cancelled"
+            return f"{call.debit_id}  cancelled"
 
 
-def _tell_error(error: JetpayError, *, as_json: bool) -> None:
+def _report_error(error: JetpayError, *, as_json: bool) -> None:
     if as_json:
-        _tell_json(error.outcome, {"error": type(error).__name__, **vars(error)})
+        _write_json(error.outcome, {"error": type(error).__name__, **vars(error)})
     if isinstance(error, OutcomeUnknownError):
-        warn(_all_that_is_known(error))
+        write_message(_details(error))
     elif isinstance(error, InvalidArgumentError) and error.field in _OPTIONS:
-        warn(f"argument {_OPTIONS[error.field]}: {error.message.removeprefix(f'{error.field}: ')}")
+        write_message(f"argument {_OPTIONS[error.field]}: {error.message.removeprefix(f'{error.field}: ')}")
     else:
-        warn(str(error))
+        write_message(str(error))
 
 
 _OPTIONS = {
@@ -158,11 +162,12 @@ _OPTIONS = {
     "statement": "--statement",
     "debit_id": "DEBIT_ID",
     "identifier": "ID",
+    "transaction_id": "ID",
 }
 
 
-def _all_that_is_known(error: OutcomeUnknownError) -> str:
-    """Say what a person needs to find out what became of the money."""
+def _details(error: OutcomeUnknownError) -> str:
+    """Write what a person needs to find out whether the operation was processed."""
     started_at = error.started_at
     known = {
         **error.arguments,
@@ -182,7 +187,7 @@ def _all_that_is_known(error: OutcomeUnknownError) -> str:
 def _next_step(error: OutcomeUnknownError) -> str:
     if error.debit_id is None:
         return error.next_step
-    look = f"run `jetpay status {shlex.quote(error.debit_id)}`"
+    command = f"run `jetpay status {shlex.quote(error.debit_id)}`"
     if error.operation == "preauthorize":
-        return f"{look}: the reply named this debit; do not ask again before you know what it is"
-    return f"{look} until it is final; repeat only if a minute from now it still shows that nothing was done"
+        return f"{command}: the response named this debit; do not repeat the request before you know its state"
+    return f"{command} until it is final; repeat only if a minute from now it still shows that nothing was done"

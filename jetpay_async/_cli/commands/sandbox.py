@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from jetpay_async._cli.io.console import say
+from jetpay_async._cli.io.console import write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.sandbox import DeliveryPolicy, Fault, FaultKind, Sandbox, serve
@@ -29,7 +29,7 @@ def sandbox(
     """Run the sandbox until Ctrl-C.
 
     Raises:
-        ConfigurationError: A fault or a webhook makes no sense, or the address can't be listened on.
+        ConfigurationError: A fault or a webhook is not valid, or the address can't be bound.
         KeyboardInterrupt: It was stopped.
     """
     service = Sandbox(host=host, port=port, seed=seed, latency=latency, delivery=DeliveryPolicy(speedup=speedup))
@@ -40,10 +40,14 @@ def sandbox(
         except ValueError as error:
             raise ConfigurationError(f"argument --webhook: {error}") from None
     try:
-        asyncio.run(serve(service, announce=say))
+        asyncio.run(serve(service, announce=_announce))
     except OSError as error:
         raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror}; try another --port") from None
     return ExitStatus.DONE  # pragma: no cover - it serves until it is interrupted
+
+
+def _announce(text: str) -> None:
+    write_output(text)
 
 
 def _fault(text: str) -> Fault:

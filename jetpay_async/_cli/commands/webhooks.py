@@ -1,4 +1,4 @@
-"""``jetpay webhooks``: look into recorded deliveries."""
+"""``jetpay webhooks``: inspect recorded deliveries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from jetpay_async._cli.io.console import say, to_json, warn
+from jetpay_async._cli.io.console import to_json, write_message, write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus, exit_status
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks import KeySet, KeysUnavailableError, RemoteKeySet, WebhookError, decode, verify
@@ -17,30 +17,30 @@ __all__ = ["explain"]
 
 
 def explain(*, body: str, authorization: str, jwks: str, now: float | None, as_json: bool) -> int:
-    """Say why a delivery verifies or does not; neither the token nor the body is shown.
+    """Explain why a delivery verifies or does not; neither the token nor the body is shown.
 
     Raises:
-        ConfigurationError: A file can't be read, or a URL is none.
+        ConfigurationError: A file can't be read, or a URL is not valid.
     """
     delivery = _read("--body", body)
     token = _read("--authorization", authorization[1:]).strip() if authorization.startswith("@") else authorization
     try:
         keys = asyncio.run(_fetch(jwks)) if "://" in jwks else KeySet.from_jwks(_read("--jwks", jwks))
     except KeysUnavailableError as error:
-        warn(error.explain())
+        write_message(error.explain())
         return exit_status(error)
-    moment = time.time() if now is None else now
+    timestamp = time.time() if now is None else now
     status, reason = ExitStatus.DONE, None
     try:
-        verify(delivery, token, keys=keys, now=moment)
+        verify(delivery, token, keys=keys, now=timestamp)
         decode(delivery)
     except WebhookError as error:
         status, reason = exit_status(error), error.reason
-    explanation = explain_delivery(delivery, token, keys=keys, now=moment)
+    explanation = explain_delivery(delivery, token, keys=keys, now=timestamp)
     if as_json:
-        say(to_json({"authentic": reason is None, "reason": reason, "explanation": explanation}))
+        write_output(to_json({"authentic": reason is None, "reason": reason, "explanation": explanation}))
     else:
-        say(explanation)
+        write_output(explanation)
     return status
 
 

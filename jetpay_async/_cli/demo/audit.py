@@ -1,20 +1,20 @@
-"""Compare what the client said with the sandbox's books and with what the webhooks told. Pure.
+"""Compare what the client reported with the sandbox's records and with the webhooks. Pure.
 
 All three must agree on how each order ended:
 
 ============  ==========================================  ==========================
-the client    the sandbox's books                         the webhooks
+the client    the sandbox's records                       the webhooks
 ============  ==========================================  ==========================
-captured      one debit, its money taken once             ``paid``, once
-accepted      one debit, taken once or failed             the one or the other
+captured      one debit, captured once                    ``paid``, once
+accepted      one debit, captured once or failed          the one or the other
 failed        one debit, failed                           ``failed``
 declined      no debit                                    nothing
 not done      no debit, or one that is still reserved     nothing of the kind
-unknown       no debit, or one: the books tell            what the books say
+unknown       no debit, or one                            what the records say
 ============  ==========================================  ==========================
 
-"Unknown" is the honest word for a preauthorization whose reply was lost: nothing can tell the client what became of
-it. It is counted, and shown beside what the books say; any other word about such a card would be a guess.
+"Unknown" is the correct outcome of a preauthorization whose reply was lost: the client has no means to find out whether
+it was processed. These are counted, and shown beside the sandbox's records.
 """
 
 from __future__ import annotations
@@ -36,61 +36,70 @@ from jetpay_async.webhooks import TransactionFailed, TransactionPaid
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from jetpay_async._cli.demo.records import BatchRecord, Record, Story
+    from jetpay_async._cli.demo.records import BatchRecord, OrderResult, RunRecord
     from jetpay_async.errors import JetpayError
     from jetpay_async.sandbox import Transaction
 
-__all__ = ["AuditReport", "BatchFinding", "Kind", "Problem", "UnknownOutcome", "Verdict", "audit", "verdict_on"]
+__all__ = [
+    "AuditReport",
+    "BatchFinding",
+    "OrderOutcome",
+    "Problem",
+    "ProblemKind",
+    "UnknownOutcome",
+    "audit",
+    "classify",
+]
 
 
-class Verdict(StrEnum):
-    """How an order ended, in the client's words."""
+class OrderOutcome(StrEnum):
+    """How an order ended, as the client reported it."""
 
     CAPTURED = "captured"
     ACCEPTED = "accepted"
-    """The bank takes its time; a webhook tells the end."""
+    """The bank has not decided yet; a webhook reports the end."""
     FAILED = "failed"
     DECLINED = "declined"
     NOT_DONE = "not done"
     UNKNOWN = "unknown"
 
 
-class Kind(StrEnum):
+class ProblemKind(StrEnum):
     """What is wrong with an outcome."""
 
     LOST = "lost"
-    """The client's word and the facts differ."""
-    DOUBLED = "doubled"
+    """What the client reported and the sandbox's records differ."""
+    DUPLICATED = "duplicated"
     """It happened twice."""
 
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    """An outcome that was lost or doubled. There must be none, ever."""
+    """An outcome that was lost or duplicated. There must be none, ever."""
 
-    kind: Kind
-    what: str
+    kind: ProblemKind
+    description: str
 
 
 @attrs.frozen(kw_only=True)
 class UnknownOutcome:
-    """An outcome that the client called unknown, and what the sandbox knows of it."""
+    """An outcome that is unknown to the client, and what the sandbox recorded."""
 
     operation: str | None
     debit_id: str | None
     arguments: Mapping[str, str]
     started_at: datetime | None
     cause: str
-    books: str
+    sandbox_record: str
 
 
 @attrs.frozen(kw_only=True)
 class BatchFinding:
-    """What became of the batch that went through a ledger."""
+    """The result of the batch that was captured through a ledger."""
 
     total: int
     stopped_after: int
-    """Outcomes of the first run; the second told them again, and the others."""
+    """Outcomes of the first run; the second reported them again, and the others."""
     captured: int
     confirmed_by_status: int
     captured_twice: int
@@ -99,10 +108,10 @@ class BatchFinding:
 
 @attrs.frozen(kw_only=True)
 class AuditReport:
-    """What the demo found. The counts from ``captured`` to ``unknown`` add up to ``asked``."""
+    """What the demo found. The counts from ``captured`` to ``unknown`` add up to ``orders``."""
 
     plan: Plan
-    asked: int
+    orders: int
     captured: int
     accepted: int
     failed: int
@@ -110,103 +119,108 @@ class AuditReport:
     not_done: int
     unknown: int
     confirmed_by_status: int
-    """DurableCaptures whose reply was lost, and whose end was learnt from the status."""
+    """Captures whose reply was lost, and whose outcome was confirmed by the status."""
     sent_again: int
     """Captures that were sent again once it was proven that nothing had happened."""
     captured_twice: int
-    events_made: int
+    events_created: int
     events_received: int
     events_paid: int
     events_failed: int
     deliveries: int
-    deliveries_refused: int
+    deliveries_rejected: int
     events_repeated: int
     """Events that arrived again, and were skipped."""
     faults: Mapping[str, int]
-    """How often each kind struck."""
+    """How often each kind was injected."""
     seconds: float
     per_second: float
     """Preauthorizations and captures."""
     batch: BatchFinding
-    doubts: tuple[UnknownOutcome, ...]
+    unknown_outcomes: tuple[UnknownOutcome, ...]
     problems: tuple[Problem, ...]
 
 
-_TAKEN = frozenset({TransactionState.PAID, TransactionState.COMPLETED})
-_OVER = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
+_DONE = frozenset({TransactionState.PAID, TransactionState.COMPLETED})
+_ENDED = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
 
 
-def verdict_on(outcome: Capture | JetpayError) -> Verdict:
-    """Sort the last word on an order."""
-    match outcome:
+def classify(result: Capture | JetpayError) -> OrderOutcome:
+    """Classify the result of an order."""
+    match result:
         case Capture():
-            return Verdict.CAPTURED if outcome.state in _TAKEN else Verdict.ACCEPTED
+            return OrderOutcome.CAPTURED if result.state in _DONE else OrderOutcome.ACCEPTED
         case TransactionFailedError():
-            return Verdict.FAILED
+            return OrderOutcome.FAILED
         case OutcomeUnknownError():
-            return Verdict.UNKNOWN
-        case APIError(status=402):  # the sandbox's answer for a card that is declined
-            return Verdict.DECLINED
+            return OrderOutcome.UNKNOWN
+        case APIError(status=402):  # the sandbox's response for a declined card
+            return OrderOutcome.DECLINED
         case _:
-            return Verdict.NOT_DONE
+            return OrderOutcome.NOT_DONE
 
 
-def audit(record: Record) -> AuditReport:
-    """Judge a run."""
-    books: dict[str, list[Transaction]] = defaultdict(list)
+def audit(record: RunRecord) -> AuditReport:
+    """Compare what the parties of a run recorded."""
+    debits_of_card: dict[str, list[Transaction]] = defaultdict(list)
     for debit in record.debits:
-        books[debit.from_credit_card_id or ""].append(debit)
+        debits_of_card[debit.from_credit_card_id or ""].append(debit)
     paid = Counter(event.transaction_id for event in record.events if isinstance(event, TransactionPaid))
     failed = Counter(event.transaction_id for event in record.events if isinstance(event, TransactionFailed))
-    problems = [*_event_problems(record), *_strays(record), *_batch_problems(record.batch)]
-    for story in record.stories:
-        debits = books[story.order.payer.credit_card_id]
+    problems = [*_event_problems(record), *_unexpected_debits(record), *_batch_problems(record.batch)]
+    for result in record.results:
+        debits = debits_of_card[result.order.payer.credit_card_id]
         problems += (
-            Problem(kind=kind, what=f"card {story.order.number}, {verdict_on(story.outcome)}: {what}")
-            for kind, what in _disagreements(story, debits, paid, failed)
+            Problem(kind=kind, description=f"card {result.order.number}, {classify(result.result)}: {description}")
+            for kind, description in _disagreements(result, debits, paid, failed)
         )
-    verdicts = Counter(verdict_on(story.outcome) for story in record.stories)
-    captures = [story.outcome for story in record.stories if isinstance(story.outcome, Capture)]
-    calls = len(record.stories) + sum(story.debit_id is not None for story in record.stories)
+    outcomes = Counter(classify(result.result) for result in record.results)
+    captures = [result.result for result in record.results if isinstance(result.result, Capture)]
+    calls = len(record.results) + sum(result.debit_id is not None for result in record.results)
     return AuditReport(
         plan=record.plan,
-        asked=len(record.stories),
-        captured=verdicts[Verdict.CAPTURED],
-        accepted=verdicts[Verdict.ACCEPTED],
-        failed=verdicts[Verdict.FAILED],
-        declined=verdicts[Verdict.DECLINED],
-        not_done=verdicts[Verdict.NOT_DONE],
-        unknown=verdicts[Verdict.UNKNOWN],
+        orders=len(record.results),
+        captured=outcomes[OrderOutcome.CAPTURED],
+        accepted=outcomes[OrderOutcome.ACCEPTED],
+        failed=outcomes[OrderOutcome.FAILED],
+        declined=outcomes[OrderOutcome.DECLINED],
+        not_done=outcomes[OrderOutcome.NOT_DONE],
+        unknown=outcomes[OrderOutcome.UNKNOWN],
         confirmed_by_status=sum(capture.confirmed_by_status for capture in captures),
         sent_again=sum(capture.attempts > 1 for capture in captures),
         captured_twice=sum(debit.captures > 1 for debit in record.debits),
-        events_made=record.events_made,
+        events_created=record.events_created,
         events_received=len(record.events),
         events_paid=paid.total(),
         events_failed=failed.total(),
         deliveries=record.deliveries,
-        deliveries_refused=record.deliveries_refused,
+        deliveries_rejected=record.deliveries_rejected,
         events_repeated=record.events_repeated,
         faults=record.faults,
         seconds=round(record.seconds, 3),
         per_second=round(calls / record.seconds, 1),
-        batch=_find(record.batch),
-        doubts=tuple(_doubts(record.stories, books)),
+        batch=_batch_finding(record.batch),
+        unknown_outcomes=tuple(_unknown_outcomes(record.results, debits_of_card)),
         problems=tuple(problems),
     )
 
 
-def _event_problems(record: Record) -> Iterator[Problem]:
+def _event_problems(record: RunRecord) -> Iterator[Problem]:
     times = Counter(event.id for event in record.events)
-    missing = set(range(1, record.events_made + 1)) - times.keys()
+    missing = set(range(1, record.events_created + 1)) - times.keys()
     if missing:
-        yield Problem(kind=Kind.LOST, what=f"{len(missing)} webhook events never arrived, the first is {min(missing)}")
+        yield Problem(
+            kind=ProblemKind.LOST,
+            description=f"{len(missing)} webhook events never arrived, the first is {min(missing)}",
+        )
     for event_id, count in times.items():
         if count > 1:
-            yield Problem(kind=Kind.DOUBLED, what=f"webhook event {event_id} was handled {count} times")
+            yield Problem(
+                kind=ProblemKind.DUPLICATED, description=f"webhook event {event_id} was handled {count} times"
+            )
 
 
-def _find(batch: BatchRecord) -> BatchFinding:
+def _batch_finding(batch: BatchRecord) -> BatchFinding:
     captured = [outcome for outcome in batch.outcomes if isinstance(outcome, Captured)]
     return BatchFinding(
         total=len(batch.debit_ids),
@@ -219,76 +233,86 @@ def _find(batch: BatchRecord) -> BatchFinding:
 
 
 def _batch_problems(batch: BatchRecord) -> Iterator[Problem]:
-    """Every card of the batch is good: each debit is to be captured, told once, and taken once."""
-    told = Counter(outcome.debit_id for outcome in batch.outcomes)
+    """Every card of the batch is good: each debit must be captured and reported exactly once."""
+    reported = Counter(outcome.debit_id for outcome in batch.outcomes)
     captured = {outcome.debit_id for outcome in batch.outcomes if isinstance(outcome, Captured)}
     for debit in batch.debits:
         name = f"debit {debit.identifier} of the batch"
-        if told[debit.identifier] != 1:
-            kind = Kind.DOUBLED if told[debit.identifier] else Kind.LOST
-            yield Problem(kind=kind, what=f"{name}: the ledger told {told[debit.identifier]} outcomes")
+        if reported[debit.identifier] != 1:
+            kind = ProblemKind.DUPLICATED if reported[debit.identifier] else ProblemKind.LOST
+            yield Problem(kind=kind, description=f"{name}: the ledger reported {reported[debit.identifier]} outcomes")
         if debit.captures > 1:
-            yield Problem(kind=Kind.DOUBLED, what=f"{name}: its money was taken {debit.captures} times")
+            yield Problem(kind=ProblemKind.DUPLICATED, description=f"{name}: it was captured {debit.captures} times")
         if not debit.captures or debit.identifier not in captured:
-            yield Problem(kind=Kind.LOST, what=f"{name}: it was not captured; the books say: {_in_words([debit])}")
+            yield Problem(
+                kind=ProblemKind.LOST,
+                description=f"{name}: it was not captured; the sandbox recorded: {_in_words([debit])}",
+            )
 
 
-def _strays(record: Record) -> Iterator[Problem]:
-    cards = {story.order.payer.credit_card_id for story in record.stories}
+def _unexpected_debits(record: RunRecord) -> Iterator[Problem]:
+    cards = {result.order.payer.credit_card_id for result in record.results}
     for debit in record.debits:
         if debit.from_credit_card_id not in cards:
-            yield Problem(kind=Kind.LOST, what=f"the books hold debit {debit.identifier}, which nobody asked for")
+            yield Problem(
+                kind=ProblemKind.LOST, description=f"the sandbox has debit {debit.identifier}, which no order asked for"
+            )
 
 
 def _disagreements(
-    story: Story, debits: Sequence[Transaction], paid: Mapping[str, int], failed: Mapping[str, int]
-) -> Iterator[tuple[Kind, str]]:
+    result: OrderResult, debits: Sequence[Transaction], paid: Mapping[str, int], failed: Mapping[str, int]
+) -> Iterator[tuple[ProblemKind, str]]:
     if len(debits) > 1:
-        yield Kind.DOUBLED, f"the books hold {len(debits)} debits"
+        yield ProblemKind.DUPLICATED, f"the sandbox has {len(debits)} debits"
     for debit in debits:
         if debit.captures > 1:
-            yield Kind.DOUBLED, f"the money of {debit.identifier} was taken {debit.captures} times"
-        told = paid.get(debit.identifier, 0)
-        if told != debit.captures:
-            kind = Kind.DOUBLED if told > debit.captures else Kind.LOST
-            yield kind, f"the webhooks told {told} times that {debit.identifier} is paid, not {debit.captures} times"
-        if debit.state in _OVER and not failed.get(debit.identifier):
-            yield Kind.LOST, f"no webhook told that {debit.identifier} is {debit.state}"
-        if debit.amount != story.order.amount:
-            yield Kind.LOST, f"the books say {debit.amount}, not {story.order.amount}"
-    if not _books_agree(story, debits):
-        yield Kind.LOST, f"the books say: {_in_words(debits)}"
+            yield ProblemKind.DUPLICATED, f"{debit.identifier} was captured {debit.captures} times"
+        reported = paid.get(debit.identifier, 0)
+        if reported != debit.captures:
+            kind = ProblemKind.DUPLICATED if reported > debit.captures else ProblemKind.LOST
+            yield (
+                kind,
+                f"the webhooks reported {debit.identifier} as paid {reported} times, not {debit.captures} times",
+            )
+        if debit.state in _ENDED and not failed.get(debit.identifier):
+            yield ProblemKind.LOST, f"no webhook reported that {debit.identifier} is {debit.state}"
+        if debit.amount != result.order.amount:
+            yield ProblemKind.LOST, f"the sandbox recorded {debit.amount}, not {result.order.amount}"
+    if not _records_agree(result, debits):
+        yield ProblemKind.LOST, f"the sandbox recorded: {_in_words(debits)}"
 
 
-def _books_agree(story: Story, debits: Sequence[Transaction]) -> bool:
-    verdict = verdict_on(story.outcome)
-    if story.debit_id is None:
+def _records_agree(result: OrderResult, debits: Sequence[Transaction]) -> bool:
+    outcome = classify(result.result)
+    if result.debit_id is None:
         reserved_at_most = all(debit.state is TransactionState.PREAUTHORIZED for debit in debits)
-        return reserved_at_most if verdict is Verdict.UNKNOWN else not debits
-    return story.debit_id in {debit.identifier for debit in debits} and all(
-        _debit_agrees(verdict, debit) for debit in debits
+        return reserved_at_most if outcome is OrderOutcome.UNKNOWN else not debits
+    return result.debit_id in {debit.identifier for debit in debits} and all(
+        _debit_agrees(outcome, debit) for debit in debits
     )
 
 
-def _debit_agrees(verdict: Verdict, debit: Transaction) -> bool:
-    taken = debit.captures > 0
-    match verdict:
-        case Verdict.CAPTURED:
-            return taken
-        case Verdict.ACCEPTED:
-            return taken or debit.state in _OVER
-        case Verdict.FAILED:
-            # Money that was taken, and could not be paid out to the merchant, has failed too.
-            return debit.state in _OVER and taken == (debit.fail_direction == "push")
-        case Verdict.UNKNOWN:
+def _debit_agrees(outcome: OrderOutcome, debit: Transaction) -> bool:
+    captured = debit.captures > 0
+    match outcome:
+        case OrderOutcome.CAPTURED:
+            return captured
+        case OrderOutcome.ACCEPTED:
+            return captured or debit.state in _ENDED
+        case OrderOutcome.FAILED:
+            # A debit that was captured, but could not be paid out to the merchant, has failed too.
+            return debit.state in _ENDED and captured == (debit.fail_direction == "push")
+        case OrderOutcome.UNKNOWN:
             return True
         case _:
             return debit.state is TransactionState.PREAUTHORIZED
 
 
-def _doubts(stories: Iterable[Story], books: Mapping[str, Sequence[Transaction]]) -> Iterator[UnknownOutcome]:
-    for story in stories:
-        error = story.outcome
+def _unknown_outcomes(
+    results: Iterable[OrderResult], debits_of_card: Mapping[str, Sequence[Transaction]]
+) -> Iterator[UnknownOutcome]:
+    for result in results:
+        error = result.result
         if isinstance(error, OutcomeUnknownError):
             yield UnknownOutcome(
                 operation=error.operation,
@@ -296,12 +320,12 @@ def _doubts(stories: Iterable[Story], books: Mapping[str, Sequence[Transaction]]
                 arguments=error.arguments,
                 started_at=error.started_at,
                 cause=error.reason,
-                books=_in_words(books[story.order.payer.credit_card_id]),
+                sandbox_record=_in_words(debits_of_card[result.order.payer.credit_card_id]),
             )
 
 
 def _in_words(debits: Sequence[Transaction]) -> str:
-    """Say what the sandbox's books hold for a card."""
+    """Write what the sandbox recorded for a card."""
     if not debits:
         return "nothing was reserved"
     return "; ".join(

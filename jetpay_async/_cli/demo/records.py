@@ -1,10 +1,11 @@
-"""What the demo was asked to do and what came of it: plain facts, before anybody judges them."""
+"""What the demo was asked to do and what happened: facts, before the audit compares them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from enum import StrEnum
+from typing import TypeAlias
 
 import attrs
 
@@ -14,12 +15,25 @@ from jetpay_async.outcomes import CaptureOutcome
 from jetpay_async.sandbox import Payer, Transaction
 from jetpay_async.webhooks import Event
 
-__all__ = ["BatchRecord", "DemoStep", "Order", "Plan", "Record", "Stage", "Story"]
+__all__ = [
+    "BATCH_SIZE",
+    "BatchRecord",
+    "DemoStep",
+    "OnProgress",
+    "Order",
+    "OrderResult",
+    "Plan",
+    "RunRecord",
+    "StepProgress",
+]
+
+BATCH_SIZE = 50
+"""Debits of the batch that is captured through a ledger."""
 
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What ``jetpay demo`` was asked for."""
+    """The arguments of ``jetpay demo``."""
 
     count: int = 300
     """Cards to charge."""
@@ -42,42 +56,42 @@ class Order:
 
 
 @attrs.frozen(kw_only=True)
-class Story:
-    """What the client said of an order."""
+class OrderResult:
+    """What the client reported of an order."""
 
     order: Order
     debit_id: str | None
     """From the preauthorization; None if there was none, as far as the client knows."""
-    outcome: Capture | JetpayError
-    """The capture's outcome, or why it never came to one."""
+    result: Capture | JetpayError
+    """The result of the capture, or of the preauthorization if that failed."""
 
 
 @attrs.frozen(kw_only=True)
 class BatchRecord:
-    """What both sides remember of the batch that went through a ledger."""
+    """What the client and the sandbox recorded of the batch that was captured through a ledger."""
 
     debit_ids: tuple[str, ...]
     stopped_after: int
-    """Outcomes that the first run had told when it was stopped."""
+    """Outcomes that the first run had reported when it was stopped."""
     outcomes: tuple[CaptureOutcome, ...]
-    """What the second run told, to the end."""
+    """What the second run reported, to the end."""
     debits: tuple[Transaction, ...]
-    """The sandbox's own books."""
+    """The sandbox's records."""
     faults: Mapping[str, int]
-    """How often each kind struck."""
+    """How often each kind was injected."""
 
 
 @attrs.frozen(kw_only=True)
-class Record:
-    """Everything that both sides, the client's and the sandbox's, remember of a run."""
+class RunRecord:
+    """What the client, the webhook endpoint and the sandbox recorded of a run."""
 
     plan: Plan
-    stories: tuple[Story, ...]
+    results: tuple[OrderResult, ...]
     seconds: float
     """From the first preauthorization to the last capture."""
     debits: tuple[Transaction, ...]
-    """The sandbox's own books."""
-    events_made: int
+    """The sandbox's records."""
+    events_created: int
     """How many events the sandbox had to deliver; their ids count from 1."""
     events: tuple[Event, ...]
     """What the webhook endpoint verified, decoded and handled, in that order."""
@@ -85,15 +99,15 @@ class Record:
     """Requests to the endpoint."""
     events_repeated: int
     """Events that were delivered again, and skipped."""
-    deliveries_refused: int
+    deliveries_rejected: int
     """Deliveries that the endpoint did not accept."""
     faults: Mapping[str, int]
-    """How often each kind of fault struck."""
+    """How often each kind of fault was injected."""
     batch: BatchRecord
 
 
 class DemoStep(StrEnum):
-    """What the demo does, side by side with or after another."""
+    """What the demo does, concurrently or in sequence."""
 
     PREAUTHORIZE = "preauthorize"
     CAPTURE = "capture"
@@ -102,11 +116,15 @@ class DemoStep(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Stage:
-    """How far a step has got."""
+class StepProgress:
+    """How far a step has come."""
 
     step: DemoStep
     done: int
     total: int
     notes: Mapping[str, int] = attrs.field(factory=dict[str, int])
-    """What was special so far, counted."""
+    """Special cases so far, counted."""
+
+
+OnProgress: TypeAlias = Callable[[StepProgress], None]
+"""Called after each item of a step."""

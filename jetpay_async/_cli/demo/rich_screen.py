@@ -1,9 +1,9 @@
-"""The demo on a terminal: bars while it runs, a table at its end. The only module that needs rich."""
+"""The demo on a terminal: bars while it runs, a table at its end. Needs rich."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from rich import box
 from rich.console import Console, Group
@@ -13,32 +13,32 @@ from rich.table import Table
 from rich.text import Text
 
 from jetpay_async._cli.demo.records import DemoStep
-from jetpay_async._cli.demo.screens import conclusion, doubts, introduction, notes, sections
+from jetpay_async._cli.demo.render import conclusion, introduction, notes, sections, unknown_outcomes
+from jetpay_async._cli.io.console import GuardedStream
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from jetpay_async._cli.demo.audit import AuditReport
-    from jetpay_async._cli.demo.records import Plan, Stage
-    from jetpay_async._cli.demo.screens import StageCallback
+    from jetpay_async._cli.demo.records import OnProgress, Plan, StepProgress
     from jetpay_async._core.retry import RetryPolicy
 
-__all__ = ["ColourScreen"]
+__all__ = ["RichScreen"]
 
 
-class ColourScreen:
-    """A terminal. It honours ``NO_COLOR``."""
+class RichScreen:
+    """A terminal. It honors ``NO_COLOR``."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False)
+        self._console = Console(file=cast("IO[str]", GuardedStream("stdout")), highlight=False)
 
     def introduce(self, plan: Plan, policy: RetryPolicy) -> None:
-        """Say what is going to happen."""
+        """Show what is going to happen."""
         title, *lines = introduction(plan, policy)
         self._console.print(Text(title, style="bold"), *(Text(line, style="dim") for line in lines), sep="\n")
 
     @contextmanager
-    def watching(self) -> Generator[StageCallback]:
+    def showing(self) -> Generator[OnProgress]:
         """Show a bar for each step."""
         bars = Progress(
             TextColumn("{task.description:<13}"),
@@ -51,13 +51,13 @@ class ColourScreen:
         with bars:
             tasks = {step: bars.add_task(step.capitalize(), total=None, notes="") for step in DemoStep}
 
-            def watch(stage: Stage) -> None:
-                bars.update(tasks[stage.step], completed=stage.done, total=stage.total, notes=notes(stage))
+            def show(progress: StepProgress) -> None:
+                bars.update(tasks[progress.step], completed=progress.done, total=progress.total, notes=notes(progress))
 
-            yield watch
+            yield show
 
     def show(self, report: AuditReport) -> None:
-        """Show what was found."""
+        """Show the result."""
         table = Table(box=box.ROUNDED, show_header=False, border_style="dim")
         table.add_column(style="bold")
         table.add_column(justify="right")
@@ -66,10 +66,15 @@ class ColourScreen:
             for row in section:
                 table.add_row(row.label, Text(row.value, style=_STYLES[row.good]), row.note)
             table.add_section()
-        verdict, *details = conclusion(report)
+        first, *details = conclusion(report)
         style = "bold red" if report.problems else "bold green"
         self._console.print(
-            Group(Padding(table, (1, 0)), *map(Text, doubts(report)), Text(verdict, style=style), *map(Text, details))
+            Group(
+                Padding(table, (1, 0)),
+                *map(Text, unknown_outcomes(report)),
+                Text(first, style=style),
+                *map(Text, details),
+            )
         )
 
 

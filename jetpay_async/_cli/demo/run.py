@@ -1,6 +1,6 @@
-"""``jetpay demo``: charge some hundred cards against a sandbox that loses replies, and check the books.
+"""``jetpay demo``: charge some hundred cards against a sandbox that loses replies, and check its records.
 
-`play` does it and returns a `Record`, `audit` judges that, and a screen shows both.
+`charge_cards` does it and returns a `RunRecord`, `audit` compares what was recorded, and a screen shows both.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from aiohttp import web
 
-from jetpay_async._cli.demo.audit import Verdict, audit, verdict_on
-from jetpay_async._cli.demo.batch import play_batch
-from jetpay_async._cli.demo.records import DemoStep, Order, Plan, Record, Stage, Story
+from jetpay_async._cli.demo.audit import OrderOutcome, audit, classify
+from jetpay_async._cli.demo.batch import capture_batch
+from jetpay_async._cli.demo.records import DemoStep, Order, OrderResult, Plan, RunRecord, StepProgress
 from jetpay_async._cli.demo.screens import choose_screen
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._core.retry import RetryPolicy
@@ -41,23 +41,23 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from jetpay_async._cli.demo.screens import StageCallback
+    from jetpay_async._cli.demo.records import OnProgress
 
-__all__ = ["POLICY", "demo", "play"]
+__all__ = ["POLICY", "charge_cards", "demo"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 _Reserved: TypeAlias = tuple[Order, Preauthorization | JetpayError]
 
 POLICY = RetryPolicy(base_delay=0.1, max_delay=0.5, resolve_after=0.3)
-"""Fit for a sandbox in the same process, which never works on a request whose reply it has lost.
+"""For a sandbox in the same process, which never processes a request after it has lost the reply.
 
-Over a real network a request may be on its way for seconds: keep the default there.
+Over a real network a request may arrive seconds later: keep the default there.
 """
 
-_TIMEOUT = 20.0
-_LATENCY = 0.1
-_SLOW_BANK = 0.25
+_TIMEOUT_SECONDS = 20.0
+_LATENCY_SECONDS = 0.1
+_SLOW_BANK_SECONDS = 0.25
 _SHARE_OF_GOOD_CARDS = 0.85
 
 _FAULTS = (
@@ -78,7 +78,7 @@ _DELIVERY_FAULTS = (
     DeliveryFault(kind=DeliveryFaultKind.DUPLICATE, probability=0.1),
     DeliveryFault(kind=DeliveryFaultKind.REORDER, probability=0.1),
 )
-# Batches wait 0.2 s and are sent again after 17 ms; Jetpay's minutes would be a dull demo.
+# Batches wait 0.2 s and are sent again after 17 ms; nobody would wait for the minutes of the real service.
 _DELIVERIES = DeliveryPolicy(speedup=300.0)
 _BATCH = 20
 
@@ -88,29 +88,29 @@ def demo(*, count: int, concurrency: int, seed: int, faults: bool, as_json: bool
     plan = Plan(count=count, concurrency=concurrency, seed=seed, faults=faults)
     screen = choose_screen(as_json=as_json)
     screen.introduce(plan, POLICY)
-    with screen.watching() as watch:
-        record = asyncio.run(play(plan, watch))
+    with screen.showing() as on_progress:
+        record = asyncio.run(charge_cards(plan, on_progress))
     report = audit(record)
     screen.show(report)
-    return ExitStatus.REFUSED if report.problems else ExitStatus.DONE
+    return ExitStatus.REJECTED if report.problems else ExitStatus.DONE
 
 
-async def play(plan: Plan, watch: StageCallback) -> Record:
+async def charge_cards(plan: Plan, on_progress: OnProgress) -> RunRecord:
     """Preauthorize every card, capture what was reserved, receive the webhooks; then capture a batch from a ledger.
 
     Args:
         plan: How many, and how.
-        watch: Told of each step.
+        on_progress: Called after each item of a step.
 
     Returns:
-        What the client, the webhook endpoint and the sandbox remember.
+        What the client, the webhook endpoint and the sandbox recorded.
     """
     sandbox = Sandbox(
         seed=plan.seed,
-        latency=_LATENCY,
-        slow_bank_seconds=_SLOW_BANK,
+        latency=_LATENCY_SECONDS,
+        slow_bank_seconds=_SLOW_BANK_SECONDS,
         delivery=_DELIVERIES,
-        # Whoever captures twice shall pay twice here: nobody but the client prevents it.
+        # A second capture is paid a second time here: only the client can prevent it.
         rejects_second_capture=False,
     )
     if plan.faults:
@@ -120,40 +120,40 @@ async def play(plan: Plan, watch: StageCallback) -> Record:
     async with (
         sandbox,
         RemoteKeySet(sandbox.url, cooldown=0.1) as keys,
-        _Endpoint(keys, lambda: len(sandbox.events), watch) as endpoint,
+        _Endpoint(keys, lambda: len(sandbox.events), on_progress) as endpoint,
         JetpayClient(
             sandbox.api_token,
             base_url=sandbox.url,
-            timeout=_TIMEOUT,
+            timeout=_TIMEOUT_SECONDS,
             max_connections=plan.concurrency,
             retry=POLICY,
         ) as client,
     ):
         sandbox.add_webhook(endpoint.url, max_batch_size=_BATCH)
         began = time.monotonic()
-        reserved = await _preauthorize(client, orders, sandbox.merchant_account_id, plan, watch)
-        stories = await _capture(client, reserved, plan, watch)
+        reserved = await _preauthorize(client, orders, sandbox.merchant_account_id, plan, on_progress)
+        results = await _capture(client, reserved, plan, on_progress)
         seconds = time.monotonic() - began
         with suppress(TimeoutError):  # the audit finds what is missing
-            await _decisions(sandbox, stories)
+            await _decisions(sandbox, results)
             await sandbox.drain_deliveries()
-        return Record(
-            batch=await play_batch(plan, POLICY, watch),
+        return RunRecord(
+            batch=await capture_batch(plan, POLICY, on_progress),
             plan=plan,
-            stories=tuple(stories),
+            results=tuple(results),
             seconds=seconds,
             debits=sandbox.debits,
-            events_made=len(sandbox.events),
+            events_created=len(sandbox.events),
             events=tuple(endpoint.events),
             deliveries=endpoint.deliveries,
-            deliveries_refused=endpoint.rejected,
+            deliveries_rejected=endpoint.rejected,
             events_repeated=endpoint.repeated,
             faults=dict(Counter(sandbox.faults.injected) + Counter(sandbox.delivery_faults.injected)),
         )
 
 
 def _orders(plan: Plan, sandbox: Sandbox) -> list[Order]:
-    """Make up a card for each order: most of them good, the others evenly of all kinds that the sandbox knows."""
+    """Invent a card for each order: most of them good, the others of all kinds that the sandbox knows."""
     random = Random(plan.seed)  # noqa: S311 - reproducible on purpose
     special = [number for number in CARDS if number != APPROVED]
     orders: list[Order] = []
@@ -165,24 +165,24 @@ def _orders(plan: Plan, sandbox: Sandbox) -> list[Order]:
     return orders
 
 
-async def _decisions(sandbox: Sandbox, stories: Sequence[Story]) -> None:
+async def _decisions(sandbox: Sandbox, results: Sequence[OrderResult]) -> None:
     """Wait until the slow banks have decided on everything that they accepted.
 
     Raises:
         TimeoutError: They take too long.
     """
-    async with asyncio.timeout(_TIMEOUT):
-        for story in stories:
-            later = CARDS[story.order.card_number].later
-            if story.debit_id is not None and later is not None:
-                while sandbox.debit(story.debit_id).state not in {TransactionState.PREAUTHORIZED, later}:  # noqa: ASYNC110 - no event tells it
-                    await asyncio.sleep(_SLOW_BANK / 10)
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
+        for result in results:
+            later = CARDS[result.order.card_number].later
+            if result.debit_id is not None and later is not None:
+                while sandbox.debit(result.debit_id).state not in {TransactionState.PREAUTHORIZED, later}:  # noqa: ASYNC110 - no event reports it
+                    await asyncio.sleep(_SLOW_BANK_SECONDS / 10)
 
 
 async def _preauthorize(
-    client: JetpayClient, orders: Sequence[Order], account: str, plan: Plan, watch: StageCallback
+    client: JetpayClient, orders: Sequence[Order], account: str, plan: Plan, on_progress: OnProgress
 ) -> list[_Reserved]:
-    tally = _Tally(DemoStep.PREAUTHORIZE, len(orders), watch)
+    counter = _StepCounter(DemoStep.PREAUTHORIZE, len(orders), on_progress)
 
     async def preauthorize(order: Order) -> _Reserved:
         try:
@@ -194,43 +194,50 @@ async def _preauthorize(
                 statement=f"Demo order {order.number}",
             )
         except JetpayError as error:
-            tally.add(verdict_on(error))
+            counter.add(classify(error))
             return order, error
-        tally.add()
+        counter.add()
         return order, reserved
 
     return await _each(orders, preauthorize, plan.concurrency)
 
 
 async def _capture(
-    client: JetpayClient, reserved: Sequence[_Reserved], plan: Plan, watch: StageCallback
-) -> list[Story]:
-    tally = _Tally(DemoStep.CAPTURE, sum(isinstance(answer, Preauthorization) for _, answer in reserved), watch)
+    client: JetpayClient, reserved: Sequence[_Reserved], plan: Plan, on_progress: OnProgress
+) -> list[OrderResult]:
+    preauthorized = sum(isinstance(result, Preauthorization) for _, result in reserved)
+    counter = _StepCounter(DemoStep.CAPTURE, preauthorized, on_progress)
 
-    async def capture(reservation: _Reserved) -> Story:
-        order, answer = reservation
-        if not isinstance(answer, Preauthorization):
-            return Story(order=order, debit_id=None, outcome=answer)
-        outcome: Capture | JetpayError
+    async def capture(reservation: _Reserved) -> OrderResult:
+        order, reserved = reservation
+        if not isinstance(reserved, Preauthorization):
+            return OrderResult(order=order, debit_id=None, result=reserved)
+        result: Capture | JetpayError
         try:
-            outcome = await client.capture(answer.debit_id)
+            result = await client.capture(reserved.debit_id)
         except JetpayError as error:
-            outcome = error
-        verdict = verdict_on(outcome)
-        confirmed_by_status = isinstance(outcome, Capture) and outcome.confirmed_by_status
-        tally.add("confirmed_by_status" if confirmed_by_status else None if verdict is Verdict.CAPTURED else verdict)
-        return Story(order=order, debit_id=answer.debit_id, outcome=outcome)
+            result = error
+        counter.add(_note(result))
+        return OrderResult(order=order, debit_id=reserved.debit_id, result=result)
 
     return await _each(reserved, capture, plan.concurrency)
 
 
-class _Tally:
-    """Counts what is done, and tells the watch."""
+def _note(result: Capture | JetpayError) -> str | None:
+    """Name what is special about the result of a capture."""
+    if isinstance(result, Capture) and result.confirmed_by_status:
+        return "confirmed by status"
+    outcome = classify(result)
+    return None if outcome is OrderOutcome.CAPTURED else outcome
 
-    def __init__(self, step: DemoStep, total: int, watch: StageCallback) -> None:
+
+class _StepCounter:
+    """Counts the items that are done, and reports each."""
+
+    def __init__(self, step: DemoStep, total: int, on_progress: OnProgress) -> None:
         self._step = step
         self._total = total
-        self._watch = watch
+        self._on_progress = on_progress
         self._done = 0
         self._notes: Counter[str] = Counter()
 
@@ -238,33 +245,33 @@ class _Tally:
         self._done += 1
         if note is not None:
             self._notes[note] += 1
-        self._watch(Stage(step=self._step, done=self._done, total=self._total, notes=self._notes))
+        self._on_progress(StepProgress(step=self._step, done=self._done, total=self._total, notes=self._notes))
 
 
 async def _each(items: Iterable[_In], do: Callable[[_In], Awaitable[_Out]], workers: int) -> list[_Out]:
     """Do something with each item, so many at a time; the results are in the order of the items."""
     results: dict[int, _Out] = {}
-    line = iter(enumerate(items))
+    queue = iter(enumerate(items))
 
     async def work() -> None:
-        for position, item in line:
+        for position, item in queue:
             results[position] = await do(item)
 
-    async with asyncio.TaskGroup() as crew:
+    async with asyncio.TaskGroup() as workers_group:
         for _ in range(workers):
-            crew.create_task(work())
+            workers_group.create_task(work())
     return [results[position] for position in sorted(results)]
 
 
 class _Endpoint:
-    """A webhook endpoint as an application has it, on a real socket, which remembers what it is told."""
+    """A webhook endpoint as an application has it, on a real socket, which records its events."""
 
-    def __init__(self, keys: RemoteKeySet, expected: Callable[[], int], watch: StageCallback) -> None:
+    def __init__(self, keys: RemoteKeySet, expected: Callable[[], int], on_progress: OnProgress) -> None:
         router = EventRouter()
-        router.on(Event)(self._remember)
+        router.on(Event)(self._record)
         self._receiver = WebhookReceiver(WebhookVerifier(keys), router, inbox=MemoryInbox())
         self._expected = expected
-        self._watch = watch
+        self._on_progress = on_progress
         application = web.Application()
         application.router.add_post("/webhooks", self._receive)
         self._runner = web.AppRunner(application, access_log=None)
@@ -288,12 +295,12 @@ class _Endpoint:
         await self._runner.cleanup()
 
     async def _receive(self, request: web.Request) -> web.Response:
-        answer = await self._receiver.receive(await request.read(), request.headers.get("Authorization"))
+        response = await self._receiver.receive(await request.read(), request.headers.get("Authorization"))
         self.deliveries += 1
-        self.rejected += answer.status != 200
-        self.repeated += answer.skipped
-        self._watch(Stage(step=DemoStep.WEBHOOKS, done=len(self.events), total=self._expected()))
-        return web.Response(status=answer.status)
+        self.rejected += response.status != 200
+        self.repeated += response.skipped
+        self._on_progress(StepProgress(step=DemoStep.WEBHOOKS, done=len(self.events), total=self._expected()))
+        return web.Response(status=response.status)
 
-    async def _remember(self, event: Event) -> None:
+    async def _record(self, event: Event) -> None:
         self.events.append(event)

@@ -1,47 +1,146 @@
-"""Where a command writes: results to stdout, everything else to stderr."""
+"""Where a command writes: results to stdout, everything else to stderr.
+
+Writing never raises: what a command does must not depend on whether somebody can read its messages. A stdout that can't
+be written is remembered, and shows in the exit status. A reader that closes its pipe early, such as ``head``, is no
+failure.
+"""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
-import re
 import sys
-from decimal import Decimal
+from contextlib import suppress
+from typing import TextIO
 
-import msgspec
+from jetpay_async._cli.io.exit_codes import ExitStatus
 
-from jetpay_async._core import json as api_json
+__all__ = [
+    "GuardedStream",
+    "final_status",
+    "open_streams",
+    "to_json",
+    "write_lines",
+    "write_message",
+    "write_output",
+    "write_result",
+]
 
-__all__ = ["close_stdout", "say", "tell", "to_json", "warn"]
+_failures: dict[str, OSError] = {}
+"""The first failure of each stream that can't be written."""
+
+_NOT_OPEN = OSError(errno.EBADF, "it is closed")
 
 
-def say(text: str) -> None:
-    """Write lines to stdout, at once; what its encoding can't hold is written as an escape."""
+def open_streams() -> None:
+    """Make sure that the standard streams exist, and forget earlier failures.
+
+    A descriptor that the shell has closed (``>&-``) would be given to the next file or socket that is opened.
+    """
+    _failures.clear()
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            _record_failure(name, _NOT_OPEN)
+
+
+def write_output(text: str) -> bool:
+    """Write text and a line end to stdout, at once.
+
+    Returns:
+        Whether stdout took it.
+    """
+    return write_lines(f"{text}\n")
+
+
+def write_lines(lines: str) -> bool:
+    """Write whole lines to stdout, at once; what its encoding can't hold is written as an escape.
+
+    Returns:
+        Whether stdout took it.
+    """
     encoding = sys.stdout.encoding
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stdout.flush()
+    return _write("stdout", lines.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def warn(text: str) -> None:
-    """Write a message to stderr."""
-    sys.stderr.write(f"jetpay: {text}\n")
-    sys.stderr.flush()
+def write_message(text: str) -> None:
+    """Write a message to stderr, if it can be written."""
+    _write("stderr", f"jetpay: {text}\n")
 
 
-def tell(result: str) -> None:
-    """Write what became of money to stdout; to stderr if nobody reads that, or the disk is full."""
+def write_result(result: str) -> None:
+    """Write the outcome of an operation to stdout, and to stderr if stdout can't be written."""
+    if not write_output(result):
+        write_message(f"the result is\n{result}")
+
+
+def final_status(status: ExitStatus) -> ExitStatus:
+    """Return the exit status of a command, which says so if everything was done but stdout was lost."""
+    _write("stdout", "")
+    failure = _failures.get("stdout")
+    if failure is None or failure.errno == errno.EPIPE or status not in {ExitStatus.DONE, ExitStatus.ACCEPTED}:
+        return status
+    return ExitStatus.OUTPUT_FAILED
+
+
+def _write(name: str, text: str, stream: TextIO | None = None) -> bool:
+    if name in _failures:
+        return False
+    target: TextIO = stream or getattr(sys, name)
     try:
-        say(result)
+        target.write(text)
+        target.flush()
     except OSError as error:
-        close_stdout()
-        warn(f"stdout can't be written ({error.strerror}); the result is\n{result}")
+        _discard(target)
+        _record_failure(name, error)
+        return False
+    return True
 
 
-def close_stdout() -> None:
-    """Send whatever is still to be written to nowhere, so that the interpreter does not fail over it at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _record_failure(name: str, error: OSError) -> None:
+    _failures[name] = error
+    if name == "stdout" and error.errno != errno.EPIPE:
+        write_message(f"stdout can't be written: {error.strerror}")
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what the stream still holds to nowhere: the interpreter would fail over it at its end."""
+    with suppress(OSError):  # a stream without a descriptor, such as a test's
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class GuardedStream:
+    """One of the standard streams, for libraries that write by themselves: writing to it never raises.
+
+    It stays the stream of the moment in which it was made, whatever is put in its place in `sys`.
+
+    Args:
+        name: ``stdout`` or ``stderr``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._stream: TextIO = getattr(sys, name)
+        self.encoding = self._stream.encoding
+        self.isatty = self._stream.isatty
+        self.fileno = self._stream.fileno
+
+    def write(self, text: str) -> int:
+        """Write if that is possible."""
+        _write(self._name, text, self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: each piece is flushed as it is written."""
 
 
 def to_json(document: object) -> str:
@@ -49,5 +148,14 @@ def to_json(document: object) -> str:
 
     Decimals are exact numbers, and everything is ASCII, which survives any stdout.
     """
+    # Messages need neither.
+    import json  # noqa: PLC0415
+    import re  # noqa: PLC0415
+    from decimal import Decimal  # noqa: PLC0415
+
+    import msgspec  # noqa: PLC0415
+
+    from jetpay_async._core import json as api_json  # noqa: PLC0415
+
     text = api_json.dump(msgspec.to_builtins(document, builtin_types=(Decimal,))).decode()
     return text if text.isascii() else re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)

@@ -1,4 +1,4 @@
-"""A ledger in the words of the command line: how it is called, and what is wrong with it."""
+"""How the command line shows a ledger: in commands to paste, and in the messages of its errors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from jetpay_async.ledger import LedgerError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["FILE", "command", "in_our_words", "shown"]
+__all__ = ["FILE", "command_line", "name_options", "without_password"]
 
 FILE = "FILE"
-"""In a command: to be filled in."""
+"""In a command: for the user to fill in."""
 
 _OPTIONS = {"key: ": "argument --batch: ", "ledger: ": "argument --ledger: "}
 
 
 @contextmanager
-def in_our_words() -> Generator[None]:
+def name_options() -> Generator[None]:
     """Let a ledger's errors name the options that the user typed.
 
     Raises:
@@ -38,13 +38,13 @@ def in_our_words() -> Generator[None]:
         raise ConfigurationError(message) from None
 
 
-def command(name: str, ledger: str, batch: str, *options: str) -> str:
-    """Write a command that can be pasted into a shell, but for what is hidden or to be filled in."""
-    words = ["jetpay", *name.split(), "--ledger", shown(ledger), "--batch", batch, *options]
-    return " ".join(word if word == FILE else shlex.quote(word) for word in words)
+def command_line(name: str, ledger: str, batch: str, *options: str) -> str:
+    """Write a command that can be pasted into a shell, but for passwords and what the user fills in."""
+    arguments = ["jetpay", *name.split(), "--ledger", without_password(ledger), "--batch", batch, *options]
+    return " ".join(argument if argument == FILE else shlex.quote(argument) for argument in arguments)
 
 
-def shown(ledger: str) -> str:
+def without_password(ledger: str) -> str:
     """Write the ledger without the passwords of a ``postgresql://`` URL."""
     return _PASSWORDS.sub(lambda match: f"{match[1] or match[2]}***", ledger)
 

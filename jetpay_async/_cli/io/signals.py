@@ -1,12 +1,12 @@
-"""Ctrl-C and SIGTERM: the first one asks to stop, the second one ends the program at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first one asks to stop, the second one ends the process at once."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
-import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from jetpay_async._cli.io.exit_codes import ExitStatus
@@ -15,41 +15,53 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import FrameType
 
-__all__ = ["asking_to_stop"]
+__all__ = ["stop_on_signals"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _SHOW_CURSOR = b"\x1b[?25h"
+_STDERR = 2
 
 
 @contextmanager
-def asking_to_stop(stop: Callable[[], None], *, last_words: str) -> Generator[None]:
-    """Call a function on the first signal, and end the program with some last words on the second.
+def stop_on_signals(stop: Callable[[], None], *, final_message: str) -> Generator[None]:
+    """Call a function on the first signal, and end the process on the second.
 
     Args:
         stop: Called in the event loop.
-        last_words: Written to stderr. What was under way is like after a ``kill -9``.
+        final_message: Written to stderr on the second signal. What was in progress is left as by ``kill -9``.
     """
     loop = asyncio.get_running_loop()
-    asked = False
+    stopping = False
 
     def receive(number: int, frame: FrameType | None) -> None:
         del number, frame
-        nonlocal asked
-        if asked:
-            # No lock and no buffer is touched: whatever the program hangs in may hold them.
-            words = f"jetpay: {last_words}\n".encode()
-            os.write(2, b"\n" + _SHOW_CURSOR + words if sys.stderr.isatty() else words)
-            os._exit(ExitStatus.INTERRUPTED)
-        asked = True
+        nonlocal stopping
+        if stopping:
+            message = f"jetpay: {final_message}\n".encode()
+            _end(message)
+        stopping = True
         loop.call_soon_threadsafe(stop)
 
-    # What is ignored stays so: a shell starts its background jobs with SIGINT ignored.
+    # An ignored signal stays ignored: a shell starts its background jobs with SIGINT ignored, and nohup ignores SIGHUP.
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in ours:
+    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, receive)
     try:
         yield
     finally:
-        for number in ours:
+        for number in handled:
             signal.signal(number, before[number])
+
+
+def _end(message: bytes) -> None:
+    """End the process at once, with a message if stderr takes it without waiting.
+
+    No lock and no buffer is used: the code that hangs may hold them.
+    """
+    with suppress(OSError, ValueError):
+        _, writable, _ = select.select([], [_STDERR], [], 0)
+        if writable:
+            os.write(_STDERR, b"\n" + _SHOW_CURSOR + message if os.isatty(_STDERR) else message)
+    os._exit(ExitStatus.INTERRUPTED)

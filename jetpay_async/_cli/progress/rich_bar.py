@@ -1,32 +1,33 @@
-"""A batch on a terminal: a bar, and what there is to know beneath it. Needs rich."""
+"""The progress of a batch on a terminal: a bar, and the counts beneath it. Needs rich."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from jetpay_async._cli.progress.display import numbers
+from jetpay_async._cli.io.console import GuardedStream
+from jetpay_async._cli.progress.model import counts
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from jetpay_async._cli.progress.display import ProgressSample, Show
+    from jetpay_async._cli.progress.model import ProgressSample, Show
 
 __all__ = ["Bar"]
 
 
 class Bar:
-    """A bar on stderr. It honours ``NO_COLOR``."""
+    """A bar on stderr. It honors ``NO_COLOR``."""
 
-    interval = 0.25
+    interval_seconds = 0.25
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(file=cast("IO[str]", GuardedStream("stderr")), highlight=False)
 
     @contextmanager
     def showing(self, batch: str) -> Generator[Show]:
@@ -41,13 +42,13 @@ class Bar:
         )
         task = bar.add_task(batch, total=None)
         waiting = Text("storing the batch", style="dim")
-        # What never begins leaves no bar behind.
+        # A batch that never begins leaves no bar behind.
         with Live(Group(bar, waiting), console=self._console, refresh_per_second=8, transient=True) as live:
 
             def show(sample: ProgressSample) -> None:
                 bar.update(task, completed=sample.progress.finished, total=sample.progress.total)
                 live.transient = False
-                live.update(Group(bar, _coloured(sample)))
+                live.update(Group(bar, _colored(sample)))
 
             yield show
 
@@ -55,11 +56,11 @@ class Bar:
 _STYLES = {"rejected": "yellow", "unknown": "bold red"}
 
 
-def _coloured(sample: ProgressSample) -> Text:
-    """Let stand out what a person has to look at, if there is any."""
-    bad = {"rejected": sample.progress.rejected, "unknown": sample.progress.unknown}
+def _colored(sample: ProgressSample) -> Text:
+    """Highlight the counts of debits that need attention."""
+    attention = {"rejected": sample.progress.rejected, "unknown": sample.progress.unknown}
     parts: list[Text] = []
-    for words in numbers(sample):
-        name = words.split()[-1]
-        parts.append(Text(words, style=_STYLES[name] if bad.get(name) else "dim"))
+    for text in counts(sample):
+        name = text.split()[-1]
+        parts.append(Text(text, style=_STYLES[name] if attention.get(name) else "dim"))
     return Text("  ").join(parts)

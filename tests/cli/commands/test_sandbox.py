@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from .conftest import Run
+from tests.cli.conftest import CommandResult
 
-Jetpay = Callable[..., Run]
+Jetpay = Callable[..., CommandResult]
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def test_it_ends_with_ctrl_c_in_this_process(
 ) -> None:
     """Its options reach the sandbox: address, seed, latency, faults, webhooks and their sample."""
     from jetpay_async import sandbox as package
-    from jetpay_async._cli import sandbox as command
+    from jetpay_async._cli.commands import sandbox as command
 
     made: list[package.Sandbox] = []
     options: dict[str, object] = {}
@@ -73,7 +73,7 @@ def test_it_ends_with_ctrl_c_in_this_process(
 
     monkeypatch.setattr(command, "Sandbox", Watched)
     announced: list[str] = []
-    monkeypatch.setattr(command, "say", announced.append)
+    monkeypatch.setattr(command, "write_output", announced.append)
     interrupt_when(lambda: bool(announced))
 
     run = jetpay(
@@ -81,7 +81,7 @@ def test_it_ends_with_ctrl_c_in_this_process(
         *("--fault=reset_before route=capture", "--webhook=http://127.0.0.1:9/one", "--webhook=http://127.0.0.1:9/two"),
     )
 
-    assert run == Run(130, "", "jetpay: interrupted\n")
+    assert run == CommandResult(130, "", "jetpay: interrupted\n")
     assert made[0].api_token in announced[0]
     assert options == {
         "host": "127.0.0.1",
@@ -90,7 +90,7 @@ def test_it_ends_with_ctrl_c_in_this_process(
         "latency": 0.25,
         "delivery": package.DeliveryPolicy(speedup=7.0),
     }
-    assert made[0].faults.strike(lambda fault: fault.route == "capture") is not None
+    assert made[0].faults.match(lambda fault: fault.route == "capture") is not None
     with pytest.raises(ValueError, match="one"):
         made[0].add_webhook("http://127.0.0.1:9/one")
 

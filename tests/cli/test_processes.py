@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from jetpay_async._cli.io.signals import asking_to_stop
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
+from tests.cli.conftest import QUICK_PROGRAM, CommandResult, reserve_many
 
-from .conftest import HURRIED, Run, reserve_many
-
-Jetpay = Callable[..., Run]
+Jetpay = Callable[..., CommandResult]
 
 DEBITS = 120
 BATCH = ("--ledger=c.db", "--batch=n1")
@@ -39,7 +34,9 @@ def debit_ids(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([*HURRIED, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*QUICK_PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -55,7 +52,9 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def finish(*arguments: str) -> None:
     """Run the same command to its end, without waiting for slots."""
-    ran = subprocess.run([*HURRIED, *CAPTURE, "--rate=9999", *arguments], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [*QUICK_PROGRAM, *CAPTURE, "--rate=9999", *arguments], capture_output=True, text=True, check=False
+    )
     assert (ran.returncode, ran.stdout) == (0, f"n1: {DEBITS} of {DEBITS} captured, 0 rejected, 0 unknown\n"), (
         ran.stderr
     )
@@ -81,7 +80,7 @@ def test_asked_to_stop(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str], n
 
     done = sum(times_captured(sandbox))
     assert (process.returncode, out) == (130, "")
-    assert f"jetpay: interrupted; {done} of {DEBITS} are done\nRun the same command again to go on;" in err
+    assert f"jetpay: interrupted; {done} of {DEBITS} are done\nRun the same command again to continue;" in err
     assert 20 <= done < DEBITS
     assert (stands(jetpay)["captured"], stands(jetpay)["sending"]) == (done, 0)
     sandbox.faults.clear()
@@ -96,12 +95,12 @@ def test_asked_twice(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str]) -> 
         wait_until(lambda: sandbox.requests("capture") >= 4)
         assert process.stderr is not None
         process.send_signal(signal.SIGINT)
-        assert "Ctrl-C again ends it at once" in process.stderr.readline()
+        assert "Ctrl-C again ends at once" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
 
     assert (process.returncode, out) == (130, "")
-    assert err == "jetpay: ended at once; what was in flight is settled when you run the same command again\n"
+    assert err == "jetpay: ended at once; requests in flight are resolved when you run the same command again\n"
     assert stands(jetpay)["sending"] > 0
     finish()
     assert times_captured(sandbox) == [1] * DEBITS
@@ -131,51 +130,14 @@ def test_a_pipe_goes_on_as_well(jetpay: Jetpay, sandbox: Sandbox, debit_ids: lis
     """A list from stdin is read to its end first, and another pipe of the same debits goes on with it."""
     with (
         Path("debits.txt").open() as source,
-        subprocess.Popen([*HURRIED, "capture", "-", *BATCH, "--rate=100"], stdin=source) as killed,
+        subprocess.Popen([*QUICK_PROGRAM, "capture", "-", *BATCH, "--rate=100"], stdin=source) as killed,
     ):
         wait_until(lambda: sandbox.requests("capture") > 5)
         killed.kill()
     with Path("debits.txt").open() as source:
         again = subprocess.run(
-            [*HURRIED, "capture", "-", *BATCH], stdin=source, capture_output=True, text=True, check=False
+            [*QUICK_PROGRAM, "capture", "-", *BATCH], stdin=source, capture_output=True, text=True, check=False
         )
 
     assert again.returncode == 0, again.stderr
     assert times_captured(sandbox) == [1] * DEBITS
-
-
-# --- in this process, where the end would be pytest's -----------------------------------------------------------------
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
-async def test_last_words(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
-    """On a terminal the cursor that a bar has hidden is shown again; nothing that may hang is touched."""
-    written: list[bytes] = []
-    ends: list[int] = []
-    asked: list[bool] = []
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    monkeypatch.setattr(os, "write", lambda _, words: written.append(words))
-    monkeypatch.setattr(os, "_exit", ends.append)
-
-    with asking_to_stop(lambda: asked.append(True), last_words="good-bye"):
-        signal.raise_signal(signal.SIGTERM)
-        await asyncio.sleep(0)
-        assert (ends, asked) == ([], [True])
-        signal.raise_signal(signal.SIGINT)
-
-    assert ends == [130]
-    assert written[-1] == (b"\n\x1b[?25h" if terminal else b"") + b"jetpay: good-bye\n"
-
-
-@pytest.mark.asyncio
-async def test_what_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shell's background job, which Ctrl-C is not meant for, is not stopped by it; the handlers are put back."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with asking_to_stop(lambda: None, last_words=""):
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGINT, before)

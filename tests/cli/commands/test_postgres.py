@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
+from tests.cli.conftest import CommandResult, reserve_many
 
-from .conftest import Run, reserve_many
-
-Jetpay = Callable[..., Run]
+Jetpay = Callable[..., CommandResult]
 
 
 def test_a_ledger_in_postgres(
-    jetpay: Jetpay, sandbox: Sandbox, hurried: None, postgres_ledger: str, tmp_path: Path
+    jetpay: Jetpay, sandbox: Sandbox, short_timeouts: None, postgres_ledger: str, tmp_path: Path
 ) -> None:
     """A URL is as good as a path, and its password is nowhere to be seen."""
     # The server here trusts everybody; a password is not wrong.
@@ -39,7 +38,7 @@ def test_a_ledger_in_postgres(
     assert "password=***" in run.out
     assert re.search(r"^n1 .* 20 +19 +1 +0 +0 +0  complete$", status.out, re.MULTILINE)
     assert listed.out.startswith(f"n1  {debit_ids[3]}  rejected")
-    assert "is there with these debits, 19 captured and 1 rejected" in dry.out
+    assert "exists with these debits, 19 captured and 1 rejected" in dry.out
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 21
     assert sum(debit.captures for debit in sandbox.debits) == 19
     for each in (early, absent, run, status, listed, dry):

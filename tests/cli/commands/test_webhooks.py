@@ -14,10 +14,9 @@ import pytest
 
 from jetpay_async.sandbox import Sandbox
 from jetpay_async.webhooks import sign
+from tests.cli.conftest import CommandResult
 
-from .conftest import Run
-
-Jetpay = Callable[..., Run]
+Jetpay = Callable[..., CommandResult]
 
 BODY = (
     b'{"webhookId": 7, "events": [{"id": 1, "createdAt": "2026-01-22T10:15:30.123456Z",'
@@ -163,7 +162,7 @@ def test_a_file_that_is_not_there(jetpay: Jetpay, recorded: Recorded, option: st
 
     run = jetpay(*recorded.arguments(**{option: value}))
 
-    assert run == Run(2, "", f"jetpay: argument --{option}: {path}: No such file or directory\n")
+    assert run == CommandResult(2, "", f"jetpay: argument --{option}: {path}: No such file or directory\n")
 
 
 def test_no_keys_to_judge_by(jetpay: Jetpay, recorded: Recorded) -> None:
@@ -174,7 +173,7 @@ def test_no_keys_to_judge_by(jetpay: Jetpay, recorded: Recorded) -> None:
     from_url = jetpay(*recorded.arguments(jwks="http://127.0.0.1:1/keys"))
 
     assert (from_file.status, from_file.out) == (3, "")
-    assert from_file.err.startswith("jetpay: That isn't a JWK Set")
+    assert from_file.err.startswith("jetpay: The document is not a usable JWK Set")
     assert (from_url.status, from_url.out) == (3, "")
     assert "http://127.0.0.1:1/keys" in from_url.err
 

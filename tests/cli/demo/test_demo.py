@@ -18,20 +18,19 @@ import pytest
 
 from jetpay_async import Capture, JetpayClient, NotSentError, RetryPolicy
 from jetpay_async._cli.demo import batch as demo_batch
+from jetpay_async._cli.demo import render
 from jetpay_async._cli.demo import run as demo
-from jetpay_async._cli.demo import screens as show
 from jetpay_async._cli.demo.audit import audit
 from jetpay_async.sandbox import DeliveryPolicy, Sandbox, Transaction
 from jetpay_async.webhooks import WebhookReceiver
 from jetpay_async.webhooks.receiver import DeliveryResponse
-
-from .conftest import Run
+from tests.cli.conftest import CommandResult
 
 if TYPE_CHECKING:
     from jetpay_async._cli.demo.audit import AuditReport
-    from jetpay_async._cli.demo.records import BatchRecord, Record
+    from jetpay_async._cli.demo.records import BatchRecord, RunRecord
 
-Jetpay = Callable[..., Run]
+Jetpay = Callable[..., CommandResult]
 
 SMALL = ("demo", "--count=12", "--concurrency=6")
 
@@ -41,15 +40,15 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses that let a person watch are left out, in this process."""
     faults = (attrs.evolve(fault, seconds=0.01, retry_after=None) for fault in demo._FAULTS)
     monkeypatch.setattr(demo, "_FAULTS", tuple(faults))
-    monkeypatch.setattr(demo, "_LATENCY", 0.0)
-    monkeypatch.setattr(demo_batch, "_LATENCY", 0.0)
-    monkeypatch.setattr(demo, "_SLOW_BANK", 0.01)
+    monkeypatch.setattr(demo, "_LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(demo_batch, "_LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(demo, "_SLOW_BANK_SECONDS", 0.01)
     monkeypatch.setattr(demo, "POLICY", RetryPolicy(base_delay=0.001, max_delay=0.01, resolve_after=0.03))
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
 
 
-def report_of(run: Run) -> dict[str, Any]:
+def report_of(run: CommandResult) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(run.out)
     return report
 
@@ -62,15 +61,15 @@ def test_a_run_without_faults(jetpay: Jetpay) -> None:
     assert (run.status, run.err, run.out.count("\n")) == (0, "", 1)
     assert report["ok"] is True
     assert report["plan"] == {"count": 12, "concurrency": 6, "seed": 3, "faults": False}
-    assert report["asked"] == 12
+    assert report["orders"] == 12
     assert (report["unknown"], report["confirmed_by_status"], report["captured_twice"], report["not_done"]) == (
         0,
         0,
         0,
         0,
     )
-    assert report["events_received"] == report["events_made"] > 12
-    assert (report["faults"], report["doubts"], report["problems"]) == ({}, [], [])
+    assert report["events_received"] == report["events_created"] > 12
+    assert (report["faults"], report["unknown_outcomes"], report["problems"]) == ({}, [], [])
     assert report["batch"] == {
         "total": 50,
         "stopped_after": 25,
@@ -82,14 +81,14 @@ def test_a_run_without_faults(jetpay: Jetpay) -> None:
 
 
 def test_a_run_with_faults(jetpay: Jetpay) -> None:
-    """Under faults some outcomes are unknown or confirmed_by_status, every card is accounted for, and none is captured twice."""
+    """Under faults outcomes are unknown or confirmed by the status, and no card is lost or captured twice."""
     run = jetpay("demo", "--count=150", "--concurrency=50", "--seed=10", "--json")
 
     report = report_of(run)
     assert (run.status, report["ok"], report["problems"]) == (0, True, [])
     verdicts = ("captured", "accepted", "failed", "declined", "not_done", "unknown")
-    assert sum(report[verdict] for verdict in verdicts) == report["asked"] == 150
-    assert report["unknown"] == len(report["doubts"]) > 0
+    assert sum(report[verdict] for verdict in verdicts) == report["orders"] == 150
+    assert report["unknown"] == len(report["unknown_outcomes"]) > 0
     assert min(report["confirmed_by_status"], report["sent_again"], report["declined"], report["events_repeated"]) > 0
     assert report["captured_twice"] == 0
     assert report["batch"]["faults"] == {"lose_reply_after": 2, "lose_reply_before": 1}
@@ -116,7 +115,7 @@ def test_a_client_that_captures_twice_is_found_out(jetpay: Jetpay, monkeypatch: 
     report = report_of(run)
     assert (run.status, report["ok"]) == (1, False)
     assert report["captured_twice"] > 0
-    assert "doubled" in {problem["kind"] for problem in report["problems"]}
+    assert "duplicated" in {problem["kind"] for problem in report["problems"]}
 
 
 def test_a_client_that_loses_an_outcome_is_found_out(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,19 +131,19 @@ def test_a_client_that_loses_an_outcome_is_found_out(jetpay: Jetpay, monkeypatch
     run = jetpay(*SMALL, "--no-faults")
 
     assert run.status == 1
-    assert re.search(r"^\d+ outcomes were lost or doubled:$", run.out, re.MULTILINE)
-    assert "lost: card 1, not done: the books say: paid, captured 1 times: " in run.out
-    assert re.search(r"^Not done +\d+  and safe to ask for again$", run.out, re.MULTILINE)
+    assert re.search(r"^\d+ outcomes were lost or duplicated:$", run.out, re.MULTILINE)
+    assert "lost: card 1, not done: the sandbox recorded: paid, captured 1 times: " in run.out
+    assert re.search(r"^Not done +\d+  and safe to repeat$", run.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("told", "captures", "problem"),
     [
-        pytest.param(2, 1, "doubled: debit {} of the batch: the ledger told 2 outcomes", id="told twice"),
-        pytest.param(0, 1, "lost: debit {} of the batch: the ledger told 0 outcomes", id="not told"),
-        pytest.param(1, 2, "doubled: debit {} of the batch: its money was taken 2 times", id="taken twice"),
+        pytest.param(2, 1, "duplicated: debit {} of the batch: the ledger reported 2 outcomes", id="told twice"),
+        pytest.param(0, 1, "lost: debit {} of the batch: the ledger reported 0 outcomes", id="not told"),
+        pytest.param(1, 2, "duplicated: debit {} of the batch: it was captured 2 times", id="taken twice"),
         pytest.param(
-            1, 0, "lost: debit {} of the batch: it was not captured; the books say: paid, not", id="not taken"
+            1, 0, "lost: debit {} of the batch: it was not captured; the sandbox recorded: paid, not", id="not taken"
         ),
     ],
 )
@@ -156,7 +155,7 @@ def test_a_ledger_that_is_wrong_is_found_out(
 
     async def doctored(*arguments: Any) -> BatchRecord:
         nonlocal first
-        record = await demo_batch.play_batch(*arguments)
+        record = await demo_batch.capture_batch(*arguments)
         first, *_ = record.debit_ids
         outcomes = {outcome.debit_id: outcome for outcome in record.outcomes}
         return attrs.evolve(
@@ -165,7 +164,7 @@ def test_a_ledger_that_is_wrong_is_found_out(
             debits=(attrs.evolve(record.debits[0], captures=captures), *record.debits[1:]),
         )
 
-    monkeypatch.setattr(demo, "play_batch", doctored)
+    monkeypatch.setattr(demo, "capture_batch", doctored)
 
     run = jetpay(*SMALL, "--no-faults")
 
@@ -199,8 +198,8 @@ def test_an_endpoint_that_takes_no_webhook_is_found_out(jetpay: Jetpay, monkeypa
 
     report = report_of(run)
     assert (run.status, report["events_received"]) == (1, 0)
-    assert report["deliveries_refused"] == report["deliveries"] > 0
-    assert "webhook events never arrived" in report["problems"][0]["what"]
+    assert report["deliveries_rejected"] == report["deliveries"] > 0
+    assert "webhook events never arrived" in report["problems"][0]["description"]
 
 
 def test_a_run_that_is_not_heard_to_the_end(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,9 +228,9 @@ def test_plain_lines(jetpay: Jetpay) -> None:
         ("preauthorize", "60"),
         ("capture", str(60 - 2 - 2)),  # declined, unknown
     ]
-    assert re.search(r"^Captured twice +0  by the sandbox's books$", run.out, re.MULTILINE)
-    assert "Unknown to the client, and what the sandbox's books say of it:" in lines
-    assert lines[-1] == "Nothing lost, nothing doubled: client, books and webhooks agree on every card."
+    assert re.search(r"^Captured twice +0  according to the sandbox's records$", run.out, re.MULTILINE)
+    assert "Unknown to the client, and what the sandbox recorded:" in lines
+    assert lines[-1] == "Nothing lost or duplicated: client, sandbox and webhooks agree on every card."
     assert max(map(len, lines)) <= 80
     assert run.out.replace("\n", "").isprintable()
 
@@ -244,35 +243,35 @@ def pretend_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "50")
 
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def test_bars_and_a_table_on_a_terminal(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal there are bars while it runs and a table at its end, within 80 columns, in colour."""
+    """On a terminal there are bars while it runs and a table at its end, within 80 columns, in color."""
     pretend_terminal(monkeypatch)
 
     run = jetpay(*SMALL)
 
     text = CONTROL.sub("", run.out)
     assert run.status == 0
-    assert COLOUR.search(run.out)
+    assert COLOR.search(run.out)
     assert "Preauthorize" in text
     assert "12/12" in text
     assert "│ Captured twice │" in text
-    assert text.rstrip().endswith("client, books and webhooks agree on every card.")
+    assert text.rstrip().endswith("client, sandbox and webhooks agree on every card.")
     assert max(len(line) for line in re.split(r"[\r\n]", text)) <= 80
 
 
-def test_no_color_is_honoured(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With NO_COLOR the same is shown without colours."""
+def test_no_color_is_honored(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_COLOR the same is shown without colors."""
     pretend_terminal(monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
 
     run = jetpay(*SMALL)
 
     assert "│ Captured twice │" in CONTROL.sub("", run.out)
-    assert not COLOUR.search(run.out)
+    assert not COLOR.search(run.out)
 
 
 def test_bad_news_on_a_terminal(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +283,7 @@ def test_bad_news_on_a_terminal(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch)
     run = jetpay(*SMALL, "--no-faults")
 
     assert run.status == 1
-    assert "\x1b[1;31m1 outcomes were lost or doubled:" in run.out
+    assert "\x1b[1;31m1 outcomes were lost or duplicated:" in run.out
 
 
 @pytest.mark.parametrize("lacking", ["rich", "TERM"])
@@ -305,18 +304,18 @@ def test_a_lesser_terminal_gets_plain_lines(jetpay: Jetpay, monkeypatch: pytest.
 
 def test_many_doubts_are_cut_short(monkeypatch: pytest.MonkeyPatch, jetpay: Jetpay) -> None:
     """A screen shows some of the unknown outcomes, and says where the others are."""
-    monkeypatch.setattr(show, "_DOUBTS_SHOWN", 0)
+    monkeypatch.setattr(render, "MAX_UNKNOWN_SHOWN", 0)
 
     run = jetpay("demo", "--count=60", "--concurrency=30", "--seed=4")
 
-    assert re.search(r"^  and \d+ more; --json tells all$", run.out, re.MULTILINE)
+    assert re.search(r"^  and \d+ more; --json shows all$", run.out, re.MULTILINE)
 
 
 def test_the_same_seed_asks_for_the_same(monkeypatch: pytest.MonkeyPatch, jetpay: Jetpay) -> None:
     """The seed decides over cards and amounts."""
-    records: list[Record] = []
+    records: list[RunRecord] = []
 
-    def keep(record: Record) -> AuditReport:
+    def keep(record: RunRecord) -> AuditReport:
         records.append(record)
         return audit(record)
 
@@ -325,7 +324,7 @@ def test_the_same_seed_asks_for_the_same(monkeypatch: pytest.MonkeyPatch, jetpay
     for seed in (5, 5, 6):
         jetpay(*SMALL, "--no-faults", f"--seed={seed}")
 
-    first, again, other = ([story.order for story in record.stories] for record in records)
+    first, again, other = ([result.order for result in record.results] for record in records)
     assert first == again != other
 
 

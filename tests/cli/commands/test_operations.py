@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox, TokenScope
-
-from .conftest import Run
+from tests.cli.conftest import CommandResult
 
 if TYPE_CHECKING:
     from jetpay_async.sandbox import Payer
 
-Jetpay = Callable[..., Run]
+Jetpay = Callable[..., CommandResult]
 
 
 def asking(
@@ -46,9 +45,9 @@ def test_preauthorize_prints_the_debit(jetpay: Jetpay, sandbox: Sandbox) -> None
     run = jetpay(*asking(sandbox))
 
     (debit,) = sandbox.debits
-    assert run == Run(
+    assert run == CommandResult(
         0,
-        f"{debit.identifier}  preauthorized  100.50\nTo take it: jetpay capture {debit.identifier}\n",
+        f"{debit.identifier}  preauthorized  100.50\nTo capture it: jetpay capture {debit.identifier}\n",
         "",
     )
     assert (str(debit.amount), debit.statement) == ("100.50", "Two nights")
@@ -105,7 +104,7 @@ def test_capture_takes_each_debit_once(jetpay: Jetpay, sandbox: Sandbox) -> None
 
     run = jetpay("capture", first, second, first)
 
-    assert run == Run(0, f"{first}  paid\n{second}  paid\n", "")
+    assert run == CommandResult(0, f"{first}  paid\n{second}  paid\n", "")
     assert sandbox.requests("capture", first) == 1
 
 
@@ -116,7 +115,7 @@ def test_capture_says_when_the_status_told(jetpay: Jetpay, sandbox: Sandbox) -> 
 
     run = jetpay("capture", debit_id)
 
-    assert run == Run(0, f"{debit_id}  paid  (learnt from its status)\n", "")
+    assert run == CommandResult(0, f"{debit_id}  paid  (confirmed by its status)\n", "")
     assert sandbox.requests("capture") == 1
 
 
@@ -148,14 +147,14 @@ def test_status_tells_the_state(jetpay: Jetpay, sandbox: Sandbox, card_number: s
     debit_id = reserve(jetpay, sandbox, card_number)
     jetpay("capture", debit_id)
 
-    assert jetpay("status", debit_id) == Run(0, f"{debit_id}  {words}\n", "")
+    assert jetpay("status", debit_id) == CommandResult(0, f"{debit_id}  {words}\n", "")
 
 
 def test_cancel_releases(jetpay: Jetpay, sandbox: Sandbox) -> None:
     """A reservation is cancelled, and the outcome told in words or as JSON."""
     first, second = reserve(jetpay, sandbox), reserve(jetpay, sandbox)
 
-    assert jetpay("cancel", first) == Run(0, f"{first}  cancelled\n", "")
+    assert jetpay("cancel", first) == CommandResult(0, f"{first}  cancelled\n", "")
     assert json.loads(jetpay("cancel", second, "--json").out) == {
         "outcome": "done",
         "operation": "cancel_transaction",
@@ -189,9 +188,9 @@ def test_refusals(jetpay: Jetpay, sandbox: Sandbox, arguments: list[str], status
         pytest.param({"card": "a b/"}, "argument --card: 'a b/' is not an id", id="card"),
         pytest.param({"to-account": ""}, "argument --to-account: is empty", id="account"),
         pytest.param({"statement": "x" * 31}, "argument --statement: has 31 characters", id="statement"),
-        pytest.param({"amount": "100.501"}, "argument --amount: '100.501' is no amount", id="fraction of a cent"),
-        pytest.param({"amount": "-5"}, "argument --amount: '-5' is no amount", id="negative amount"),
-        pytest.param({"amount": "1e3"}, "argument --amount: '1e3' is no amount", id="exponent"),
+        pytest.param({"amount": "100.501"}, "argument --amount: '100.501' is not an amount", id="fraction of a cent"),
+        pytest.param({"amount": "-5"}, "argument --amount: '-5' is not an amount", id="negative amount"),
+        pytest.param({"amount": "1e3"}, "argument --amount: '1e3' is not an amount", id="exponent"),
     ],
 )
 def test_bad_arguments_send_nothing(jetpay: Jetpay, sandbox: Sandbox, changes: dict[str, str], message: str) -> None:
@@ -279,7 +278,7 @@ def test_an_unknown_preauthorization_names_the_debit_of_a_bad_reply(jetpay: Jetp
     run = jetpay(*asking(sandbox))
 
     assert run.status == 4
-    assert "next step           run `jetpay status debit_7`: the reply named this debit" in run.err
+    assert "next step           run `jetpay status debit_7`: the response named this debit" in run.err
 
 
 def test_an_unknown_capture_names_the_next_command(
@@ -330,7 +329,7 @@ def test_an_interrupted_question_is_only_interrupted(
 
     run = jetpay("status", "debit_1")
 
-    assert run == Run(130, "", "jetpay: interrupted; not done: transaction_status debit_1\n")
+    assert run == CommandResult(130, "", "jetpay: interrupted; not done: transaction_status debit_1\n")
 
 
 def test_an_interruption_after_the_last_outcome_leaves_nothing(

@@ -23,7 +23,7 @@ def read(path: Path | str) -> list[str]:
 def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A file with the name and the content that a test's parameters give."""
     name, content = request.param
-    path = tmp_path / name
+    path = tmp_path / str(name)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 

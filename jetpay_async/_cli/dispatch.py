@@ -1,0 +1,98 @@
+"""The commands as functions. Each imports its module when it is called, by a statement that bundlers can follow."""
+
+# ruff: noqa: PLC0415 - `jetpay --help` must not import them all
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "cancel",
+    "capture",
+    "captures_export",
+    "captures_list",
+    "captures_retry_rejected",
+    "captures_status",
+    "demo",
+    "preauthorize",
+    "sandbox",
+    "status",
+    "webhooks_explain",
+]
+
+
+def demo(**options: Any) -> int:
+    """Run ``jetpay demo``."""
+    from jetpay_async._cli.demo.run import demo as command
+
+    return command(**options)
+
+
+def sandbox(**options: Any) -> int:
+    """Run ``jetpay sandbox``."""
+    from jetpay_async._cli.commands.sandbox import sandbox as command
+
+    return command(**options)
+
+
+def preauthorize(**options: Any) -> int:
+    """Run ``jetpay preauthorize``."""
+    from jetpay_async._cli.commands.operations import preauthorize as command
+
+    return command(**options)
+
+
+def capture(**options: Any) -> int:
+    """Run ``jetpay capture``."""
+    from jetpay_async._cli.commands.capture import capture as command
+
+    return command(**options)
+
+
+def status(**options: Any) -> int:
+    """Run ``jetpay status``."""
+    from jetpay_async._cli.commands.operations import status as command
+
+    return command(**options)
+
+
+def cancel(**options: Any) -> int:
+    """Run ``jetpay cancel``."""
+    from jetpay_async._cli.commands.operations import cancel as command
+
+    return command(**options)
+
+
+def captures_status(**options: Any) -> int:
+    """Run ``jetpay captures status``."""
+    from jetpay_async._cli.commands.captures import status as command
+
+    return command(**options)
+
+
+def captures_list(**options: Any) -> int:
+    """Run ``jetpay captures list``."""
+    from jetpay_async._cli.commands.captures import list_items as command
+
+    return command(**options)
+
+
+def captures_export(**options: Any) -> int:
+    """Run ``jetpay captures export``."""
+    from jetpay_async._cli.commands.captures import export as command
+
+    return command(**options)
+
+
+def captures_retry_rejected(**options: Any) -> int:
+    """Run ``jetpay captures retry-rejected``."""
+    from jetpay_async._cli.commands.captures import retry_rejected as command
+
+    return command(**options)
+
+
+def webhooks_explain(**options: Any) -> int:
+    """Run ``jetpay webhooks explain``."""
+    from jetpay_async._cli.commands.webhooks import explain as command
+
+    return command(**options)

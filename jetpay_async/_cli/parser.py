@@ -1,0 +1,403 @@
+"""The arguments of every command. Only the standard library is imported: ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from jetpay_async._cli import dispatch
+from jetpay_async._cli.io.exit_codes import EXIT_STATUSES
+from jetpay_async._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from decimal import Decimal
+
+    AddParser: TypeAlias = Callable[..., argparse.ArgumentParser]
+
+__all__ = ["build_parser"]
+
+N = TypeVar("N", int, float)
+
+_ENVIRONMENT = """\
+environment:
+  JETPAY_API_TOKEN  the API token, from Jetpay's dashboard or a sandbox
+  JETPAY_BASE_URL   the URL of the API; the production service if not set
+
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; it sets ``command`` to the function to call."""
+    parser = argparse.ArgumentParser(
+        prog="jetpay",
+        description="Preauthorize amounts on saved cards with Jetpay, and capture them later, exactly once.",
+        epilog=_ENVIRONMENT + EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"jetpay-async {__version__}")
+    add_parser = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    _add_demo(add_parser)
+    _add_sandbox(add_parser)
+    _add_preauthorize(add_parser)
+    _add_capture(add_parser)
+    _add_captures(add_parser)
+    _add_status(add_parser)
+    _add_cancel(add_parser)
+    _add_webhooks(add_parser)
+    return parser
+
+
+def _add(
+    add_parser: AddParser,
+    name: str,
+    summary: str,
+    *,
+    run: Callable[..., int],
+    epilog: str = EXIT_STATUSES,
+    usage: str | None = None,
+) -> argparse.ArgumentParser:
+    """Add a command.
+
+    Args:
+        add_parser: Of the group of commands that it joins.
+        name: What the user types.
+        summary: One sentence.
+        run: Called with every option as a keyword.
+        epilog: The end of its help.
+        usage: The beginning of its help, if argparse can't write it.
+    """
+    parser = add_parser(
+        name,
+        usage=usage,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", dest="as_json", action="store_true", help=f"write {what} as JSON")
+
+
+def _add_demo(add_parser: AddParser) -> None:
+    parser = _add(
+        add_parser,
+        "demo",
+        "charge some hundred cards against a sandbox that loses replies, and check its records",
+        run=dispatch.demo,
+        epilog=_DEMO_STATUSES,
+    )
+    parser.add_argument("--count", type=_number(int, 1), default=300, metavar="N", help="cards to charge (%(default)s)")
+    parser.add_argument(
+        "--concurrency", type=_number(int, 1), default=64, metavar="N", help="calls at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="random seed of the cards and the faults (%(default)s)"
+    )
+    parser.add_argument("--no-faults", dest="faults", action="store_false", help="lose and delay no reply")
+    _add_json(parser, "only the report,")
+
+
+_DEMO_STATUSES = """\
+exit status:
+  0    every outcome is accounted for, and nothing was captured twice
+  1    an outcome was lost or duplicated, according to the sandbox's records
+"""
+
+
+def _add_sandbox(add_parser: AddParser) -> None:
+    parser = _add(
+        add_parser,
+        "sandbox",
+        "run a simulation of the API on this machine until Ctrl-C",
+        run=dispatch.sandbox,
+        epilog=_FAULTS,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=_number(int, 0, 65535), default=8087, help="the port, 0 for a free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of identifiers and faults (%(default)s)"
+    )
+    parser.add_argument(
+        "--latency",
+        type=_number(float, 0),
+        default=0.0,
+        metavar="SECONDS",
+        help="delay before each request is processed (%(default)s)",
+    )
+    parser.add_argument(
+        "--fault",
+        dest="faults",
+        action="append",
+        default=[],
+        metavar="FAULT",
+        help="inject a fault, for example 'lose_reply_after route=capture probability=0.05'; may be repeated",
+    )
+    parser.add_argument(
+        "--webhook",
+        dest="webhooks",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="deliver events to this URL; may be repeated",
+    )
+    parser.add_argument(
+        "--speedup",
+        type=_number(float, 1),
+        default=60.0,
+        metavar="FACTOR",
+        help="divide the waits between deliveries by this; with 1 a batch waits for a minute (%(default)s)",
+    )
+
+
+_FAULTS = """\
+The kinds of faults, their settings, and the card numbers with a special meaning
+are described in `python -m pydoc jetpay_async.sandbox`.
+"""
+
+
+def _add_preauthorize(add_parser: AddParser) -> None:
+    parser = _add(add_parser, "preauthorize", "reserve an amount on a saved card", run=dispatch.preauthorize)
+    parser.add_argument("--contact", dest="contact_id", required=True, metavar="ID", help="the payer")
+    parser.add_argument(
+        "--card", dest="credit_card_id", required=True, metavar="ID", help="a card that is saved on that contact"
+    )
+    parser.add_argument("--amount", type=_amount, required=True, help="in dollars, with at most two decimals: 100.50")
+    parser.add_argument(
+        "--to-account", dest="to_bank_account_id", required=True, metavar="ID", help="the merchant's bank account"
+    )
+    parser.add_argument(
+        "--statement", required=True, metavar="TEXT", help="what the payer's bank statement shows, up to 30 characters"
+    )
+    _add_json(parser, "the outcome")
+
+
+def _add_capture(add_parser: AddParser) -> None:
+    parser = _add(
+        add_parser,
+        "capture",
+        "capture the full amount of preauthorized debits",
+        run=dispatch.capture,
+        usage="""%(prog)s DEBIT_ID [DEBIT_ID ...] [--json]
+       %(prog)s FILE|- --ledger LEDGER --batch NAME [--concurrency N] [--rate N]
+                      [--dry-run] [--json] [--out FILE]""",
+        epilog=_FILES + EXIT_STATUSES + _BATCH_STATUSES,
+    )
+    parser.add_argument(
+        "debits",
+        nargs="+",
+        metavar="DEBIT_ID|FILE|-",
+        help="from preauthorize, captured one after the other; with --ledger a file of them, or - for stdin",
+    )
+    parser.add_argument(
+        "--ledger",
+        metavar="LEDGER",
+        help="where every intent and outcome is recorded: a file on a local disk, created if absent, or a "
+        "postgresql:// URL (keep its password in ~/.pgpass)",
+    )
+    parser.add_argument(
+        "--batch", metavar="NAME", help="the name of the batch; the same name with the same debits continues it"
+    )
+    parser.add_argument("--concurrency", type=_number(int, 1), metavar="N", help="captures at a time (64)")
+    parser.add_argument(
+        "--rate", type=_number(float, 0.001), metavar="N", help="captures per second, of all processes on the ledger"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read the file and report what would be done; send nothing, need no token",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write every outcome of the batch to this file once it is complete: CSV, or JSON lines if the name ends "
+        "in .jsonl; - is stdout",
+    )
+    _add_json(parser, "the outcome of each debit, or the progress and the report of a batch, one per line,")
+
+
+_FILES = """\
+A file is CSV (a header with a debit_id column, or a single column; comma,
+semicolon or tab), JSON lines (strings, or objects with a debit_id), or has one id
+per line. The ending .csv, .tsv, .jsonl, .ndjson or .json decides, otherwise the
+first line. All of it is checked before anything is sent. A batch survives Ctrl-C,
+kill -9 and power cuts: the same command continues it, and captures nothing twice.
+
+"""
+
+_BATCH_STATUSES = """\
+Of a batch:
+  0    complete, and every debit was captured
+  1    complete, and some were rejected
+  2    an invalid argument, file, ledger or configuration; nothing was sent
+  3    stopped before its end, for the reason shown; the same command continues
+  4    complete, but the outcome of some is UNKNOWN; the same command checks again
+  5    complete, but some were only accepted; the same command checks again
+  130  stopped by Ctrl-C, SIGTERM or SIGHUP; the same command continues
+"""
+
+
+def _add_captures(add_parser: AddParser) -> None:
+    captures = add_parser(
+        "captures",
+        help="inspect and repair a capture ledger",
+        description="Inspect and repair a capture ledger. No token is needed, and nothing is sent.",
+    )
+    add_nested = captures.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    parser = _add_ledger(add_nested, "status", "show the progress of the batches", run=dispatch.captures_status)
+    _add_json(parser, "each batch, one per line,")
+
+    parser = _add_ledger(
+        add_nested, "list", "list the debits that were rejected or are unknown", run=dispatch.captures_list
+    )
+    _add_state(parser, "only those in this state; may be repeated (rejected and unknown)")
+    _add_json(parser, "everything that is known of each, one per line,")
+
+    parser = _add_ledger(
+        add_nested, "export", "write everything that is known of every debit", run=dispatch.captures_export
+    )
+    _add_state(parser, "only those in this state; may be repeated (all)")
+    parser.add_argument(
+        "--out", default="-", metavar="FILE", help="CSV, or JSON lines if the name ends in .jsonl; - is stdout (-)"
+    )
+    _add_json(parser, "JSON lines, whatever the name:")
+
+    parser = _add_ledger(
+        add_nested,
+        "retry-rejected",
+        "return the rejected debits of a batch to pending; its next run tries them again",
+        run=dispatch.captures_retry_rejected,
+        required=True,
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    _add_json(parser, "their number")
+
+
+def _add_ledger(
+    add_parser: AddParser, name: str, summary: str, *, run: Callable[..., int], required: bool = False
+) -> argparse.ArgumentParser:
+    parser = _add(add_parser, name, summary, run=run, epilog=_LEDGER_STATUSES)
+    parser.add_argument(
+        "--ledger", required=True, metavar="LEDGER", help="a file that `jetpay capture` created, or a postgresql:// URL"
+    )
+    parser.add_argument(
+        "--batch", required=required, metavar="NAME", help="the batch" if required else "only this batch"
+    )
+    return parser
+
+
+def _add_state(parser: argparse.ArgumentParser, summary: str) -> None:
+    parser.add_argument(
+        "--state", dest="states", action="append", default=[], choices=_STATES, metavar="STATE", help=summary
+    )
+
+
+_STATES = ("pending", "sending", "captured", "rejected", "unknown")
+
+_LEDGER_STATUSES = """\
+exit status:
+  0    done
+  2    an invalid argument, or a ledger that is absent or can't be used
+  74   done, but stdout or the file could not be written
+  130  interrupted, or not confirmed; nothing was changed
+"""
+
+
+def _add_status(add_parser: AddParser) -> None:
+    parser = _add(add_parser, "status", "show the state of a transaction", run=dispatch.status)
+    parser.add_argument("transaction_id", metavar="ID", help="of a transaction, or of a debit")
+    _add_json(parser, "it")
+
+
+def _add_cancel(add_parser: AddParser) -> None:
+    parser = _add(
+        add_parser, "cancel", "cancel a transaction of which no funds have been pulled yet", run=dispatch.cancel
+    )
+    parser.add_argument("transaction_id", metavar="ID", help="of a transaction, or of a debit")
+    _add_json(parser, "the outcome")
+
+
+def _add_webhooks(add_parser: AddParser) -> None:
+    webhooks = add_parser("webhooks", help="inspect webhook deliveries", description="Inspect webhook deliveries.")
+    add_nested = webhooks.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    parser = _add(
+        add_nested,
+        "explain",
+        "explain why a delivery verifies or does not, without showing its content",
+        run=dispatch.webhooks_explain,
+        epilog=_EXPLAIN_STATUSES,
+    )
+    parser.add_argument(
+        "--body", required=True, metavar="FILE", help="the raw bytes of the request's body; - reads them from stdin"
+    )
+    parser.add_argument(
+        "--authorization",
+        required=True,
+        metavar="VALUE",
+        help="the value of the Authorization header; @FILE reads it from a file, so that `ps` does not show it",
+    )
+    parser.add_argument(
+        "--jwks", required=True, metavar="FILE|URL", help="the key set: a file, or the URL at which Jetpay publishes it"
+    )
+    parser.add_argument(
+        "--now",
+        type=_timestamp,
+        metavar="TIME",
+        help="verify as of this time: seconds since the epoch or ISO 8601, UTC unless it has an offset",
+    )
+    _add_json(parser, "the explanation")
+
+
+_EXPLAIN_STATUSES = """\
+exit status:
+  0    it verifies
+  1    it does not
+  2    an argument is invalid
+  3    the keys can't be read
+"""
+
+
+def _number(kind: Callable[[str], N], least: N, most: float = sys.float_info.max) -> Callable[[str], N]:
+    def read(text: str) -> N:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            above = f"of at least {least}" if most == sys.float_info.max else f"from {least} to {most:.0f}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {above}")
+        return number
+
+    return read
+
+
+def _amount(text: str) -> Decimal:
+    from jetpay_async.errors import InvalidArgumentError  # noqa: PLC0415 - `--help` does not need them
+    from jetpay_async.money import to_amount  # noqa: PLC0415
+
+    try:
+        return to_amount(text)
+    except InvalidArgumentError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an amount in dollars with at most two decimals, such as 100.50"
+        ) from None
+
+
+def _timestamp(text: str) -> float:
+    from datetime import UTC, datetime  # noqa: PLC0415 - `--help` does not need it
+
+    try:
+        time = datetime.fromtimestamp(float(text), UTC)
+    except (ValueError, OverflowError, OSError):
+        try:
+            time = datetime.fromisoformat(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-01-22T10:15:30Z") from None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

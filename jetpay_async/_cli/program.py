@@ -1,0 +1,59 @@
+"""Run a command: parse its arguments, call it, and turn what it raises into a message and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from jetpay_async._cli.io import console
+from jetpay_async._cli.io.exit_codes import ExitStatus, exit_status
+from jetpay_async._cli.parser import build_parser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+__all__ = ["run"]
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments after the program's name; those of the process if None.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: For ``--help``, ``--version``, and invalid arguments.
+        KeyboardInterrupt: The command was interrupted.
+    """
+    console.open_streams()
+    arguments = sys.argv[1:] if argv is None else argv
+    options = vars(build_parser().parse_args(arguments or ["--help"]))
+    command: Callable[..., int] = options.pop("command")
+    return console.final_status(_call(command, options))
+
+
+def _call(command: Callable[..., int], options: dict[str, Any]) -> ExitStatus:
+    try:
+        os.getcwd()  # noqa: PTH109 - asked only to see whether it fails
+    except FileNotFoundError:
+        console.write_message("the working directory has been deleted; change to another directory")
+        return ExitStatus.USAGE
+    try:
+        return ExitStatus(command(**options))
+    except Exception as error:  # noqa: BLE001 - reported with its traceback
+        from jetpay_async.errors import JetpayError  # noqa: PLC0415 - `jetpay --help` does not need it
+
+        if isinstance(error, JetpayError):
+            console.write_message(str(error))
+            return exit_status(error)
+        console.write_message(
+            f"internal error, please report it:\n{traceback.format_exc().rstrip()}\n"
+            "Outcomes that a ledger holds are safe; a single operation may have been processed: check its status."
+        )
+        return ExitStatus.INTERNAL_ERROR
