@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from jetpay_async._core.log import logger
+from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class LeasedDispatch:
         self.stopped = True
         self.problem = self.problem or problem
 
-    def stop_for(self, error: Exception) -> None:
+    def stop_for(self, error: BaseException) -> None:
         """Stop because the inbox failed."""
         self.stop(log_inbox_failure(error))
 
@@ -70,16 +70,18 @@ class LeasedDispatch:
                     await self._handle(event)
 
     async def _handle(self, event: Event) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         found = False
         try:
             async with self._inbox.handling(event, owner=self.lease.owner):
                 try:
                     found = await self._router.dispatch(event)
-                except Exception as error:
+                except BaseException as error:
                     failure = error
                     raise
-        except Exception as error:  # noqa: BLE001 - handlers and inboxes may raise anything, and none of it gets out
+        except BaseException as error:
+            if must_propagate(error):
+                raise
             if error is failure and not isinstance(error, LeaseLostError):
                 self._record_failure(event, error)
             else:
@@ -89,8 +91,8 @@ class LeasedDispatch:
         self.handled += found
         self.unhandled += not found
 
-    def _record_failure(self, event: Event, error: Exception) -> None:
-        logger.error("the handler of event %d (%s) failed", event.id, event.type, exc_info=error)
+    def _record_failure(self, event: Event, error: BaseException) -> None:
+        log_failure(error, "the handler of event %d (%s) failed", event.id, event.type)
         self.failed.append(event)
         self.problem = self.problem or "handler_failed"
         self.stopped = self.stopped or not self._continue_on_error
@@ -100,10 +102,10 @@ class LeasedDispatch:
         return transaction_id is not None and any(_transaction_id(failed) == transaction_id for failed in self.failed)
 
 
-def log_inbox_failure(error: Exception) -> str:
+def log_inbox_failure(error: BaseException) -> str:
     """Log what an inbox raised, and return its code."""
     reason = error.reason if isinstance(error, InboxError) else "unavailable"
-    logger.error("the inbox failed (%s): %s", reason, error, exc_info=error)
+    log_failure(error, "the inbox failed (%s): %s", reason, error)
     return reason
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from jetpay_async._core.log import logger
+from jetpay_async.webhooks._failures import must_propagate
 from jetpay_async.webhooks.errors import LeaseLostError
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ class EventLease:
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT_SECONDS):
                 await self._inbox.release(owner=self.owner)
-        except Exception:  # noqa: BLE001 - inboxes of users may raise anything, and the lease runs out by itself
+        except BaseException as error:
+            if must_propagate(error):
+                raise
             logger.warning("could not release events; their lease runs out in %g s", self._seconds, exc_info=True)
 
     @asynccontextmanager
@@ -122,7 +125,10 @@ class EventLease:
             asked_at = self._now()
             try:
                 mine = await self._inbox.renew(self.pending, owner=self.owner, seconds=self._seconds)
-            except Exception:  # noqa: BLE001 - inboxes of users may raise anything; if it goes on, the limit expires
+            except BaseException as error:
+                if must_propagate(error):
+                    raise
+                # If this goes on, the limit expires.
                 logger.warning("could not renew the lease of %d events", len(self.pending), exc_info=True)
                 continue
             if limit.expired():

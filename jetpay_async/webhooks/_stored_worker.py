@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jetpay_async._core.backoff import exponential_backoff
 from jetpay_async._core.log import logger
+from jetpay_async.webhooks._failures import log_failure, must_propagate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,15 +110,24 @@ class StoredEventWorker:
                 if not events:
                     return _Round.IDLE
                 await dispatch.run(events)
-                for event in dispatch.failed if self._continue_on_error else ():
+                rescheduled = dispatch.failed if self._continue_on_error else []
+                for event in rescheduled:
                     await self._reschedule(event, dispatch)
-                for event in events:
-                    if event.id not in dispatch.lease.pending:
-                        self._failures.pop(event.id, None)
-        except Exception as error:  # noqa: BLE001 - inboxes of users may raise anything; the events are still stored
-            logger.error("could not handle stored events", exc_info=error)
+                marked = [event for event in events if event.id not in dispatch.lease.pending]
+                for event in marked:
+                    self._failures.pop(event.id, None)
+        except BaseException as error:
+            if must_propagate(error):
+                raise
+            # The events are still stored.
+            log_failure(error, "could not handle stored events")
             return _Round.NO_PROGRESS
-        return _Round.NO_PROGRESS if dispatch.stopped else _Round.PROGRESS
+        if dispatch.stopped:
+            return _Round.NO_PROGRESS
+        if not (marked or rescheduled):
+            logger.error("the handling of %d stored events ended without an error, and none was handled", len(events))
+            return _Round.NO_PROGRESS
+        return _Round.PROGRESS
 
     async def _reschedule(self, event: Event, dispatch: LeasedDispatch) -> None:
         failures = self._failures[event.id] = self._failures.get(event.id, 0) + 1

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias, cast
 
+from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._jwt import MAX_BODY_BYTES
 from jetpay_async.webhooks.errors import WebhookError
 from jetpay_async.webhooks.receiver import WebhookReceiver
@@ -33,7 +34,8 @@ class WebhookApp:
         receiver: Receives the deliveries.
         lifespan: Makes the context manager to enter when the server starts and to leave when it stops: by default the
             receiver. Pass a function that also opens the key set and the inbox. Within another application, which
-            handles the lifespan itself, it is not called: enter them there.
+            handles the lifespan itself, it is not called: enter them there. If it fails, the server is told so
+            (``lifespan.startup.failed``) with the reason, and ends.
         max_body_bytes: A larger body is answered with a 413 without reading it to its end.
     """
 
@@ -66,11 +68,21 @@ class WebhookApp:
                 await _answer(status, send)
 
     async def _serve_lifespan(self, receive: _Receive, send: _Send) -> None:
-        await receive()
-        async with self._lifespan():
-            await send({"type": "lifespan.startup.complete"})
+        step = "startup"
+        try:
             await receive()
-        await send({"type": "lifespan.shutdown.complete"})
+            async with self._lifespan():
+                step = "shutdown"
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except BaseException as error:
+            if must_propagate(error):
+                raise
+            # An exception that gets out would mean that this application has no lifespan: servers go on without one.
+            log_failure(error, "the %s of the webhook application failed", step)
+            await send({"type": f"lifespan.{step}.failed", "message": f"{type(error).__name__}: {error}"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
 
     async def _receive(self, scope: Mapping[str, object], receive: _Receive) -> int | None:
         """Return the status to answer with, or None if the client has disconnected."""

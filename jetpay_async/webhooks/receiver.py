@@ -28,6 +28,7 @@ from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks._dispatch import LeasedDispatch, log_inbox_failure
+from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
 from jetpay_async.webhooks._stored_worker import StoredEventWorker
 from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryError, WebhookError
@@ -274,12 +275,14 @@ class WebhookReceiver:
                 await dispatch.run([event for event in events if event.id in leased.mine])
                 if leased.busy:
                     dispatch.stop("busy")
-            except Exception as error:  # noqa: BLE001 - inboxes of users may raise anything, and none of it gets out
+            except BaseException as error:
+                if must_propagate(error):
+                    raise
                 dispatch.stop_for(error)
         left = len(events) - skipped - dispatch.handled - dispatch.unhandled
         status, reason = 200, "handled"
         if left:
-            # A handler may have been cancelled from outside, which ends the dispatch without a problem.
+            # A handler may have cancelled its own task, which ends the dispatch without a problem.
             status, reason = (500 if dispatch.failed else 503), dispatch.problem or "cancelled"
         return DeliveryResponse(
             status=status,
@@ -294,7 +297,9 @@ class WebhookReceiver:
         events = delivery.events
         try:
             stored = await stored_worker.inbox.store(events)
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:
+            if must_propagate(error):
+                raise
             return DeliveryResponse(status=503, reason=log_inbox_failure(error), left=len(events))
         await self._report_missing(events, stored.last_seen)
         stored_worker.wake()
@@ -307,8 +312,11 @@ class WebhookReceiver:
             if last_seen is not None and event.id > last_seen + 1:
                 try:
                     await self._on_missing_events(last_seen + 1, event.id - 1)
-                except Exception as error:  # noqa: BLE001 - the events are handled all the same
-                    logger.error("on_missing_events failed for %d to %d", last_seen + 1, event.id - 1, exc_info=error)
+                except BaseException as error:
+                    if must_propagate(error):
+                        raise
+                    # The events are handled all the same.
+                    log_failure(error, "on_missing_events failed for %d to %d", last_seen + 1, event.id - 1)
             last_seen = event.id if last_seen is None else max(last_seen, event.id)
 
 

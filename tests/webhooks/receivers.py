@@ -84,9 +84,10 @@ async def steal(inbox: MemoryInbox | SqliteInbox) -> None:
 class BrokenInbox(MemoryInbox):
     """An inbox of somebody else's, which fails where a test says so, with an error of its own."""
 
-    def __init__(self, *failing: str) -> None:
+    def __init__(self, *failing: str, error: type[BaseException] = ConnectionError) -> None:
         super().__init__()
         self.failing = set(failing)
+        self.error = error
         self.renewals = 0
 
     async def lease(self, events: Sequence[Event], *, owner: str, seconds: float) -> Leased:
@@ -110,4 +111,4 @@ class BrokenInbox(MemoryInbox):
 
     def _fail(self, step: str) -> None:
         if step in self.failing:
-            raise ConnectionError(f"no {step}: the database is away")
+            raise self.error(f"no {step}: the database is away")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 import attrs
@@ -11,7 +13,7 @@ from jetpay_async.webhooks.asgi import WebhookApp
 from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
 
 @attrs.define
@@ -165,6 +167,65 @@ async def test_more_may_live_as_long_as_the_server() -> None:
     await app({"type": "lifespan"}, receive, send)
 
     assert (receiver.life, instead.life) == ([], ["opened", "closed"])
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("failing", "expected"),
+    [
+        pytest.param("startup", [("lifespan.startup.failed", "RuntimeError: the database is down")], id="startup"),
+        pytest.param(
+            "shutdown",
+            [("lifespan.startup.complete", None), ("lifespan.shutdown.failed", "RuntimeError: the database is down")],
+            id="shutdown",
+        ),
+    ],
+)
+async def test_a_failing_lifespan_is_reported(
+    failing: str, expected: list[tuple[str, str | None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server is told why the application can't start or stop; an exception would look like no lifespan at all."""
+    sent: list[Mapping[str, object]] = []
+    incoming = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        if failing == "startup":
+            raise RuntimeError("the database is down")
+        yield
+        raise RuntimeError("the database is down")
+
+    async def receive() -> Mapping[str, object]:
+        return next(incoming)
+
+    async def send(message: Mapping[str, object]) -> None:
+        sent.append(message)
+
+    await WebhookApp(Receiver(), lifespan=lifespan)({"type": "lifespan"}, receive, send)  # type: ignore[arg-type]
+
+    assert [(message["type"], message.get("message")) for message in sent] == expected
+    assert f"the {failing} of the webhook application failed" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_lifespan_is_cancelled() -> None:
+    """A server that gives up waiting cancels the application, which is no failure of the lifespan."""
+    waiting = asyncio.Event()
+
+    async def receive() -> Mapping[str, object]:
+        waiting.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Mapping[str, object]) -> None:
+        raise AssertionError(message)
+
+    serving = asyncio.create_task(WebhookApp(Receiver())({"type": "lifespan"}, receive, send))  # type: ignore[arg-type]
+    await waiting.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
 
 
 @pytest.mark.asyncio

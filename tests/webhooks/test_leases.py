@@ -53,10 +53,13 @@ class TestLease:
         assert "the lease was lost" in caplog.text
 
     @pytest.mark.asyncio
-    async def test_a_lease_that_cannot_be_renewed_ends(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("error", [ConnectionError, asyncio.CancelledError])
+    async def test_a_lease_that_cannot_be_renewed_ends(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+    ) -> None:
         """When the inbox can't be reached for the whole lease, the handler is cancelled before others may take over."""
         shop.gates = {1: asyncio.Event()}
-        inbox = BrokenInbox("renew")
+        inbox = BrokenInbox("renew", error=error)
 
         answer = await receiver_for(shop, inbox, lease_seconds=0.04).receive(delivery_of(1), TOKEN)
 

@@ -150,12 +150,34 @@ class TestHandling:
         assert answer == DeliveryResponse(status=500, reason="handler_failed", left=1)
 
     @pytest.mark.asyncio
-    async def test_a_handler_that_was_cancelled_by_others_is_told(self, shop: Shop, inbox: MemoryInbox) -> None:
-        """A handler that ends by a cancellation which nobody here asked for leaves its event to the redelivery."""
+    async def test_a_handler_whose_own_task_was_cancelled_has_failed(
+        self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A CancelledError of a task that the handler awaited is its failure, logged with the traceback."""
+
+        @shop.router.on("cards.*")
+        async def wait_for_a_cancelled_task(event: Event) -> None:
+            task = asyncio.create_task(asyncio.sleep(1))
+            task.cancel()
+            await task
+
+        receiver = receiver_for(shop, inbox)
+        answer = await receiver.receive(delivery_of(1, type="cards.tokenized"), TOKEN)
+
+        assert answer == DeliveryResponse(status=500, reason="handler_failed", left=1)
+        assert "wait_for_a_cancelled_task" in caplog.text
+        assert (await inbox.lease(events(1), owner="b", seconds=1)).mine == {1}
+
+    @pytest.mark.asyncio
+    async def test_a_handler_that_cancels_itself_leaves_its_event(self, shop: Shop, inbox: MemoryInbox) -> None:
+        """A handler that cancels the task it runs in leaves its event to the redelivery."""
 
         @shop.router.on("cards.*")
         async def give_up(event: Event) -> None:
-            raise asyncio.CancelledError
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
 
         receiver = receiver_for(shop, inbox)
         answer = await receiver.receive(delivery_of(1, type="cards.tokenized"), TOKEN)
@@ -250,6 +272,18 @@ class TestRefusing:
 
 class TestInboxTrouble:
     @pytest.mark.asyncio
+    @pytest.mark.parametrize("step", ["lease", "mark", "release"])
+    async def test_an_inbox_whose_own_task_was_cancelled_has_failed(self, shop: Shop, step: str) -> None:
+        """A CancelledError out of an inbox, as of a database driver that was closed, is a failure like any other."""
+        shop.failing = {1} if step == "release" else set()
+        receiver = receiver_for(shop, BrokenInbox(step, error=asyncio.CancelledError))
+
+        answer = await receiver.receive(delivery_of(1), TOKEN)
+
+        expected = (500, "handler_failed") if step == "release" else (503, "unavailable")
+        assert (answer.status, answer.reason, answer.left) == (*expected, 1)
+
+    @pytest.mark.asyncio
     @pytest.mark.parametrize(
         ("step", "seen"), [pytest.param("lease", [], id="lease"), pytest.param("mark", [1], id="mark")]
     )
@@ -327,6 +361,35 @@ class TestGaps:
 
         assert answer.handled == 2
         assert "on_missing_events failed for 2 to 4" in caplog.text
+
+    @pytest.mark.asyncio
+    async def test_a_watch_that_is_cancelled_within_stops_nothing(self, shop: Shop, inbox: MemoryInbox) -> None:
+        """A CancelledError of its own making is a failure of `on_missing_events` too."""
+
+        async def on_missing_events(first: int, last: int) -> None:
+            raise asyncio.CancelledError
+
+        answer = await receiver_for(shop, inbox, on_missing_events=on_missing_events).receive(delivery_of(1, 5), TOKEN)
+
+        assert answer.handled == 2
+
+    @pytest.mark.asyncio
+    async def test_a_cancelled_request_ends_the_watch(self, shop: Shop, inbox: MemoryInbox) -> None:
+        """A watch that runs when the server cancels the request is cancelled with it."""
+        watching = asyncio.Event()
+
+        async def on_missing_events(first: int, last: int) -> None:
+            watching.set()
+            await asyncio.Event().wait()
+
+        receiver = receiver_for(shop, inbox, on_missing_events=on_missing_events)
+        receiving = asyncio.create_task(receiver.receive(delivery_of(1, 5), TOKEN))
+        await watching.wait()
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+
+        assert (await inbox.lease(events(1, 5), owner="b", seconds=1)).mine == {1, 5}
 
     @pytest.mark.asyncio
     async def test_where_to_start_a_replay(self, shop: Shop, inbox: MemoryInbox) -> None:

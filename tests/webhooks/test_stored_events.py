@@ -116,6 +116,100 @@ class TestStored:
         assert shop.seen == [1, 2, 4, 1, 1, 3]
 
     @pytest.mark.asyncio
+    @pytest.mark.parametrize("ending", ["another-task", "own-task"])
+    @pytest.mark.parametrize("on_error", ["stop", "continue"])
+    async def test_a_handler_that_ends_in_a_cancellation_does_not_spin(
+        self, shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture, on_error: str, ending: str
+    ) -> None:
+        """However a handler ends without handling its event, the next call comes after a growing pause."""
+        clock = FakeClock()
+        pauses: list[float] = []
+        calls = 0
+
+        @shop.router.on("cards.*")
+        async def give_up(event: Event) -> None:
+            nonlocal calls
+            calls += 1
+            task = asyncio.create_task(asyncio.sleep(9)) if ending == "another-task" else asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await (task if ending == "another-task" else asyncio.sleep(0))
+
+        async def sleep(seconds: float) -> None:
+            if seconds != 7.5:  # the renewal of a lease of 30 s
+                pauses.append(seconds)
+            await (asyncio.sleep(0) if seconds != 7.5 and len(pauses) < 5 else asyncio.Event().wait())
+
+        class Inbox(SqliteInbox):
+            async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
+                await super().reschedule(event, owner=owner, seconds=seconds)
+                pauses.append(seconds)
+                clock.tick(seconds if len(pauses) < 5 else 0.0)
+
+        settings = {"acknowledge": "after_storing", "on_error": on_error, "poll_interval": 0.001}
+        async with Inbox(tmp_path / "inbox.db", clock=clock.clock) as disk:
+            await disk.store([event(1, type="cards.tokenized")])
+            async with receiver_for(shop, disk, clock=Clock(sleep=sleep), **settings):
+                await until(lambda: len(pauses) >= 5)
+
+        assert pauses[:5] == [1, 2, 4, 8, 16]
+        assert calls <= 6
+        words = "give_up" if ending == "another-task" else "ended without an error, and none was handled"
+        assert words in caplog.text
+
+    @pytest.mark.asyncio
+    async def test_the_worker_survives_an_inbox_whose_own_task_was_cancelled(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A CancelledError out of the inbox doesn't end the worker, and is no reason to store nothing more."""
+        claim = disk.claim
+
+        async def fail(**_: object) -> Sequence[Event]:
+            raise asyncio.CancelledError
+
+        async def sleep(seconds: float) -> None:
+            monkeypatch.setattr(disk, "claim", claim)
+
+        monkeypatch.setattr(disk, "claim", fail)
+        async with receiver_for(shop, disk, acknowledge="after_storing", clock=Clock(sleep=sleep)) as receiver:
+            assert (await receiver.receive(delivery_of(1), TOKEN)).status == 200
+            await shop.finished(1)
+
+    @pytest.mark.asyncio
+    async def test_storing_that_is_cancelled_within_is_a_failure(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A CancelledError out of the inbox while storing is answered like any other failure of it."""
+
+        async def fail(*_: object) -> None:
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(disk, "store", fail)
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
+            answer = await receiver.receive(delivery_of(1), TOKEN)
+
+        assert answer == DeliveryResponse(status=503, reason="unavailable", left=1)
+
+    @pytest.mark.asyncio
+    async def test_a_cancelled_request_stores_nothing_more(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When the server cancels the request while it is stored, the cancellation is not taken for a failure."""
+        storing = asyncio.Event()
+
+        async def wait(*_: object) -> None:
+            storing.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(disk, "store", wait)
+        async with receiver_for(shop, disk, acknowledge="after_storing") as receiver:
+            receiving = asyncio.create_task(receiver.receive(delivery_of(1), TOKEN))
+            await storing.wait()
+            receiving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await receiving
+
+    @pytest.mark.asyncio
     async def test_it_must_be_entered(self, shop: Shop, disk: SqliteInbox) -> None:
         """Nothing is promised that nobody would retention: without a worker the receiver refuses to work."""
         with pytest.raises(ConfigurationError, match="async with receiver"):
