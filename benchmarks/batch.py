@@ -11,7 +11,7 @@ from benchmarks import subjects
 from benchmarks.contenders import TIMEOUT, TOKEN
 from benchmarks.measuring import Comparison, Spread, Turn
 from benchmarks.reports import Curve, Plan, Report, Table
-from benchmarks.serving import Lateness, Server, answering_late
+from benchmarks.serving import ReplyDelay, Server, serving_late
 from benchmarks.subjects import Contender, MiscountError, Site, Subject, Work
 from jetpay_async import JetpayClient
 from jetpay_async.outcomes import Captured
@@ -25,7 +25,7 @@ OFTEN = 1_000
 SIZES = (1_000, 10_000, 100_000)
 MOST = 1_000_000
 QUICK_SIZES = (1_000, 4_000)
-SLOW = Lateness(0.05, slow_every=100, slow_factor=25)
+SLOW = ReplyDelay(0.05, slow_every=100, slow_factor=25)
 SLOW_ITEMS = 640
 
 
@@ -42,7 +42,7 @@ async def _client(site: Site) -> AsyncIterator[JetpayClient]:
 
 @asynccontextmanager
 async def batch(site: Site) -> AsyncIterator[Work]:
-    """The client's batch, its outcomes looked at and let go."""
+    """The client's batch, its outcomes checked and dropped."""
     async with _client(site) as client:
 
         async def run(count: int) -> None:
@@ -108,7 +108,7 @@ def measure(plan: Plan, server: Server) -> Report:
     return Report(
         question=QUESTION,
         figures={
-            # The smallest is repeated most often, so that its ratio is the surest. To start a crew costs it the most.
+            # The smallest is repeated most often, so its ratio is the surest; starting workers costs it most.
             "batch, CPU / bare pool": by_size[sizes[0]].ratio(BATCH, POOL),
             "gather and semaphore / batch, CPU, a large batch": by_size[largest].ratio(GATHER, BATCH),
             "batch, MB of growth from 1,000 items to the most": Spread.of([growth / 1e6]),
@@ -197,7 +197,7 @@ def _grow(sizes: Sequence[int], site: Site, server: Server) -> dict[int, Turn]:
 
 def _compare_slow(plan: Plan) -> tuple[Comparison, float]:
     items = max(IN_FLIGHT, round(SLOW_ITEMS * plan.scale))
-    with answering_late(SLOW) as late, subjects.started({POOL: pool, BATCH: batch}) as running:
+    with serving_late(SLOW) as late, subjects.started({POOL: pool, BATCH: batch}) as running:
         comparison = subjects.compare(
             f"Batch of {items:,} with slow replies",
             running,
@@ -211,9 +211,9 @@ def _compare_slow(plan: Plan) -> tuple[Comparison, float]:
     return comparison, ideal_time(items, IN_FLIGHT, SLOW)
 
 
-def ideal_time(items: int, slots: int, lateness: Lateness) -> float:
+def ideal_time(items: int, slots: int, delays: ReplyDelay) -> float:
     """Seconds until all is done if each item starts the moment that a slot is free, and costs nothing but its reply."""
     free_at = [0.0] * slots
     for number in range(items):
-        heapq.heapreplace(free_at, free_at[0] + lateness.of(number))
+        heapq.heapreplace(free_at, free_at[0] + delays.of(number))
     return max(free_at)

@@ -17,7 +17,7 @@ QUESTION = "What does a capture cost?"
 IN_FLIGHT = 64
 FURTHER = (1, 8, 256)
 RIVALS = (STRIPE_AIOHTTP, STRIPE_HTTPX, SQUARE, MOLLIE, OPENAI)
-# What httpx keeps open, unless told otherwise. With more in flight, those on it search their pool most of the time, and
+# What httpx keeps open by default. With more in flight, those on it search their pool most of the time, and
 # take seconds for a turn.
 POOLED = 100
 UNPOOLED = (OURS, STRIPE_AIOHTTP)

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from benchmarks.subjects import Contender, Site, Work, crew
+from benchmarks.subjects import Contender, Site, Work, repeated
 from jetpay_async import JetpayClient
 from jetpay_async._core import operations, responses
 from jetpay_async._core.aiohttp_guard import GuardedRequest, present
@@ -36,7 +36,7 @@ async def by_hand(site: Site) -> AsyncIterator[Work]:
             async with session.post(f"{site.url}/debit/{debit_id}/capture", headers=headers) as response:
                 return orjson.loads(await response.read())
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 @asynccontextmanager
@@ -60,7 +60,7 @@ async def tuned(site: Site) -> AsyncIterator[Work]:
             response = await session.post(base.with_path(f"/debit/{debit_id}/capture", encoded=True))
             return orjson.loads(await response.read())
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def one_url(site: Site) -> AsyncIterator[Work]:
             response = await session.post(url)
             return await response.read()
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 def _fresh_guard(watch: ResponseTimer) -> SendGuard:
@@ -102,7 +102,7 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
             guard.seal()
             return orjson.loads(content)
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 def _client(
@@ -122,7 +122,7 @@ def _client(
 
 @asynccontextmanager
 async def transport(site: Site) -> AsyncIterator[Work]:
-    """The client's network line by itself, its own time limits included; the reply is parsed as by hand."""
+    """The client's transport by itself, its own time limits included; the reply is parsed as by hand."""
     async with _client(site) as client:
         exchange, watch = client._transport.exchange, client._transport.watch
 
@@ -130,12 +130,12 @@ async def transport(site: Site) -> AsyncIterator[Work]:
             reply = await exchange("POST", f"/debit/{debit_id}/capture", b"", _fresh_guard(watch), within=TIMEOUT)
             return orjson.loads(reply.body)
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 @asynccontextmanager
 async def typed(site: Site) -> AsyncIterator[Work]:
-    """The network line, the checked arguments and the typed result, without what carries a call through."""
+    """The transport, the checked arguments and the typed result, without the executor."""
     async with _client(site) as client:
         exchange, watch = client._transport.exchange, client._transport.watch
 
@@ -144,11 +144,11 @@ async def typed(site: Site) -> AsyncIterator[Work]:
             reply = await exchange("POST", call.path, call.body, _fresh_guard(watch), within=TIMEOUT)
             return responses.read(call, reply, attempts=1, elapsed=0.0, now=0.0)
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 @asynccontextmanager
-async def carried(site: Site) -> AsyncIterator[Work]:
+async def executed(site: Site) -> AsyncIterator[Work]:
     """All of the client but the sharing of one debit's capture between tasks."""
     async with _client(site) as client:
         runner, options = client._runner, client._options
@@ -156,14 +156,14 @@ async def carried(site: Site) -> AsyncIterator[Work]:
         async def capture(debit_id: str) -> object:
             return await runner.run(runner.begin(operations.capture(debit_id), options))
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 @asynccontextmanager
 async def ours(site: Site) -> AsyncIterator[Work]:
     """The client, as the README shows it."""
     async with _client(site) as client:
-        yield crew(client.capture, site.in_flight)
+        yield repeated(client.capture, site.in_flight)
 
 
 @asynccontextmanager
@@ -173,7 +173,7 @@ async def given_session(site: Site) -> AsyncIterator[Work]:
         connector=aiohttp.TCPConnector(limit=site.in_flight), cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
         client = _client(site, session)
-        yield crew(client.capture, site.in_flight)
+        yield repeated(client.capture, site.in_flight)
         await client.aclose()
 
 
@@ -189,9 +189,9 @@ async def observed(site: Site) -> AsyncIterator[Work]:
         seconds += operation.duration
 
     async with _client(site, on_operation=note) as client:
-        yield crew(client.capture, site.in_flight)
+        yield repeated(client.capture, site.in_flight)
     if outcomes.keys() != {"done"} or not seconds:
-        raise AssertionError(f"not every capture was told: {outcomes}")
+        raise AssertionError(f"not every capture was reported: {outcomes}")
 
 
 @asynccontextmanager
@@ -204,7 +204,7 @@ async def traced(site: Site) -> AsyncIterator[Work]:
 
     hook = OpenTelemetry(tracer_provider=TracerProvider(), meter_provider=MeterProvider())
     async with _client(site, on_operation=hook) as client:
-        yield crew(client.capture, site.in_flight)
+        yield repeated(client.capture, site.in_flight)
 
 
 class _Connection(asyncio.Protocol):
@@ -251,7 +251,7 @@ async def floor(site: Site) -> AsyncIterator[Work]:
         idle.append(connection)
         return orjson.loads(body)
 
-    yield crew(capture, site.in_flight)
+    yield repeated(capture, site.in_flight)
     for connection in idle:
         connection.transport.close()
 

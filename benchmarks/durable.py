@@ -12,7 +12,7 @@ from benchmarks import subjects
 from benchmarks.batch import BATCH, LOOP, batch
 from benchmarks.contenders import TIMEOUT, TOKEN
 from benchmarks.reports import Plan, Report
-from benchmarks.serving import Lateness, Server, answering_late
+from benchmarks.serving import ReplyDelay, Server, serving_late
 from benchmarks.subjects import Contender, Site, Work
 from jetpay_async import JetpayClient
 from jetpay_async.ledger import Ledger
@@ -20,7 +20,7 @@ from jetpay_async.outcomes import Captured
 
 QUESTION = "What does it cost that a batch survives a crash?"
 IN_FLIGHT = 64
-LATENCY = Lateness(0.005)
+LATENCY = ReplyDelay(0.005)
 ITEMS = 4_000
 DURABLE = "jetpay_async durable batch, SQLite"
 
@@ -60,7 +60,7 @@ CONTENDERS: Mapping[str, Contender] = {BATCH: batch, DURABLE: durable}
 def measure(plan: Plan, _: Server) -> Report:
     """Compare with the batch that is not durable, at an API that takes some milliseconds."""
     items = max(IN_FLIGHT, round(ITEMS * plan.scale / (2 if plan.quick else 1)))
-    with answering_late(LATENCY) as late, subjects.started(CONTENDERS) as running:
+    with serving_late(LATENCY) as late, subjects.started(CONTENDERS) as running:
         comparison = subjects.compare(
             f"Batch of {items:,}, {LATENCY.delay * 1e3:.0f} ms latency, {IN_FLIGHT} in flight, {LOOP}",
             running,

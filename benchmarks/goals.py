@@ -26,7 +26,7 @@ class Shortfall:
 
 
 @attrs.frozen(kw_only=True)
-class StatusMapping:
+class Goal:
     """One ratio, a median of rounds, and its bound."""
 
     name: str
@@ -46,8 +46,8 @@ class StatusMapping:
         return self.at_most * SLACK if self.at_most is not None else (self.at_least or 0.0) / SLACK
 
     @property
-    def wish(self) -> str:
-        """The goal in words."""
+    def bound(self) -> str:
+        """The goal as text."""
         return f"<= {self.at_most:g}" if self.at_most is not None else f">= {self.at_least:g}"
 
     def reached(self, figure: float) -> bool:
@@ -59,11 +59,11 @@ class StatusMapping:
         return figure <= self.gate if self.at_most is not None else figure >= self.gate
 
 
-def _goals() -> Iterator[StatusMapping]:
+def _goals() -> Iterator[Goal]:
     for loop, hand, stripe in (("asyncio", 0.97, 2.1), ("uvloop", 0.95, 2.6)):
-        yield StatusMapping(question="capture", name=f"capture / aiohttp by hand, {loop}", at_most=hand)
-        yield StatusMapping(question="capture", name=f"capture / aiohttp tuned, {loop}", at_most=1.12)
-        yield StatusMapping(question="capture", name=f"capture / aiohttp by hand, TLS, {loop}", at_most=0.95)
+        yield Goal(question="capture", name=f"capture / aiohttp by hand, {loop}", at_most=hand)
+        yield Goal(question="capture", name=f"capture / aiohttp tuned, {loop}", at_most=1.12)
+        yield Goal(question="capture", name=f"capture / aiohttp by hand, TLS, {loop}", at_most=0.95)
         for peer, least in (
             ("stripe, AIOHTTPClient", stripe),
             ("stripe, HTTPXClient", 12),
@@ -71,28 +71,26 @@ def _goals() -> Iterator[StatusMapping]:
             ("mollie", 25),
             ("openai", 8),
         ):
-            yield StatusMapping(question="capture", name=f"{peer} / capture, {loop}", at_least=least)
-        yield StatusMapping(question="capture", name=f"our hooks, metrics and tracing, on, {loop}", at_most=1.05)
-        yield StatusMapping(question="preauthorize", name=f"preauthorize / aiohttp by hand, {loop}", at_most=1.08)
-    yield StatusMapping(question="batch", name="batch, CPU / bare pool", at_most=1.06)
-    yield StatusMapping(question="batch", name="gather and semaphore / batch, CPU, a large batch", at_least=1.3)
-    yield StatusMapping(question="batch", name="batch, MB of growth from 1,000 items to the most", at_most=2.0)
-    yield StatusMapping(question="batch", name="batch, time / ideal pool, 1 % slow", at_most=1.05)
-    yield StatusMapping(question="durable", name="durable batch / batch, per second", at_least=0.65)
+            yield Goal(question="capture", name=f"{peer} / capture, {loop}", at_least=least)
+        yield Goal(question="capture", name=f"our hooks, metrics and tracing, on, {loop}", at_most=1.05)
+        yield Goal(question="preauthorize", name=f"preauthorize / aiohttp by hand, {loop}", at_most=1.08)
+    yield Goal(question="batch", name="batch, CPU / bare pool", at_most=1.06)
+    yield Goal(question="batch", name="gather and semaphore / batch, CPU, a large batch", at_least=1.3)
+    yield Goal(question="batch", name="batch, MB of growth from 1,000 items to the most", at_most=2.0)
+    yield Goal(question="batch", name="batch, time / ideal pool, 1 % slow", at_most=1.05)
+    yield Goal(question="durable", name="durable batch / batch, per second", at_least=0.65)
     by_construction = "a client without a hook runs none of the hooks' code"
-    yield StatusMapping(
-        question="capture", name="our hooks, metrics and tracing, off", at_most=1.0, impossible=by_construction
-    )
-    yield StatusMapping(question="webhooks", name="verify / bare RSA", at_most=1.40)
+    yield Goal(question="capture", name="our hooks, metrics and tracing, off", at_most=1.0, impossible=by_construction)
+    yield Goal(question="webhooks", name="verify / bare RSA", at_most=1.40)
     for count, most, least in ((1, 1.45, 3.8), (10, 1.80, 4.2), (100, 2.0, 5.0)):
         decoded = f"verify and decode / RSA, SHA-256, orjson; events: {count}"
-        yield StatusMapping(question="webhooks", name=decoded, at_most=most)
+        yield Goal(question="webhooks", name=decoded, at_most=most)
         stack = f"PyJWT, json, cattrs / verify and decode; events: {count}"
-        yield StatusMapping(question="webhooks", name=stack, at_least=least)
+        yield Goal(question="webhooks", name=stack, at_least=least)
     for what in ("a forged kid", "another alg", "an oversize token"):
-        yield StatusMapping(question="webhooks", name=f"refusing {what} / bare RSA", at_most=0.15)
+        yield Goal(question="webhooks", name=f"rejecting {what} / bare RSA", at_most=0.15)
     used = "import and use of jetpay_async.webhooks / import jwt, cattrs"
-    yield StatusMapping(question="footprint", name=used, at_most=1.1)
+    yield Goal(question="footprint", name=used, at_most=1.1)
 
 
 _LAYER = (
@@ -101,7 +99,7 @@ _LAYER = (
 )
 _UVLOOP = "uvloop saves little of either side, as aiohttp's own work is most of both"
 _HTTPX = "what httpx costs varies by a third from run to run"
-_REFUSAL = "most of a refusal is the making of an error that tells its reason"
+_REJECTION = "most of a rejection is the making of an error that says why"
 _EVENTS = "events go through cattrs' door into a class for each kind, with amounts as Decimal"
 
 SHORTFALLS: Mapping[str, Shortfall] = {
@@ -115,7 +113,7 @@ SHORTFALLS: Mapping[str, Shortfall] = {
     **{f"square / capture, {loop}": Shortfall(10.0, _HTTPX) for loop in ("asyncio", "uvloop")},
     **{f"mollie / capture, {loop}": Shortfall(20.0, _HTTPX) for loop in ("asyncio", "uvloop")},
     "gather and semaphore / batch, CPU, a large batch": Shortfall(
-        1.05, "a task costs more, the more there are: the quick form has 4,000; at 100,000, runs tell 1.10 to 1.31"
+        1.05, "a task costs more, the more there are: the quick form has 4,000; at 100,000, runs measure 1.10 to 1.31"
     ),
     "durable batch / batch, per second": Shortfall(
         0.5, "its transactions run beside the requests, on the core that these keep busy"
@@ -125,16 +123,14 @@ SHORTFALLS: Mapping[str, Shortfall] = {
     "verify and decode / RSA, SHA-256, orjson; events: 100": Shortfall(2.4, _EVENTS),
     "PyJWT, json, cattrs / verify and decode; events: 10": Shortfall(3.4, _EVENTS),
     "PyJWT, json, cattrs / verify and decode; events: 100": Shortfall(3.1, _EVENTS),
-    "refusing a forged kid / bare RSA": Shortfall(0.23, _REFUSAL),
-    "refusing another alg / bare RSA": Shortfall(0.22, _REFUSAL),
+    "rejecting a forged kid / bare RSA": Shortfall(0.23, _REJECTION),
+    "rejecting another alg / bare RSA": Shortfall(0.22, _REJECTION),
 }
 
-GOALS: Mapping[str, StatusMapping] = {
-    goal.name: attrs.evolve(goal, shortfall=SHORTFALLS.get(goal.name)) for goal in _goals()
-}
+GOALS: Mapping[str, Goal] = {goal.name: attrs.evolve(goal, shortfall=SHORTFALLS.get(goal.name)) for goal in _goals()}
 
 
-def table_of_goals(figures: Mapping[str, Spread], *, wanted: Mapping[str, StatusMapping] = GOALS) -> Table:
+def table_of_goals(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> Table:
     """Show every goal with what was reached."""
     return Table(
         title="Goals",
@@ -143,11 +139,11 @@ def table_of_goals(figures: Mapping[str, Spread], *, wanted: Mapping[str, Status
     )
 
 
-def _row(goal: StatusMapping, figure: Spread | None) -> tuple[str, ...]:
+def _row(goal: Goal, figure: Spread | None) -> tuple[str, ...]:
     if figure is None:
         return (
             goal.name,
-            goal.wish,
+            goal.bound,
             "none" if goal.impossible else f"{goal.gate:.3g}",
             "",
             "",
@@ -160,10 +156,10 @@ def _row(goal: StatusMapping, figure: Spread | None) -> tuple[str, ...]:
     else:
         verdict = "GATE BROKEN"
     spread = f"{figure.lowest:.2f} to {figure.highest:.2f}"
-    return goal.name, goal.wish, f"{goal.gate:.3g}", f"{figure.median:.2f}", spread, verdict
+    return goal.name, goal.bound, f"{goal.gate:.3g}", f"{figure.median:.2f}", spread, verdict
 
 
-def failing(figures: Mapping[str, Spread], *, wanted: Mapping[str, StatusMapping] = GOALS) -> list[str]:
+def failing(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> list[str]:
     """Name the goals whose gates are not passed; a figure that is missing passes none."""
     return [
         name
@@ -172,10 +168,10 @@ def failing(figures: Mapping[str, Spread], *, wanted: Mapping[str, StatusMapping
     ]
 
 
-def broken(figures: Mapping[str, Spread], *, wanted: Mapping[str, StatusMapping] = GOALS) -> list[str]:
+def broken(figures: Mapping[str, Spread], *, wanted: Mapping[str, Goal] = GOALS) -> list[str]:
     """Say which gates are not passed, with the figure."""
     return [
-        f"{name}: {figures[name]:.3f}, gate {wanted[name].gate:.3g} (goal {wanted[name].wish})"
+        f"{name}: {figures[name]:.3f}, gate {wanted[name].gate:.3g} (goal {wanted[name].bound})"
         if name in figures
         else f"{name}: not measured"
         for name in failing(figures, wanted=wanted)

@@ -84,7 +84,7 @@ def read_count(said: str) -> int:
     """Find the number of instructions in what valgrind says at the end."""
     found = re.search(r"\bI +refs: +([\d,]+)", said)
     if found is None:
-        raise ValueError(f"valgrind told no count: {said[-500:]}")
+        raise ValueError(f"valgrind printed no count: {said[-500:]}")
     return int(found[1].replace(",", ""))
 
 

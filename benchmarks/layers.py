@@ -21,9 +21,9 @@ LAYERS: Mapping[str, Contender] = {
     "aiohttp": contenders.one_url,
     "a URL for each debit, orjson: aiohttp tuned": contenders.tuned,
     GUARD: contenders.guarded,
-    "our network line: deadline, errors, token": contenders.transport,
+    "our transport: deadline, errors, token": contenders.transport,
     "arguments checked, typed result": contenders.typed,
-    "the runner: attempts and doubts": contenders.carried,
+    "the executor: attempts and resolution": contenders.executed,
     "one request for each debit: jetpay_async": contenders.ours,
 }
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks.subjects import Contender, Site, Work, crew
+from benchmarks.subjects import Contender, Site, Work, repeated
 
 if TYPE_CHECKING:
     import stripe
@@ -26,7 +26,7 @@ async def _stripe(site: Site, http_client: stripe.HTTPClient) -> AsyncIterator[W
 
     stripe.enable_telemetry = False
     client = stripe.StripeClient(KEY, base_addresses={"api": site.url}, http_client=http_client, max_network_retries=0)
-    yield crew(client.v1.payment_intents.capture_async, site.in_flight)
+    yield repeated(client.v1.payment_intents.capture_async, site.in_flight)
     await http_client.close_async()
 
 
@@ -68,7 +68,7 @@ async def square(site: Site) -> AsyncIterator[Work]:
         async def complete(payment_id: str) -> object:
             return await client.payments.complete(payment_id, request_options={"max_retries": 0})
 
-        yield crew(complete, site.in_flight)
+        yield repeated(complete, site.in_flight)
 
 
 @asynccontextmanager
@@ -83,7 +83,7 @@ async def mollie(site: Site) -> AsyncIterator[Work]:
         async def capture(payment_id: str) -> object:
             return await client.captures.create_async(payment_id=payment_id)
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 @asynccontextmanager
@@ -92,7 +92,7 @@ async def openai(site: Site) -> AsyncIterator[Work]:
     from openai import AsyncOpenAI
 
     async with AsyncOpenAI(api_key=KEY, base_url=f"{site.url}/v1", max_retries=0) as client:
-        yield crew(client.batches.cancel, site.in_flight)
+        yield repeated(client.batches.cancel, site.in_flight)
 
 
 @asynccontextmanager
@@ -108,7 +108,7 @@ async def raw_httpx(site: Site) -> AsyncIterator[Work]:
             response = await client.post(f"{site.url}/debit/{debit_id}/capture", headers=headers)
             return orjson.loads(response.content)
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 STRIPE_AIOHTTP, STRIPE_HTTPX, SQUARE, MOLLIE, OPENAI, HTTPX = (

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from benchmarks.goals import GOALS, StatusMapping
+from benchmarks.goals import GOALS, Goal
 from benchmarks.measuring import Comparison, Spread
 from benchmarks.reports import Curve, Report, Steps
 
@@ -90,7 +90,7 @@ def _draw_ratios(comparison: Comparison) -> Figure:
 
 def _draw_goals(figures: Mapping[str, Spread]) -> Figure:
     """Draw every figure as a share of what its goal allows: left of the line it is reached."""
-    measured: dict[str, tuple[StatusMapping, Spread]] = {
+    measured: dict[str, tuple[Goal, Spread]] = {
         name: (GOALS[name], figure) for name, figure in reversed(figures.items()) if name in GOALS
     }
     sheet = _sheet(len(measured))
@@ -109,7 +109,7 @@ def _draw_goals(figures: Mapping[str, Spread]) -> Figure:
     return sheet
 
 
-def _share(goal: StatusMapping, value: float) -> float:
+def _share(goal: Goal, value: float) -> float:
     if goal.at_most is not None:
         return value / goal.at_most
     return (goal.at_least or 0.0) / value if value else float("inf")

@@ -15,7 +15,7 @@ from benchmarks.contenders import BY_HAND, OURS, TIMEOUT, TOKEN
 from benchmarks.reports import Plan, Report
 from benchmarks.routes import AMOUNT, STATEMENT
 from benchmarks.serving import Server
-from benchmarks.subjects import LOOPS, Site, Work, crew
+from benchmarks.subjects import LOOPS, Site, Work, repeated
 from jetpay_async import JetpayClient
 
 QUESTION = "What does a preauthorization cost?"
@@ -51,7 +51,7 @@ async def by_hand(site: Site) -> AsyncIterator[Work]:
                 debit_id=reply["debit_id"], amount=Decimal(str(reply["amount"])), state=reply["transaction_state"]
             )
 
-        yield crew(preauthorize, site.in_flight)
+        yield repeated(preauthorize, site.in_flight)
 
 
 @asynccontextmanager
@@ -69,7 +69,7 @@ async def ours(site: Site) -> AsyncIterator[Work]:
                 statement=STATEMENT,
             )
 
-        yield crew(preauthorize, site.in_flight)
+        yield repeated(preauthorize, site.in_flight)
 
 
 def measure(plan: Plan, server: Server) -> Report:

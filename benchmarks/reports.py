@@ -175,7 +175,7 @@ def table_of_steps(steps: Steps) -> Table:
 
 
 def circumstances(server: str) -> dict[str, str]:
-    """Tell on what it was measured."""
+    """Describe the machine and the versions."""
     load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
     return {
         "date": datetime.now(UTC).date().isoformat(),

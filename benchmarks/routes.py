@@ -69,7 +69,7 @@ _COMPILED = [(re.compile(route.path), Template(route.body), route) for route in 
 
 
 def answer(path: str) -> bytes:
-    """DeliveryResponse as nginx does.
+    """Answer as nginx does.
 
     Raises:
         LookupError: There is no such route.

@@ -84,7 +84,7 @@ class Server:
 
 
 @attrs.frozen
-class Lateness:
+class ReplyDelay:
     """How long replies take, in seconds: of so many debits one is slow, and takes so many times as long."""
 
     delay: float = 0.0
@@ -92,7 +92,7 @@ class Lateness:
     slow_factor: float = 1.0
 
     def of(self, number: int) -> float:
-        """Seconds that the reply about a debit takes: the slow ones are spread evenly, but not in step with a crew."""
+        """Seconds that the reply about a debit takes: slow ones are spread evenly, but not in step with the workers."""
         slow = self.slow_every and (number * 7919) % self.slow_every == 1
         return self.delay * self.slow_factor if slow else self.delay
 
@@ -110,11 +110,11 @@ def serving() -> Iterator[Server]:
 
 
 @contextmanager
-def answering_late(lateness: Lateness) -> Iterator[Server]:
+def serving_late(delays: ReplyDelay) -> Iterator[Server]:
     """Start a server that takes its time."""
     with tempfile.TemporaryDirectory() as name:
         certify(Path(name))
-        with _start_own(Path(name), lateness) as server:
+        with _start_own(Path(name), delays) as server:
             yield server
 
 
@@ -151,7 +151,7 @@ def find_nginx() -> str | None:
         subprocess.run(["apt-get", "download", "nginx"], cwd=PACKAGES, check=False, capture_output=True)
         for package in PACKAGES.glob("nginx_*.deb"):
             subprocess.run(["dpkg-deb", "--extract", package, PACKAGES], check=False, capture_output=True)
-    # The package's libraries are those of nearly every Debian; without them it would not even tell its version.
+    # The package's libraries are those of nearly every Debian; without them it would not even print its version.
     if binary.exists() and subprocess.run([binary, "-v"], check=False, capture_output=True).returncode == 0:
         return str(binary)
     return None
@@ -206,11 +206,11 @@ def _wait_until_open(port: int, ended: Callable[[], bool], log: Path) -> None:
     raise RuntimeError(f"the server did not start: {log.read_text()}")
 
 
-class Answerer(asyncio.Protocol):
+class ReplyProtocol(asyncio.Protocol):
     """Answers the routes, at once or late, and counts."""
 
     requests = 0
-    lateness = Lateness()
+    delays = ReplyDelay()
 
     def __init__(self) -> None:
         self._received = b""
@@ -230,12 +230,12 @@ class Answerer(asyncio.Protocol):
         self._received = rest[expected:]
         path = head.split(b" ", 2)[1].decode()
         if path == routes.COUNT_PATH:
-            self._transport.write(routes.response(200, "text/plain", str(Answerer.requests)))
+            self._transport.write(routes.response(200, "text/plain", str(ReplyProtocol.requests)))
             return
-        Answerer.requests += 1
+        ReplyProtocol.requests += 1
         answer = routes.answer(path)
         number = re.search(r"debit_(\d+)", path)
-        delay = Answerer.lateness.of(int(number[1]) if number else 0)
+        delay = ReplyProtocol.delays.of(int(number[1]) if number else 0)
         if delay:
             asyncio.get_running_loop().call_later(delay, self._transport.write, answer)
         else:
@@ -243,11 +243,11 @@ class Answerer(asyncio.Protocol):
 
 
 @contextmanager
-def _start_own(directory: Path, lateness: Lateness | None = None) -> Iterator[Server]:
+def _start_own(directory: Path, delays: ReplyDelay | None = None) -> Iterator[Server]:
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     with on_core(SERVER_CORE):
-        process = context.Process(target=_serve, args=(theirs, directory, lateness or Lateness()), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, directory, delays or ReplyDelay()), daemon=True)
         process.start()
     theirs.close()
     port, tls_port = pipe.recv()
@@ -258,15 +258,15 @@ def _start_own(directory: Path, lateness: Lateness | None = None) -> Iterator[Se
         process.join()
 
 
-def _serve(pipe: Connection, directory: Path, lateness: Lateness) -> None:
-    Answerer.lateness = lateness
+def _serve(pipe: Connection, directory: Path, delays: ReplyDelay) -> None:
+    ReplyProtocol.delays = delays
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(directory / "server.pem")
-        plain = await loop.create_server(Answerer, HOST, 0, backlog=4096)
-        tls = await loop.create_server(Answerer, HOST, 0, backlog=4096, ssl=context)
+        plain = await loop.create_server(ReplyProtocol, HOST, 0, backlog=4096)
+        tls = await loop.create_server(ReplyProtocol, HOST, 0, backlog=4096, ssl=context)
         pipe.send([each.sockets[0].getsockname()[1] for each in (plain, tls)])
         closed = asyncio.Event()
         loop.add_reader(pipe.fileno(), closed.set)

@@ -29,7 +29,7 @@ from benchmarks.measuring import Comparison, Turn
 from benchmarks.serving import Server
 
 ENOUGH = 64
-"""Operations that warm a variant up, and tell roughly what one costs."""
+"""Operations that warm a variant up, and show roughly what one costs."""
 
 LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop] | None] = {
     "asyncio": None,
@@ -64,7 +64,7 @@ Contender = Callable[[Site], AbstractAsyncContextManager[Work]]
 """Opens a variant; an ``@asynccontextmanager`` of a module, so that another process can import it."""
 
 
-def crew(operation: Callable[[str], Awaitable[object]], in_flight: int) -> Work:
+def repeated(operation: Callable[[str], Awaitable[object]], in_flight: int) -> Work:
     """Have a fixed number of workers repeat an operation on one debit after the other."""
     fresh = itertools.count()
 
@@ -122,7 +122,7 @@ class Subject:
         return self._receive()
 
     def turn(self, count: int) -> Turn:
-        """Do a number of operations, and tell what they cost."""
+        """Do a number of operations, and return what they cost."""
         self._pipe.send(("turn", count))
         return self._receive()
 
@@ -181,7 +181,7 @@ def _serve_turns(pipe: Connection, contender: Contender) -> None:
                     case "shut":
                         runner.run(opened.__aexit__(None, None, None))
                         stack.close()
-            except Exception:  # noqa: BLE001 - told to the process that asked
+            except Exception:  # noqa: BLE001 - reported to the process that asked
                 answer = traceback.format_exc()
             pipe.send(answer)
 

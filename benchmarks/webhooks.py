@@ -1,4 +1,4 @@
-"""What does it cost to verify and decode a delivery, and to refuse a forged one?"""
+"""What does it cost to verify and decode a delivery, and to reject a forged one?"""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from jetpay_async.webhooks import (
 )
 
 with warnings.catch_warnings():
-    # Its users are told to go over to joserfc, which is measured too.
+    # It recommends joserfc in its place, which is measured too.
     import authlib.deprecate
 
     warnings.simplefilter("ignore", authlib.deprecate.AuthlibDeprecationWarning)
@@ -242,23 +242,23 @@ def ours(body: bytes, authorization: str) -> dict[str, Callable[[], object]]:
     }
 
 
-def refusals(body: bytes) -> dict[str, Callable[[], object]]:
+def rejections(body: bytes) -> dict[str, Callable[[], object]]:
     return {
-        "refusing a forged kid": refusal(body, sign(body, PRIVATE, kid="forged")),
-        "refusing another alg": refusal(body, sign(body, PRIVATE, kid=KID, header={"alg": "HS256"})),
-        "refusing an oversize token": refusal(body, "Bearer " + "A" * 10_000),
+        "rejecting a forged kid": rejection(body, sign(body, PRIVATE, kid="forged")),
+        "rejecting another alg": rejection(body, sign(body, PRIVATE, kid=KID, header={"alg": "HS256"})),
+        "rejecting an oversize token": rejection(body, "Bearer " + "A" * 10_000),
     }
 
 
-def refusal(body: bytes, authorization: str) -> Callable[[], None]:
-    def refuse() -> None:
+def rejection(body: bytes, authorization: str) -> Callable[[], None]:
+    def reject() -> None:
         try:
             verify(body, authorization, keys=KEYS)
         except WebhookError:
             return
         raise AssertionError("a forged delivery was taken")
 
-    return refuse
+    return reject
 
 
 BARE, FLOOR, VERIFY, DECODED, PYJWT_STACK = (
@@ -281,7 +281,7 @@ def measure(plan: Plan, _: Server) -> Report:
     single = comparisons[COUNTS[0]]
     figures[f"{VERIFY} / {BARE}"] = single.ratio(VERIFY, BARE)
     for name in single.turns:
-        if name.startswith("refusing"):
+        if name.startswith("rejecting"):
             figures[f"{name} / {BARE}"] = single.ratio(name, BARE)
     return Report(
         question=QUESTION,
@@ -299,7 +299,7 @@ def compare(count: int, plan: Plan) -> Comparison:
         **floors(body, authorization),
         **ours(body, authorization),
         **peers(body, authorization),
-        **(refusals(body) if count == 1 else {}),
+        **(rejections(body) if count == 1 else {}),
     }
     return compare_calls(
         f"A delivery of {count} events, {len(body):,} bytes",

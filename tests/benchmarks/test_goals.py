@@ -6,15 +6,15 @@ import attrs
 import pytest
 
 from benchmarks import goals
-from benchmarks.goals import GOALS, Shortfall, StatusMapping
+from benchmarks.goals import GOALS, Goal, Shortfall
 from benchmarks.measuring import Spread
 
-MOST = StatusMapping(question="capture", name="ours / theirs", at_most=1.0)
-LEAST = StatusMapping(question="capture", name="theirs / ours", at_least=2.0)
+MOST = Goal(question="capture", name="ours / theirs", at_most=1.0)
+LEAST = Goal(question="capture", name="theirs / ours", at_least=2.0)
 KNOWN = attrs.evolve(MOST, shortfall=Shortfall(1.5, "the guard stays"))
 
 
-def judge(goal: StatusMapping, *ratios: float) -> tuple[list[str], str]:
+def judge(goal: Goal, *ratios: float) -> tuple[list[str], str]:
     figures = {goal.name: Spread.of(ratios)}
     table = goals.table_of_goals(figures, wanted={goal.name: goal})
     return goals.broken(figures, wanted={goal.name: goal}), table.rows[0][-1]
@@ -31,8 +31,8 @@ def judge(goal: StatusMapping, *ratios: float) -> tuple[list[str], str]:
         pytest.param(KNOWN, 0.99, "reached", id="a known shortfall that is none any more"),
     ],
 )
-def test_a_gate_is_its_goal_and_a_tenth(goal: StatusMapping, ratio: float, verdict: str) -> None:
-    """A figure passes up to a tenth beyond the goal, or up to the gate written down for it; the table tells."""
+def test_a_gate_is_its_goal_and_a_tenth(goal: Goal, ratio: float, verdict: str) -> None:
+    """A figure passes up to a tenth beyond the goal, or up to the gate written down for it; the table says which."""
     assert judge(goal, ratio) == ([], verdict)
 
 
@@ -48,7 +48,7 @@ def test_a_gate_is_its_goal_and_a_tenth(goal: StatusMapping, ratio: float, verdi
         ),
     ],
 )
-def test_a_broken_gate_tells_its_figure(goal: StatusMapping, ratios: tuple[float, ...], fault: str) -> None:
+def test_a_broken_gate_shows_its_figure(goal: Goal, ratios: tuple[float, ...], fault: str) -> None:
     """Who broke it reads what was measured, how it spread and what was allowed."""
     assert judge(goal, *ratios) == ([fault], "GATE BROKEN")
 

@@ -1,4 +1,4 @@
-"""Instructions are counted, and told from everything else that a process does."""
+"""Instructions are counted, and separated from everything else that a process does."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_differences_are_taken_inside_a_round() -> None:
     assert comparison.difference("other", "one").median == pytest.approx(2.0)
 
 
-def test_a_turn_is_told_for_one_operation() -> None:
+def test_a_turn_is_reported_for_one_operation() -> None:
     """Costs are microseconds for one operation, rates are operations in a second."""
     turn = Turn(operations=500, cpu=0.05, wall=0.1)
 
@@ -41,7 +41,7 @@ def test_a_turn_is_told_for_one_operation() -> None:
 
 
 def test_the_order_is_reversed_every_second_round() -> None:
-    """Nobody always goes first."""
+    """No variant always goes first."""
     assert list(measuring.alternate("abc", 3)) == [*"abc", *"cba", *"abc"]
 
 
@@ -52,7 +52,7 @@ def test_a_spread_prints_its_median_between_its_bounds() -> None:
 
 @pytest.fixture
 def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """A clock of CPU that moves only when it is told to."""
+    """A clock of CPU that the test moves."""
     spent = [0.0]
     monkeypatch.setattr(measuring, "cpu", lambda: spent[0])
 

@@ -65,7 +65,7 @@ def test_every_goal_is_gated() -> None:
 
 
 def test_a_table_shows_the_ratio_and_its_spread() -> None:
-    """A variant's row tells its cost, its ratio to the baseline, the spread, the rate and the memory."""
+    """A variant's row shows its cost, its ratio to the baseline, the spread, the rate and the memory."""
     table = reports.table_of(COMPARISON)
 
     assert table.rows[1] == ["jetpay_async", "110.0", "1.10", "1.10 to 1.10", "5,000", "2.0"]

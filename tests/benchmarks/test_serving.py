@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks import serving
-from benchmarks.serving import Lateness, Server
+from benchmarks.serving import ReplyDelay, Server
 
 PATHS = (
     "/debit/debit_1/capture",
@@ -46,7 +46,7 @@ def nginx() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def own() -> Iterator[Server]:
     """The server where there is no nginx."""
-    with serving.answering_late(Lateness()) as server:
+    with serving.serving_late(ReplyDelay()) as server:
         yield server
 
 
@@ -98,8 +98,8 @@ def test_tls_is_served_under_a_certificate_that_can_be_checked(
 
 def test_one_debit_of_a_hundred_is_slow() -> None:
     """Slow replies are as many as was said, and not all of one worker."""
-    lateness = Lateness(0.05, slow_every=100, slow_factor=25)
-    delays = [lateness.of(number) for number in range(1000)]
+    delay = ReplyDelay(0.05, slow_every=100, slow_factor=25)
+    delays = [delay.of(number) for number in range(1000)]
 
     assert delays.count(1.25) == 10
     assert delays.count(0.05) == 990
@@ -108,11 +108,11 @@ def test_one_debit_of_a_hundred_is_slow() -> None:
 
 def test_a_late_reply_takes_its_time() -> None:
     """The delay is that of the debit."""
-    with serving.answering_late(Lateness(0.0, slow_every=0)) as server:
+    with serving.serving_late(ReplyDelay(0.0, slow_every=0)) as server:
         began = time.monotonic()
         post(server, PATHS[0])
         quick = time.monotonic() - began
-    with serving.answering_late(Lateness(0.1)) as server:
+    with serving.serving_late(ReplyDelay(0.1)) as server:
         began = time.monotonic()
         post(server, PATHS[0])
 

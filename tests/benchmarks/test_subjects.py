@@ -14,13 +14,13 @@ import pytest
 
 from benchmarks import serving, subjects
 from benchmarks.measuring import CLIENT_CORE, on_core
-from benchmarks.serving import Lateness, Server
-from benchmarks.subjects import MiscountError, Site, Subject, Work, crew
+from benchmarks.serving import ReplyDelay, Server
+from benchmarks.subjects import MiscountError, Site, Subject, Work, repeated
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving.answering_late(Lateness()) as server:
+    with serving.serving_late(ReplyDelay()) as server:
         yield server
 
 
@@ -37,7 +37,7 @@ async def honest(site: Site) -> AsyncIterator[Work]:
             async with session.post(f"{site.url}/debit/{debit_id}/capture") as response:
                 await response.read()
 
-        yield crew(capture, site.in_flight)
+        yield repeated(capture, site.in_flight)
 
 
 @asynccontextmanager
@@ -147,7 +147,7 @@ def test_what_costs_nothing_is_not_believed(site: Site, server: Server) -> None:
 
 
 def test_a_variant_that_fails_says_why(site: Site, server: Server) -> None:
-    """A failure in another process is told with its traceback."""
+    """A failure in another process is reported with its traceback."""
     with pytest.raises(RuntimeError, match="LookupError: no such debit"):
         compare(site, server, broken=broken)
 
@@ -182,7 +182,7 @@ async def test_a_crew_does_as_much_as_was_said_and_no_more_at_a_time() -> None:
         await asyncio.sleep(0)
         flying[0] -= 1
 
-    work = crew(operation, in_flight=3)
+    work = repeated(operation, in_flight=3)
     await work.run(10)
     await work.run(5)
 

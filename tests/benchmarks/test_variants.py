@@ -48,7 +48,7 @@ def test_a_variant_makes_the_requests_it_is_measured_by(server: Server, name: st
 
 @pytest.mark.parametrize("count", webhooks.COUNTS)
 def test_every_stack_takes_the_delivery(count: int) -> None:
-    """All verify the same delivery, and those that decode it get the same events; forged ones are refused."""
+    """All verify the same delivery, and those that decode it get the same events; forged ones are rejected."""
     comparison = webhooks.compare(count, Plan(rounds=1, seconds=0.0))
 
     assert len(comparison.turns) == (16 if count == 1 else 13)
@@ -56,7 +56,7 @@ def test_every_stack_takes_the_delivery(count: int) -> None:
 
 @pytest.mark.parametrize("verify", [webhooks.pyjwt_verify, webhooks.joserfc_verify, webhooks.authlib_verify])
 def test_a_stack_that_is_compared_with_checks_the_body(verify: webhooks.Callable[[bytes, str], None]) -> None:
-    """The other libraries do the whole work: a body of another delivery is refused."""
+    """The other libraries do the whole work: a body of another delivery is rejected."""
     authorization = webhooks.sign(webhooks.body_of(1), webhooks.PRIVATE, kid=webhooks.KID)
 
     with pytest.raises(ValueError, match="another body"):
@@ -65,9 +65,9 @@ def test_a_stack_that_is_compared_with_checks_the_body(verify: webhooks.Callable
 
 def test_an_ideal_pool_starts_each_item_when_a_lane_is_free() -> None:
     """The ideal is the schedule of the replies alone."""
-    lateness = serving.Lateness(1.0, slow_every=4, slow_factor=3)
-    assert [lateness.of(number) for number in range(5)] == [1.0, 1.0, 1.0, 3.0, 1.0]
+    delays = serving.ReplyDelay(1.0, slow_every=4, slow_factor=3)
+    assert [delays.of(number) for number in range(5)] == [1.0, 1.0, 1.0, 3.0, 1.0]
 
-    assert batch.ideal_time(4, 1, lateness) == 6.0
-    assert batch.ideal_time(4, 2, lateness) == 4.0
-    assert batch.ideal_time(5, 4, lateness) == 3.0
+    assert batch.ideal_time(4, 1, delays) == 6.0
+    assert batch.ideal_time(4, 2, delays) == 4.0
+    assert batch.ideal_time(5, 4, delays) == 3.0
