@@ -17,8 +17,9 @@ from yarl import URL
 from benchmarks.subjects import Contender, Site, Work, repeated
 from jetpay_async import JetpayClient
 from jetpay_async._core import operations, responses
-from jetpay_async._core.aiohttp_guard import GuardedRequest, present
+from jetpay_async._core.aiohttp_guard import Credential, GuardedRequest, NoBody
 from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async._core.connection_reset import ConnectionReset
 from jetpay_async._core.send_guard import ResponseTimer, SendGuard
 from jetpay_async.telemetry import Operation
 
@@ -76,8 +77,8 @@ async def one_url(site: Site) -> AsyncIterator[Work]:
         yield repeated(capture, site.in_flight)
 
 
-def _fresh_guard(watch: ResponseTimer) -> SendGuard:
-    return SendGuard(watch, deadline=SYSTEM_CLOCK.monotonic() + TIMEOUT, clock=SYSTEM_CLOCK, patience=TIMEOUT)
+def _fresh_guard() -> SendGuard:
+    return SendGuard(SYSTEM_CLOCK.monotonic() + TIMEOUT, SYSTEM_CLOCK, TIMEOUT)
 
 
 @asynccontextmanager
@@ -86,20 +87,22 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
     base = URL(site.url)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=site.in_flight),
-        headers={"Authorization": f"Bearer {TOKEN}", "Accept": "application/json"},
+        headers={"Accept": "application/json"},
         cookie_jar=aiohttp.DummyCookieJar(),
         request_class=GuardedRequest,
         timeout=aiohttp.ClientTimeout(total=None, connect=TIMEOUT),
     ) as session:
-        watch = ResponseTimer()
+        timer = ResponseTimer(asyncio.get_running_loop())
+        reset = ConnectionReset()
+        credential = Credential(TOKEN, {})
 
         async def capture(debit_id: str) -> object:
-            guard = _fresh_guard(watch)
+            guard = _fresh_guard()
+            guard.attach(timer, reset)
             url = base.with_path(f"/debit/{debit_id}/capture", encoded=True)
-            present.set(guard)
-            response = await session.post(url)
+            response = await session.post(url, data=NoBody(guard, credential))
             content = await response.read()
-            guard.seal()
+            guard.complete()
             return orjson.loads(content)
 
         yield repeated(capture, site.in_flight)
@@ -124,10 +127,10 @@ def _client(
 async def transport(site: Site) -> AsyncIterator[Work]:
     """The client's transport by itself, its own time limits included; the reply is parsed as by hand."""
     async with _client(site) as client:
-        exchange, watch = client._transport.exchange, client._transport.watch
+        exchange = client._transport.exchange
 
         async def capture(debit_id: str) -> object:
-            reply = await exchange("POST", f"/debit/{debit_id}/capture", b"", _fresh_guard(watch), within=TIMEOUT)
+            reply = await exchange("POST", f"/debit/{debit_id}/capture", b"", _fresh_guard(), within=TIMEOUT)
             return orjson.loads(reply.body)
 
         yield repeated(capture, site.in_flight)
@@ -137,11 +140,11 @@ async def transport(site: Site) -> AsyncIterator[Work]:
 async def typed(site: Site) -> AsyncIterator[Work]:
     """The transport, the checked arguments and the typed result, without the executor."""
     async with _client(site) as client:
-        exchange, watch = client._transport.exchange, client._transport.watch
+        exchange = client._transport.exchange
 
         async def capture(debit_id: str) -> object:
             call = operations.capture(debit_id)
-            reply = await exchange("POST", call.path, call.body, _fresh_guard(watch), within=TIMEOUT)
+            reply = await exchange("POST", call.path, call.body, _fresh_guard(), within=TIMEOUT)
             return responses.read(call, reply, attempts=1, elapsed=0.0, now=0.0)
 
         yield repeated(capture, site.in_flight)

@@ -109,7 +109,7 @@ class JetpayClient:
             max_connections=max_connections,
             user_agent_suffix=user_agent_suffix,
             trust_env=trust_env,
-            resolve_after=self._options.retry.resolve_after,
+            unacknowledged_timeout=self._options.retry.resolve_after,
             clock=clock,
         )
         self._runner = _runner(self._transport, clock, on_unknown, on_operation)

@@ -253,9 +253,7 @@ class CallExecutor:
             within = execution.options.timeout
         if resend is not ReplaySafety.IDEMPOTENT:
             patience = within * RESPONSE_SHARE if resend is ReplaySafety.RESOLVE else within
-            execution.guard = SendGuard(
-                self._transport.watch, execution.deadline, self._clock, patience, execution.pre_send_check
-            )
+            execution.guard = SendGuard(execution.deadline, self._clock, patience, execution.pre_send_check)
         return within
 
     def _take(self, reply: RawResponse, execution: Execution[_T]) -> _T:

@@ -1,47 +1,74 @@
-"""The one network line: a request in, a plain reply out, and whether it began to leave."""
+"""The one network line: a request in, a plain response out, and whether it began to leave."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import re
 import socket
+import types
 from functools import lru_cache
 from http.cookies import SimpleCookie
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
-from multidict import CIMultiDict
+from aiohttp.hdrs import AGE, CONTENT_ENCODING, CONTENT_LENGTH
+from aiohttp.http_exceptions import ContentLengthError
 from yarl import URL
 
-from jetpay_async._core.aiohttp_guard import REQUESTS_CAN_BE_GUARDED, GuardedBody, GuardedRequest, present
+from jetpay_async._core.aiohttp_guard import (
+    FRESH,
+    REQUESTS_CAN_BE_GUARDED,
+    Credential,
+    GuardedBody,
+    GuardedRequest,
+    InnermostMiddleware,
+    NoBody,
+)
+from jetpay_async._core.connection_reset import ConnectionReset, to_milliseconds
 from jetpay_async._core.endpoints import check_token
 from jetpay_async._core.fork import ForkGuard, keep_for_parent
-from jetpay_async._core.http import RawResponse
+from jetpay_async._core.http import RawResponse, ResolveBound, read_age
 from jetpay_async._core.responses import Unanswered
-from jetpay_async._core.send_guard import ResponseTimer
+from jetpay_async._core.send_guard import ReadGuard, ResponseTimer, SendGuard, no_whole_response
 from jetpay_async._version import __version__
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
     from jetpay_async._core.clock import Clock
-    from jetpay_async._core.send_guard import SendGuard
 
-REPLY_LIMIT = 1_048_576
-"""Bytes of a reply that are read; the API's are some hundred."""
+_T = TypeVar("_T")
+
+RESPONSE_LIMIT = 1_048_576
+"""Bytes of a response that are read; the API's are some hundred."""
 
 # Uvicorn, which serves FastAPI applications as a rule, closes a connection after 5 idle seconds. A write on a
 # connection that the server is just closing has an unknown outcome; so ours are given up a little earlier.
-_KEEPALIVE = 4.0
+KEEPALIVE_SECONDS = 4.0
 
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 
 
 class Transport:
-    """A session of aiohttp, our own or the caller's, bound to one API, one event loop and one process."""
+    """A session of aiohttp, our own or the caller's, bound to one API, one event loop and one process.
+
+    Args:
+        api_token: The API token, or an async function that returns it.
+        base_url: Where the API is; checked.
+        session: The caller's session, or None for one of our own.
+        max_connections: Of our own session.
+        user_agent_suffix: Appended to ``User-Agent``.
+        trust_env: Whether our own session uses the proxies of the environment.
+        unacknowledged_timeout: Seconds for which the kernel may try to deliver a write that the other side does not
+            acknowledge.
+        clock: Whose monotonic time is noted.
+
+    Raises:
+        ConfigurationError: An argument can't work.
+    """
 
     def __init__(
         self,
@@ -52,13 +79,11 @@ class Transport:
         max_connections: int,
         user_agent_suffix: str | None,
         trust_env: bool,
-        resolve_after: float,
+        unacknowledged_timeout: float,
         clock: Clock,
     ) -> None:
-        if session is not None and not isinstance(session, aiohttp.ClientSession):
-            raise ConfigurationError(
-                f"session: is an aiohttp.ClientSession, not {type(session).__name__}; a wrapper may send a write twice"
-            )
+        if session is not None:
+            _check_session(session)
         if type(max_connections) is not int or max_connections < 1:
             raise ConfigurationError(f"max_connections={max_connections!r} must be an int of at least 1")
         if user_agent_suffix is not None and not _AGENT.fullmatch(user_agent_suffix):
@@ -72,30 +97,29 @@ class Transport:
         self._session = session
         self._max_connections = max_connections
         self._trust_env = trust_env
-        self._make_socket = _socket_factory(resolve_after)
+        self._make_socket = _socket_factory(unacknowledged_timeout)
         self._clock = clock
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fork_guard = ForkGuard()
-        self.watch = ResponseTimer()
-        """Gives up what takes too long."""
+        self._timer: ResponseTimer | None = None
+        # The sockets of our own session have the timeout from the start.
+        self._reset = ConnectionReset(unacknowledged_timeout if self._given else None)
         agent = f"jetpay-async/{__version__}"
         self._common = {
             "Accept": "application/json",
             "User-Agent": f"{agent} {user_agent_suffix}" if user_agent_suffix else agent,
         }
-        # Our own session has the headers as its defaults, which is quickest; a given one must not get the token.
-        self._own_headers = _Headers()
-        self._headers: _Headers | None = None
-        self._provide: Callable[[], Awaitable[str]] | None = None
-        if callable(api_token):
-            self._provide = api_token
-        else:
-            headers = _Headers(self._common, Authorization=f"Bearer {check_token(api_token, base_url)}")
-            if session is None:
-                self._own_headers = headers
-            else:
-                self._headers = headers
+        self._late_credential = session.trust_env if session is not None else trust_env
+        self._token: Credential | Callable[[], Awaitable[str]] = (
+            api_token if callable(api_token) else self._make_credential(api_token)
+        )
+        # What our own session can have between a request and its connection is a proxy of the environment.
+        self._plain = not trust_env if session is None else _is_plain(session)
+        # Other connectors may connect to a proxy or to a socket of this machine, and a subclass may do anything.
+        self._connects_directly = session is None or (
+            type(session) is aiohttp.ClientSession and type(session.connector) is aiohttp.TCPConnector
+        )
 
     @property
     def closed(self) -> bool:
@@ -105,62 +129,36 @@ class Transport:
     async def exchange(
         self, method: str, path: str, body: bytes, guard: SendGuard | None, *, within: float
     ) -> RawResponse:
-        """Send one request and read its reply to the end.
-
-        Args:
-            method: The HTTP method.
-            path: The percent-encoded path below the base URL.
-            body: JSON to send, or nothing.
-            guard: What the request may leave by; None for one that may be repeated.
-            within: Seconds for all of it.
-
-        Raises:
-            Unanswered: There is no whole reply; ``started`` says whether the request began to leave.
-            ConfigurationError: The client can't be used here.
-        """
+        """Send one request and read its response to the end; see `HttpTransport.exchange`."""
         session = self._usable_session()
-        headers = self._headers
-        if self._provide is not None:
+        credential = self._token
+        if not isinstance(credential, Credential):
             asked = self._clock.monotonic()
-            headers = await self._ask_for_token(self._provide, within)
+            credential = await self._ask_for_token(credential, within)
             within -= self._clock.monotonic() - asked
         if within <= 0:  # to aiohttp that would mean no limit
             raise Unanswered("the deadline had passed before anything left", started=False)
+        noted: SendGuard | ReadGuard
         failure: Unanswered
-        data: GuardedBody | None = None
-        if guard is not None and (body or not self._guards_requests):
-            data = GuardedBody(body, guard)
-        # Each request sets its own, so none is taken back: a guard that was left behind lets nothing out any more.
-        present.set(guard if data is None else None)
         try:
-            response = await session.request(
-                method,
-                self._origin.with_path(self._prefix + path, encoded=True),
-                data=data,
-                headers=headers,
-                # Once it leaves, the guard watches the time. That is quicker than aiohttp's timer for the whole, which
-                # is needed where something else can take time: a middleware or a trace hook of a given session.
-                timeout=_total(within) if guard is None or self._given else _until_sent(within),
-                allow_redirects=False,
-                raise_for_status=False,
+            if guard is None:
+                noted = ReadGuard(self._clock)
+                return await self._converse(
+                    session, noted, credential, method=method, path=path, body=body, within=within
+                )
+            noted = guard
+            guard.attach(self._timer, self._reset)
+            conversation = self._converse(
+                session, guard, credential, method=method, path=path, body=body, within=within
             )
-            headers_received = response.headers
-            length = headers_received.get(CONTENT_LENGTH)
-            if length is None or int(length) > REPLY_LIMIT or CONTENT_ENCODING in headers_received:
-                content = await _read_up_to_limit(response)
-            else:
-                content = await response.read()
-            reply = RawResponse(response.status, headers_received, content)
+            return await _abort_when_interrupted(conversation, guard)
+        except Exception as error:  # noqa: BLE001 - whatever happened, the guard knows whether it began to leave
+            failure = self._unanswered(error, noted, within)
+        except BaseException as interruption:  # noqa: BLE001 - raised on
             if guard is not None:
                 guard.seal()
-            return reply if reply.status == 200 else _without_token(reply, headers or self._own_headers)
-        except asyncio.CancelledError as cancel:
             # The frames of aiohttp hold the headers, and with them the token.
-            raise cancel.with_traceback(None) from None
-        except Exception as error:  # noqa: BLE001 - whatever happened, the guard knows whether it began to leave
-            started = guard.seal() if guard is not None else not isinstance(error, _NEVER_SENT)
-            reason = guard.refusal if guard is not None and guard.refusal else _describe(error)
-            failure = Unanswered(reason, started=started)
+            raise interruption.with_traceback(None) from None
         # Raised out here so that the foreign exception, whose attributes and frames hold the headers, is let go.
         raise failure
 
@@ -173,18 +171,84 @@ class Transport:
             # The sockets are the parent's too: closing them here would end its TLS connections.
             keep_for_parent(session)
             session = None
-        if session is not None and self._loop is not asyncio.get_running_loop():
+        if session is not None and self._loop is not _running_loop():
             raise ConfigurationError("the client belongs to another event loop; close it there, where it was used")
         self._closed = True
         if session is not None:
             await session.close()
 
+    async def _converse(
+        self,
+        session: aiohttp.ClientSession,
+        guard: SendGuard | ReadGuard,
+        credential: Credential,
+        *,
+        method: str,
+        path: str,
+        body: bytes,
+        within: float,
+    ) -> RawResponse:
+        """Send the request, and read the response to its end."""
+        read = isinstance(guard, ReadGuard)
+        options: dict[str, Any] = {}
+        data: GuardedBody | None
+        if self._guards_requests:
+            data = GuardedBody(body, guard, credential) if body else NoBody(guard, credential)
+        else:
+            data = None if read else GuardedBody(body, guard, credential)
+            if read or session.trace_configs or not self._plain:
+                innermost = InnermostMiddleware(guard, data, credential, direct=self._connects_directly)
+                options["middlewares"] = (*_middlewares(session), innermost)
+            guard.direct = self._connects_directly
+        response = await session.request(
+            method,
+            self._origin.with_path(self._prefix + path, encoded=True),
+            data=data,
+            headers=(FRESH if read else None) if self._guards_requests else credential.headers(read=read),
+            # Once a write leaves, the guard watches the time. That is quicker than aiohttp's timer for the whole, which
+            # is needed where something else can take time: a middleware or a trace hook of a given session.
+            timeout=_total(within) if read or self._given else _until_sent(within),
+            allow_redirects=False,
+            raise_for_status=False,
+            **options,
+        )
+        headers = response.headers
+        guard.status = response.status
+        length = headers.get(CONTENT_LENGTH)
+        if length is None or int(length) > RESPONSE_LIMIT or CONTENT_ENCODING in headers:
+            content = await _read_up_to_limit(response)
+        else:
+            content = await response.read()
+        result = RawResponse(response.status, headers, content, guard.started_at, direct=guard.direct)
+        if isinstance(guard, SendGuard):
+            guard.complete()
+        else:
+            result.age = read_age(headers.get(AGE))
+        if result.status != 200:
+            credential.remove_from(result)
+        return result
+
+    def _unanswered(self, error: Exception, guard: SendGuard | ReadGuard, within: float) -> Unanswered:
+        """Say what is known of a request that got no whole response."""
+        if isinstance(guard, ReadGuard):
+            started = guard.started and not isinstance(error, _NEVER_SENT)
+            stalled = started and isinstance(error, TimeoutError)
+            return Unanswered(no_whole_response(within) if stalled else _describe(error), started=started)
+        # What we end ourselves, we may end while the request is still on its way.
+        lost = guard.direct and guard.refusal is None and not self.closed and _is_lost(error, guard.status)
+        return Unanswered(
+            guard.refusal or _describe(error),
+            started=guard.seal(),
+            bound=ResolveBound.DIRECT if lost else ResolveBound.TIMEOUT,
+        )
+
     def _usable_session(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ConfigurationError("the client is closed; make a new one")
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         if self._loop is None:
             self._loop = loop
+            self._timer = ResponseTimer(loop)
             self._fork_guard = ForkGuard()
         if self._fork_guard.forked:
             raise ConfigurationError("the client was used before this process was forked; make one in each process")
@@ -200,23 +264,48 @@ class Transport:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._max_connections,
-                keepalive_timeout=_KEEPALIVE,
+                keepalive_timeout=KEEPALIVE_SECONDS,
                 socket_factory=self._make_socket,
             ),
-            headers=self._own_headers,
+            headers=self._common,
             cookie_jar=_NoCookies(),
-            request_class=GuardedRequest,
+            request_class=GuardedRequest if self._guards_requests else aiohttp.ClientRequest,
             trust_env=self._trust_env,
         )
 
-    async def _ask_for_token(self, provide: Callable[[], Awaitable[str]], within: float) -> _Headers:
+    def _make_credential(self, token: str) -> Credential:
+        return Credential(check_token(token, self.base_url), self._common, late=self._late_credential)
+
+    async def _ask_for_token(self, provide: Callable[[], Awaitable[str]], within: float) -> Credential:
         try:
             async with asyncio.timeout(within):
-                return _Headers(self._common, Authorization=f"Bearer {check_token(await provide(), self.base_url)}")
+                return self._make_credential(await provide())
         except ConfigurationError:
             raise
         except Exception as error:
             raise Unanswered(f"api_token() raised {type(error).__name__}", started=False) from error
+
+
+@types.coroutine
+def _abort_when_interrupted(conversation: Coroutine[Any, Any, _T], guard: SendGuard) -> Generator[Any, Any, _T]:
+    """Run the conversation, and abort its connection before aiohttp learns of a cancellation, a timeout or an error.
+
+    aiohttp would close the connection properly: over TLS that takes a farewell, which the other side may take for the
+    end of a request that it should carry out.
+    """
+    try:
+        awaited = conversation.send(None)
+        while True:
+            try:
+                yield awaited
+            except BaseException as error:  # noqa: BLE001 - all of it is handed on
+                guard.abort()
+                awaited = conversation.throw(error)
+            else:
+                awaited = conversation.send(None)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
 
 
 class _NoCookies(aiohttp.DummyCookieJar):
@@ -229,18 +318,45 @@ class _NoCookies(aiohttp.DummyCookieJar):
         return self._NONE
 
 
-class _Headers(dict[str, str]):
-    """Headers that do not show the token where locals are printed."""
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "no asyncio event loop is running here, and the client needs one: call it from asyncio.run(); under trio, "
+            "from trio_asyncio; with AnyIO, on its asyncio backend"
+        ) from None
 
-    def __repr__(self) -> str:
-        return f"<{len(self)} headers>"
+
+def _check_session(session: aiohttp.ClientSession) -> None:
+    if not isinstance(session, aiohttp.ClientSession):
+        raise ConfigurationError(
+            f"session: is an aiohttp.ClientSession, not {type(session).__name__}; a wrapper may send a write twice"
+        )
+    if session.auth is not None:
+        raise ConfigurationError(
+            "session: was made with auth=, which takes the place of the API token in Authorization; make it without "
+            "(proxy_auth= may stay)"
+        )
 
 
-def _without_token(reply: RawResponse, sent: Mapping[str, str]) -> RawResponse:
-    """Take the token out of a reply that ends in an error: some servers repeat what they refuse."""
-    token = sent["Authorization"].removeprefix("Bearer ")
-    headers = CIMultiDict((name, value.replace(token, "***")) for name, value in reply.headers.items())
-    return RawResponse(reply.status, headers, reply.body.replace(token.encode(), b"***"))
+_ABSENT: Final = object()
+
+
+def _middlewares(session: aiohttp.ClientSession) -> tuple[aiohttp.ClientMiddlewareType, ...]:
+    """Return the session's own middlewares, which those of a request replace. aiohttp has no public name for them."""
+    return tuple(getattr(session, "_middlewares", ()))
+
+
+def _is_plain(session: aiohttp.ClientSession) -> bool:
+    """Whether nothing stands between a request of this session and a connection to the API itself."""
+    return (
+        type(session) is aiohttp.ClientSession
+        and not session.trust_env
+        and not _middlewares(session)
+        and getattr(session, "_request_class", None) is aiohttp.ClientRequest
+        and getattr(session, "_default_proxy", _ABSENT) is None
+    )
 
 
 async def _read_up_to_limit(response: aiohttp.ClientResponse) -> bytes:
@@ -248,33 +364,33 @@ async def _read_up_to_limit(response: aiohttp.ClientResponse) -> bytes:
     try:
         async for chunk in response.content.iter_any():
             body += chunk
-            if len(body) > REPLY_LIMIT:
-                raise aiohttp.ClientPayloadError(f"the reply is larger than {REPLY_LIMIT} bytes")
+            if len(body) > RESPONSE_LIMIT:
+                raise aiohttp.ClientPayloadError(f"the response is larger than {RESPONSE_LIMIT} bytes")
     finally:
         response.close()
     return bytes(body)
 
 
 # aiohttp rounds longer timeouts up to whole seconds; a deadline is a deadline.
-_NEVER_ROUND = math.inf
+_NEVER_ROUND_SECONDS = math.inf
 
 
 @lru_cache(maxsize=16)
 def _total(within: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=within, ceil_threshold=_NEVER_ROUND)
+    return aiohttp.ClientTimeout(total=within, ceil_threshold=_NEVER_ROUND_SECONDS)
 
 
 @lru_cache(maxsize=16)
 def _until_sent(within: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=within, ceil_threshold=_NEVER_ROUND)
+    return aiohttp.ClientTimeout(total=None, connect=within, ceil_threshold=_NEVER_ROUND_SECONDS)
 
 
-def _socket_factory(resolve_after: float) -> Callable[[tuple[Any, ...]], socket.socket] | None:
-    """Make sockets whose kernel stops resending a request once it counts as no longer on its way."""
+def _socket_factory(unacknowledged_timeout: float) -> Callable[[tuple[Any, ...]], socket.socket] | None:
+    """Make sockets whose kernel does not deliver a request any more that the other side left unacknowledged so long."""
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if option is None:  # pragma: no cover - Linux has it
         return None
-    milliseconds = round(max(1.0, resolve_after) * 1000)
+    milliseconds = to_milliseconds(unacknowledged_timeout)
 
     def make(address: tuple[Any, ...]) -> socket.socket:
         made = socket.socket(*address[:3])
@@ -282,6 +398,21 @@ def _socket_factory(resolve_after: float) -> Callable[[tuple[Any, ...]], socket.
         return made
 
     return make
+
+
+# What the kernel reports once the other side has reset the connection. ETIMEDOUT and the like are no such report: then
+# the request may be held back on its way.
+_RESET_BY_PEER = (errno.ECONNRESET, errno.EPIPE)
+
+
+def _is_lost(error: Exception, status: int | None) -> bool:
+    """Whether the other side ended the connection of a write, by itself, before its response was whole."""
+    if status is not None:
+        # A gateway's own page, cut off, says nothing of the service behind it, which may be at work still.
+        return 200 <= status < 300 and isinstance(error.__cause__, ContentLengthError)
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return True
+    return isinstance(error, OSError) and error.errno in _RESET_BY_PEER
 
 
 _SAFE_TO_SHOW = (aiohttp.ClientConnectorError, aiohttp.ClientPayloadError, aiohttp.ConnectionTimeoutError)
@@ -297,7 +428,7 @@ def _describe(error: Exception) -> str:
     elif isinstance(error, _SAFE_TO_SHOW):
         text = str(error)
     elif isinstance(error, TimeoutError):
-        text = "no answer in time"
+        text = "no response in time"
     elif isinstance(error, OSError):
         text = error.strerror or "connection lost"
     elif isinstance(error, aiohttp.ClientError):

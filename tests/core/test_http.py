@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from jetpay_async._core.http import RawResponse, find_request_id, read_retry_after
+from jetpay_async._core.http import RawResponse, find_request_id, read_age, read_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,14 @@ RETRY_AFTER = [
     ("a date of another zone", "Sun, 06 Nov 1994 10:49:47 +0200", 10.0),
     ("a date that has passed", "Sun, 06 Nov 1994 08:49:27 GMT", 0.0),
     ("an empty header", "", None),
-    ("a fraction", "1.5", None),
+    ("a fraction", "1.5", 1.5),
+    ("a fraction of nothing", "2.0", 2.0),
+    ("less than a second", "0.5", 0.5),
+    ("a point without digits after it", "1.", None),
+    ("a point without digits before it", ".5", None),
+    ("two points", "1.5.0", None),
+    ("a decimal comma", "1,5", None),
+    ("a very long fraction", "1." + "5" * 100_000, None),
     ("below zero", "-1", None),
     ("an exponent", "1e3", None),
     ("a unit", "3s", None),
@@ -83,6 +91,15 @@ def test_any_date_is_read_back(moment: datetime) -> None:
     date = moment.replace(microsecond=0, tzinfo=UTC)
 
     assert read_retry_after(format_datetime(date, usegmt=True), 0.0) == date.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, 0.0), ("0", 0.0), (" 12 ", 12.0), ("0.5", 0.5), ("", math.inf), ("-1", math.inf), ("12, 3", math.inf)],
+)
+def test_an_age_that_can_not_be_read_is_infinite(value: str | None, seconds: float) -> None:
+    """Age is seconds; where a cache answered and does not say how old its answer is, it may be of any age."""
+    assert read_age(value) == seconds
 
 
 PIECES = (

@@ -1,125 +1,286 @@
-"""Who watches the time of many requests at once, and where a guard stands."""
+"""A guard by itself: what it lets leave, what it cuts off, and who watches the time of many requests at once."""
 
 from __future__ import annotations
 
-import asyncio
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
-import aiohttp
+import attrs
 import pytest
 
-from jetpay_async import JetpayClient, OutcomeUnknownError
-from jetpay_async._core import transport
-from jetpay_async._core.aiohttp_guard import is_known
-from jetpay_async._core.clock import SYSTEM_CLOCK
-from jetpay_async._core.send_guard import ResponseTimer, SendGuard
-from tests import loopback
-from tests.loopback import DEBIT_ID, Loopback
-from tests.network import FAST, TOKEN
+from jetpay_async._core.clock import Clock
+from jetpay_async._core.connection_reset import ConnectionReset
+from jetpay_async._core.send_guard import PreSendCheck, ReadGuard, ResponseTimer, SendGuard
 
 
-def begin(watch: ResponseTimer, patience: float) -> SendGuard:
-    guard = SendGuard(watch, deadline=math.inf, clock=SYSTEM_CLOCK, patience=patience)
-    guard.begin(None)
+@attrs.define(eq=False)
+class Handle:
+    """A timer of the loop."""
+
+    when: float
+    callback: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@attrs.define
+class FakeLoop:
+    """An event loop's time, which passes when a test says so."""
+
+    now: float = 0.0
+    handles: list[Handle] = attrs.Factory(list)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Handle:
+        self.handles.append(Handle(self.now + delay, callback))
+        return self.handles[-1]
+
+    def run_until(self, now: float) -> None:
+        """Let time pass, calling what becomes due on the way."""
+        while due := [handle for handle in self.handles if not handle.cancelled and handle.when <= now]:
+            first = min(due, key=lambda handle: handle.when)
+            self.handles.remove(first)
+            self.now = first.when
+            first.callback()
+        self.now = now
+
+
+@attrs.define(eq=False)
+class FakeTransport:
+    """As much of a connection as a guard touches; it has no socket."""
+
+    closing: bool = False
+    aborted: int = 0
+    loop_closed: bool = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        if self.loop_closed:
+            raise RuntimeError("Event loop is closed")
+        self.aborted += 1
+
+    def get_extra_info(self, name: str) -> object:
+        assert name == "socket"
+
+
+def make_guard(
+    loop: FakeLoop | None = None,
+    *,
+    timer: ResponseTimer | None = None,
+    deadline: float = math.inf,
+    response_timeout: float = math.inf,
+    pre_send_check: PreSendCheck | None = None,
+) -> SendGuard:
+    loop = loop or FakeLoop()
+    guard = SendGuard(deadline, Clock(monotonic=loop.time), response_timeout, pre_send_check)
+    guard.attach(timer, ConnectionReset())
     return guard
 
 
-@pytest.mark.asyncio
-async def test_each_is_given_up_in_its_own_time() -> None:
+def make_timer(loop: FakeLoop) -> ResponseTimer:
+    return ResponseTimer(cast("Any", loop))
+
+
+def begin(guard: SendGuard, transport: FakeTransport | None = None) -> SendGuard:
+    guard.begin(cast("Any", transport))
+    return guard
+
+
+REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
+    "at the deadline": ({"deadline": 0.0}, False, "the deadline had passed before anything left"),
+    "on a connection that closes": ({}, True, "the connection was lost before anything left"),
+    "by its check": ({"pre_send_check": lambda: "the lease has lapsed"}, False, "the lease has lapsed"),
+}
+
+
+@pytest.mark.parametrize(("options", "closing", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_may_not_leave_does_not_begin(options: dict[str, Any], closing: bool, reason: str) -> None:
+    """A refusal is raised in place of sending, says why, and leaves the request as never sent."""
+    guard = make_guard(**options)
+
+    with pytest.raises(Exception, match=reason):
+        begin(guard, FakeTransport(closing=closing))
+
+    assert guard.refusal == reason
+    assert not guard.started
+    assert guard.seal() is False
+
+
+def test_a_check_that_finds_nothing_lets_it_leave() -> None:
+    """The check is asked at the moment of sending; None means that the request may leave."""
+    assert begin(make_guard(pre_send_check=lambda: None)).started
+
+
+def test_it_leaves_once() -> None:
+    """A second attempt to send is refused, and the first one's time stays."""
+    loop = FakeLoop(now=5.0)
+    guard = begin(make_guard(loop))
+    loop.now = 6.0
+
+    with pytest.raises(Exception, match="a second time"):
+        begin(guard)
+
+    assert guard.started_at == 5.0
+    assert guard.refusal == "it was to be sent a second time"
+
+
+def test_what_was_sealed_does_not_leave() -> None:
+    """Once it was said that nothing left, nothing leaves."""
+    guard = make_guard()
+    assert guard.seal() is False
+
+    with pytest.raises(Exception, match="after it had been given up"):
+        begin(guard)
+
+    assert not guard.started
+
+
+def test_the_response_is_given_up_at_the_deadline_at_the_latest() -> None:
+    """The response may take its share of the time, but not longer than the call."""
+    loop = FakeLoop(now=8.0)
+    guard = begin(make_guard(loop, timer=make_timer(loop), deadline=10.0, response_timeout=5.0))
+
+    assert guard.response_timeout == 2.0
+    loop.run_until(10.0)
+    assert guard.refusal == "no whole response within 2 s"
+
+
+def test_what_is_given_up_or_sealed_is_aborted_once() -> None:
+    """However often it is ended, the connection is aborted once: by then another request may have it."""
+    loop = FakeLoop()
+    timer = make_timer(loop)
+    given_up, sealed = FakeTransport(), FakeTransport()
+    first = begin(make_guard(loop, timer=timer, response_timeout=1.0), given_up)
+    second = begin(make_guard(loop, timer=timer, response_timeout=1.0), sealed)
+
+    assert second.seal() is True
+    loop.run_until(2.0)
+    first.abort()
+    assert (first.seal(), second.seal()) == (True, True)
+
+    assert (given_up.aborted, sealed.aborted) == (1, 1)
+    assert (first.refusal, second.refusal) == ("no whole response within 1 s", None)
+
+
+def test_a_whole_response_leaves_the_connection_open() -> None:
+    """What is complete is neither aborted nor given up, whatever comes later."""
+    loop = FakeLoop()
+    transport = FakeTransport()
+    guard = begin(make_guard(loop, timer=make_timer(loop), response_timeout=1.0), transport)
+
+    guard.complete()
+    loop.run_until(9.0)
+    guard.abort()
+    assert guard.seal() is True
+
+    assert (transport.aborted, guard.refusal) == (0, None)
+
+
+def test_a_connection_that_was_given_back_is_not_aborted() -> None:
+    """A middleware may dawdle over a whole response while another request uses the connection."""
+    transport = FakeTransport()
+    guard = make_guard()
+    guard.share_connection(lambda: False)
+
+    begin(guard, transport).give_up()
+    assert guard.seal() is True
+
+    assert transport.aborted == 0
+
+
+def test_a_connection_that_is_still_held_is_aborted() -> None:
+    """Until then it is the request's own."""
+    transport = FakeTransport()
+    guard = make_guard()
+    guard.share_connection(lambda: True)
+
+    begin(guard, transport).give_up()
+
+    assert transport.aborted == 1
+
+
+def test_a_closed_loop_is_no_fault() -> None:
+    """What is collected after its event loop was closed can't abort, and raises nothing."""
+    guard = begin(make_guard(), FakeTransport(loop_closed=True))
+
+    assert guard.seal() is True
+
+
+def test_a_transport_without_sockets_times_the_response_itself() -> None:
+    """A simulated transport attaches nothing; a guard then only decides."""
+    guard = SendGuard(10.0, Clock(monotonic=lambda: 8.0), 5.0)
+
+    begin(guard, None)
+    assert (guard.started_at, guard.response_timeout, guard.direct) == (8.0, 2.0, False)
+    guard.complete()
+
+    sealed = begin(SendGuard(10.0, Clock(monotonic=lambda: 8.0), 5.0), transport := FakeTransport())
+    assert sealed.seal() is True
+    assert transport.aborted == 1
+
+
+def test_a_connection_that_can_not_be_reset_is_not_direct() -> None:
+    """Where no socket can be reached, only the long time holds."""
+    guard = make_guard()
+    guard.direct = True
+
+    begin(guard, FakeTransport())
+
+    assert guard.direct is False
+
+
+def test_each_is_given_up_in_its_own_time() -> None:
     """One timer serves all, also those that begin later, and those that may take less time than what is under way."""
-    watch = ResponseTimer()
-    first, long = begin(watch, 0.02), begin(watch, 0.2)
-    short = begin(watch, 0.02)
+    loop = FakeLoop()
+    timer = make_timer(loop)
+    first, long, short = (
+        begin(make_guard(loop, timer=timer, response_timeout=seconds)) for seconds in (2.0, 20.0, 2.0)
+    )
+    assert len(loop.handles) == 2
 
-    await asyncio.sleep(0.1)
-
+    loop.run_until(10.0)
     assert [guard.refusal for guard in (first, short, long)] == [
-        "no whole reply within 0.02 s",
-        "no whole reply within 0.02 s",
+        "no whole response within 2 s",
+        "no whole response within 2 s",
         None,
     ]
-    await asyncio.sleep(0.15)
-    assert long.refusal == "no whole reply within 0.2 s"
+    loop.run_until(20.0)
+    assert long.refusal == "no whole response within 20 s"
+    assert loop.handles == []
 
 
-@pytest.mark.asyncio
-async def test_what_has_ended_is_not_given_up() -> None:
-    """A sealed request is let be, whichever timer it had, and what began after it keeps its own time."""
-    watch = ResponseTimer()
-    first, long = begin(watch, 0.02), begin(watch, 0.04)
-    short = begin(watch, 0.02)
-    for guard in (first, short, long):
-        assert guard.seal()
-    late = begin(watch, 0.05)
+def test_what_has_ended_is_not_given_up() -> None:
+    """The timer of a request that ended is stopped, and what began after it keeps its own time."""
+    loop = FakeLoop()
+    timer = make_timer(loop)
+    first, long, short = (begin(make_guard(loop, timer=timer, response_timeout=seconds)) for seconds in (2.0, 4.0, 2.0))
+    first.complete()
+    long.seal()
+    short.seal()
+    late = begin(make_guard(loop, timer=timer, response_timeout=5.0))
 
-    await asyncio.sleep(0.1)
+    loop.run_until(10.0)
 
     assert (first.refusal, long.refusal, short.refusal) == (None, None, None)
-    assert late.refusal == "no whole reply within 0.05 s"
+    assert late.refusal == "no whole response within 5 s"
 
 
-@pytest.mark.parametrize("requests", [True, False], ids=["in the request", "in the body"])
-@pytest.mark.asyncio
-async def test_wherever_the_guard_stands_it_knows_what_left(requests: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an aiohttp whose requests can't be guarded, a capture that left and was lost is no less unknown."""
-    monkeypatch.setattr(transport, "REQUESTS_CAN_BE_GUARDED", requests)
-    scripts = {"capture": [loopback.hang_up], "status": [loopback.silence] * 9}
-    async with (
-        Loopback(scripts=scripts).listen() as server,
-        JetpayClient(TOKEN, base_url=server.url, timeout=0.3, retry=FAST) as client,
-    ):
-        with pytest.raises(OutcomeUnknownError):
-            await client.capture(DEBIT_ID)
+def test_a_read_keeps_the_first_time_at_which_it_left() -> None:
+    """aiohttp may send a read twice; what it says is then no newer than the first time."""
+    loop = FakeLoop(now=3.0)
+    guard = ReadGuard(Clock(monotonic=loop.time))
+    assert not guard.started
 
-        assert server.count("capture") == 1
+    guard.begin(None)
+    loop.now = 4.0
+    guard.begin(None)
 
-
-@pytest.mark.parametrize("requests", [True, False], ids=["in the request", "in the body"])
-@pytest.mark.asyncio
-async def test_wherever_the_guard_stands_a_request_goes_to_its_own_place(
-    requests: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Below the base URL's path, with the API's host, whichever requests are under way beside it."""
-    monkeypatch.setattr(transport, "REQUESTS_CAN_BE_GUARDED", requests)
-    debits = [f"debit_{number}" for number in range(20)]
-    async with (
-        Loopback().listen() as server,
-        JetpayClient(TOKEN, base_url=f"{server.url}/tenant/1", timeout=2.0, max_connections=4, retry=FAST) as client,
-    ):
-        outcomes = await asyncio.gather(
-            *map(client.capture, debits), *map(client.transaction_status, debits), return_exceptions=True
-        )
-
-    targets = [f"/tenant/1/debit/{debit}/capture" for debit in debits]
-    targets += [f"/tenant/1/transaction/{debit}/status" for debit in debits]
-    assert len(outcomes) == len(targets)
-    assert {request.target for request in server.requests} == set(targets)
-    assert {request.headers["host"] for request in server.requests} == {server.url.removeprefix("http://")}
-
-
-@pytest.mark.asyncio
-async def test_a_forwarding_proxy_is_told_the_whole_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over plain HTTP, a proxy learns from the request line where to forward it."""
-    async with Loopback().listen() as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        monkeypatch.setenv("NO_PROXY", "")
-        async with JetpayClient(TOKEN, base_url="http://127.0.0.1:9/v1", trust_env=True, timeout=0.5) as client:
-            with pytest.raises(OutcomeUnknownError):  # this proxy forwards nothing, and its answer is about no debit
-                await client.capture(DEBIT_ID)
-
-    assert proxy.requests[0].target == f"http://127.0.0.1:9/v1/debit/{DEBIT_ID}/capture"
-    assert proxy.requests[0].headers["host"] == "127.0.0.1:9"
-
-
-@pytest.mark.parametrize(
-    ("release", "known"),
-    [("3.12.0", True), ("3.14.9", True), ("3.15.0", False), ("3.15.0a1.dev0", False), ("4.0.0a1", False)],
-)
-def test_a_release_that_was_not_tried_is_not_trusted_with_the_quick_way(release: str, known: bool) -> None:
-    """It may send in another way, and nothing but a payload of ours is then sure to be asked."""
-    assert is_known(release) is known
-
-
-def test_the_release_that_is_installed_is_known() -> None:
-    """Where the tests pass with a new one, `_sending` is to be told."""
-    assert is_known(aiohttp.__version__)
+    assert guard.started
+    assert guard.started_at == 3.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import pickle
 import socket
@@ -26,9 +25,7 @@ from jetpay_async import (
     ServiceError,
 )
 from jetpay_async._core import fork
-from jetpay_async._core.aiohttp_guard import GuardedBody
 from jetpay_async._core.clock import Clock
-from jetpay_async._core.send_guard import ResponseTimer, SendGuard
 from jetpay_async._core.transport import _describe
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Exchange, Loopback, replies, work_then
@@ -531,7 +528,7 @@ DESCRIBED: dict[str, tuple[Exception, str]] = {
     "reset": (aiohttp.ClientOSError(104, "Connection reset by peer"), "ClientOSError: Connection reset by peer"),
     "no words": (aiohttp.ClientOSError(), "ClientOSError: connection lost"),
     "disconnected": (aiohttp.ServerDisconnectedError(), "ServerDisconnectedError: connection lost"),
-    "timeout": (aiohttp.ServerTimeoutError("secret"), "ServerTimeoutError: no answer in time"),
+    "timeout": (aiohttp.ServerTimeoutError("secret"), "ServerTimeoutError: no response in time"),
     "connection": (aiohttp.ClientConnectionError("proxy_auth=secret"), "ClientConnectionError: connection lost"),
     "payload": (aiohttp.ClientPayloadError("not completed"), "ClientPayloadError: not completed"),
     "url": (aiohttp.ClientPayloadError("http://user:secret@proxy/"), "ClientPayloadError: http://***@proxy/"),
@@ -546,34 +543,6 @@ def test_foreign_errors_are_described_without_their_secrets(error: Exception, wo
 
     assert described.startswith(words)
     assert "secret" not in described
-
-
-class _Writer:
-    """As much of aiohttp's writer as a payload meets."""
-
-    transport = None
-
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-
-    async def write(self, chunk: bytes) -> None:
-        self.written.append(chunk)
-
-
-@pytest.mark.asyncio
-async def test_the_guarded_body_is_a_payload_like_any_other() -> None:
-    """It answers what aiohttp may ask of a payload, writes once, and says then that it is used up."""
-    guard = SendGuard(ResponseTimer(), deadline=math.inf, clock=Clock(), patience=0.001)
-    body = GuardedBody(b'{"a":1}', guard)
-    writer = _Writer()
-
-    assert (body.size, body.decode(), body.autoclose, body.consumed) == (7, '{"a":1}', True, False)
-    await body.write(writer)  # type: ignore[arg-type] # as much of one as it needs
-    await asyncio.sleep(0.01)
-
-    assert writer.written == [b'{"a":1}']
-    assert body.consumed
-    assert guard.refusal == "no whole reply within 0.001 s"
 
 
 def test_it_is_not_pickled() -> None:

@@ -1,0 +1,137 @@
+"""Where a guard stands in aiohttp: at its own request, whatever is around it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+
+import aiohttp
+import pytest
+
+from jetpay_async import JetpayClient, OutcomeUnknownError
+from jetpay_async._core import transport
+from jetpay_async._core.aiohttp_guard import Credential, GuardedBody, NoBody, is_known
+from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async._core.send_guard import ReadGuard, SendGuard
+from tests import loopback
+from tests.loopback import DEBIT_ID, Loopback
+from tests.network import FAST, TOKEN
+
+
+@pytest.mark.parametrize("requests", [True, False], ids=["in the request", "in the body"])
+@pytest.mark.asyncio
+async def test_wherever_the_guard_stands_it_knows_what_left(requests: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an aiohttp whose requests can't be guarded, a capture that left and was lost is no less unknown."""
+    monkeypatch.setattr(transport, "REQUESTS_CAN_BE_GUARDED", requests)
+    scripts = {"capture": [loopback.hang_up], "status": [loopback.silence] * 9}
+    async with (
+        Loopback(scripts=scripts).listen() as server,
+        JetpayClient(TOKEN, base_url=server.url, timeout=0.3, retry=FAST) as client,
+    ):
+        with pytest.raises(OutcomeUnknownError):
+            await client.capture(DEBIT_ID)
+
+        assert server.count("capture") == 1
+
+
+@pytest.mark.parametrize("requests", [True, False], ids=["in the request", "in the body"])
+@pytest.mark.asyncio
+async def test_wherever_the_guard_stands_a_request_goes_to_its_own_place(
+    requests: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the base URL's path, with the API's host, whichever requests are under way beside it."""
+    monkeypatch.setattr(transport, "REQUESTS_CAN_BE_GUARDED", requests)
+    debits = [f"debit_{number}" for number in range(20)]
+    async with (
+        Loopback().listen() as server,
+        JetpayClient(TOKEN, base_url=f"{server.url}/tenant/1", timeout=2.0, max_connections=4, retry=FAST) as client,
+    ):
+        outcomes = await asyncio.gather(
+            *map(client.capture, debits), *map(client.transaction_status, debits), return_exceptions=True
+        )
+
+    targets = [f"/tenant/1/debit/{debit}/capture" for debit in debits]
+    targets += [f"/tenant/1/transaction/{debit}/status" for debit in debits]
+    assert len(outcomes) == len(targets)
+    assert {request.target for request in server.requests} == set(targets)
+    assert {request.headers["host"] for request in server.requests} == {server.url.removeprefix("http://")}
+
+
+@pytest.mark.asyncio
+async def test_a_forwarding_proxy_is_told_the_whole_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over plain HTTP, a proxy learns from the request line where to forward it."""
+    async with Loopback().listen() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        async with JetpayClient(TOKEN, base_url="http://127.0.0.1:9/v1", trust_env=True, timeout=0.5) as client:
+            with pytest.raises(OutcomeUnknownError):  # this proxy forwards nothing, and its answer is about no debit
+                await client.capture(DEBIT_ID)
+
+    assert proxy.requests[0].target == f"http://127.0.0.1:9/v1/debit/{DEBIT_ID}/capture"
+    assert proxy.requests[0].headers["host"] == "127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("release", "known"),
+    [("3.12.0", True), ("3.14.9", True), ("3.15.0", False), ("3.15.0a1.dev0", False), ("4.0.0a1", False)],
+)
+def test_a_release_that_was_not_tried_is_not_trusted_with_the_quick_way(release: str, known: bool) -> None:
+    """It may send in another way, and nothing but a payload of ours is then sure to be asked."""
+    assert is_known(release) is known
+
+
+def test_the_release_that_is_installed_is_known() -> None:
+    """Where the tests pass with a new one, `aiohttp_guard` is to be told."""
+    assert is_known(aiohttp.__version__)
+
+
+class _Writer:
+    """As much of aiohttp's writer as a payload meets."""
+
+    transport = None
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    async def write(self, chunk: bytes) -> None:
+        self.written.append(chunk)
+
+
+def write_guard() -> SendGuard:
+    return SendGuard(math.inf, SYSTEM_CLOCK)
+
+
+CREDENTIAL = Credential(TOKEN, {"Accept": "application/json"})
+
+
+@pytest.mark.asyncio
+async def test_the_guarded_body_is_a_payload_like_any_other() -> None:
+    """It answers what aiohttp may ask of a payload, writes once, and says then that it is used up."""
+    body = GuardedBody(b'{"a":1}', write_guard(), CREDENTIAL)
+    writer = _Writer()
+
+    assert (body.size, body.decode(), body.autoclose, body.consumed) == (7, '{"a":1}', True, False)
+    assert copy.deepcopy(body) is body
+    await body.write(writer)  # type: ignore[arg-type] # as much of one as it needs
+    await body.close()
+
+    assert writer.written == [b'{"a":1}']
+    assert body.consumed
+    with pytest.raises(Exception, match="second time"):
+        await body.write(writer)  # type: ignore[arg-type] # as much of one as it needs
+
+
+@pytest.mark.asyncio
+async def test_what_stands_for_no_body_writes_nothing() -> None:
+    """aiohttp takes it for empty, but has it write where the connection is busy; the guard was asked by then."""
+    guard = write_guard()
+    body = NoBody(guard, CREDENTIAL)
+    writer = _Writer()
+
+    assert (bool(body), body.size) == (False, 0)
+    await body.write(writer)  # type: ignore[arg-type] # as much of one as it needs
+
+    assert writer.written == []
+    assert not guard.started
+    assert not NoBody(ReadGuard(SYSTEM_CLOCK), CREDENTIAL).consumed
