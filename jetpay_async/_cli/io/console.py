@@ -45,7 +45,7 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     if sys.stdin is None:
         sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
-    for name in ("stdout", "stderr"):
+    for name in ("stderr", "stdout"):  # that stdout is closed is reported on stderr
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
             _record_failure(name, _NOT_OPEN)

@@ -1,0 +1,123 @@
+"""Writing to stdout and stderr: it never raises, and what is lost shows in the exit status."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+
+import pytest
+
+from jetpay_async._cli.io import console
+from jetpay_async._cli.io.exit_codes import ExitStatus
+
+
+class Failing(io.StringIO):
+    """A stream that can't be written."""
+
+    encoding = "utf-8"
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def write(self, _: str) -> int:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.fixture(autouse=True)
+def _new_process(capsys: pytest.CaptureFixture[str]) -> None:
+    """Forget what failed before, as a new process does."""
+    console.open_streams()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "after"),
+    [
+        pytest.param(errno.ENOSPC, ExitStatus.DONE, ExitStatus.OUTPUT_FAILED, id="full disk"),
+        pytest.param(errno.EIO, ExitStatus.ACCEPTED, ExitStatus.OUTPUT_FAILED, id="dead terminal"),
+        pytest.param(errno.ENOSPC, ExitStatus.REJECTED, ExitStatus.REJECTED, id="rejected as well"),
+        pytest.param(errno.ENOSPC, ExitStatus.UNKNOWN, ExitStatus.UNKNOWN, id="unknown as well"),
+        pytest.param(errno.EPIPE, ExitStatus.DONE, ExitStatus.DONE, id="head"),
+    ],
+)
+def test_a_lost_stdout_shows_in_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    status: ExitStatus,
+    after: ExitStatus,
+) -> None:
+    """Done, but stdout was lost, has a status of its own; a reader that closes its pipe early is no failure."""
+    monkeypatch.setattr(sys, "stdout", Failing(number))
+
+    written = [console.write_output("one"), console.write_output("two")]
+
+    assert written == [False, False]
+    assert console.final_status(status) is after
+    message = f"jetpay: stdout can't be written: {os.strerror(number)}\n"
+    assert capsys.readouterr().err == ("" if number == errno.EPIPE else message)
+
+
+def test_a_lost_result_is_written_to_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The outcome of an operation goes to stderr if stdout can't be written, also if it is a closed pipe."""
+    monkeypatch.setattr(sys, "stdout", Failing(errno.EPIPE))
+
+    console.write_result("debit_1  paid")
+
+    assert capsys.readouterr().err == "jetpay: the result is\ndebit_1  paid\n"
+
+
+def test_a_lost_stderr_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that can't be written raises nothing, and does not show in the exit status."""
+    monkeypatch.setattr(sys, "stderr", Failing(errno.ENOSPC))
+
+    console.write_message("one")
+    console.write_message("two")
+
+    assert console.final_status(ExitStatus.DONE) is ExitStatus.DONE
+
+
+def test_streams_that_the_shell_has_closed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Closed streams lead nowhere, and their descriptors are taken: the ledger's file must not get them."""
+    opened: list[str] = []
+    closed = {0, 1, 2}
+
+    def fstat(descriptor: int) -> None:
+        if descriptor in closed:
+            raise OSError(errno.EBADF, "closed")
+
+    def take(path: str, _: int) -> int:
+        opened.append(path)
+        return 99
+
+    with monkeypatch.context() as patch:
+        for name in ("stdin", "stdout"):
+            patch.setattr(sys, name, None)
+        patch.setattr(os, "fstat", fstat)
+        patch.setattr(os, "open", take)
+        patch.setattr(os, "fdopen", lambda *_: io.TextIOWrapper(io.BytesIO()))
+
+        console.open_streams()
+
+        assert opened.count(os.devnull) == 5
+        assert not console.write_output("one")
+        assert console.final_status(ExitStatus.DONE) is ExitStatus.OUTPUT_FAILED
+    assert capsys.readouterr().err == "jetpay: stdout can't be written: it is closed\n"
+
+
+def test_a_library_that_writes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guarded stream behaves like its stream, but writing to it never raises."""
+    failing = Failing(errno.EIO)
+    monkeypatch.setattr(sys, "stderr", failing)
+    stream = console.GuardedStream("stderr")
+    monkeypatch.setattr(sys, "stderr", None)
+
+    assert (stream.encoding, stream.isatty()) == ("utf-8", False)
+    assert stream.write("one") == 3
+    stream.flush()
+    with pytest.raises(io.UnsupportedOperation):
+        stream.fileno()
