@@ -13,8 +13,8 @@ The recipe, for any framework::
             return Response(status_code=error.status_hint)
         for event in delivery.events:
             match event:
-                case TransactionPaid(transaction_id=debit_id): ...
-                case TransactionFailed(transaction_id=debit_id, fail_reason=reason): ...
+                case DebitPaid(transaction_id=debit_id): ...
+                case DebitFailed(transaction_id=debit_id, fail_reason=reason): ...
         return Response(status_code=204)  # within 15 seconds [docs]
 
 Jetpay delivers at least once: an event comes again until it was answered with 2xx, and sometimes after that. Handle
@@ -45,8 +45,18 @@ if TYPE_CHECKING:
         WebhookError,
     )
     from jetpay_async.webhooks.events import (
+        CardTokenizationEvent,
+        CardTokenizationFailed,
+        CardTokenized,
+        CreditCompleted,
+        CreditFailed,
+        CreditPaid,
+        DebitCompleted,
+        DebitFailed,
+        DebitPaid,
         Delivery,
         Event,
+        TransactionCompleted,
         TransactionEvent,
         TransactionFailed,
         TransactionPaid,
@@ -62,7 +72,16 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.verifier import WebhookVerifier, authorization_of
 
 __all__ = [
+    "CardTokenizationEvent",
+    "CardTokenizationFailed",
+    "CardTokenized",
     "Claims",
+    "CreditCompleted",
+    "CreditFailed",
+    "CreditPaid",
+    "DebitCompleted",
+    "DebitFailed",
+    "DebitPaid",
     "Delivery",
     "DeliveryResponse",
     "DurableEventInbox",
@@ -81,6 +100,7 @@ __all__ = [
     "RemoteKeySet",
     "SqliteInbox",
     "StaleDeliveryError",
+    "TransactionCompleted",
     "TransactionEvent",
     "TransactionFailed",
     "TransactionPaid",
@@ -99,7 +119,16 @@ __all__ = [
 # Keys need cryptography, events need cattrs, the remote key set needs asyncio, and an adapter its framework: a name is
 # imported when it is first used (PEP 562).
 _HOMES = {
+    "CardTokenizationEvent": "events",
+    "CardTokenizationFailed": "events",
+    "CardTokenized": "events",
     "Claims": "claims",
+    "CreditCompleted": "events",
+    "CreditFailed": "events",
+    "CreditPaid": "events",
+    "DebitCompleted": "events",
+    "DebitFailed": "events",
+    "DebitPaid": "events",
     "Delivery": "events",
     "DeliveryResponse": "receiver",
     "DurableEventInbox": "inbox",
@@ -110,6 +139,7 @@ _HOMES = {
     "MemoryInbox": "sqlite_inbox",
     "RemoteKeySet": "remote_keyset",
     "SqliteInbox": "sqlite_inbox",
+    "TransactionCompleted": "events",
     "TransactionEvent": "events",
     "TransactionFailed": "events",
     "TransactionPaid": "events",

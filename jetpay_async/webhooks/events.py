@@ -3,24 +3,37 @@
 ::
 
     Event
-     ├── TransactionEvent      a `transactions.*` event that names its transaction and its state
+     ├── TransactionEvent            a `transactions.*` event that names its transaction and its state
      │    ├── TransactionPaid
+     │    │    ├── DebitPaid         a payment of a customer
+     │    │    └── CreditPaid        a payout: money that was *sent*
+     │    ├── TransactionCompleted
+     │    │    ├── DebitCompleted
+     │    │    └── CreditCompleted
      │    └── TransactionFailed
-     └── UnknownEvent          any other: user actions, KYC, card tokenization, and future kinds
+     │         ├── DebitFailed
+     │         └── CreditFailed
+     ├── CardTokenizationEvent       the result of a hosted card form [inferred]
+     │    ├── CardTokenized
+     │    └── CardTokenizationFailed
+     └── UnknownEvent                any other: user actions, company updates, KYC, and future kinds
 
 The vendor's list of event types is not public. What decides is ``data.state`` of a ``transactions.*`` event, or the
-last segment of its type where ``data.state`` is missing [inferred]. A type, state or field that this release doesn't
-know never makes a delivery fail, and ``data`` always holds everything that was sent.
+last segment of its type where ``data.state`` is missing [inferred]. Whether it is a debit or a credit is the second
+segment of its type; an event whose type says neither is a `TransactionPaid`, for example, and no subclass of it. A
+type, state or field that this release doesn't know never makes a delivery fail, and ``data`` always holds everything
+that was sent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 import attrs
 import cattrs
@@ -42,8 +55,18 @@ else:
     Payload = TransactionPayload = _WirePayload = Any
 
 __all__ = [
+    "CardTokenizationEvent",
+    "CardTokenizationFailed",
+    "CardTokenized",
+    "CreditCompleted",
+    "CreditFailed",
+    "CreditPaid",
+    "DebitCompleted",
+    "DebitFailed",
+    "DebitPaid",
     "Delivery",
     "Event",
+    "TransactionCompleted",
     "TransactionEvent",
     "TransactionFailed",
     "TransactionPaid",
@@ -78,15 +101,51 @@ class TransactionEvent(Event):
     state: TransactionState
     """Unknown states are kept as they are."""
 
+    @property
+    def kind(self) -> Literal["debit", "credit"] | None:
+        """``debit`` for a payment of a customer, ``credit`` for a payout; None if the type says neither."""
+        return _kind_of(self.type)
+
 
 @attrs.frozen(kw_only=True)
 class TransactionPaid(TransactionEvent):
-    """The money has moved: the state is ``paid``."""
+    """The state is ``paid``. **A payout is paid too**: use `DebitPaid` for the payments of customers."""
+
+
+@attrs.frozen(kw_only=True)
+class DebitPaid(TransactionPaid):
+    """A payment of a customer is paid: ``transactions.debits.*`` in the state ``paid``.
+
+    `DebitFailed` or `DebitCompleted` may follow [docs].
+    """
+
+
+@attrs.frozen(kw_only=True)
+class CreditPaid(TransactionPaid):
+    """A payout is paid: ``transactions.credits.*`` in the state ``paid``; money was sent, not received."""
+
+
+@attrs.frozen(kw_only=True)
+class TransactionCompleted(TransactionEvent):
+    """The state is ``completed``: the end of a transaction.
+
+    For links, EFT and credits it may be the only good news, without a ``paid`` before it [docs].
+    """
+
+
+@attrs.frozen(kw_only=True)
+class DebitCompleted(TransactionCompleted):
+    """A payment of a customer is completed: ``transactions.debits.*`` in the state ``completed``."""
+
+
+@attrs.frozen(kw_only=True)
+class CreditCompleted(TransactionCompleted):
+    """A payout is completed: ``transactions.credits.*`` in the state ``completed``."""
 
 
 @attrs.frozen(kw_only=True)
 class TransactionFailed(TransactionEvent):
-    """The money will not move: the state is ``failed``."""
+    """The state is ``failed``."""
 
     fail_reason: str | None = None
     """Why, for example ``account_frozen``; from ``failReason`` or ``fail_reason`` [inferred]."""
@@ -95,8 +154,48 @@ class TransactionFailed(TransactionEvent):
 
 
 @attrs.frozen(kw_only=True)
+class DebitFailed(TransactionFailed):
+    """A payment of a customer has failed: ``transactions.debits.*`` in the state ``failed``."""
+
+
+@attrs.frozen(kw_only=True)
+class CreditFailed(TransactionFailed):
+    """A payout has failed: ``transactions.credits.*`` in the state ``failed``."""
+
+
+@attrs.frozen(kw_only=True)
+class CardTokenizationEvent(Event):
+    """A card was entered in a hosted form; see `JetpayClient.card_form` [inferred]."""
+
+    data: TransactionPayload = attrs.field(repr=False, hash=False)
+    """Everything else that was sent, untouched; numbers with a point are `decimal.Decimal`."""
+    credit_card_id: str
+    """The card's id; from ``creditCardId`` or ``credit_card_id`` [inferred]."""
+    contact_id: str | None = None
+    """Whose card it is; from ``contactId`` or ``contact_id`` [inferred]."""
+
+
+@attrs.frozen(kw_only=True)
+class CardTokenized(CardTokenizationEvent):
+    """The card is saved and can be charged."""
+
+
+@attrs.frozen(kw_only=True)
+class CardTokenizationFailed(CardTokenizationEvent):
+    """The card was not saved."""
+
+    fail_reason: str | None = None
+    """Why; from ``failReason`` or ``fail_reason`` [inferred]."""
+
+
+@attrs.frozen(kw_only=True)
 class UnknownEvent(Event):
     """An event that this release has no class for. Read ``type`` and ``data``."""
+
+    @property
+    def family(self) -> str:
+        """The first segment of the type: ``kyc`` of ``kyc.status.updated``."""
+        return self.type.partition(".")[0]
 
 
 @attrs.frozen(kw_only=True)
@@ -148,6 +247,8 @@ class _WireEvent(msgspec.Struct, rename={"created_at": "createdAt"}, gc=False):
     state: object = None
     fail_reason: object = None
     fail_direction: object = None
+    credit_card_id: object = None
+    contact_id: object = None
 
 
 class _WireDelivery(msgspec.Struct, rename={"webhook_id": "webhookId"}):
@@ -161,9 +262,30 @@ class _EventsByKind(msgspec.Struct):
     unknown: list[UnknownEvent]
     changed: list[TransactionEvent]
     paid: list[TransactionPaid]
+    debit_paid: list[DebitPaid]
+    credit_paid: list[CreditPaid]
+    completed: list[TransactionCompleted]
+    debit_completed: list[DebitCompleted]
+    credit_completed: list[CreditCompleted]
     failed: list[TransactionFailed]
+    debit_failed: list[DebitFailed]
+    credit_failed: list[CreditFailed]
+    card_tokenized: list[CardTokenized]
+    card_failed: list[CardTokenizationFailed]
 
 
+_KINDS: Mapping[str, Literal["debit", "credit"]] = {"debits": "debit", "credits": "credit"}
+_STATES_WITH_CLASS = frozenset({"paid", "completed", "failed"})
+
+# Card tokenization [inferred]: the vendor names the family and says that success and failure arrive as events, but
+# prints neither a type nor a field. Whatever is not clearly one of the two stays an `UnknownEvent`.
+_CARD_TOKENIZATION = re.compile(r"(?:credit_?)?cards?[._]tokeni[sz]ations?(?:\..+)?|(?:credit_?)?cards?\.tokeni[sz]ed")
+_CARD_SUCCESS = frozenset({"created", "tokenized", "tokenised", "completed", "succeeded"})
+_CARD_FAILURE = frozenset({"failed", "declined", "rejected"})
+
+
+_KIND_NAMES = _EventsByKind.__struct_fields__
+_lists_of: Callable[[_EventsByKind], tuple[list[Event], ...]] = attrgetter(*_KIND_NAMES)
 _decoder = msgspec.json.Decoder(_WireDelivery, float_hook=Decimal)
 _by_id = attrgetter("id")
 _TIME_WITHOUT_OFFSET = re.compile(r"[0-9-]{10}[Tt ][0-9:.]+")
@@ -218,7 +340,7 @@ def _with_offsets(document: object) -> object:
 
 def _typed(wires: list[_WireEvent]) -> tuple[Event, ...]:
     found = msgspec.convert(_by_kind(wires), _EventsByKind, from_attributes=True)
-    events = [*found.unknown, *found.changed, *found.paid, *found.failed]
+    events: list[Event] = list(chain.from_iterable(_lists_of(found)))
     events.sort(key=_by_id)
     if len({wire.id for wire in wires}) != len(events):
         return _each_once(events)
@@ -227,35 +349,58 @@ def _typed(wires: list[_WireEvent]) -> tuple[Event, ...]:
 
 def _by_kind(wires: list[_WireEvent]) -> dict[str, list[_WireEvent]]:
     """Determine the kinds by the rules of this module's docstring, and copy from the data what their classes hold."""
-    unknown: list[_WireEvent] = []
-    changed: list[_WireEvent] = []
-    paid: list[_WireEvent] = []
-    failed: list[_WireEvent] = []
+    kinds: dict[str, list[_WireEvent]] = {name: [] for name in _KIND_NAMES}
     for wire in wires:
         data = wire.data
-        if not (wire.type.startswith("transactions.") and isinstance(data, dict)):
-            unknown.append(wire)
-            continue
-        wire.state = state = data.get("state") or _state_of(wire.type)
-        wire.transaction_id = transaction_id = data.get("transactionId")
-        if not (isinstance(state, str) and isinstance(transaction_id, str)):
-            unknown.append(wire)
-        elif state == "paid":
-            paid.append(wire)
-        elif state == "failed":
-            reason = data.get("failReason") or data.get("fail_reason")
-            direction = data.get("failDirection") or data.get("fail_direction")
-            wire.fail_reason = reason if isinstance(reason, str) else None
-            wire.fail_direction = direction if isinstance(direction, str) else None
-            failed.append(wire)
+        if not isinstance(data, dict):
+            kind = "unknown"
+        elif wire.type.startswith("transactions."):
+            kind = _transaction_kind(wire, data)
+        elif _CARD_TOKENIZATION.fullmatch(wire.type):
+            kind = _card_kind(wire, data)
         else:
-            changed.append(wire)
-    return {"unknown": unknown, "changed": changed, "paid": paid, "failed": failed}
+            kind = "unknown"
+        kinds[kind].append(wire)
+    return kinds
 
 
-def _state_of(event_type: str) -> str | None:
+def _transaction_kind(wire: _WireEvent, data: dict[str, JSONValue]) -> str:
+    wire.state = state = data.get("state") or _state_in_type(wire.type)
+    wire.transaction_id = transaction_id = data.get("transactionId")
+    if not (isinstance(state, str) and isinstance(transaction_id, str)):
+        return "unknown"
+    if state not in _STATES_WITH_CLASS:
+        return "changed"
+    if state == "failed":
+        wire.fail_reason = _text(data, "failReason", "fail_reason")
+        wire.fail_direction = _text(data, "failDirection", "fail_direction")
+    kind = _kind_of(wire.type)
+    return state if kind is None else f"{kind}_{state}"
+
+
+def _kind_of(event_type: str) -> Literal["debit", "credit"] | None:
+    return _KINDS.get(event_type.partition(".")[2].partition(".")[0])
+
+
+def _state_in_type(event_type: str) -> str | None:
     last = event_type.rpartition(".")[2]
     return last if last in {"paid", "failed"} else None
+
+
+def _card_kind(wire: _WireEvent, data: dict[str, JSONValue]) -> str:
+    wire.credit_card_id = _text(data, "creditCardId", "credit_card_id")
+    wire.contact_id = _text(data, "contactId", "contact_id")
+    wire.fail_reason = _text(data, "failReason", "fail_reason")
+    result = data.get("state") or wire.type.rpartition(".")[2]
+    if wire.credit_card_id is None or not isinstance(result, str):
+        return "unknown"
+    if result in _CARD_FAILURE:
+        return "card_failed"
+    return "card_tokenized" if result in _CARD_SUCCESS and wire.fail_reason is None else "unknown"
+
+
+def _text(data: dict[str, JSONValue], *names: str) -> str | None:
+    return next((value for value in map(data.get, names) if isinstance(value, str)), None)
 
 
 def _each_once(events: Iterable[Event]) -> tuple[Event, ...]:

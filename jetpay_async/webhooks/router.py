@@ -3,10 +3,11 @@
 Exactly one handler handles an event, so that "handled once" has a meaning: the event is done when that handler is. The
 most specific one is chosen, in whatever order they were registered:
 
-1. a class that says what happened: `TransactionPaid`, `TransactionFailed`;
+1. a class that says what happened: `DebitPaid`, `CreditPaid`, `DebitFailed`, `CardTokenized`; then the more general
+   `TransactionPaid`, `TransactionCompleted`, `TransactionFailed`;
 2. a type name in full, ``"transactions.debits.created"``;
 3. a pattern, ``"transactions.*"``: of two, the one that is more literal, segment by segment from the left;
-4. a general class: `TransactionEvent`, `UnknownEvent`;
+4. a general class: `TransactionEvent`, `CardTokenizationEvent`, `UnknownEvent`;
 5. `Event`, for all others.
 """
 
@@ -61,8 +62,8 @@ class EventRouter:
         router = EventRouter()
 
 
-        @router.on(TransactionPaid)
-        async def ship(event: TransactionPaid) -> None: ...
+        @router.on(DebitPaid)
+        async def ship(event: DebitPaid) -> None: ...
 
 
         @router.on("cards.*")

@@ -97,9 +97,10 @@ def test_configured_logging_is_enough(place: str, capsys: pytest.CaptureFixture[
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
+    target = logger if place == "package" else logging.getLogger()
     with (
         nothing_configured(),
-        patch.object(logger if place == "package" else logging.getLogger(), "handlers", [Handler()]),
+        patch.object(target, "handlers", [Handler()]),
     ):
         log_failure(ValueError(), "event %d failed", 7)
 

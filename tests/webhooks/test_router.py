@@ -9,11 +9,20 @@ from typing import cast
 import pytest
 
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.webhooks.events import Event, TransactionEvent, TransactionFailed, TransactionPaid, UnknownEvent
+from jetpay_async.webhooks.events import (
+    CreditPaid,
+    DebitPaid,
+    Event,
+    TransactionEvent,
+    TransactionFailed,
+    TransactionPaid,
+    UnknownEvent,
+)
 from jetpay_async.webhooks.router import EventRouter
 from tests.webhooks.receiving import event
 
 PAID = event(1)
+PAID_OUT = event(6, type="transactions.credits.created")
 REQUESTED = event(2, state="requested")
 CREDIT = event(3, state="requested", type="transactions.credits.created")
 SHORT = event(4, state="requested", type="transactions")
@@ -21,7 +30,7 @@ CARD = event(5, type="cards.tokenized")
 
 
 def router_for(*keys: type[Event] | str) -> EventRouter:
-    """InboxRows a handler for each key that is told apart by its name."""
+    """Register a handler for each key, which is its name."""
     router = EventRouter()
     for key in keys:
 
@@ -40,6 +49,8 @@ def name_of(router: EventRouter, event: Event) -> str | None:
 @pytest.mark.parametrize(
     ("taken", "key", "others"),
     [
+        pytest.param(PAID, DebitPaid, [TransactionPaid, "transactions.debits.created"], id="a-payment-of-a-customer"),
+        pytest.param(PAID_OUT, CreditPaid, [DebitPaid, TransactionPaid, TransactionEvent], id="a-payout"),
         pytest.param(
             PAID, TransactionPaid, ["transactions.debits.created", TransactionEvent], id="what-happened-first"
         ),
@@ -138,6 +149,14 @@ async def test_handlers_stay_plain_functions() -> None:
     assert await router.dispatch(CARD)
     assert await router.dispatch(CREDIT)
     assert calls == [("object", CARD.id), ("partial", CREDIT.id)]
+
+
+def test_a_payout_never_reaches_the_handler_of_a_payment() -> None:
+    """A credit that is paid is money sent; a handler of paid debits doesn't get it, whatever else is registered."""
+    router = router_for(DebitPaid)
+
+    assert router.handler_for(PAID) is not None
+    assert router.handler_for(PAID_OUT) is None
 
 
 @pytest.mark.parametrize("key", [TransactionPaid, "transactions.*"])
