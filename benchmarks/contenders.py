@@ -154,10 +154,10 @@ async def typed(site: Site) -> AsyncIterator[Work]:
 async def executed(site: Site) -> AsyncIterator[Work]:
     """All of the client but the sharing of one debit's capture between tasks."""
     async with _client(site) as client:
-        runner, options = client._runner, client._options
+        runner, options = client._executor, client._options
 
         async def capture(debit_id: str) -> object:
-            return await runner.run(runner.begin(operations.capture(debit_id), options))
+            return await runner.execute(runner.begin(operations.capture(debit_id), options))
 
         yield repeated(capture, site.in_flight)
 

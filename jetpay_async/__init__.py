@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from jetpay_async.models import Capture, JSONValue, Preauthorization, TransactionState, TransactionStatus
     from jetpay_async.money import Amount
     from jetpay_async.outcomes import (
+        Accepted,
+        AcceptedPreauthorization,
         Captured,
         CaptureOutcome,
         NotSent,
@@ -50,6 +52,8 @@ __all__ = [
     "DEMO_URL",
     "PRODUCTION_URL",
     "APIError",
+    "Accepted",
+    "AcceptedPreauthorization",
     "Amount",
     "Attempt",
     "AttemptResult",
@@ -93,6 +97,8 @@ __all__ = [
 _HOMES = {
     "DEMO_URL": "_core.endpoints",
     "PRODUCTION_URL": "_core.endpoints",
+    "Accepted": "outcomes",
+    "AcceptedPreauthorization": "outcomes",
     "Amount": "money",
     "Attempt": "telemetry",
     "AttemptResult": "telemetry",

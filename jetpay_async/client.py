@@ -83,7 +83,7 @@ class JetpayClient:
         ConfigurationError: An argument can't work, for example a token that would go to a host that it is not for.
     """
 
-    __slots__ = ("_clock", "_in_flight", "_options", "_owner", "_pools", "_runner", "_transport")
+    __slots__ = ("_clock", "_executor", "_options", "_owner", "_pools", "_single_flight", "_transport")
 
     def __init__(
         self,
@@ -112,8 +112,8 @@ class JetpayClient:
             unacknowledged_timeout=self._options.retry.resolve_after,
             clock=clock,
         )
-        self._runner = _runner(self._transport, clock, on_unknown, on_operation)
-        self._in_flight = SingleFlight(self._runner)
+        self._executor = _make_executor(self._transport, clock, on_unknown, on_operation)
+        self._single_flight = SingleFlight(self._executor)
         self._clock = clock
         self._pools: set[AnyWorkerPool] = set()
         self._owner = True
@@ -226,7 +226,9 @@ class JetpayClient:
             OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        return await self._in_flight.capture(debit_id, self._runner.begin(operations.capture(debit_id), self._options))
+        return await self._single_flight.capture(
+            debit_id, self._executor.begin(operations.capture(debit_id), self._options)
+        )
 
     def durable_captures(
         self,
@@ -263,7 +265,7 @@ class JetpayClient:
         from jetpay_async.ledger._pipeline import ClientContext  # noqa: PLC0415
         from jetpay_async.ledger.durable_captures import DurableCaptures  # noqa: PLC0415
 
-        context = ClientContext(self._in_flight, self._runner, self._options, self._clock)
+        context = ClientContext(self._single_flight, self._executor, self._options, self._clock)
         return DurableCaptures(
             ledger, context, concurrency=concurrency, rate=rate, lease_seconds=lease_seconds, restored=restored
         )
@@ -359,7 +361,7 @@ class JetpayClient:
             Exception: What ``debit_ids`` raised, after the items that were taken from it.
         """
         return self._crew(
-            worker_pool.captures(self._in_flight),
+            worker_pool.captures(self._single_flight),
             debit_ids,
             "debit_ids",
             BatchLimits(concurrency=concurrency, rate=rate, ordered=ordered),
@@ -397,7 +399,7 @@ class JetpayClient:
             Exception: What ``requests`` raised, after the items that were taken from it.
         """
         return self._crew(
-            worker_pool.preauthorizations(self._runner),
+            worker_pool.preauthorizations(self._executor),
             requests,
             "requests",
             BatchLimits(concurrency=concurrency, rate=rate),
@@ -418,8 +420,8 @@ class JetpayClient:
         """
         other = object.__new__(type(self))
         other._transport = self._transport
-        other._runner = self._runner
-        other._in_flight = self._in_flight
+        other._executor = self._executor
+        other._single_flight = self._single_flight
         other._clock = self._clock
         other._pools = self._pools
         other._options = _options(
@@ -481,7 +483,7 @@ class JetpayClient:
             operation,
             items,
             field=field,
-            runner=self._runner,
+            runner=self._executor,
             options=self._options,
             clock=self._clock,
             pace=pace,
@@ -491,10 +493,10 @@ class JetpayClient:
         return pool.stream()
 
     async def _run(self, call: operations.Call[_T]) -> _T:
-        return await self._runner.run(self._runner.begin(call, self._options))
+        return await self._executor.execute(self._executor.begin(call, self._options))
 
 
-def _runner(
+def _make_executor(
     transport: Transport, clock: Clock, on_unknown: OnUnknown | None, on_operation: OnOperation | None
 ) -> CallExecutor:
     if on_operation is None:

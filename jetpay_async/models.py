@@ -58,6 +58,15 @@ class TransactionState(StrEnum):
 
 _KNOWN_STATES = frozenset(state.value for state in TransactionState)
 
+CAPTURED_STATES = frozenset({TransactionState.PAID, TransactionState.COMPLETED})
+"""The states that mean that a capture is done."""
+
+RESERVED_STATES = CAPTURED_STATES | {TransactionState.PREAUTHORIZED}
+"""The states that mean that a preauthorization is done."""
+
+IN_PROGRESS_STATES = frozenset({TransactionState.REQUESTED, TransactionState.INITIATED, TransactionState.PROCESSING})
+"""The states of what the API has accepted and not finished."""
+
 
 # One of these is made for each call, and attrs fills a frozen dictionary quicker than frozen slots.
 @attrs.frozen(kw_only=True, slots=False)
@@ -76,8 +85,8 @@ class Preauthorization:
     """The payer."""
     from_credit_card_id: str
     """The saved card."""
-    transaction_state: TransactionState
-    """``preauthorized``, as a rule."""
+    state: TransactionState
+    """``preauthorized``, as a rule; the reply's ``transaction_state``."""
     raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
     """The whole reply, unknown fields included."""
     attempts: int = attrs.field(default=1, eq=False)
@@ -85,12 +94,17 @@ class Preauthorization:
     elapsed: float = attrs.field(default=0.0, eq=False)
     """Seconds from the call to the result."""
 
+    @property
+    def final(self) -> bool:
+        """Whether the amount is reserved, rather than accepted and still in progress."""
+        return self.state in RESERVED_STATES
+
 
 @attrs.frozen(kw_only=True, slots=False)
 class Capture:
-    """A debit captured in full [guide]."""
+    """A capture of a debit in full [guide]: done if it is ``final``, otherwise accepted and still in progress."""
 
-    identifier: str
+    debit_id: str
     """The debit's id."""
     state: TransactionState
     """``paid``, as a rule."""
@@ -103,11 +117,18 @@ class Capture:
     elapsed: float = attrs.field(default=0.0, eq=False)
     """Seconds from the call to the result."""
 
+    @property
+    def final(self) -> bool:
+        """Whether the money was taken: only ``paid`` and ``completed`` mean that."""
+        return self.state in CAPTURED_STATES
+
 
 @attrs.frozen(kw_only=True, slots=False)
 class TransactionStatus:
     """Where a transaction stands [docs]."""
 
+    transaction_id: str
+    """What was asked about; of a debit, its ``debit_id``."""
     state: TransactionState
     """Known or not: unknown states are carried through."""
     fail_reason: str | None = None

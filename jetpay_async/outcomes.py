@@ -1,14 +1,16 @@
 """What became of one item of a batch: exactly one of these for each.
 
-====================  ========================================  ======================================
-outcome               what it says                              what to do
-====================  ========================================  ======================================
-`Captured`            the money was taken                       nothing
-`Preauthorized`       the money is reserved                     store its ``debit_id``
-`Rejected`             the API said no; no money moved           correct what it complains about
-`NotSent`             no money moved, and asking again is safe  ask again
-`Unknown`             it may have happened                      look before anything else
-====================  ========================================  ======================================
+==========================  ===============================================  =================================
+outcome                     what it says                                     what to do
+==========================  ===============================================  =================================
+`Captured`                  the money was taken                              nothing
+`Accepted`                  the API accepted the capture; it is in progress  read the transaction's status later
+`Preauthorized`             the money is reserved                            store its ``debit_id``
+`AcceptedPreauthorization`  the API accepted it; it is in progress           store its ``debit_id``, read its status
+`Rejected`                  the API said no; no money moved                  correct what it complains about
+`NotSent`                   no money moved, and asking again is safe         ask again
+`Unknown`                   it may have happened                             read the status before anything else
+==========================  ===============================================  =================================
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from jetpay_async.models import Capture, Preauthorization
 from jetpay_async.money import Amount
 
 __all__ = [
+    "Accepted",
+    "AcceptedPreauthorization",
     "CaptureOutcome",
     "Captured",
     "NotSent",
@@ -85,6 +89,29 @@ class Captured:
 
 
 @attrs.frozen(kw_only=True)
+class Accepted:
+    """The API accepted the capture and has not finished it: it is never sent again, and may still fail.
+
+    Its transaction's status tells how it ends.
+    """
+
+    debit_id: str
+    """As it was given."""
+    capture: Capture
+    """What the API said of it; ``final`` is False."""
+
+    @property
+    def confirmed_by_status(self) -> bool:
+        """Whether the transaction's status told it rather than the capture's own reply."""
+        return self.capture.confirmed_by_status
+
+    @property
+    def attempts(self) -> int:
+        """How many capture requests were made; 0 if it was found in progress before any."""
+        return self.capture.attempts
+
+
+@attrs.frozen(kw_only=True)
 class Preauthorized:
     """The amount was reserved."""
 
@@ -96,6 +123,29 @@ class Preauthorized:
     @property
     def debit_id(self) -> str:
         """What to capture later. Store it."""
+        return self.preauthorization.debit_id
+
+    @property
+    def attempts(self) -> int:
+        """How many requests it took."""
+        return self.preauthorization.attempts
+
+
+@attrs.frozen(kw_only=True)
+class AcceptedPreauthorization:
+    """The API accepted the preauthorization and has not finished it: it may still fail.
+
+    Its transaction's status tells how it ends.
+    """
+
+    request: PreauthorizationRequest
+    """As it was given."""
+    preauthorization: Preauthorization
+    """What the API said of it; ``final`` is False."""
+
+    @property
+    def debit_id(self) -> str:
+        """What to read the status of, and to capture later. Store it."""
         return self.preauthorization.debit_id
 
     @property
@@ -148,16 +198,30 @@ class Unknown(_Undone[_R]):
     ``RetryPolicy(resend_rate_limited=False)`` says that what is answered by 429 may have been processed."""
 
 
-CaptureOutcome: TypeAlias = Captured | Rejected[None] | NotSent[None] | Unknown[None]
+CaptureOutcome: TypeAlias = Captured | Accepted | Rejected[None] | NotSent[None] | Unknown[None]
 """What `JetpayClient.capture_many` yields."""
 
 PreauthorizationOutcome: TypeAlias = (
     Preauthorized
+    | AcceptedPreauthorization
     | Rejected[PreauthorizationRequest]
     | NotSent[PreauthorizationRequest]
     | Unknown[PreauthorizationRequest]
 )
 """What `JetpayClient.preauthorize_many` yields."""
+
+
+def captured(debit_id: str, capture: Capture) -> Captured | Accepted:
+    """Say what a capture means for the item that it is of."""
+    return (Captured if capture.final else Accepted)(debit_id=debit_id, capture=capture)
+
+
+def preauthorized(
+    request: PreauthorizationRequest, preauthorization: Preauthorization
+) -> Preauthorized | AcceptedPreauthorization:
+    """Say what a preauthorization means for the item that it is of."""
+    kind = Preauthorized if preauthorization.final else AcceptedPreauthorization
+    return kind(request=request, preauthorization=preauthorization)
 
 
 def undone(

@@ -231,7 +231,9 @@ if pytest_asyncio is not None:  # pragma: no branch - the package's own tests ha
     @pytest_asyncio.fixture
     async def jetpay_client(jetpay_sandbox: Sandbox) -> AsyncIterator[JetpayClient]:
         """A `JetpayClient` of the sandbox, with every scope."""
-        retry = jetpay_async.RetryPolicy(base_delay=0.02, resolve_after=RESOLVE_AFTER_SECONDS)
+        retry = jetpay_async.RetryPolicy(
+            base_delay=0.02, resolve_after=RESOLVE_AFTER_SECONDS, resolve_after_timeout=RESOLVE_AFTER_SECONDS
+        )
         async with jetpay_async.JetpayClient(
             jetpay_sandbox.api_token, base_url=jetpay_sandbox.url, retry=retry
         ) as client:

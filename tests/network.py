@@ -18,8 +18,8 @@ from tests import loopback
 from tests.loopback import Loopback
 
 TOKEN = "token-that-must-not-show"
-FAST = RetryPolicy(max_attempts=3, base_delay=0.005, max_delay=0.01, resolve_after=0.02)
-SLOW = RetryPolicy(max_attempts=3, base_delay=0.005, max_delay=0.01, resolve_after=60.0)
+FAST = RetryPolicy(max_attempts=3, base_delay=0.005, max_delay=0.01, resolve_after=0.02, resolve_after_timeout=0.02)
+SLOW = RetryPolicy(max_attempts=3, base_delay=0.005, max_delay=0.01, resolve_after=60.0, resolve_after_timeout=60.0)
 
 CA = trustme.CA()
 CERTIFICATE = CA.issue_cert("127.0.0.1")

@@ -32,7 +32,7 @@ async def test_preauthorize_as_in_the_guide(canned: aioresponses) -> None:
     assert reserved.debit_id == "debit_123"
     assert reserved.amount == Decimal("100.50")
     assert str(reserved.amount) == "100.50"
-    assert reserved.transaction_state is TransactionState.PREAUTHORIZED
+    assert reserved.state is TransactionState.PREAUTHORIZED
     assert reserved.raw["fee"] == Decimal("2.90")
     assert reserved.attempts == 1
 
@@ -44,7 +44,7 @@ async def test_capture_as_in_the_guide(canned: aioresponses) -> None:
     async with JetpayClient("token") as client:
         capture = await client.capture("debit_123")
 
-    assert capture == Capture(identifier="debit_123", state=TransactionState.PAID, raw={})
+    assert capture == Capture(debit_id="debit_123", state=TransactionState.PAID, raw={})
     assert not capture.confirmed_by_status
 
 

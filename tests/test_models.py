@@ -148,11 +148,17 @@ VALUES = [
         to_bank_account_id="bank_789",
         contact_id="contact_123",
         from_credit_card_id="cc_456",
-        transaction_state=TransactionState.PREAUTHORIZED,
+        state=TransactionState.PREAUTHORIZED,
         raw=RAW,
     ),
-    Capture(identifier="debit_123", state=TransactionState("settling"), raw=RAW),
-    TransactionStatus(state=TransactionState.FAILED, fail_reason="account_frozen", fail_direction="pull", raw=RAW),
+    Capture(debit_id="debit_123", state=TransactionState("settling"), raw=RAW),
+    TransactionStatus(
+        transaction_id="debit_123",
+        state=TransactionState.FAILED,
+        fail_reason="account_frozen",
+        fail_direction="pull",
+        raw=RAW,
+    ),
 ]
 Value = Preauthorization | Capture | TransactionStatus
 every_value = pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)

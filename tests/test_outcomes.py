@@ -93,7 +93,7 @@ def test_a_429_that_is_not_trusted_is_unknown() -> None:
 def test_a_captured_debit_tells_how() -> None:
     """Whether its status had to be read, and how many requests it took, is told by the capture."""
     capture = Capture(
-        identifier="debit_123", state=TransactionState.PAID, confirmed_by_status=True, raw={}, attempts=2, elapsed=0.1
+        debit_id="debit_123", state=TransactionState.PAID, confirmed_by_status=True, raw={}, attempts=2, elapsed=0.1
     )
 
     outcome = Captured(debit_id="debit_123", capture=capture)
@@ -110,7 +110,7 @@ def test_a_preauthorized_request_tells_its_debit() -> None:
         to_bank_account_id="bank_789",
         contact_id="contact_123",
         from_credit_card_id="cc_456",
-        transaction_state=TransactionState.PREAUTHORIZED,
+        state=TransactionState.PREAUTHORIZED,
         raw={},
         attempts=2,
         elapsed=0.1,

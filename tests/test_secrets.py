@@ -107,7 +107,7 @@ async def test_results_and_the_client_do_not_show_the_token(caplog: pytest.LogCa
     caplog.set_level(logging.DEBUG, logger="jetpay_async")
     async with Loopback().listen() as server, JetpayClient(TOKEN, base_url=server.url) as client:
         shown = [repr(await call(client)) for call in CALLS.values()]
-        shown += [repr(client), repr(client._transport), repr(vars(client._transport)), repr(vars(client._runner))]
+        shown += [repr(client), repr(client._transport), repr(vars(client._transport)), repr(vars(client._executor))]
 
     assert TOKEN not in "\n".join(shown)
     assert "preauthorize" in caplog.text

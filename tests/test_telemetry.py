@@ -496,8 +496,8 @@ async def test_a_client_from_the_environment_is_watched_too(monkeypatch: pytest.
 
 def test_a_client_that_nobody_watches_records_nothing() -> None:
     """Without a hook the plain runner does the work, which has no part in any of this."""
-    assert type(JetpayClient(TOKEN)._runner) is CallExecutor
-    assert type(JetpayClient(TOKEN, on_operation=print)._runner) is InstrumentedExecutor
+    assert type(JetpayClient(TOKEN)._executor) is CallExecutor
+    assert type(JetpayClient(TOKEN, on_operation=print)._executor) is InstrumentedExecutor
     assert not hasattr(CallExecutor, "_on_operation")
 
 
@@ -583,7 +583,7 @@ async def test_captures_from_a_ledger_are_told(tmp_path: Path) -> None:
 
 def left_by_a_dead_run(client: JetpayClient) -> Execution[Capture]:
     """A request of another process for the debit, which can no longer be on its way."""
-    execution = client._runner.begin(operations.capture(DEBIT_ID), client._options)
+    execution = client._executor.begin(operations.capture(DEBIT_ID), client._options)
     execution.mark_in_doubt(-math.inf)
     return execution
 
@@ -603,7 +603,7 @@ async def test_what_a_dead_run_left_is_told_when_it_is_settled(
     """Settling alone is told as a capture without a request of its own, and never as done where it was not."""
     told: list[Operation] = []
     async with Loopback(state=state).listen() as server, watched(server, told.append) as client:
-        error = await ended(client._in_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        error = await ended(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
 
     (operation,) = told
     assert (operation.name, operation.debit_id) == ("capture", DEBIT_ID)

@@ -40,7 +40,9 @@ async def test_every_debit_is_captured_exactly_once() -> None:
             base_url=sandbox.url,
             max_connections=IN_FLIGHT,
             # As many attempts as make it unlikely, one run in a million, that each one of a debit's meets a fault.
-            retry=RetryPolicy(max_attempts=8, base_delay=0.02, max_delay=0.2, resolve_after=0.2),
+            retry=RetryPolicy(
+                max_attempts=8, base_delay=0.02, max_delay=0.2, resolve_after=0.2, resolve_after_timeout=0.2
+            ),
             on_unknown=told.append,
         ) as client:
             outcomes = await pay(client, sandbox)
@@ -53,8 +55,8 @@ async def test_every_debit_is_captured_exactly_once() -> None:
         assert {error.operation for error in unknown} == {"preauthorize"}
         assert told == unknown
         assert 0.10 < len(unknown) / PAIRS < 0.20
-        assert all(made[capture.identifier].captures == 1 for capture in captured)
-        assert len({capture.identifier for capture in captured}) == len(captured)
+        assert all(made[capture.debit_id].captures == 1 for capture in captured)
+        assert len({capture.debit_id for capture in captured}) == len(captured)
         assert sum(debit.captures for debit in made.values()) == len(captured)
         assert sandbox.captured_twice == ()
         assert sandbox.requests("preauthorize") == PAIRS

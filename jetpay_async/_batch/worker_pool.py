@@ -34,11 +34,16 @@ from jetpay_async.errors import (
     OutcomeUnknownError,
 )
 from jetpay_async.outcomes import (
+    Accepted,
     Captured,
     CaptureOutcome,
+    NotSent,
     PreauthorizationOutcome,
     PreauthorizationRequest,
-    Preauthorized,
+    Rejected,
+    Unknown,
+    captured,
+    preauthorized,
     undone,
 )
 
@@ -113,7 +118,7 @@ def captures(single_flight: SingleFlight) -> BatchOperation[str, Capture, Captur
         name="capture",
         prepare=operations.capture,
         carry=carry,
-        done=lambda debit_id, capture: Captured(debit_id=debit_id, capture=capture),
+        done=captured,
         undone=lambda debit_id, error, trust: undone(error, debit_id=debit_id, request=None, trust_rate_limited=trust),
     )
 
@@ -125,8 +130,8 @@ def preauthorizations(
     return BatchOperation(
         name="preauthorize",
         prepare=_prepare_preauthorization,
-        carry=runner.run,
-        done=lambda request, reserved: Preauthorized(request=request, preauthorization=reserved),
+        carry=runner.execute,
+        done=preauthorized,
         undone=lambda request, error, trust: undone(
             error, debit_id=error.debit_id or "", request=request, trust_rate_limited=trust
         ),
@@ -409,7 +414,7 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
             self._operation.name,
             _whose(outcome),
             type(outcome).__name__,
-            "" if isinstance(outcome, Captured | Preauthorized) else f": {outcome.error}",
+            f": {outcome.error}" if isinstance(outcome, Rejected | NotSent | Unknown) else "",
         )
 
 
@@ -443,7 +448,7 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 
 def _whose(outcome: CaptureOutcome | PreauthorizationOutcome) -> str:
-    if outcome.debit_id or isinstance(outcome, Captured):
+    if outcome.debit_id or isinstance(outcome, Captured | Accepted):
         return str(outcome.debit_id)
     return repr(outcome.request)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import attrs
 
 from jetpay_async._core import responses
+from jetpay_async._core.http import ResolveBound
 from jetpay_async._core.log import logger
 from jetpay_async._core.operations import (
     Call,
@@ -66,7 +68,7 @@ _SHORTEST_LOOK = 0.05
 OnUnknown = Callable[[OutcomeUnknownError], None]
 """Told of each unknown outcome, the cancelled ones included."""
 
-OnTrouble = Callable[[int | None, float | None], None]
+OnFailure = Callable[[int | None, float | None], None]
 """Told the HTTP status of each attempt without a result, if it had one, and the seconds that the API asked to wait."""
 
 
@@ -88,7 +90,7 @@ class Execution(Generic[_T]):
     """Monotonic."""
     deadline: float
     """Monotonic."""
-    on_trouble: OnTrouble | None = None
+    on_failure: OnFailure | None = None
     pre_send_check: PreSendCheck | None = None
     """Stands before each attempt, besides the deadline."""
     part_of: Execution[Any] | None = None
@@ -100,8 +102,8 @@ class Execution(Generic[_T]):
     """Of the latest attempt."""
     in_doubt: bool = False
     """An earlier request may have been carried out, or may still be."""
-    given_up_at: float = 0.0
-    """When the latest in_doubt request was given up. Monotonic."""
+    certain_from: float = -math.inf
+    """A status read that begins earlier, on the monotonic clock, and says "not done" proves nothing."""
     state: TransactionState | None = None
     """What the status said last."""
     trouble: Unanswered | None = None
@@ -111,11 +113,16 @@ class Execution(Generic[_T]):
     trail: list[Attempt] | None = None
     """The requests so far, where somebody wants to know; the last one may be missing."""
 
-    def mark_in_doubt(self, given_up_at: float) -> None:
-        """Note that a request may have been carried out, given up at this time: resolve it before anything else."""
+    def mark_in_doubt(self, certain_from: float) -> None:
+        """Note that an earlier request for this call may have been carried out: read the status before sending.
+
+        Args:
+            certain_from: A status read that begins before this time, on the client's monotonic clock, and says "not
+                done" proves nothing: until then the earlier request may still be on its way, or be worked on.
+        """
         self.in_doubt = True
         self.unanswered = True
-        self.given_up_at = given_up_at
+        self.certain_from = max(self.certain_from, certain_from)
 
     @property
     def unknown(self) -> bool:
@@ -142,12 +149,12 @@ class CallExecutor:
         self,
         call: Call[_T],
         options: Options,
-        on_trouble: OnTrouble | None = None,
+        on_failure: OnFailure | None = None,
         pre_send_check: PreSendCheck | None = None,
     ) -> Execution[_T]:
         """Start the clock for a call."""
         now = self._clock.monotonic()
-        return Execution(call, options, now, now + options.timeout, on_trouble, pre_send_check)
+        return Execution(call, options, now, now + options.timeout, on_failure, pre_send_check)
 
     def now(self) -> float:
         """Seconds on the clock of all executions."""
@@ -157,7 +164,13 @@ class CallExecutor:
         """Seconds until its deadline."""
         return execution.deadline - self._clock.monotonic()
 
-    async def run(self, execution: Execution[_T]) -> _T:
+    def certain_from(self, execution: Execution[_T], bound: ResolveBound = ResolveBound.TIMEOUT) -> float:
+        """When a request that is given up now can no longer be on its way, nor be worked on."""
+        policy = execution.options.retry
+        after = policy.resolve_after if bound is ResolveBound.DIRECT else policy.resolve_after_timeout
+        return self._clock.monotonic() + after
+
+    async def execute(self, execution: Execution[_T]) -> _T:
         """Carry it through.
 
         Raises:
@@ -212,7 +225,8 @@ class CallExecutor:
                 raise self._stopped(execution)
             return await self._confirm(execution, failure)
         if decision.step is NextAction.SETTLE:
-            execution.mark_in_doubt(self._clock.monotonic())
+            bound = failure.bound if isinstance(failure, Unanswered) else ResolveBound.TIMEOUT
+            execution.mark_in_doubt(self.certain_from(execution, bound))
         else:
             await self._clock.sleep(decision.delay)
         return None
@@ -220,8 +234,8 @@ class CallExecutor:
     def _decide(self, execution: Execution[_T], failure: Unanswered | APIError) -> RetryDecision:
         happened = classify(failure)
         retry_after = failure.retry_after if isinstance(failure, Unanswered | RateLimitedError) else None
-        if execution.on_trouble is not None:
-            execution.on_trouble(failure.status, retry_after)
+        if execution.on_failure is not None:
+            execution.on_failure(failure.status, retry_after)
         operation = execution.call.operation
         decision = decide(
             happened,
@@ -276,7 +290,7 @@ class CallExecutor:
             execution.guard.seal()
         if execution.unknown:
             if not execution.in_doubt:
-                execution.mark_in_doubt(self._clock.monotonic())
+                execution.mark_in_doubt(self.certain_from(execution))
             error.add_note(str(self._unknown(execution, "the call was cancelled")))
 
     def _read(self, call: Call[_Read], reply: RawResponse, execution: Execution[_T]) -> _Read:
@@ -287,7 +301,7 @@ class CallExecutor:
         """Find out what became of a in_doubt request; None if it is proven undone, and may be sent again."""
         goal = _goal(execution.call)
         policy = execution.options.retry
-        certain_from = execution.given_up_at + policy.resolve_after
+        certain_from = execution.certain_from
         look = 0
         while True:
             look += 1
@@ -349,7 +363,7 @@ class CallExecutor:
                 raise transaction_failed_error(call, status, self._facts(execution))
         if execution.unanswered and (status is None or status.state not in goal.undone | goal.over):
             # It may be an earlier request of ours that stands in the way of this one.
-            execution.mark_in_doubt(self._clock.monotonic())
+            execution.mark_in_doubt(self.certain_from(execution))
             return None
         raise failure
 
@@ -358,7 +372,7 @@ class CallExecutor:
         read = self.begin(transaction_status(execution.call.debit_id or ""), options)
         read.part_of = execution
         try:
-            return await self.run(read)
+            return await self.execute(read)
         except JetpayError:
             return None
 

@@ -225,7 +225,10 @@ def _read_preauthorize(
         raise ValueError(f"the reply is about another amount, {reply.amount}")
     if reply.transaction_state in _LOST:
         raise transaction_failed_error(
-            call, TransactionStatus(state=reply.transaction_state, raw=document), facts, debit_id=reply.debit_id
+            call,
+            TransactionStatus(transaction_id=reply.debit_id, state=reply.transaction_state, raw=document),
+            facts,
+            debit_id=reply.debit_id,
         )
     return Preauthorization(
         debit_id=reply.debit_id,
@@ -234,7 +237,7 @@ def _read_preauthorize(
         to_bank_account_id=reply.to_bank_account_id,
         contact_id=reply.contact_id,
         from_credit_card_id=reply.from_credit_card_id,
-        transaction_state=reply.transaction_state,
+        state=reply.transaction_state,
         raw=document,
         attempts=facts.attempts,
         elapsed=facts.elapsed,
@@ -248,9 +251,10 @@ def _read_capture(call: Call[Capture], document: dict[str, JSONValue], facts: Re
     if reply.state in _RESERVED:
         raise ValueError("the reply says that the debit is still preauthorized")
     if reply.state in _LOST:
-        raise transaction_failed_error(call, TransactionStatus(state=reply.state, raw=document), facts)
+        status = TransactionStatus(transaction_id=reply.identifier, state=reply.state, raw=document)
+        raise transaction_failed_error(call, status, facts)
     return Capture(
-        identifier=reply.identifier,
+        debit_id=reply.identifier,
         state=reply.state,
         raw=document,
         attempts=facts.attempts,
@@ -260,7 +264,7 @@ def _read_capture(call: Call[Capture], document: dict[str, JSONValue], facts: Re
 
 def _confirmed_capture(call: Call[Capture], status: TransactionStatus, facts: ResponseContext) -> Capture:
     return Capture(
-        identifier=call.arguments["debit_id"],
+        debit_id=call.arguments["debit_id"],
         state=status.state,
         confirmed_by_status=True,
         raw=status.raw,
@@ -270,10 +274,11 @@ def _confirmed_capture(call: Call[Capture], status: TransactionStatus, facts: Re
 
 
 def _read_status(
-    _: Call[TransactionStatus], document: dict[str, JSONValue], facts: ResponseContext
+    call: Call[TransactionStatus], document: dict[str, JSONValue], facts: ResponseContext
 ) -> TransactionStatus:
     reply = _status_shape.read(document)
     return TransactionStatus(
+        transaction_id=call.arguments["identifier"],
         state=reply.state,
         fail_reason=reply.fail_reason,
         fail_direction=reply.fail_direction,

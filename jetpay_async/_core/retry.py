@@ -26,9 +26,13 @@ class RetryPolicy:
         base_delay: Seconds before the second attempt; doubled for each further one.
         max_delay: Seconds that the doubling stops at. A delay is drawn from the upper half of its range, at the cap as
             well, so that clients which failed together do not come back together.
-        resolve_after: Seconds after a capture was given up until it can no longer be on its way. Only a status read
-            that begins later is believed when it says ``preauthorized``. The API's own processing limit is not
-            documented: 5 seconds are inferred; make it longer if in doubt.
+        resolve_after: Seconds after a capture got no answer until it can no longer be on its way or be worked on, where
+            the connection was direct (no proxy is known of) and the *other* side lost it, or the API answered 500 or
+            503 in its own JSON. Only a status read that begins later is believed when it says ``preauthorized``. The
+            API's own processing limit is not documented: 5 seconds are inferred; make it longer if in doubt.
+        resolve_after_timeout: The same in every other case: silence, another 5xx, an answer that is not the API's,
+            anything through a proxy, and whatever this side gave up or was cancelled. It rests on the limits that
+            proxies and gateways have by default for one request, 30 or 60 seconds; never less than ``resolve_after``.
         resend_rate_limited: Whether a write answered by 429 may be sent again. That the API has not processed such a
             request is inferred; say False to have `RateLimitedError` raised at once. A batch then tells of an
             `Unknown`; a ledger, and the same client's next capture of that debit, read its status first.
@@ -41,15 +45,21 @@ class RetryPolicy:
     base_delay: float = 0.5
     max_delay: float = 8.0
     resolve_after: float = 5.0
+    resolve_after_timeout: float = 60.0
     resend_rate_limited: bool = True
 
     def __attrs_post_init__(self) -> None:
         if type(self.max_attempts) is not int or self.max_attempts < 1:
             raise ConfigurationError(f"RetryPolicy: max_attempts={self.max_attempts!r} must be an int of at least 1")
-        for name in ("base_delay", "max_delay", "resolve_after"):
+        for name in ("base_delay", "max_delay", "resolve_after", "resolve_after_timeout"):
             value = getattr(self, name)
             if type(value) not in {int, float} or not 0 <= value <= sys.float_info.max:
                 raise ConfigurationError(f"RetryPolicy: {name}={value!r} must be a number of seconds, 0 or more")
+        if self.resolve_after_timeout < self.resolve_after:
+            raise ConfigurationError(
+                f"RetryPolicy: resolve_after_timeout={self.resolve_after_timeout!r} must not be less than "
+                f"resolve_after={self.resolve_after!r}"
+            )
         if type(self.resend_rate_limited) is not bool:
             raise ConfigurationError(f"RetryPolicy: resend_rate_limited={self.resend_rate_limited!r} must be a bool")
 

@@ -49,8 +49,8 @@ class _SharedCall:
 class SingleFlight:
     """All captures of a client that are under way."""
 
-    def __init__(self, runner: CallExecutor) -> None:
-        self._runner = runner
+    def __init__(self, executor: CallExecutor) -> None:
+        self._executor = executor
         self._in_flight: dict[str, _SharedCall] = {}
         self._unresolved: dict[str, float] = {}
 
@@ -63,11 +63,11 @@ class SingleFlight:
         while (shared := self._in_flight.get(debit_id)) is not None:
             if (capture := await self._follow(shared, execution)) is not None:
                 return capture
-        if (given_up_at := self._unresolved.pop(debit_id, None)) is not None:
-            execution.mark_in_doubt(given_up_at)
+        if (certain_from := self._unresolved.pop(debit_id, None)) is not None:
+            execution.mark_in_doubt(certain_from)
         shared = self._in_flight[debit_id] = _SharedCall(execution)
         try:
-            capture = await self._runner.run(execution)
+            capture = await self._executor.execute(execution)
         except BaseException as error:
             del self._in_flight[debit_id]
             if _leaves_doubt(execution, error):
@@ -91,12 +91,12 @@ class SingleFlight:
         while (shared := self._in_flight.get(debit_id)) is not None:
             if (capture := await self._follow(shared, execution)) is not None:
                 return capture
-        if (given_up_at := self._unresolved.get(debit_id)) is not None:
+        if (certain_from := self._unresolved.get(debit_id)) is not None:
             # A request of this client may be on its way for longer than the one that is asked about.
-            execution.mark_in_doubt(max(execution.given_up_at, given_up_at))
+            execution.mark_in_doubt(certain_from)
         shared = self._in_flight[debit_id] = _SharedCall(execution)
         try:
-            capture = await self._runner.resolve(execution)
+            capture = await self._executor.resolve(execution)
         except BaseException as error:
             del self._in_flight[debit_id]
             if isinstance(error, APIError):
@@ -112,19 +112,19 @@ class SingleFlight:
         follower: asyncio.Future[Capture | None] = asyncio.get_running_loop().create_future()
         shared.followers.append(follower)
         try:
-            async with asyncio.timeout(self._runner.remaining(execution)):
+            async with asyncio.timeout(self._executor.remaining(execution)):
                 return await follower
         except TimeoutError:
-            raise self._runner.waiter_timeout_error(shared.execution) from None
+            raise self._executor.waiter_timeout_error(shared.execution) from None
         except asyncio.CancelledError:
             if shared.execution.unknown:
-                execution.mark_in_doubt(self._runner.now())
+                execution.mark_in_doubt(self._executor.certain_from(shared.execution))
             raise
 
     def _remember(self, debit_id: str, execution: Execution[Capture]) -> None:
         if not execution.in_doubt:
-            execution.mark_in_doubt(self._runner.now())
-        self._unresolved[debit_id] = execution.given_up_at
+            execution.mark_in_doubt(self._executor.certain_from(execution))
+        self._unresolved[debit_id] = execution.certain_from
         if len(self._unresolved) > UNRESOLVED_LIMIT:
             del self._unresolved[next(iter(self._unresolved))]
 

@@ -44,7 +44,7 @@ from jetpay_async.ledger import _repository, _rows
 from jetpay_async.ledger._repository import Claim, OutcomeRecord, Scope, UnresolvedDebit
 from jetpay_async.ledger.errors import LedgerError
 from jetpay_async.ledger.records import DebitState
-from jetpay_async.outcomes import Captured, NotSent, Rejected, Unknown, undone
+from jetpay_async.outcomes import Accepted, Captured, NotSent, Rejected, Unknown, undone
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -297,7 +297,7 @@ class CapturePipeline:
         execution = context.runner.begin(
             operations.capture(debit_id),
             context.options,
-            on_trouble=slot.on_failure,
+            on_failure=slot.on_failure,
             pre_send_check=self._lease.pre_send_check,
         )
         # Paused between the check above and here, it would begin late: its write goes by the intent, too.
@@ -317,7 +317,7 @@ class CapturePipeline:
         """Decide what the ledger is told of an outcome."""
         claimed = task.claimed
         earlier = claimed.attempts - 1
-        if isinstance(outcome, Captured):
+        if isinstance(outcome, Captured | Accepted):
             self._write(_rows.write(claimed.id, outcome, earlier=earlier))
             return
         run_wide = _run_wide_error(outcome.error)

@@ -9,7 +9,7 @@ from jetpay_async.errors import APIError, JetpayError, OutcomeUnknownError, Tran
 from jetpay_async.ledger._repository import OutcomeRecord, Row, read_item
 from jetpay_async.ledger.records import DebitState, LedgerItem
 from jetpay_async.models import Capture, TransactionState
-from jetpay_async.outcomes import Captured, Rejected, Unknown
+from jetpay_async.outcomes import Accepted, Captured, Rejected, Unknown
 
 if TYPE_CHECKING:
     from jetpay_async.outcomes import CaptureOutcome
@@ -19,7 +19,9 @@ _REASON_LIMIT = 500
 _NEXT_STEP = "Submit the batch again: its status is read before anything is sent."
 
 
-def write(item_id: int, outcome: Captured | Rejected[None] | Unknown[None], *, earlier: int) -> OutcomeRecord:
+def write(
+    item_id: int, outcome: Captured | Accepted | Rejected[None] | Unknown[None], *, earlier: int
+) -> OutcomeRecord:
     """Write an outcome down.
 
     Args:
@@ -28,7 +30,7 @@ def write(item_id: int, outcome: Captured | Rejected[None] | Unknown[None], *, e
         earlier: Capture requests made before those that the outcome counts.
     """
     attempts = earlier + outcome.attempts
-    if isinstance(outcome, Captured):
+    if isinstance(outcome, Captured | Accepted):
         state = outcome.capture.state
         return OutcomeRecord(
             item_id,
@@ -60,7 +62,7 @@ def read(key: str, row: Row) -> CaptureOutcome:
     if state == DebitState.CAPTURED:
         # Nearly all: so by the shortest way.
         capture = Capture(
-            identifier=debit_id,
+            debit_id=debit_id,
             state=TransactionState(transaction_state),
             confirmed_by_status=bool(confirmed_by_status),
             raw={},

@@ -75,7 +75,7 @@ def outcome_of(error: JetpayError) -> CaptureOutcome:
 
 CAPTURED = Captured(
     debit_id="debit_123",
-    capture=Capture(identifier="debit_123", state=TransactionState.PAID, raw={}, attempts=1, elapsed=0.1),
+    capture=Capture(debit_id="debit_123", state=TransactionState.PAID, raw={}, attempts=1, elapsed=0.1),
 )
 REJECTED = outcome_of(NotFoundError("no such debit"))
 NOT_SENT = outcome_of(NotSentError("refused to connect"))

@@ -150,7 +150,7 @@ async def test_an_unknown_one_is_told_as_such() -> None:
 async def test_under_a_mixture_of_faults_each_has_one_outcome() -> None:
     """Whatever the service loses, breaks, refuses and limits, each debit is captured at most once, and told once."""
     faults = {"silent": 0.01, "broken": 0.02, "cut": 0.03, "limited": 0.01, "refused": 0.05}
-    quick = RetryPolicy(max_attempts=4, base_delay=0.005, max_delay=0.05, resolve_after=0.3)
+    quick = RetryPolicy(max_attempts=4, base_delay=0.005, max_delay=0.05, resolve_after=0.3, resolve_after_timeout=0.3)
     async with counting_api(latency=0.002, slow=0.02, slowest=0.1, **faults) as api:
         async with JetpayClient(TOKEN, base_url=api.url, timeout=3.0, retry=quick) as client:
             outcomes = await capture(client, debits(1000), concurrency=64)
@@ -171,15 +171,15 @@ async def test_a_fault_of_our_own_costs_no_other_its_outcome(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error that nobody thought of is that item's outcome: unknown if its request had begun to leave."""
-    run = CallExecutor.run
+    execute = CallExecutor.execute
 
     async def sometimes(self: CallExecutor, execution: object) -> object:
-        result = await run(self, execution)  # type: ignore[arg-type, var-annotated] # of any type
-        if result.identifier == "debit_3":
+        result = await execute(self, execution)  # type: ignore[arg-type, var-annotated] # of any type
+        if result.debit_id == "debit_3":
             raise LookupError("a fault")
         return result
 
-    monkeypatch.setattr(CallExecutor, "run", sometimes)
+    monkeypatch.setattr(CallExecutor, "execute", sometimes)
     async with RecordingServer().listen() as bank, connect(bank) as client:
         outcomes = await capture(client, debits(10), concurrency=1)
 

@@ -109,7 +109,7 @@ def shorten_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JetpayClient, "from_env", functools.partial(JetpayClient.from_env, timeout=1.0, retry=_QUICK))
 
 
-_QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1)
+_QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1, resolve_after_timeout=0.1)
 
 QUICK_PROGRAM = (
     sys.executable,
@@ -118,7 +118,7 @@ QUICK_PROGRAM = (
 import functools, sys
 from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async._cli import main
-policy = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1)
+policy = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1, resolve_after_timeout=0.1)
 JetpayClient.from_env = functools.partial(JetpayClient.from_env, timeout=1.0, retry=policy)
 sys.exit(main())
 """,

@@ -82,7 +82,7 @@ def test_cancelled_after_it_began_to_leave_it_says_so(name: str, network: Networ
         async with network.serve(Loopback(scripts={name: [loopback.silence]})) as server:
             async with network.connect(server) as client:
                 unknown: list[OutcomeUnknownError] = []
-                client._runner._on_unknown = unknown.append
+                client._executor._on_unknown = unknown.append
                 task = asyncio.ensure_future(WRITES[name](client))
                 await server.arrived.wait()
 

@@ -28,7 +28,7 @@ from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, replies, work_then
 from tests.network import FAST, TOKEN, preauthorize
 
-PATIENT = attrs.evolve(FAST, resolve_after=60.0)
+PATIENT = attrs.evolve(FAST, resolve_after=60.0, resolve_after_timeout=60.0)
 
 
 def connect(
@@ -49,7 +49,7 @@ async def test_a_lost_reply_is_settled_by_the_status(state: str) -> None:
     async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
         capture = await client.capture(DEBIT_ID)
 
-    assert capture == Capture(identifier=DEBIT_ID, state=TransactionState(state), confirmed_by_status=True, raw={})
+    assert capture == Capture(debit_id=DEBIT_ID, state=TransactionState(state), confirmed_by_status=True, raw={})
     assert capture.raw == {"state": state}
     assert capture.attempts == 1
 
@@ -81,7 +81,7 @@ async def test_an_early_preauthorized_proves_nothing() -> None:
         exchange.work()
 
     async with Loopback(scripts={"capture": [late]}).listen() as server:
-        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.3)) as client:
+        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.3, resolve_after_timeout=0.3)) as client:
             capture = await client.capture(DEBIT_ID)
 
     assert capture.confirmed_by_status
@@ -100,7 +100,7 @@ async def test_the_tests_find_a_capture_that_is_sent_too_early() -> None:
         exchange.work()
 
     async with Loopback(scripts={"capture": [late]}).listen() as server:
-        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.0)) as client:
+        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.0, resolve_after_timeout=0.0)) as client:
             await client.capture(DEBIT_ID)
         await asyncio.sleep(0.15)
 
@@ -130,7 +130,7 @@ async def test_the_settle_time_is_waited_on_the_clock() -> None:
         slept.append(seconds)
 
     clock = Clock(monotonic=lambda: now, sleep=sleep)
-    retry = RetryPolicy(base_delay=1.0, max_delay=4.0, resolve_after=5.0)
+    retry = RetryPolicy(base_delay=1.0, max_delay=4.0, resolve_after=5.0, resolve_after_timeout=5.0)
     async with Loopback(scripts={"capture": [loopback.hang_up]}).listen() as server:
         async with connect(server, timeout=30.0, retry=retry, clock=clock) as client:
             capture = await client.capture(DEBIT_ID)
@@ -330,7 +330,7 @@ async def test_a_reply_that_contradicts_the_request_is_no_answer(answer: dict[st
             capture = await client.capture(DEBIT_ID)
 
     assert capture.confirmed_by_status
-    assert capture.identifier == DEBIT_ID
+    assert capture.debit_id == DEBIT_ID
 
 
 @pytest.mark.asyncio
@@ -583,7 +583,7 @@ async def test_doubts_are_bounded() -> None:
                     with pytest.raises(OutcomeUnknownError):
                         await client.capture(f"debit_{number}")
 
-                assert list(client._in_flight._unresolved) == ["debit_1", "debit_2"]
+                assert list(client._single_flight._unresolved) == ["debit_1", "debit_2"]
     finally:
         single_flight.UNRESOLVED_LIMIT = limit
 

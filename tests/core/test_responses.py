@@ -94,7 +94,7 @@ def test_a_preauthorization_is_read(status: int) -> None:
         to_bank_account_id="bank_789",
         contact_id="contact_123",
         from_credit_card_id="cc_456",
-        transaction_state=TransactionState.PREAUTHORIZED,
+        state=TransactionState.PREAUTHORIZED,
         raw={},
     )
     assert str(value.amount) == "100.50"
@@ -107,7 +107,7 @@ def test_a_capture_is_read(status: int) -> None:
     """The guide's reply becomes a value that says that the capture's own reply told it."""
     value = read(CAPTURE, status, CAPTURED)
 
-    assert value == Capture(identifier="debit_123", state=TransactionState.PAID, confirmed_by_status=False, raw={})
+    assert value == Capture(debit_id="debit_123", state=TransactionState.PAID, confirmed_by_status=False, raw={})
     assert value.raw == CAPTURED
     assert (value.attempts, value.elapsed) == (2, 1.5)
 
@@ -117,7 +117,11 @@ def test_a_status_is_read() -> None:
     value = read(STATUS, 200, FAILED)
 
     assert value == TransactionStatus(
-        state=TransactionState.FAILED, fail_reason="account_frozen", fail_direction="pull", raw={}
+        transaction_id="debit_123",
+        state=TransactionState.FAILED,
+        fail_reason="account_frozen",
+        fail_direction="pull",
+        raw={},
     )
     assert value.raw == FAILED
     assert (value.attempts, value.elapsed) == (2, 1.5)
@@ -132,7 +136,7 @@ def test_a_status_needs_no_reason(document: dict[str, Any]) -> None:
     """A transaction that has not failed has no reason, left out or null."""
     value = read(STATUS, 200, document)
 
-    assert value == TransactionStatus(state=TransactionState.PAID, raw={})
+    assert value == TransactionStatus(transaction_id="debit_123", state=TransactionState.PAID, raw={})
     assert value.fail_reason is value.fail_direction is None
 
 
@@ -166,9 +170,8 @@ def test_unknown_states_are_carried_through(call: AnyCall, document: dict[str, A
     """A state that this release does not know is a value, not an error."""
     value = read(call, 200, document)
 
-    state = value.transaction_state if isinstance(value, Preauthorization) else value.state
-    assert not state.known
-    assert state == "settling"
+    assert not value.state.known
+    assert value.state == "settling"
 
 
 @pytest.mark.parametrize("digits", ["100.5", "100.50", "100.500", "1.005e2", "1.005E+2", "10050e-2"])
@@ -223,11 +226,9 @@ def test_a_status_can_settle_a_capture() -> None:
     assert CAPTURE.operation.goal is not None
     status = read(STATUS, 200, {"state": "completed", "more": 1})
 
-    capture = CAPTURE.operation.goal.confirmed_by_status(CAPTURE, status, ResponseContext(3, 2.5))
+    capture = CAPTURE.operation.goal.result(CAPTURE, status, ResponseContext(3, 2.5))
 
-    assert capture == Capture(
-        identifier="debit_123", state=TransactionState.COMPLETED, confirmed_by_status=True, raw={}
-    )
+    assert capture == Capture(debit_id="debit_123", state=TransactionState.COMPLETED, confirmed_by_status=True, raw={})
     assert capture.raw == {"state": "completed", "more": 1}
     assert (capture.attempts, capture.elapsed) == (3, 2.5)
 
@@ -237,10 +238,7 @@ def test_a_status_can_settle_a_cancellation() -> None:
     assert CANCEL.operation.goal is not None
 
     assert (
-        CANCEL.operation.goal.confirmed_by_status(
-            CANCEL, read(STATUS, 200, {"state": "cancelled"}), ResponseContext(1, 0.5)
-        )
-        is None
+        CANCEL.operation.goal.result(CANCEL, read(STATUS, 200, {"state": "cancelled"}), ResponseContext(1, 0.5)) is None
     )
 
 
@@ -661,9 +659,9 @@ def test_a_result_is_always_what_the_reply_said(call: AnyCall, status: int, docu
             assert document["from_credit_card_id"] == "cc_456"
             assert value.amount == Decimal("100.50")
             assert value.debit_id == document["debit_id"] != ""
-            assert value.transaction_state == document["transaction_state"]
+            assert value.state == document["transaction_state"]
         case Capture():
-            assert document["identifier"] == value.identifier == "debit_123"
+            assert document["identifier"] == value.debit_id == "debit_123"
             assert document["state"] == value.state
             assert value.state not in {"preauthorized", "failed", "cancelled"}
         case TransactionStatus():

@@ -193,7 +193,12 @@ def test_every_delay_stays_within_bounds(base: float, cap: float, attempt: int, 
 def test_the_defaults() -> None:
     """The defaults are those of the documentation."""
     assert RetryPolicy() == RetryPolicy(
-        max_attempts=5, base_delay=0.5, max_delay=8.0, resolve_after=5.0, resend_rate_limited=True
+        max_attempts=5,
+        base_delay=0.5,
+        max_delay=8.0,
+        resolve_after=5.0,
+        resolve_after_timeout=60.0,
+        resend_rate_limited=True,
     )
 
 
@@ -201,7 +206,7 @@ REFUSED_POLICIES: list[tuple[str, Any]] = [
     *(("max_attempts", value) for value in (0, -1, 1.0, True, "3", None, math.inf)),
     *(
         (name, value)
-        for name in ("base_delay", "max_delay", "resolve_after")
+        for name in ("base_delay", "max_delay", "resolve_after", "resolve_after_timeout")
         for value in (-0.001, -1, math.inf, -math.inf, math.nan, True, "1", None, 1j, 10**400)
     ),
     *(("resend_rate_limited", value) for value in (0, 1, None, "no")),
@@ -226,7 +231,7 @@ def test_a_policy_that_can_not_work_is_refused(name: str, value: Any) -> None:
     [
         {"max_attempts": 1},
         {"base_delay": 0},
-        {"base_delay": 0.0, "max_delay": 0.0, "resolve_after": 0.0},
+        {"base_delay": 0.0, "max_delay": 0.0, "resolve_after": 0.0, "resolve_after_timeout": 0},
         {"max_delay": 10**6},
         {"base_delay": 10.0, "max_delay": 1.0},
         {"resend_rate_limited": False},

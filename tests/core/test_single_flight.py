@@ -133,5 +133,5 @@ async def test_debits_do_not_wait_for_each_other() -> None:
         released.set()
         await slow
 
-    assert other.identifier == "debit_other"
+    assert other.debit_id == "debit_other"
     assert server.count("capture") == 2

@@ -142,7 +142,12 @@ def make_client(options: Options) -> JetpayClient:
         "token-of-a-test",
         base_url=options.url,
         timeout=options.timeout,
-        retry=RetryPolicy(resolve_after=options.resolve_after, base_delay=0.05, max_delay=0.4),
+        retry=RetryPolicy(
+            resolve_after=options.resolve_after,
+            resolve_after_timeout=options.resolve_after,
+            base_delay=0.05,
+            max_delay=0.4,
+        ),
         user_agent_suffix=options.name,
         max_connections=options.concurrency * 2,
         clock=Clock(time=lambda: time.time() + options.clock),

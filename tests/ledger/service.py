@@ -13,7 +13,7 @@ import attrs
 
 from jetpay_async import JetpayClient, RetryPolicy
 
-FAST = RetryPolicy(max_attempts=3, base_delay=0.005, max_delay=0.01, resolve_after=0.02)
+FAST = RetryPolicy(max_attempts=3, base_delay=0.005, max_delay=0.01, resolve_after=0.02, resolve_after_timeout=0.02)
 
 Reply = tuple[int, object]
 PAID = "paid"

@@ -464,7 +464,12 @@ async def test_a_fault_of_our_own_stops_the_run(path: str, monkeypatch: pytest.M
 async def test_a_429_that_may_have_been_processed_is_settled(path: str) -> None:
     """Where a 429 is not trusted to mean "not processed", the status says what became of the debit."""
     policy = RetryPolicy(
-        max_attempts=3, base_delay=0.005, max_delay=0.01, resolve_after=0.02, resend_rate_limited=False
+        max_attempts=3,
+        base_delay=0.005,
+        max_delay=0.01,
+        resolve_after=0.02,
+        resolve_after_timeout=0.02,
+        resend_rate_limited=False,
     )
     async with serving(timeout=0.3, retry=policy) as (service, client), client.durable_captures(path) as captures:
         service.script["debit_1"] = [(429, {"detail": "slow down"})]
@@ -754,7 +759,7 @@ async def test_a_pause_just_before_a_request_begins_counts_from_its_intent(
         Service().listen() as service,
         JetpayClient("sandbox_t", base_url=service.url, timeout=2.0, retry=FAST, clock=clock) as client,
     ):
-        begin = client._runner.begin
+        begin = client._executor.begin
         begun: list[int] = []
 
         def pause_and_pursue(*arguments: Any, **options: Any) -> Any:
@@ -763,7 +768,7 @@ async def test_a_pause_just_before_a_request_begins_counts_from_its_intent(
             begun.append(service.requests["debit_0"])
             return begin(*arguments, **options)
 
-        monkeypatch.setattr(client._runner, "begin", pause_and_pursue)
+        monkeypatch.setattr(client._executor, "begin", pause_and_pursue)
         async with client.durable_captures(path) as captures:
             assert (await (await captures.submit(KEY, debits(1))).wait()).captured == 1
 

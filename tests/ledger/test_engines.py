@@ -36,7 +36,7 @@ def test_recipes_are_python(name: str) -> None:
 async def test_dbos_killed_and_started_again(tmp_path: Path) -> None:
     """With DBOS, a batch whose process is killed in the middle goes on when it is started again: nothing twice."""
     pytest.importorskip("dbos", reason="DBOS is not installed: pip install --group frameworks")
-    quick = "from_env(timeout=1.0, retry=RetryPolicy(resolve_after=0.2))"
+    quick = "from_env(timeout=1.0, retry=RetryPolicy(resolve_after=0.2, resolve_after_timeout=0.2))"
     text = recipe("night_dbos").replace("from_env()", quick).replace("JetpayClient\n", "JetpayClient, RetryPolicy\n")
     (tmp_path / "night_dbos.py").write_text(text)
     async with Service().listen() as service:

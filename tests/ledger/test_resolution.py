@@ -29,7 +29,7 @@ def connect(server: Loopback, *, timeout: float, retry: RetryPolicy = FAST) -> J
 
 def left_by_a_dead_run(client: JetpayClient) -> Execution[Capture]:
     """A request of another process for the debit, which can no longer be on its way."""
-    execution = client._runner.begin(operations.capture(DEBIT_ID), client._options)
+    execution = client._executor.begin(operations.capture(DEBIT_ID), client._options)
     execution.mark_in_doubt(-math.inf)
     return execution
 
@@ -42,7 +42,7 @@ async def test_a_doubt_outlives_a_run_that_ends_while_it_is_settled() -> None:
     async with server.listen(), connect(server, timeout=0.1) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.capture(DEBIT_ID)
-        settling = asyncio.create_task(client._in_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        settling = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
         await asyncio.sleep(0)
         settling.cancel()
         await asyncio.wait([settling])
@@ -64,14 +64,14 @@ async def test_a_request_of_the_same_client_may_still_be_on_its_way() -> None:
         exchange.work()
 
     server = Loopback(scripts={"capture": [take_effect_late]})
-    retry = attrs.evolve(FAST, resolve_after=60.0)
+    retry = attrs.evolve(FAST, resolve_after=60.0, resolve_after_timeout=60.0)
     async with server.listen(), connect(server, timeout=0.2, retry=retry) as client:
         capturing = asyncio.create_task(client.with_options(timeout=5.0).capture(DEBIT_ID))
         await server.arrived.wait()
         capturing.cancel()
         await asyncio.wait([capturing])
         with pytest.raises(OutcomeUnknownError):
-            await client._in_flight.resolve(DEBIT_ID, left_by_a_dead_run(client))
+            await client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client))
         late.set()
 
     assert server.count("capture") == 1
@@ -90,7 +90,7 @@ async def test_settling_shares_the_answer_of_a_capture_under_way() -> None:
     async with server.listen(), connect(server, timeout=5.0) as client:
         capturing = asyncio.create_task(client.capture(DEBIT_ID))
         await server.arrived.wait()
-        settling = asyncio.create_task(client._in_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        settling = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
         await asyncio.sleep(0)
         late.set()
 
@@ -106,7 +106,7 @@ async def test_settling_goes_on_where_a_capture_under_way_was_cancelled() -> Non
     async with server.listen(), connect(server, timeout=5.0) as client:
         capturing = asyncio.create_task(client.capture(DEBIT_ID))
         await server.arrived.wait()
-        settling = asyncio.create_task(client._in_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        settling = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
         await asyncio.sleep(0)
         capturing.cancel()
         capture = await settling
@@ -127,9 +127,9 @@ async def test_a_debit_that_is_over_is_no_longer_in_doubt() -> None:
         server.scripts["status"] = [loopback.replies(200, {"state": "failed"})]
         patient = client.with_options(timeout=2.0)
         with pytest.raises(TransactionFailedError):
-            await client._in_flight.resolve(DEBIT_ID, left_by_a_dead_run(patient))
+            await client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(patient))
 
-        assert DEBIT_ID not in client._in_flight._unresolved
+        assert DEBIT_ID not in client._single_flight._unresolved
 
 
 @pytest.mark.asyncio
@@ -138,8 +138,8 @@ async def test_nothing_leaves_behind_a_closed_fence() -> None:
     server = Loopback()
     async with server.listen(), connect(server, timeout=1.0) as client:
         call = operations.capture(DEBIT_ID)
-        execution = client._runner.begin(call, client._options, pre_send_check=lambda: "the lease is over")
+        execution = client._executor.begin(call, client._options, pre_send_check=lambda: "the lease is over")
         with pytest.raises(NotSentError, match="the lease is over"):
-            await client._runner.run(execution)
+            await client._executor.execute(execution)
 
     assert server.count("capture") == 0

@@ -10,7 +10,16 @@ from typing import assert_never, assert_type
 from procrastinate import App
 
 import jetpay_async.procrastinate
-from jetpay_async import Captured, CaptureOutcome, JetpayClient, NotSent, Rejected, TransactionState, Unknown
+from jetpay_async import (
+    Accepted,
+    Captured,
+    CaptureOutcome,
+    JetpayClient,
+    NotSent,
+    Rejected,
+    TransactionState,
+    Unknown,
+)
 from jetpay_async.ledger import (
     Batch,
     BatchInfo,
@@ -60,7 +69,7 @@ async def capture_a_night(client: JetpayClient) -> None:
 
 def tell(outcome: CaptureOutcome) -> str:
     match outcome:
-        case Captured(debit_id=debit_id):
+        case Captured(debit_id=debit_id) | Accepted(debit_id=debit_id):
             return debit_id
         case Rejected() | NotSent() | Unknown():
             return str(outcome.error)

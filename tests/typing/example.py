@@ -15,6 +15,8 @@ import jetpay_async
 from jetpay_async import (
     DEMO_URL,
     PRODUCTION_URL,
+    Accepted,
+    AcceptedPreauthorization,
     Amount,
     APIError,
     Attempt,
@@ -101,7 +103,14 @@ async def every_way_to_make_a_client(session: aiohttp.ClientSession, vault: Vaul
         session=session,
         timeout=10,
         max_connections=50,
-        retry=RetryPolicy(max_attempts=3, base_delay=0.1, max_delay=2, resolve_after=3.5, resend_rate_limited=False),
+        retry=RetryPolicy(
+            max_attempts=3,
+            base_delay=0.1,
+            max_delay=2,
+            resolve_after=3.5,
+            resolve_after_timeout=3.5,
+            resend_rate_limited=False,
+        ),
         user_agent_suffix="rentals/2.1",
         trust_env=True,
         trusted_origins=["https://gateway.example.com"],
@@ -207,8 +216,9 @@ async def every_way_to_preauthorize_many(client: JetpayClient) -> None:
 
 def outcomes_of_captures_match(outcome: CaptureOutcome) -> str:
     match outcome:
-        case Captured(debit_id=debit_id, capture=capture):
+        case Captured(debit_id=debit_id, capture=capture) | Accepted(debit_id=debit_id, capture=capture):
             assert_type(capture, Capture)
+            assert_type(capture.final, bool)
             assert_type(outcome.confirmed_by_status, bool)
             return debit_id
         case Rejected(debit_id=debit_id, error=error) | NotSent(debit_id=debit_id, error=error):
@@ -224,6 +234,10 @@ def outcomes_of_captures_match(outcome: CaptureOutcome) -> str:
 def outcomes_of_preauthorizations_match(outcome: PreauthorizationOutcome) -> str:
     match outcome:
         case Preauthorized(debit_id=debit_id, preauthorization=reserved):
+            assert_type(reserved, Preauthorization)
+            assert_type(reserved.final, bool)
+            return debit_id
+        case AcceptedPreauthorization(debit_id=debit_id, preauthorization=reserved):
             assert_type(reserved, Preauthorization)
             return debit_id
         case Rejected() | NotSent() | Unknown():
@@ -243,10 +257,11 @@ def every_result(reserved: Preauthorization, captured: Capture, status: Transact
     assert_type(reserved.to_bank_account_id, str)
     assert_type(reserved.contact_id, str)
     assert_type(reserved.from_credit_card_id, str)
-    assert_type(reserved.transaction_state, TransactionState)
-    assert_type(captured.identifier, str)
+    assert_type(reserved.state, TransactionState)
+    assert_type(captured.debit_id, str)
     assert_type(captured.state, TransactionState)
     assert_type(captured.confirmed_by_status, bool)
+    assert_type(status.transaction_id, str)
     assert_type(status.state, TransactionState)
     assert_type(status.fail_reason, str | None)
     assert_type(status.fail_direction, str | None)
@@ -287,10 +302,10 @@ def results_match(result: Preauthorization | Capture | TransactionStatus) -> str
     match result:
         case Preauthorization(debit_id=debit_id, amount=amount):
             return f"{debit_id} {amount:.2f}"
-        case Capture(identifier=identifier, confirmed_by_status=True):
-            return f"{identifier}, learnt from its status"
-        case Capture(identifier=identifier):
-            return identifier
+        case Capture(debit_id=debit_id, confirmed_by_status=True):
+            return f"{debit_id}, learnt from its status"
+        case Capture(debit_id=debit_id):
+            return debit_id
         case TransactionStatus(fail_reason=str() as reason):
             return reason
         case TransactionStatus(state=state):

@@ -130,13 +130,13 @@ def _in_words(call: _ClientCall, result: _Result) -> str:
     match result:
         case Preauthorization():
             return (
-                f"{result.debit_id}  {result.transaction_state}  {result.amount}\n"
+                f"{result.debit_id}  {result.state}  {result.amount}\n"
                 f"To capture it: jetpay capture {shlex.quote(result.debit_id)}"
             )
         case Capture(confirmed_by_status=True):
-            return f"{result.identifier}  {result.state}  (confirmed by its status)"
+            return f"{result.debit_id}  {result.state}  (confirmed by its status)"
         case Capture():
-            return f"{result.identifier}  {result.state}"
+            return f"{result.debit_id}  {result.state}"
         case TransactionStatus():
             reasons = [reason for reason in (result.fail_reason, result.fail_direction) if reason]
             return f"{call.debit_id}  {result.state}" + (f"  ({', '.join(reasons)})" if reasons else "")

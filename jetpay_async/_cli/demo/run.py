@@ -49,7 +49,7 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 _Reserved: TypeAlias = tuple[Order, Preauthorization | JetpayError]
 
-POLICY = RetryPolicy(base_delay=0.1, max_delay=0.5, resolve_after=0.3)
+POLICY = RetryPolicy(base_delay=0.1, max_delay=0.5, resolve_after=0.3, resolve_after_timeout=0.3)
 """For a sandbox in the same process, which never processes a request after it has lost the reply.
 
 Over a real network a request may arrive seconds later: keep the default there.

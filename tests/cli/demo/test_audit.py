@@ -35,7 +35,7 @@ DECLINED = APIError("declined", status=402)
 
 
 def captured(state: str = "paid", **changes: object) -> Capture:
-    return Capture(identifier="d1", state=TransactionState(state), raw={}, **changes)  # type: ignore[arg-type] # as given
+    return Capture(debit_id="d1", state=TransactionState(state), raw={}, **changes)  # type: ignore[arg-type] # as given
 
 
 def reported(result: Capture | JetpayError, *, debit_id: str | None = "d1") -> OrderResult:

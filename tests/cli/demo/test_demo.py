@@ -43,7 +43,9 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_LATENCY_SECONDS", 0.0)
     monkeypatch.setattr(demo_batch, "_LATENCY_SECONDS", 0.0)
     monkeypatch.setattr(demo, "_SLOW_BANK_SECONDS", 0.01)
-    monkeypatch.setattr(demo, "POLICY", RetryPolicy(base_delay=0.001, max_delay=0.01, resolve_after=0.03))
+    monkeypatch.setattr(
+        demo, "POLICY", RetryPolicy(base_delay=0.001, max_delay=0.01, resolve_after=0.03, resolve_after_timeout=0.03)
+    )
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
 
