@@ -170,7 +170,7 @@ def test_no_variant_is_lucky_with_its_memory(server: Server) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_crew_does_as_much_as_was_said_and_no_more_at_a_time() -> None:
+async def test_workers_do_as_much_as_asked_and_no_more_at_a_time() -> None:
     """As many operations as asked for, on debits of their own, with a fixed number in flight."""
     debits: list[str] = []
     flying: list[int] = [0]

@@ -63,7 +63,7 @@ def test_a_stack_that_is_compared_with_checks_the_body(verify: webhooks.Callable
         verify(webhooks.body_of(2), authorization)
 
 
-def test_an_ideal_pool_starts_each_item_when_a_lane_is_free() -> None:
+def test_an_ideal_pool_starts_each_item_when_a_slot_is_free() -> None:
     """The ideal is the schedule of the replies alone."""
     delays = serving.ReplyDelay(1.0, slow_every=4, slow_factor=3)
     assert [delays.of(number) for number in range(5)] == [1.0, 1.0, 1.0, 3.0, 1.0]
