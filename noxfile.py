@@ -41,7 +41,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs"]
 
-# pyenv keeps its interpreters where nobody looks.
+# pyenv keeps its interpreters off the PATH.
 if pyenv := shutil.which("pyenv"):
     root = Path(subprocess.run([pyenv, "root"], capture_output=True, check=True, text=True).stdout.strip())
     for directory in sorted(root.glob("versions/3.*/bin")):
