@@ -37,6 +37,7 @@ SHARED = {
     "_core.lazy",
     "_core.log",
     "_core.migrations",
+    "_core.sqlite",
     "_core.validation",
 }
 RANKS = [
@@ -94,7 +95,18 @@ PURE = {
     "money",
     *(
         f"_core.{name}"
-        for name in ("backoff", "endpoints", "http", "json", "operations", "responses", "retry", "schema", "validation")
+        for name in (
+            "backoff",
+            "endpoints",
+            "http",
+            "json",
+            "migrations",
+            "operations",
+            "responses",
+            "retry",
+            "schema",
+            "validation",
+        )
     ),
 }
 IMPURE = {"aiohttp", "asyncio", "logging", "os", "random", "socket", "ssl", "subprocess", "threading", "time"}

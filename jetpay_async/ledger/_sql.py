@@ -118,6 +118,7 @@ class Statements:
         self.idle_others = """
             SELECT id, token, clock FROM jetpay_owner
             WHERE id <> :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
+        self.is_owner = "SELECT 1 FROM jetpay_owner WHERE id = :owner"
         self.all_owners = "SELECT id, token, clock FROM jetpay_owner"
         self.any_owner = "SELECT host, pid FROM jetpay_owner LIMIT 1"
         self.remove_all_lapsed = f"DELETE FROM jetpay_owner WHERE lease_until <= {now}"

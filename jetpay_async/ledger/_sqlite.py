@@ -1,15 +1,11 @@
 """A ledger in one SQLite file, for the processes of one machine.
 
-WAL with ``synchronous=FULL``: a commit is on the disk when it returns. NORMAL may lose the last commits on a power cut,
-and a lost intent would be a blind second request.
-
-An owner is alive as long as it holds the lock on a file of its own, which the kernel lets go when the process ends,
-however it ends. So a paused process is never taken for dead, and the debits of a killed one are free at once.
+An owner is alive as long as it holds the lock on a file of its own, so a paused process is never taken for dead, and
+the debits of a killed one are free at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -19,15 +15,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jetpay_async._core import sqlite
 from jetpay_async._core.migrations import NewerSchemaError
+from jetpay_async._core.sqlite import FileIdentity, FileIdentityError, SqliteSchema
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import _sql
+from jetpay_async.ledger._owner_lock import OwnerLock, is_released
 from jetpay_async.ledger._sql import Dialect, Statements
 from jetpay_async.ledger.errors import LedgerError, LedgerNotFoundError
 from jetpay_async.ledger.migrations import migrations
-
-if sys.platform != "win32":
-    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,15 +52,16 @@ DIALECT = Dialect(
     often_changed="",
 )
 
+SCHEMA = SqliteSchema("jetpay_ledger", _sql.schema(DIALECT), migrations(DIALECT))
+
 # The first release with the ->> operator; the other features are older.
-_OLDEST = (3, 38)
+_OLDEST_SQLITE = (3, 38)
 
-_WAIT = 60.0
-"""Seconds to wait for the other processes; a million debits are submitted in a few."""
+_BUSY_TIMEOUT_SECONDS = 60.0
+"""How long to wait for other processes; a million debits are submitted in a few seconds."""
 
-
-_SET_ANEW = 0.1
-"""Seconds by which a clock differs that was set anew; a slow machine looks the same, and waits in vain."""
+_CLOCK_STEP_SECONDS = 0.1
+"""By how much a clock that was set differs, at least; where a slow machine looks the same, it costs a wait."""
 
 
 class SqliteBackend:
@@ -86,13 +83,13 @@ class SqliteBackend:
         """
         if sys.platform == "win32":  # pragma: no cover - not measured there
             raise ConfigurationError("a ledger in a file needs flock, which this platform lacks; use PostgreSQL")
-        if sqlite3.sqlite_version_info < _OLDEST:  # pragma: no cover - a matter of the machine
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise ConfigurationError(
                 f"SQLite {sqlite3.sqlite_version} is too old for a ledger; 3.38 or later is needed"
             )
         if not create and not self.path.exists():
             raise LedgerNotFoundError(f"there is no ledger at {self.path}; check the path")
-        connection = sqlite3.connect(self.path, isolation_level=None, timeout=_WAIT)
+        connection = sqlite.connect(self.path, busy_timeout=_BUSY_TIMEOUT_SECONDS)
         try:
             opened = SqliteConnection(connection, self.path, self._clock)
             opened.prepare()
@@ -103,15 +100,14 @@ class SqliteBackend:
 
     def explain(self, error: Exception) -> str | None:
         """Say what an error of SQLite, or of the file system, means and what to do."""
-        if isinstance(error, OSError):
-            return f"the ledger {self.path}: {error}; {_ADVICE['SQLITE_CANTOPEN']}"
-        if not isinstance(error, sqlite3.Error):
+        if isinstance(error, FileIdentityError):
+            return f"the ledger {error}"
+        if not isinstance(error, sqlite3.Error | OSError):
             return None
-        code = str(getattr(error, "sqlite_errorname", "") or "")
-        for name, advice in _ADVICE.items():
-            if code.startswith(name):
-                return f"the ledger {self.path}: {error}; {advice}"
-        return f"the ledger {self.path}: {error} {code}".rstrip()
+        explanation = sqlite.explain(error)
+        if explanation is None:
+            return f"the ledger {self.path}: {error} {getattr(error, 'sqlite_errorname', '')}".rstrip()
+        return f"the ledger {self.path}: {error}; {explanation.advice}, {_NEXT_STEPS[explanation.reason]}"
 
     def repeatable(self, error: Exception) -> bool:
         """Say no: a transaction that writes has all others wait, so that none is in its way."""
@@ -119,15 +115,14 @@ class SqliteBackend:
         return False
 
 
-_ADVICE = {
-    "SQLITE_FULL": "the disk is full: make room, and run the same again",
-    "SQLITE_READONLY": "it can't be written: check the permissions of the file and of its directory",
-    "SQLITE_BUSY": "another process holds it: end that one's transaction, and run the same again",
-    "SQLITE_LOCKED": "another process holds it: end that one's transaction, and run the same again",
-    "SQLITE_CORRUPT": "it is damaged: keep the file, restore a copy, and look up at Jetpay what was captured since",
-    "SQLITE_NOTADB": "it is no SQLite database, or damaged: check the path",
-    "SQLITE_CANTOPEN": "it can't be opened: check that the directory exists and can be written",
-    "SQLITE_IOERR": "the disk does not work as it should: check it, and run the same again",
+_RUN_AGAIN = "and run the same again"
+
+_NEXT_STEPS: dict[sqlite.Reason, str] = {
+    "locked": _RUN_AGAIN,
+    "readonly": _RUN_AGAIN,
+    "full": _RUN_AGAIN,
+    "damaged": "and look up at Jetpay what was captured since",
+    "unavailable": _RUN_AGAIN,
 }
 
 
@@ -141,59 +136,59 @@ class SqliteConnection:
         self._path = path
         self._time = clock.time
         self._monotonic = clock.monotonic
-        self._token = ""
-        self._lock: int | None = None
-        self._prepared = False
+        self._lock: OwnerLock | None = None
+        self._identity: FileIdentity | None = None
+        """Known from the end of `prepare` on."""
 
     def prepare(self) -> None:
         """Set the connection up, and make the tables or bring them up to date; touch nothing that is not a ledger."""
-        self._pending_migrations()
-        execute = self._connection.execute
-        if execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-            raise LedgerError(f"the ledger {self._path} can't use a write-ahead log; it needs a local disk")
-        execute("PRAGMA synchronous=FULL")
-        self.begin(writes=True)
-        # Another process may have made or migrated them in the meantime.
-        pending = self._pending_migrations()
-        if pending is None:
-            for statement in _sql.schema(DIALECT):
-                execute(statement)
-        elif pending:
-            self._migrate(pending)
+        # Before the log is made: another application's database may not want one.
+        self.begin(writes=False)
+        self._refuse_others()
         self.commit()
-        self._prepared = True
+        if not sqlite.make_durable(self._connection, within=_BUSY_TIMEOUT_SECONDS):
+            raise LedgerError(f"the ledger {self._path} can't use a write-ahead log; it needs a local disk")
+        self.begin(writes=True)
+        self._refuse_others()
+        SCHEMA.install(self._connection, before_migrating=self._require_no_owners)
+        self.commit()
+        self._identity = FileIdentity.of(self._path)
 
-    def _pending_migrations(self) -> list[tuple[int, Sequence[str]]] | None:
-        """Return the steps that the tables still need, or None if there are no tables."""
-        tables = {name for (name,) in self.query("SELECT name FROM sqlite_master WHERE type = 'table'", {})}
-        if not tables:
-            return None
-        if "jetpay_ledger" not in tables:
-            raise LedgerError(f"{self._path} is another application's database; give the ledger a file of its own")
-        found = self.query(self.statements.version, {})[0][0]
+    def _refuse_others(self) -> None:
         try:
-            return list(migrations(DIALECT).after(found))
+            pending = SCHEMA.pending(self._connection)
         except NewerSchemaError as error:
             raise LedgerError(_sql.newer_schema_message(str(self._path), error)) from None
+        if pending is None and self.query("SELECT 1 FROM sqlite_master WHERE type = 'table'", {}):
+            raise LedgerError(f"{self._path} is another application's database; give the ledger a file of its own")
 
-    def _migrate(self, pending: list[tuple[int, Sequence[str]]]) -> None:
+    def _require_no_owners(self, pending: Sequence[sqlite.Step]) -> None:
         for owner, token, clock in self.query(self.statements.all_owners, {}):
             self._remove_if_dead(owner, token, clock)
         for host, pid in self.query(self.statements.any_owner, {}):
             raise LedgerError(_sql.migration_blocked_message(str(self._path), pending, host, pid))
-        for _, statements in pending:
-            for statement in statements:
-                self.change(statement, {})
 
     def begin(self, *, writes: bool) -> None:
-        """Open a transaction."""
+        """Open a transaction.
+
+        Raises:
+            LedgerError: Another release has migrated the ledger while it was open.
+        """
         self._connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-        if self._prepared:
+        if self._identity is not None:
             _sql.check_version(self.query(self.statements.version, {})[0][0], str(self._path))
+        if writes and self._lock is not None:
+            self._lock.restore()
 
     def commit(self) -> None:
-        """Make it durable."""
+        """Make it durable.
+
+        Raises:
+            FileIdentityError: It went into a file that nobody will find.
+        """
         self._connection.execute("COMMIT")
+        if self._identity is not None:
+            self._identity.check()
 
     def rollback(self) -> None:
         """Undo the transaction, if there is one."""
@@ -227,15 +222,13 @@ class SqliteConnection:
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""
         del lease  # the lock tells
-        self._token = secrets.token_hex(8)
+        token = secrets.token_hex(8)
         # Held before the ledger names it: whoever finds the name can tell from the lock.
-        self._lock = os.open(self._lock_path(self._token), os.O_RDWR | os.O_CREAT, 0o600)
-        _held[self._token] = self._lock
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = OwnerLock(self._lock_path(token))
         owner: int = self.query(
             self.statements.register,
             {
-                "token": self._token,
+                "token": token,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "clock": self._set_to(),
@@ -245,9 +238,9 @@ class SqliteConnection:
         return owner
 
     def renew(self, owner: int, lease: float) -> bool:
-        """Nothing to renew: the lock is held."""
-        del owner, lease
-        return True
+        """Say whether the owner is still in the ledger; as long as it is, its lock says that it is alive."""
+        del lease
+        return bool(self.query(self.statements.is_owner, {"owner": owner}))
 
     def expire_owners(self, owner: int) -> None:
         """Take the owners whose lock nobody holds out of the ledger."""
@@ -264,33 +257,21 @@ class SqliteConnection:
         self.change(self.statements.remove_idle, {"owner": owner})
 
     def close(self) -> None:
-        """Close the connection and let the lock go."""
+        """Close the connection and release the lock."""
         self._connection.close()
         if self._lock is not None:
-            self._lock_path(self._token).unlink(missing_ok=True)
-            if _held.pop(self._token, None) is not None:  # pragma: no branch - a forked child has let it go
-                os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _remove_if_dead(self, owner: int, token: str, clock: float) -> None:
         path = self._lock_path(token)
-        try:
-            lock = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            lock = None
-        try:
-            if lock is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if abs(clock - self._set_to()) > _SET_ANEW:
-                # Whether its requests can still be on their way can't be told by the times that it wrote down.
-                self.change(self.statements.wait_anew, {"owner": owner})
-            self.change(self.statements.remove_owner, {"owner": owner})
-            path.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass
-        finally:
-            if lock is not None:
-                os.close(lock)
+        if not is_released(path):
+            return
+        if abs(clock - self._set_to()) > _CLOCK_STEP_SECONDS:
+            # Whether its requests can still be on their way can't be told by the times that it recorded.
+            self.change(self.statements.wait_anew, {"owner": owner})
+        self.change(self.statements.remove_owner, {"owner": owner})
+        path.unlink(missing_ok=True)
 
     def _set_to(self) -> float:
         """Say what the clock is set to: the same until somebody sets it, or the machine is started again."""
@@ -298,19 +279,3 @@ class SqliteConnection:
 
     def _lock_path(self, token: str) -> Path:
         return self._path.with_name(f"{self._path.name}-owner-{token}")
-
-
-_held: dict[str, int] = {}
-"""The locks of this process, by token."""
-
-
-def _let_go() -> None:  # pragma: no cover - in a forked child, not measured
-    """Let a forked child go of its parent's locks: it would keep them when the parent dies."""
-    for lock in _held.values():
-        with contextlib.suppress(OSError):
-            os.close(lock)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - where there is fork
-    os.register_at_fork(after_in_child=_let_go)

@@ -206,7 +206,7 @@ def main(options: Options) -> None:
     if options.pause_at is not None:
         pause_before(options.pause_at)
     if options.patience is not None:
-        _sqlite._WAIT = options.patience
+        _sqlite._BUSY_TIMEOUT_SECONDS = options.patience
     if options.largest_file is not None:
         sys.dont_write_bytecode = True  # what is imported from now on would be cut off on the disk, for all who come
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.largest_file, options.largest_file))
