@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from jetpay_async._batch import worker_pool
+from jetpay_async._batch.operation import CaptureOperation, PreauthorizeOperation
 from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits, WorkerPool
 from jetpay_async._core import operations
 from jetpay_async._core.clock import SYSTEM_CLOCK
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from jetpay_async._batch.worker_pool import AnyWorkerPool, BatchOperation
+    from jetpay_async._batch.operation import BatchOperation
+    from jetpay_async._batch.worker_pool import AnyWorkerPool
     from jetpay_async._core.clock import Clock
     from jetpay_async._core.executor import OnUnknown
     from jetpay_async._core.instrumented import OnOperation
@@ -360,8 +362,8 @@ class JetpayClient:
             ConfigurationError: The client is closed: at once, or after the items in shared.
             Exception: What ``debit_ids`` raised, after the items that were taken from it.
         """
-        return self._crew(
-            worker_pool.captures(self._single_flight),
+        return self._start_batch(
+            CaptureOperation(self._single_flight, self._executor, self._options),
             debit_ids,
             "debit_ids",
             BatchLimits(concurrency=concurrency, rate=rate, ordered=ordered),
@@ -398,8 +400,8 @@ class JetpayClient:
             ConfigurationError: The client is closed: at once, or after the items in shared.
             Exception: What ``requests`` raised, after the items that were taken from it.
         """
-        return self._crew(
-            worker_pool.preauthorizations(self._executor),
+        return self._start_batch(
+            PreauthorizeOperation(self._executor, self._options),
             requests,
             "requests",
             BatchLimits(concurrency=concurrency, rate=rate),
@@ -469,12 +471,12 @@ class JetpayClient:
     def __reduce__(self) -> str:
         raise TypeError("a JetpayClient holds a secret and connections; make one in each process")
 
-    def _crew(
+    def _start_batch(
         self,
         operation: BatchOperation[_Item, _T, _Outcome],
         items: Iterable[_Item] | AsyncIterable[_Item],
         field: str,
-        pace: BatchLimits,
+        limits: BatchLimits,
         on_outcome: Callable[[_Outcome], None] | None,
     ) -> AsyncGenerator[_Outcome, None]:
         if self.closed:
@@ -483,14 +485,14 @@ class JetpayClient:
             operation,
             items,
             field=field,
-            runner=self._executor,
+            executor=self._executor,
             options=self._options,
             clock=self._clock,
-            pace=pace,
+            limits=limits,
             on_outcome=on_outcome,
             pools=self._pools,
         )
-        return pool.stream()
+        return pool.outcomes()
 
     async def _run(self, call: operations.Call[_T]) -> _T:
         return await self._executor.execute(self._executor.begin(call, self._options))

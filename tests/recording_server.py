@@ -1,4 +1,4 @@
-"""A server for batches: it knows each debit, counts, takes as long as it is told and does not protect itself."""
+"""A server for batches: it knows each debit, counts what it processes, and processes a request as often as it comes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def opened() -> asyncio.Event:
 
 @attrs.define
 class RecordingServer(Loopback):
-    """The server. A debit without a fate is captured."""
+    """The server. A debit without scripted responses is captured."""
 
     responses: dict[str, list[Act]] = attrs.Factory(dict)
-    """Of the captures of a debit, one for each request."""
+    """To the captures of a debit, one for each request."""
     held: dict[str, asyncio.Event] = attrs.Factory(dict)
     """Captures of these debits wait for their event before anything happens."""
     open: asyncio.Event = attrs.Factory(opened)
@@ -43,17 +43,19 @@ class RecordingServer(Loopback):
     in_flight: int = 0
     most_in_flight: int = 0
     states: defaultdict[str, str] = attrs.Factory(lambda: defaultdict(lambda: "preauthorized"))
+    status_lags: bool = False
+    """Whether statuses are those from before all captures, as a replica that lags behind tells them."""
 
     def __attrs_post_init__(self) -> None:
-        self.scripts["capture"] = self.scripts.get("capture") or Always([self._meet])
-        self.scripts["preauthorize"] = self.scripts.get("preauthorize") or Always([self._meet])
+        self.scripts["capture"] = self.scripts.get("capture") or Always([self._respond])
+        self.scripts["preauthorize"] = self.scripts.get("preauthorize") or Always([self._respond])
 
     @property
     def twice(self) -> list[str]:
         """What was carried out more than once."""
         return [name for name, times in self.carried_out.items() if times > 1]
 
-    async def _meet(self, exchange: Exchange) -> None:
+    async def _respond(self, exchange: Exchange) -> None:
         name = exchange.request.target.split("/")[2]
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -61,8 +63,8 @@ class RecordingServer(Loopback):
             await self.open.wait()
             if name in self.held:
                 await self.held[name].wait()
-            fate = self.responses.get(name)
-            await (fate.pop(0)(exchange) if fate else exchange.behave())
+            responses = self.responses.get(name)
+            await (responses.pop(0)(exchange) if responses else exchange.behave())
         finally:
             self.in_flight -= 1
 
@@ -78,13 +80,13 @@ class RecordingServer(Loopback):
         """The guide's answer, about this very debit."""
         name = request.target.split("/")[2]
         if request.route == "status":
-            return {"state": self.states[name]}
+            return {"state": "preauthorized" if self.status_lags else self.states[name]}
         answer = super().answer(request)
         return {**answer, "debit_id": f"debit_of_{name}"} if "debit_id" in answer else answer
 
 
-def connect(bank: Loopback, *, timeout: float = 2.0, retry: RetryPolicy = FAST) -> JetpayClient:
-    return JetpayClient(TOKEN, base_url=bank.url, timeout=timeout, retry=retry)
+def connect(server: Loopback, *, timeout: float = 2.0, retry: RetryPolicy = FAST) -> JetpayClient:
+    return JetpayClient(TOKEN, base_url=server.url, timeout=timeout, retry=retry)
 
 
 def debits(count: int) -> list[str]:

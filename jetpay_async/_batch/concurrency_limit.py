@@ -22,7 +22,7 @@ class AIMDLimiter:
         """Items in flight."""
         self.limit = float(concurrency)
         """The current limit; its fraction is progress towards one more."""
-        self.generation = 0
+        self.generation: int = 0
         """How many times the limit was cut."""
         self._maximum = concurrency
         self._step = max(1.0, concurrency / RECOVERY_ROUNDS)

@@ -78,6 +78,10 @@ class SingleFlight:
         shared.land(capture)
         return capture
 
+    def is_in_flight(self, debit_id: str) -> bool:
+        """Whether a capture of this debit is under way."""
+        return debit_id in self._in_flight
+
     async def resolve(self, debit_id: str, execution: Execution[Capture]) -> Capture | None:
         """Find out what became of an earlier capture, whoever sent it, and send nothing; None if it did nothing.
 

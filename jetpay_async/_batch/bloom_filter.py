@@ -1,0 +1,44 @@
+"""Bloom filter: a set of fixed size that never forgets a member, and seldom takes another value for one."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SIZE = 1 << 20
+
+# Each member sets two bits in each of two bytes.
+_PAIRS = tuple(1 << one | 1 << other for one, other in combinations(range(8), 2))
+_MASKS = (_PAIRS * 3)[:64]  # so that six bits of a hash choose one
+
+
+class BloomFilter:
+    """A set of strings in a mebibyte, of which the system provides what is written to.
+
+    One that was never added is taken for a member with a probability of 1 in 15,000 while the filter has 100,000
+    members, 1 in 800 with 300,000, and 1 in 30 with a million. With ten millions it takes nearly all for members.
+    """
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(SIZE)
+
+    def update(self, keys: Iterable[str]) -> None:
+        """Add strings."""
+        marked, masks = self._bytes, _MASKS
+        for number in map(hash, keys):
+            marked[number & 0xFFFFF] |= masks[number >> 20 & 63]
+            marked[number >> 32 & 0xFFFFF] |= masks[number >> 52 & 63]
+
+    def may_contain(self, key: str) -> bool:
+        """Return False if it was never added."""
+        number = hash(key)
+        mask = _MASKS[number >> 20 & 63]
+        if self._bytes[number & 0xFFFFF] & mask != mask:
+            return False
+        mask = _MASKS[number >> 52 & 63]
+        return self._bytes[number >> 32 & 0xFFFFF] & mask == mask

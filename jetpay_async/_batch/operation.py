@@ -1,0 +1,149 @@
+"""What a batch does with each of its items: capture a debit, or preauthorize an amount."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from jetpay_async._batch.capture_history import CaptureHistory
+from jetpay_async._core import operations
+from jetpay_async.errors import InvalidArgumentError
+from jetpay_async.models import Capture, Preauthorization
+from jetpay_async.outcomes import (
+    CaptureOutcome,
+    PreauthorizationOutcome,
+    PreauthorizationRequest,
+    Unknown,
+    captured,
+    preauthorized,
+    undone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from jetpay_async._core.executor import CallExecutor, Execution, Options
+    from jetpay_async._core.operations import Call
+    from jetpay_async._core.single_flight import SingleFlight
+    from jetpay_async.errors import JetpayError
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome)
+
+
+class BatchOperation(ABC, Generic[_Item, _Result, _Outcome]):
+    """What a `WorkerPool` does with each of its items."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def prepare(self, item: _Item) -> Call[_Result]:
+        """Make the call of an item.
+
+        Raises:
+            InvalidArgumentError: The item can't be sent.
+        """
+
+    @abstractmethod
+    def execute(self, execution: Execution[_Result]) -> Coroutine[Any, Any, _Result]:
+        """Execute the call of an item."""
+
+    @abstractmethod
+    def succeeded(self, item: _Item, result: _Result) -> _Outcome:
+        """Make the outcome of an item from its result."""
+
+    @abstractmethod
+    def failed(self, item: _Item, error: JetpayError) -> _Outcome:
+        """Make the outcome of an item from the error that it ended with."""
+
+    def known_outcome(self, item: _Item, call: Call[_Result]) -> _Outcome | None:  # noqa: ARG002 - for subclasses
+        """Return the outcome of an item that needs no request, since an earlier item had the same call."""
+        return None
+
+    def may_be_done(self, call: Call[_Result]) -> bool:  # noqa: ARG002 - for subclasses
+        """Return False if no earlier item had the same call."""
+        return False
+
+
+class CaptureOperation(BatchOperation[str, Capture, CaptureOutcome]):
+    """Capture debits, each once, however many times it is given.
+
+    Args:
+        single_flight: The client's.
+        executor: The client's.
+        options: For each capture.
+    """
+
+    name = "capture"
+
+    def __init__(self, single_flight: SingleFlight, executor: CallExecutor, options: Options) -> None:
+        self._single_flight = single_flight
+        self._history = CaptureHistory(options.retry.resolve_after_timeout, executor.now)
+        self._trust_rate_limited = options.retry.resend_rate_limited
+
+    def prepare(self, item: str) -> Call[Capture]:
+        return operations.capture(item)
+
+    def execute(self, execution: Execution[Capture]) -> Coroutine[Any, Any, Capture]:
+        debit_id = execution.call.debit_id or ""
+        certain_from = self._history.certain_from(debit_id, execution.began)
+        if certain_from is not None:
+            execution.mark_in_doubt(certain_from)
+        return self._single_flight.capture(debit_id, execution)
+
+    def succeeded(self, item: str, result: Capture) -> CaptureOutcome:
+        self._history.add(result.debit_id, result)
+        return captured(item, result)
+
+    def failed(self, item: str, error: JetpayError) -> CaptureOutcome:
+        outcome = undone(error, debit_id=item, request=None, trust_rate_limited=self._trust_rate_limited)
+        if isinstance(outcome, Unknown):
+            self._history.add(error.debit_id or item, None)
+        return outcome
+
+    def known_outcome(self, item: str, call: Call[Capture]) -> CaptureOutcome | None:
+        capture = self._history.find(call.debit_id or "")
+        return None if capture is None else self.succeeded(item, capture)
+
+    def may_be_done(self, call: Call[Capture]) -> bool:
+        debit_id = call.debit_id or ""
+        return self._history.may_contain(debit_id) or self._single_flight.is_in_flight(debit_id)
+
+
+class PreauthorizeOperation(BatchOperation[PreauthorizationRequest, Preauthorization, PreauthorizationOutcome]):
+    """Reserve amounts, each as many times as it is given.
+
+    Args:
+        executor: The client's.
+        options: For each preauthorization.
+    """
+
+    name = "preauthorize"
+
+    def __init__(self, executor: CallExecutor, options: Options) -> None:
+        self._executor = executor
+        self._trust_rate_limited = options.retry.resend_rate_limited
+
+    def prepare(self, item: PreauthorizationRequest) -> Call[Preauthorization]:
+        if not isinstance(item, PreauthorizationRequest):
+            raise InvalidArgumentError(
+                f"requests: an item is a PreauthorizationRequest, not {type(item).__name__}", field="requests"
+            )
+        return operations.preauthorize(
+            contact_id=item.contact_id,
+            credit_card_id=item.credit_card_id,
+            amount=item.amount,
+            to_bank_account_id=item.to_bank_account_id,
+            statement=item.statement,
+        )
+
+    def execute(self, execution: Execution[Preauthorization]) -> Coroutine[Any, Any, Preauthorization]:
+        return self._executor.execute(execution)
+
+    def succeeded(self, item: PreauthorizationRequest, result: Preauthorization) -> PreauthorizationOutcome:
+        return preauthorized(item, result)
+
+    def failed(self, item: PreauthorizationRequest, error: JetpayError) -> PreauthorizationOutcome:
+        return undone(error, debit_id=error.debit_id or "", request=item, trust_rate_limited=self._trust_rate_limited)
