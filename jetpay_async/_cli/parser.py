@@ -186,8 +186,9 @@ def _add_capture(add_parser: AddParser) -> None:
         "capture the full amount of preauthorized debits",
         run=dispatch.capture,
         usage="""%(prog)s DEBIT_ID [DEBIT_ID ...] [--json]
-       %(prog)s FILE|- --ledger LEDGER --batch NAME [--concurrency N] [--rate N]
-                      [--dry-run] [--json] [--out FILE]""",
+       %(prog)s FILE|- --ledger LEDGER --batch NAME [--column NAME]
+                      [--concurrency N] [--rate N] [--dry-run] [--json]
+                      [--out FILE]""",
         epilog=_FILES + EXIT_STATUSES + _BATCH_STATUSES,
     )
     parser.add_argument(
@@ -205,6 +206,7 @@ def _add_capture(add_parser: AddParser) -> None:
     parser.add_argument(
         "--batch", metavar="NAME", help="the name of the batch; the same name with the same debits continues it"
     )
+    parser.add_argument("--column", metavar="NAME", help="the column, or the JSON key, of the debit ids (debit_id)")
     parser.add_argument("--concurrency", type=_number(int, 1), metavar="N", help="captures at a time (64)")
     parser.add_argument(
         "--rate", type=_number(float, 0.001), metavar="N", help="captures per second, of all processes on the ledger"
@@ -225,10 +227,11 @@ def _add_capture(add_parser: AddParser) -> None:
 
 _FILES = """\
 A file is CSV (a header with a debit_id column, or a single column; comma,
-semicolon or tab), JSON lines (strings, or objects with a debit_id), or has one id
-per line. The ending .csv, .tsv, .jsonl, .ndjson or .json decides, otherwise the
-first line. All of it is checked before anything is sent. A batch survives Ctrl-C,
-kill -9 and power cuts: the same command continues it, and captures nothing twice.
+semicolon or tab), JSON lines or one JSON array (strings, or objects with a
+debit_id), or has one id per line. The ending .csv, .tsv, .jsonl, .ndjson or .json
+decides, otherwise the first line. UTF-8 or UTF-16, also gzipped. All of it is
+checked before anything is sent. A batch survives Ctrl-C, kill -9 and power cuts:
+the same command continues it, and captures nothing twice.
 
 """
 

@@ -21,6 +21,7 @@ def capture(
     debits: Sequence[str],
     ledger: str | None,
     batch: str | None,
+    column: str | None,
     concurrency: int | None,
     rate: float | None,
     dry_run: bool,
@@ -33,7 +34,14 @@ def capture(
         ConfigurationError: The arguments mix both forms, or are incomplete.
     """
     if ledger is None:
-        given = {"--batch": batch, "--concurrency": concurrency, "--rate": rate, "--dry-run": dry_run, "--out": out}
+        given = {
+            "--batch": batch,
+            "--column": column,
+            "--concurrency": concurrency,
+            "--rate": rate,
+            "--dry-run": dry_run,
+            "--out": out,
+        }
         _check_ids(debits, [option for option, value in given.items() if value])
         from jetpay_async._cli.commands.operations import capture_each  # noqa: PLC0415 - one of two forms
 
@@ -59,6 +67,7 @@ def capture(
             source=debits[0],
             ledger=ledger,
             batch=batch,
+            column=column,
             concurrency=concurrency or DEFAULT_CONCURRENCY,
             rate=rate,
             out=out,

@@ -43,6 +43,7 @@ class CaptureFileRequest:
     """A file's name, or ``-``."""
     ledger: str
     batch: str
+    column: str | None
     concurrency: int
     rate: float | None
     out: str | None
@@ -59,7 +60,7 @@ def capture_file(request: CaptureFileRequest, *, dry_run: bool) -> int:
     if request.as_json and request.out == STDOUT:
         raise ConfigurationError("argument --out: --json writes to stdout already; name a file")
     destination = None if request.out is None else choose_destination(request.out)
-    with read_debits(request.source) as debits, name_options():
+    with read_debits(request.source, column=request.column) as debits, name_options():
         if dry_run:
             return asyncio.run(
                 report_dry_run(

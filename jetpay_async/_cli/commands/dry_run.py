@@ -43,13 +43,23 @@ async def report_dry_run(debits: Debits, *, source: str, ledger: str, batch: str
     mismatch = stored is not None and not same == stored.total == debits.total
     if as_json:
         counts = None if stored is None else {**attrs.asdict(stored), "of_these": same}
-        facts = {"batch": batch, "total": debits.total, "duplicates": debits.duplicates, "stored": counts}
+        first, last = debits.ends
+        facts = {
+            "batch": batch,
+            "total": debits.total,
+            "duplicates": debits.duplicates,
+            "read_from": debits.form,
+            "first": first,
+            "last": last,
+            "stored": counts,
+        }
         write_output(to_json({"event": "dry_run", "ok": not mismatch, **facts}))
     else:
         name = "stdin" if source == STDIN else source
-        read = f"{name}: {debits.total:,} debits{repeated(debits.duplicates)}"
+        read = f"{name}: {debits.total:,} debits{repeated(debits.duplicates)}, read from {debits.form}"
+        first, last = debits.ends
         place = f"batch {batch} in {without_password(ledger)}"
-        write_output(f"{read}\n{place}: {_plan(debits, stored, same)}")
+        write_output(f"{read}\nfirst: {first}\nlast:  {last}\n{place}: {_plan(debits, stored, same)}")
     return ExitStatus.USAGE if mismatch else ExitStatus.DONE
 
 

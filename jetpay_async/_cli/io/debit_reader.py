@@ -3,29 +3,36 @@
 ======================================  ==============================================================================
 ``.csv``, ``.tsv``                      CSV: a header with a ``debit_id`` column, or one column and no header; comma,
                                         semicolon or tab
-``.jsonl``, ``.ndjson``, ``.json``      JSON lines: strings, or objects with a ``debit_id``
-anything else, a pipe                   what the first line looks like: one of those, or one id a line, where blank
+``.jsonl``, ``.ndjson``, ``.json``      JSON lines, or one JSON array: strings, or objects with a ``debit_id``
+anything else, a pipe                   what the first line looks like: one of those, or one id per line, where blank
                                         lines and those that begin with ``#`` are skipped
 ======================================  ==============================================================================
 
-UTF-8, with or without a byte order mark. A million ids take no more memory than ten: they wait in a temporary file.
+A list whose columns may have shifted is refused: a row must have as many cells as the header. A million ids take no
+more memory than ten: they wait in a temporary file.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
-import re
+import json
 import sqlite3
-import sys
 from contextlib import contextmanager
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias, cast
 
 import attrs
 
-from jetpay_async._core import json, operations
-from jetpay_async.errors import ConfigurationError, InvalidArgumentError
+from jetpay_async._cli.io.id_checks import (
+    COLUMN,
+    cell_objection,
+    id_objection,
+    is_rounded,
+    normalized_header,
+    quoted,
+)
+from jetpay_async._cli.io.list_files import STDIN, name_of, open_list, suffix_of
+from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -34,37 +41,33 @@ if TYPE_CHECKING:
 
 __all__ = ["STDIN", "Debits", "read_debits"]
 
-STDIN = "-"
-"""Instead of a file's name."""
-
-COLUMN = "debit_id"
-"""Of a CSV, and of a JSON object."""
-
 
 @attrs.frozen
 class _Bad:
-    """A line that holds no debit id, and why."""
+    """A place that holds no debit id, and why."""
 
     reason: str
 
 
 _Found: TypeAlias = tuple[int, "str | _Bad"]
-"""A line's number, from 1, and what was found on it."""
+"""The number of a line or of an item, from 1, and what was found there."""
 
 
 class Debits:
     """Debit ids, each once, in the order in which they were given; in a temporary file that deletes itself."""
 
     def __init__(self) -> None:
-        # A database without a name is on the disk, and gone when it is closed. Whoever submits may do it in a thread.
+        # A database without a name is on the disk, and gone when it is closed. A batch may be submitted in a thread.
         self._store = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._store.execute("PRAGMA temp_store=FILE")
         self._store.execute("PRAGMA journal_mode=OFF")
-        self._store.execute("CREATE TABLE debit (id TEXT NOT NULL UNIQUE)")
+        self._store.execute("CREATE TABLE debit (id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL)")
         self.given = 0
         """How many ids there were, repeated ones included."""
         self.total = 0
         """How many debits they name."""
+        self.form = ""
+        """Where the ids were found, in words."""
 
     def __enter__(self) -> Self:
         return self
@@ -86,15 +89,22 @@ class Debits:
         """How often a debit was given again."""
         return self.given - self.total
 
-    def add(self, debit_ids: Iterable[str]) -> None:
-        """Add ids.
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The first and the last id."""
+        (first,) = self._store.execute("SELECT id FROM debit ORDER BY rowid LIMIT 1").fetchone()
+        (last,) = self._store.execute("SELECT id FROM debit ORDER BY rowid DESC LIMIT 1").fetchone()
+        return first, last
+
+    def add(self, found: Iterable[tuple[int, str]]) -> None:
+        """Add ids, each with the number of its place.
 
         Raises:
             ConfigurationError: The temporary directory is full.
         """
         self._store.execute("BEGIN")
         try:
-            added = self._store.executemany("INSERT OR IGNORE INTO debit VALUES (?)", self._counted(debit_ids)).rowcount
+            added = self._store.executemany("INSERT OR IGNORE INTO debit VALUES (?, ?)", self._counted(found)).rowcount
             self._store.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise ConfigurationError(
@@ -102,217 +112,320 @@ class Debits:
             ) from None
         self.total += added
 
-    def _counted(self, debit_ids: Iterable[str]) -> Iterator[tuple[str]]:
-        for debit_id in debit_ids:
+    def _counted(self, found: Iterable[tuple[int, str]]) -> Iterator[tuple[str, int]]:
+        for place, debit_id in found:
             self.given += 1
-            yield (debit_id,)
+            yield debit_id, place
+
+    def same_but_for_case(self) -> Iterator[tuple[int, str]]:
+        """Find ids that differ in upper and lower case only: the API may take them for one debit."""
+        query = """
+            SELECT place, id FROM debit JOIN (
+                SELECT lower(id) AS folded, min(rowid) AS first FROM debit GROUP BY 1 HAVING count(*) > 1
+            ) ON lower(id) = folded AND debit.rowid > first ORDER BY place
+        """
+        yield from self._store.execute(query)
 
 
 @contextmanager
-def read_debits(source: str) -> Generator[Debits]:
+def read_debits(source: str, *, column: str | None = None) -> Generator[Debits]:
     """Read and check the ids of a file.
 
     Args:
         source: Its name, or ``-`` for stdin.
+        column: The CSV column, or the key of JSON objects, that holds the ids; ``debit_id`` if None.
 
     Yields:
         The ids; they are there until the context ends.
 
     Raises:
-        ConfigurationError: The file can't be read, holds no debit, or a line of it is not right.
+        ConfigurationError: The file can't be read, holds no debit, or a line of it is not valid.
     """
-    name = "stdin" if source == STDIN else source
+    name = name_of(source)
     with Debits() as debits:
-        complaints = _Complaints()
-        try:
-            with _open(source) as stream:
-                debits.add(complaints.sift(_read(stream, PurePath(source).suffix.lower())))
-        except OSError as error:
-            raise ConfigurationError(f"can't read {name}: {error.strerror}") from None
+        with open_list(source) as stream:
+            reader = _Reader(stream, suffix_of(source), column)
+            complaints = _Complaints(reader)
+            debits.add(complaints.accepted())
+        complaints.check(debits)
         if complaints.count:
             raise ConfigurationError(f"{name}: {complaints}")
         if not debits.total:
             raise ConfigurationError(f"{name} holds no debit ids; nothing was sent")
+        debits.form = reader.form
         yield debits
 
 
-_SHOWN = 10
+_MAX_COMPLAINTS = 10
 
 
 class _Complaints:
-    """What is wrong with a file: the first few lines of it, and how many there are."""
+    """What is wrong with a list: the first few places, and how many there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, reader: _Reader) -> None:
+        self._reader = reader
         self.count = 0
         self._first: list[str] = []
+        self._varied_case = False
+        self._rounded: set[str] = set()
 
-    def sift(self, found: Iterable[_Found]) -> Iterator[str]:
-        """Let the good ids through."""
-        for line, value in found:
-            reason = value.reason if isinstance(value, _Bad) else _objection(value)
+    def accepted(self) -> Iterator[tuple[int, str]]:
+        """Yield the ids that are valid, each with the number of its place."""
+        for place, value in self._reader.read():
+            reason = value.reason if isinstance(value, _Bad) else id_objection(value)
             if reason is None and isinstance(value, str):
-                yield value
-                continue
-            self.count += 1
-            if self.count <= _SHOWN:
-                self._first.append(f"  line {line}: {reason}")
+                reason = self._collapsed(value)
+                self._varied_case = self._varied_case or value != value.lower()
+            if reason is None and isinstance(value, str):
+                yield place, value
+            elif reason is not None:
+                self._add(place, reason)
+
+    def _collapsed(self, debit_id: str) -> str | None:
+        """Say so if an id was rounded and is given again: two debits may have become one."""
+        if not is_rounded(debit_id):
+            return None
+        if debit_id in self._rounded:
+            return (
+                f"{quoted(debit_id)} is given twice and ends in zeros after its fifteenth digit, as numbers that a "
+                "spreadsheet rounded; export the column as text"
+            )
+        self._rounded.add(debit_id)
+        return None
+
+    def check(self, debits: Debits) -> None:
+        """Find what only the whole list shows."""
+        if self._varied_case:
+            for place, debit_id in debits.same_but_for_case():
+                self._add(
+                    place, f"{quoted(debit_id)} is given in another spelling too (upper and lower case); keep one"
+                )
+
+    def _add(self, place: int, reason: str) -> None:
+        self.count += 1
+        if self.count <= _MAX_COMPLAINTS:
+            self._first.append(f"  {self._reader.unit} {place}: {reason}")
 
     def __str__(self) -> str:
-        more = [f"  and {self.count - _SHOWN:,} more"] if self.count > _SHOWN else []
-        lines = "a line is not right" if self.count == 1 else f"{self.count:,} lines are not right"
-        return "\n".join((f"{lines}; nothing was sent", *self._first, *more))
+        more = [f"  and {self.count - _MAX_COMPLAINTS:,} more"] if self.count > _MAX_COMPLAINTS else []
+        unit = self._reader.unit
+        places = f"a {unit} is not valid" if self.count == 1 else f"{self.count:,} {unit}s are not valid"
+        return "\n".join((f"{places}; nothing was sent", *self._first, *more))
 
 
-def _objection(debit_id: str) -> str | None:
-    try:
-        operations.read_debit_id(debit_id)
-    except InvalidArgumentError as error:
-        return error.message.removeprefix(f"{error.field}: ")
-    return None
+_MAX_LINE = 1 << 20
+_MAX_ARRAY = 64 << 20
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_CSV_SUFFIXES = frozenset({".csv", ".tsv"})
+_JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
+_OTHER_HEADERS = frozenset({"id", "debit", "debits", "identifier", "transactionid", "transaction", "uuid"})
 
 
-@contextmanager
-def _open(source: str) -> Generator[BinaryIO]:
-    if source == STDIN:
-        if sys.stdin.isatty():
-            sys.stderr.write("jetpay: type or paste debit ids, one a line; Ctrl-D ends them\n")
-        yield sys.stdin.buffer
-        return
-    with Path(source).open("rb") as stream:
-        yield stream
+class _Reader:
+    """Finds the ids in a text, by its form."""
+
+    def __init__(self, stream: TextIO, suffix: str, column: str | None) -> None:
+        self._stream = stream
+        self._suffix = suffix
+        self._column = column
+        self.unit = "line"
+        self.form = ""
+
+    def read(self) -> Iterator[_Found]:
+        """Yield each place that should hold an id."""
+        lines = self._lines()
+        skipped, first = 0, ""
+        for line in lines:
+            if line.strip() and not line.lstrip().startswith("#"):
+                first = line
+                break
+            skipped += 1
+        # Every form passes over blank lines, and the numbers of the others stay right.
+        everything = itertools.chain(itertools.repeat("\n", skipped), [first], lines)
+        header = normalized_header(first.strip(' \t\n"'))
+        if first.lstrip().startswith("["):
+            yield from self._read_array(first)
+        elif self._suffix in _JSON_SUFFIXES or (self._suffix not in _CSV_SUFFIXES and _looks_like_json(first)):
+            yield from self._read_json(everything)
+        elif self._column is None and header in _OTHER_HEADERS:
+            cell = first.strip(' \t\n"')
+            yield (
+                skipped + 1,
+                _Bad(f"{quoted(cell)} looks like a header; add --column {cell}, or leave the header out"),
+            )
+        elif self._suffix in _CSV_SUFFIXES or self._column is not None or _looks_like_csv(first):
+            yield from self._read_csv(everything, first, skipped)
+        else:
+            yield from self._read_plain(everything)
+
+    def _lines(self) -> Iterator[str]:
+        """Read line by line; a line that is too long is cut, and then is no id."""
+        line = self._stream.readline(_MAX_LINE)
+        while line:
+            yield line
+            while line and not line.endswith("\n"):
+                line = self._stream.readline(_MAX_LINE)
+            line = self._stream.readline(_MAX_LINE)
+
+    def _read_plain(self, lines: Iterable[str]) -> Iterator[_Found]:
+        self.form = "one id per line"
+        for number, line in enumerate(lines, 1):
+            text = line.strip(" \t\n")
+            if text and not text.startswith("#"):
+                yield number, _checked(text)
+
+    # --- JSON ---------------------------------------------------------------------------------------------------------
+
+    def _read_json(self, lines: Iterable[str]) -> Iterator[_Found]:
+        self.form = f"JSON lines, {self._column or COLUMN}"
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    document = _parse(line)
+                except (ValueError, RecursionError) as error:
+                    yield number, _Bad(f"not JSON: {error}")
+                else:
+                    yield number, self._of_document(document)
+
+    def _read_array(self, first: str) -> Iterator[_Found]:
+        self.form = f"a JSON array, {self._column or COLUMN}"
+        text = first + self._stream.read(_MAX_ARRAY)
+        if len(text) >= _MAX_ARRAY:
+            yield 1, _Bad("begins a JSON array that is too large; write one item per line: jq -c '.[]'")
+            return
+        try:
+            items = cast("list[object]", _parse(text))
+        except (ValueError, RecursionError) as error:
+            yield 1, _Bad(f"begins a JSON array that can't be read: {error}")
+            return
+        self.unit = "item"
+        for number, item in enumerate(items, 1):
+            yield number, self._of_document(item)
+
+    def _of_document(self, document: object) -> str | _Bad:
+        if isinstance(document, str):
+            return document
+        if not isinstance(document, _JsonObject):
+            return _Bad(f"is neither a JSON string nor an object with a {self._column or COLUMN}")
+        wanted = normalized_header(self._column or COLUMN)
+        values = [value for key, value in document.pairs if normalized_header(key) == wanted]
+        if len(values) > 1:
+            return _Bad(f"has {len(values)} keys that mean {self._column or COLUMN}; keep one")
+        if values and isinstance(values[0], str):
+            return values[0]
+        return _Bad(f"has no {self._column or COLUMN} that is a string")
+
+    # --- CSV ----------------------------------------------------------------------------------------------------------
+
+    def _read_csv(self, lines: Iterable[str], first: str, skipped: int) -> Iterator[_Found]:
+        numbered = iter(lines)
+        delimiter = _declared_delimiter(first)
+        if delimiter is not None:  # Excel's `sep=;`
+            numbered = itertools.chain(
+                itertools.repeat("\n", skipped + 1), itertools.islice(numbered, skipped + 1, None)
+            )
+        else:
+            delimiter = self._delimiter(first)
+        # Strict: a quote that is never closed would silently take in the rest of the file.
+        rows = csv.reader(numbered, delimiter=delimiter, strict=True)
+        width, column = 0, -1
+        while True:
+            number = rows.line_num + 1
+            try:
+                cells = [cell.strip(" \t\n") for cell in next(rows)]
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, _Bad(str(error))
+                continue
+            if not any(cells):
+                continue
+            if not width:
+                width = len(cells)
+                column, reason = self._find_column(cells)
+                if reason is not None:
+                    yield number, _Bad(reason)
+                    return  # the others would all be wrong
+                shown = f", {_DELIMITERS.get(delimiter, delimiter)}-separated" if width > 1 else ""
+                self.form = f"CSV, column {column + 1} of {width}{shown}"
+                if self._is_header(cells[column]):
+                    self.form += f", headed {cells[column]!r}"
+                    continue
+            yield number, _of_row(cells, column, width)
+
+    def _delimiter(self, first: str) -> str:
+        """Choose the delimiter by which the first line has the column, or else the first one that is in it."""
+        for delimiter in _DELIMITERS:
+            try:
+                cells = next(csv.reader([first], delimiter=delimiter))
+            except csv.Error:
+                break
+            if any(map(self._is_header, cells)):
+                return delimiter
+        return next((delimiter for delimiter in _DELIMITERS if delimiter in first), ",")
+
+    def _find_column(self, cells: list[str]) -> tuple[int, str | None]:
+        """Find the column of the ids, by the first row; or say why there is none."""
+        found = [number for number, cell in enumerate(cells) if self._is_header(cell)]
+        wanted = self._column or COLUMN
+        if len(found) == 1:
+            return found[0], None
+        if found:
+            return 0, f"has {len(found)} columns that are called {wanted}; remove or rename all but one"
+        if self._column is not None:
+            return 0, f"has no column {wanted!r}; it has {', '.join(map(quoted, cells[:20]))}"
+        if len(cells) > 1:
+            return 0, f"has several columns, and no header names {wanted}; add --column NAME"
+        return 0, None
+
+    def _is_header(self, cell: str) -> bool:
+        return normalized_header(cell) == normalized_header(self._column or COLUMN)
 
 
-_LONGEST = 1 << 20
-_BOM = b"\xef\xbb\xbf"
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_DELIMITERS = ",;\t"
-_CSV = frozenset({".csv", ".tsv"})
-_JSON = frozenset({".jsonl", ".ndjson", ".json"})
-_OTHER_HEADERS = frozenset({"id", "debit", "debits", "debitid", "debit id", "identifier", "transaction_id"})
+@attrs.frozen
+class _JsonObject:
+    """An object as it was written: a repeated key shows."""
+
+    pairs: list[tuple[str, object]]
 
 
-def _read(stream: BinaryIO, suffix: str) -> Iterator[_Found]:
-    """Find the ids in a file, by its form."""
-    lines = _lines(stream)
-    skipped, first = 0, b""
-    for line in lines:
-        if line.strip() and not line.lstrip().startswith(b"#"):
-            first = line
-            break
-        skipped += 1
-    # Every form passes over blank lines, and the numbers of the others stay right.
-    everything = itertools.chain(itertools.repeat(b"\n", skipped), [first], lines)
-    if first.startswith(_UTF_16):
-        yield skipped + 1, _Bad("is UTF-16; save the file as UTF-8")
-    elif suffix in _JSON or (suffix not in _CSV and _looks_like_json(first)):
-        yield from _read_json(everything)
-    elif (header := _name(_text(first))) in _OTHER_HEADERS:
-        yield skipped + 1, _Bad(f"{header!r} looks like a header; call the column {COLUMN}, or leave the header out")
-    elif suffix in _CSV or _looks_like_csv(_text(first)):
-        yield from _read_csv(everything, _text(first))
-    else:
-        yield from _read_plain(everything)
+def _parse(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_JsonObject)
 
 
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Read line by line; of a file that has no lines, one piece, which is no id."""
-    line = stream.readline(_LONGEST).removeprefix(_BOM)
-    while line:
-        yield line
-        while line and not line.endswith(b"\n"):
-            line = stream.readline(_LONGEST)
-        line = stream.readline(_LONGEST)
-
-
-def _text(line: bytes) -> str:
-    # What is not UTF-8 does no harm in another column; in an id it is rejected with whatever else no id has.
-    return line.decode("utf-8", "surrogateescape")
-
-
-def _name(header: str) -> str:
-    return header.strip(' \t\r\n"').casefold()
-
-
-def _looks_like_json(first: bytes) -> bool:
-    if first.lstrip().startswith((b"{", b"[")):
+def _looks_like_json(first: str) -> bool:
+    if first.lstrip().startswith("{"):
         return True
     try:
-        return isinstance(json.parse(first), str)
-    except ValueError:
+        return isinstance(_parse(first), str)
+    except (ValueError, RecursionError):
         return False
 
 
 def _looks_like_csv(first: str) -> bool:
-    return any(delimiter in first for delimiter in _DELIMITERS) or _name(first) == COLUMN
+    return (
+        any(delimiter in first.strip() for delimiter in _DELIMITERS)
+        or normalized_header(first.strip(' \t\n"')) == normalized_header(COLUMN)
+        or _declared_delimiter(first) is not None
+    )
 
 
-def _read_json(lines: Iterable[bytes]) -> Iterator[_Found]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            document = json.parse(line)
-        except ValueError as error:
-            yield number, _Bad(str(error))
-            continue
-        value = document.get(COLUMN) if isinstance(document, dict) else document
-        if isinstance(value, str):
-            yield number, value
-        elif isinstance(document, dict):
-            yield number, _Bad(f"has no {COLUMN} that is a string")
-        else:
-            yield number, _Bad(f"is neither a JSON string nor an object with a {COLUMN}")
+def _declared_delimiter(first: str) -> str | None:
+    text = first.strip(' \n"')
+    return text[4:] if text.lower().startswith("sep=") and text[4:] in _DELIMITERS else None
 
 
-def _read_plain(lines: Iterable[bytes]) -> Iterator[_Found]:
-    for number, line in enumerate(lines, 1):
-        text = _text(line).strip()
-        if text and not text.startswith("#"):
-            yield number, _word(text)
+def _of_row(cells: list[str], column: int, width: int) -> str | _Bad:
+    if len(cells) != width:
+        return _Bad(
+            f"has {len(cells)} cells where the first line has {width}; "
+            "a cell with a comma needs quotes, or columns are shifted"
+        )
+    if not cells[column]:
+        return _Bad(f"has no {COLUMN}")
+    return _checked(cells[column])
 
 
-def _read_csv(lines: Iterable[bytes], first: str) -> Iterator[_Found]:
-    delimiter, named = _layout(first)
-    column = named or 0
-    # Strict: a quote that is never closed would silently take in the rest of the file.
-    rows = csv.reader(map(_text, lines), delimiter=delimiter, strict=True)
-    headed = named is not None
-    while True:
-        number = rows.line_num + 1
-        try:
-            cells = [cell.strip() for cell in next(rows)]
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, _Bad(str(error))
-            continue
-        if not any(cells):
-            continue
-        if headed:
-            headed = False
-        elif named is None and len(cells) > 1:
-            yield number, _Bad(f"has several columns, and no header names {COLUMN}")
-        elif column < len(cells) and cells[column]:
-            yield number, _word(cells[column])
-        else:
-            yield number, _Bad(f"has no {COLUMN}")
-
-
-def _layout(first: str) -> tuple[str, int | None]:
-    """Find the delimiter, and the column that the header calls by its name."""
-    for delimiter in _DELIMITERS:
-        try:
-            names = [_name(cell) for cell in next(csv.reader([first], delimiter=delimiter))]
-        except csv.Error:
-            break
-        if COLUMN in names:
-            return delimiter, names.index(COLUMN)
-    return next((delimiter for delimiter in _DELIMITERS if delimiter in first), ","), None
-
-
-def _word(text: str) -> str | _Bad:
-    """Take a cell or a line for an id, unless there is more on it than that."""
-    return _Bad(f"{text[:60]!r} is not one debit id") if _NOT_A_WORD.search(text) else text
-
-
-_NOT_A_WORD = re.compile(r"[\s,;\"#]")
+def _checked(text: str) -> str | _Bad:
+    reason = cell_objection(text)
+    return text if reason is None else _Bad(reason)

@@ -152,7 +152,7 @@ def test_a_bad_line_stops_everything(jetpay: Jetpay, sandbox: Sandbox) -> None:
     run = jetpay(*capture(source))
 
     assert (run.status, run.out) == (2, "")
-    assert run.err.startswith("jetpay: debits.txt: a line is not right; nothing was sent\n  line 2: 'a/b' is not an id")
+    assert run.err.startswith("jetpay: debits.txt: a line is not valid; nothing was sent\n  line 2: 'a/b' is not an id")
     assert (sandbox.requests("capture"), files()) == (0, ["debits.txt"])
 
 
@@ -206,6 +206,7 @@ def test_a_ledger_that_can_not_be_used(jetpay: Jetpay, sandbox: Sandbox, path: s
         pytest.param("debits.txt", "argument debits.txt: is a file; to capture the debits in it, add", id="file"),
         pytest.param("debit_1 -", "argument -: debit ids from stdin need --ledger and --batch", id="stdin"),
         pytest.param("debit_1 --batch n1", "argument --batch: needs --ledger", id="batch"),
+        pytest.param("debit_1 --column x", "argument --column: needs --ledger", id="column"),
         pytest.param("debit_1 --concurrency 2", "argument --concurrency: needs --ledger", id="concurrency"),
         pytest.param("debit_1 --rate 2", "argument --rate: needs --ledger", id="rate"),
         pytest.param("debit_1 --dry-run", "argument --dry-run: needs --ledger", id="dry run"),

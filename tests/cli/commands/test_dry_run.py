@@ -29,7 +29,7 @@ def test_a_dry_run_of_a_new_batch(jetpay: Jetpay, no_network: None) -> None:
 
     assert run == CommandResult(
         0,
-        "debits.txt: 2 debits (1 given more than once)\nbatch n1 in c.db: new; 2 debits would be captured\n",
+        "debits.txt: 2 debits (1 given more than once), read from one id per line\nfirst: a\nlast:  b\nbatch n1 in c.db: new; 2 debits would be captured\n",
         "",
     )
     assert files() == ["debits.txt"]
@@ -45,15 +45,27 @@ def test_a_dry_run_of_a_batch_that_has_begun(jetpay: Jetpay, sandbox: Sandbox) -
     other = jetpay(*capture(listed([*debit_ids, "x"]), "--dry-run"))
     new = jetpay(*capture("debits.txt", "--dry-run", "--json", name="n2"))
 
-    assert known.out.splitlines()[1] == (
+    assert known.out.splitlines()[3] == (
         "batch n1 in c.db: exists with these debits, 2 captured and 0 rejected; 0 would be captured, and the status "
         "of 0 unknown ones checked again"
     )
-    assert (other.status, other.out.splitlines()[1].split(";")[0]) == (
+    assert (other.status, other.out.splitlines()[3].split(";")[0]) == (
         2,
         "batch n1 in c.db: exists with other debits: 2 of these 3, and 0 others",
     )
-    assert events(new) == [{"event": "dry_run", "ok": True, "batch": "n2", "total": 3, "duplicates": 0, "stored": None}]
+    assert events(new) == [
+        {
+            "event": "dry_run",
+            "ok": True,
+            "batch": "n2",
+            "total": 3,
+            "duplicates": 0,
+            "read_from": "one id per line",
+            "first": debit_ids[0],
+            "last": "x",
+            "stored": None,
+        }
+    ]
     assert events(jetpay(*capture("debits.txt", "--dry-run", "--json")))[0]["stored"] == {
         "total": 2,
         "pending": 0,
@@ -73,4 +85,4 @@ def test_a_dry_run_of_a_pipe(jetpay: Jetpay, no_network: None, monkeypatch: pyte
 
         run = jetpay(*capture("-", "--dry-run"))
 
-    assert run.out.startswith("stdin: 1 debits\n")
+    assert run.out.startswith("stdin: 1 debits, read from one id per line\n")

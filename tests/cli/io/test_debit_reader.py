@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +33,10 @@ def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 @pytest.mark.parametrize(
     "file",
     [
-        pytest.param(("d.txt", "a\nb\n"), id="one a line"),
+        pytest.param(("d.txt", "a\nb\n"), id="one per line"),
         pytest.param(("d", "a\nb"), id="no newline at the end"),
         pytest.param(("d.txt", "a\r\nb\r\n"), id="CRLF"),
+        pytest.param(("d.txt", "a\rb\r"), id="CR"),
         pytest.param(("d.txt", "\ufeffa\nb\n"), id="byte order mark"),
         pytest.param(("d.txt", "# tonight\n\n  a  \n\t\n# more\nb\n\n"), id="comments and blank lines"),
         pytest.param(("d.csv", "a\nb\n"), id="CSV of one column"),
@@ -42,24 +45,71 @@ def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         pytest.param(("d.csv", "# exported\n\ndebit_id,amount\na,1\nb,2\n"), id="CSV below a comment"),
         pytest.param(("d.csv", "amount,debit_id\n1,a\n2,b\n"), id="commas"),
         pytest.param(("d.csv", "amount;debit_id;note\n1,50;a;x\n2,00;b;y\n"), id="semicolons"),
+        pytest.param(("d.csv", '"Amount, CAD";debit_id\n1,50;a\n2,00;b\n'), id="a comma in the header"),
+        pytest.param(("d.csv", "sep=;\ndebit_id;amount\na;1,50\nb;2,00\n"), id="Excel's sep"),
+        pytest.param(("d", "sep=;\ndebit_id;amount\na;1,50\nb;2,00\n"), id="Excel's sep by the first line"),
+        pytest.param(("d.csv", "debit_id,amount\ra,1\rb,2\r"), id="CSV for Macintosh"),
         pytest.param(("d.tsv", "amount\tdebit_id\n1\ta\n2\tb\n"), id="tabs"),
         pytest.param(("d", "amount\tdebit_id\n1\ta\n2\tb\n"), id="CSV by its first line"),
         pytest.param(("d", "debit_id\na\nb\n"), id="a header by itself"),
         pytest.param(("d.CSV", "Debit_ID , amount\n a , 1\nb,2\n\n , \n"), id="case and spaces"),
+        pytest.param(("d.csv", "Debit ID,amount\na,1\nb,2\n"), id="a header in words"),
+        pytest.param(("d.csv", "DebitId,amount\na,1\nb,2\n"), id="a header in one word"),
         pytest.param(("d.csv", '\ufeff"Amount, CAD","debit_id"\n"1,50",a\n2,"b"\n'), id="quoted header"),
         pytest.param(("d.csv", 'debit_id,note\na,"two\nlines"\nb,\n'), id="a cell of two lines"),
         pytest.param(("d.csv", b"debit_id,name\na,Ren\xe9\nb,Zo\xeb\n"), id="another column in Latin-1"),
+        pytest.param(("d.csv", "debit_id,amount\na,1\nb,2\n".encode("utf-16")), id="UTF-16"),
+        pytest.param(("d.txt", "a\nb\n".encode("utf-16-be").join([b"\xfe\xff", b""])), id="UTF-16, big-endian"),
+        pytest.param(("d.csv.gz", gzip.compress(b"debit_id,amount\na,1\nb,2\n")), id="gzip"),
         pytest.param(("d.jsonl", '{"debit_id": "a", "amount": 1.5}\n\n{"debit_id": "b"}\n'), id="JSON objects"),
+        pytest.param(("d.jsonl", '{"debitId": "a"}\n{"debit_id": "b"}\n'), id="JSON keys in another spelling"),
         pytest.param(("d.ndjson", '"a"\r\n"b"'), id="JSON strings"),
         pytest.param(("d.json", '\ufeff"a"\n{"debit_id": "b"}\n'), id="both"),
         pytest.param(("d", '{"debit_id": "a"}\n"b"\n'), id="JSON by its first line"),
         pytest.param(("d.txt", '"a"\n"b"\n'), id="JSON strings by the first line"),
+        pytest.param(("d.json", '["a", {"debit_id": "b"}]\n'), id="a JSON array"),
+        pytest.param(("d.json", '[\n  {"debit_id": "a"},\n  {"debit_id": "b"}\n]\n'), id="an indented JSON array"),
     ],
     indirect=True,
 )
 def test_every_form_is_read(file: Path) -> None:
     """The form follows from the name and the first line, and the ids come out in their order."""
     assert read(file) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("file", "column"),
+    [
+        pytest.param(("d.csv", "old,new\nx,a\ny,b\n"), "new", id="CSV"),
+        pytest.param(("d.csv", "debit_id,Neue ID\nx,a\ny,b\n"), "neue id", id="not the usual one"),
+        pytest.param(("d", "id\na\nb\n"), "id", id="a single column"),
+        pytest.param(("d.jsonl", '{"id": "a"}\n{"id": "b"}\n'), "id", id="JSON"),
+    ],
+    indirect=["file"],
+)
+def test_the_column_can_be_named(file: Path, column: str) -> None:
+    """--column names the column, or the JSON key, of the ids."""
+    with read_debits(str(file), column=column) as debits:
+        assert list(debits) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("file", "form"),
+    [
+        pytest.param(("d.txt", "a\n"), "one id per line", id="plain"),
+        pytest.param(("d.csv", "a\n"), "CSV, column 1 of 1", id="no header"),
+        pytest.param(
+            ("d.csv", "x;Debit ID\n1;a\n"), "CSV, column 2 of 2, semicolon-separated, headed 'Debit ID'", id="CSV"
+        ),
+        pytest.param(("d.jsonl", '"a"\n'), "JSON lines, debit_id", id="JSON lines"),
+        pytest.param(("d.json", '["a"]\n'), "a JSON array, debit_id", id="JSON array"),
+    ],
+    indirect=["file"],
+)
+def test_the_form_is_named(file: Path, form: str) -> None:
+    """A dry run shows where the ids were found."""
+    with read_debits(str(file)) as debits:
+        assert (debits.form, debits.ends) == (form, ("a", "a"))
 
 
 def test_json_names_any_id(tmp_path: Path) -> None:
@@ -77,38 +127,166 @@ def test_json_names_any_id(tmp_path: Path) -> None:
         pytest.param(("d.txt", "a\n\n# x\n" + "b" * 256), "line 4: 'bbb", id="too long"),
         pytest.param(("d.txt", "a\nb c\n"), "line 2: 'b c' is not one debit id", id="two on a line"),
         pytest.param(("d.txt", "a\nb,1\n"), "line 2: 'b,1' is not one debit id", id="a column appears"),
-        pytest.param(("d.txt", b"a\nb\xe9\n"), "line 2: 'b\\udce9' is not an id", id="not UTF-8"),
-        pytest.param(("d.txt", b"\xff\xfea\x00\n\x00"), "line 1: is UTF-16; save the file as UTF-8", id="UTF-16"),
-        pytest.param(("d.txt", "a\rb\r"), "line 1: 'a\\rb' is not one debit id", id="old line ends"),
-        pytest.param(("d.txt", b"\x00" * (3 << 20)), "line 1: '\\x00", id="no text"),
-        pytest.param(("d.csv", "id\na\n"), "line 1: 'id' looks like a header; call the column debit_id", id="header"),
+        pytest.param(("d.txt", b"a\nb\xe9\n"), "line 2: 'b\\udce9' contains an invisible or undec", id="not UTF-8"),
+        pytest.param(("d.txt", "a\n'b\n"), 'line 2: "\'b" is not one debit id', id="an apostrophe of a spreadsheet"),
+        pytest.param(("d.txt", "a\n=b\n"), "line 2: '=b' is not one debit id", id="a formula"),
+        pytest.param(("d.csv", "id\na\n"), "line 1: 'id' looks like a header; add --column id, or leave", id="header"),
         pytest.param(("d.csv", "a,1\n"), "line 1: has several columns, and no header names debit_id", id="no header"),
         pytest.param(("d.csv", "debit_id,x\na,1\n,2\n"), "line 3: has no debit_id", id="empty cell"),
-        pytest.param(("d.csv", "x,debit_id\n1,a\n2\n"), "line 3: has no debit_id", id="short row"),
+        pytest.param(
+            ("d.csv", "x,debit_id\n1,a\n2\n"), "line 3: has 1 cells where the first line has 2", id="short row"
+        ),
+        pytest.param(
+            ("d.csv", "customer,replaces,debit_id\nAcme, Inc,a,b\n"),
+            "line 2: has 4 cells where the first line has 3; a cell with a comma needs quotes",
+            id="an unquoted comma",
+        ),
+        pytest.param(
+            ("d.csv", "debit_id,amount\na,1,\n"),
+            "line 2: has 3 cells where the first line has 2",
+            id="a trailing comma",
+        ),
+        pytest.param(("d.csv", "a\nb,c\n"), "line 2: has 2 cells where the first line has 1", id="a second column"),
+        pytest.param(
+            ("d.csv", "debit_id,x,Debit ID\na,1,b\n"),
+            "line 1: has 2 columns that are called debit_id; remove or rename all but one",
+            id="two columns",
+        ),
+        pytest.param(
+            ("d.csv", "debit_id\na\nDebit ID\nb\n"), "line 3: 'Debit ID' repeats the header", id="header again"
+        ),
+        pytest.param(("d.txt", "a\ndebit_id\n"), "line 2: 'debit_id' repeats the header", id="a late header"),
+        pytest.param(("d.csv", "debit_id,x\na,1\nTotal,1\n"), "line 3: 'Total' is a total, not a debit id", id="total"),
+        pytest.param(("d.txt", "a\nSUM:\n"), "line 2: 'SUM:' is a total, not a debit id", id="sum"),
+        *(
+            pytest.param(("d.txt", f"a\n{text}\n"), f"line 2: '{text}' stands for an empty cell", id=text)
+            for text in ("NULL", "None", "nan", "N/A", "nil", "undefined", "-", "--", "\u2014", "...")
+        ),
+        pytest.param(
+            ("d.txt", "a\n1.23457E+15\n"), "line 2: '1.23457E+15' is a number that a spreadsheet rounded", id="rounded"
+        ),
+        pytest.param(("d.csv", "debit_id;x\n1,23E+15;2\n"), "line 2: '1,23E+15' is a number that", id="rounded, comma"),
+        pytest.param(("d.txt", "a\n123.0\n"), "line 2: '123.0' is an id that was converted to a number", id="float"),
+        pytest.param(
+            ("d.txt", "1234567890123450\n1234567890123450\n"),
+            "line 2: '1234567890123450' is given twice and ends in zeros after its fifteenth digit",
+            id="two ids that were rounded to one",
+        ),
+        pytest.param(
+            ("d.txt", "41fc05d5-aa\nb\n41FC05D5-AA\n"),
+            "line 3: '41FC05D5-AA' is given in another spelling too (upper and lower case)",
+            id="one id in two spellings",
+        ),
+        *(
+            pytest.param(
+                ("d.txt", f"a\n{mark}b\n"),
+                f"line 2: {mark + 'b'!r} contains an invisible or undecodable character; remove it",
+                id=f"U+{ord(mark):04X}",
+            )
+            for mark in "\ufeff\u200b\u00ad\u202a\u00a0\u2066"
+        ),
+        pytest.param(
+            ("d.jsonl", '"a"\n"b\\u200b"\n'), "line 2: 'b\\u200b' contains an invisible or undec", id="in JSON"
+        ),
         pytest.param(("d.csv", 'debit_id\na\n"b\nc\n'), "line 3: unexpected end of data", id="open quote"),
         pytest.param(("d.csv", 'debit_id\n"a"b\n'), "line 2: ',' expected after '\"'", id="stray quote"),
-        pytest.param(("d.csv", "a\rb\n"), "line 1: new-line character seen in unquoted field", id="CSV line ends"),
+        pytest.param(("d.csv", '"a;b\n'), "line 1: unexpected end of data", id="a header with an open quote"),
         pytest.param(("d.csv", "debit_id,x\na,1\n# end,\n"), "line 3: '# end' is not one debit id", id="comment"),
         pytest.param(("d.jsonl", '"a"\n{"debit_id": \n'), "line 2: not JSON: ", id="no JSON"),
+        pytest.param(("d.jsonl", '"a"\n' + "[" * 100_000 + "\n"), "line 2: not JSON: ", id="nested JSON"),
         pytest.param(("d.jsonl", '{"id": "a"}\n'), "line 1: has no debit_id that is a string", id="no key"),
         pytest.param(("d.jsonl", '{"debit_id": 7}\n'), "line 1: has no debit_id that is a string", id="number"),
-        pytest.param(("d.json", '["a", "b"]\n'), "line 1: is neither a JSON string nor an object", id="list"),
+        pytest.param(
+            ("d.jsonl", '{"debit_id": "a", "debit_id": "b"}\n'),
+            "line 1: has 2 keys that mean debit_id; keep one",
+            id="a key twice",
+        ),
+        pytest.param(("d.jsonl", '"a"\n["b"]\n'), "line 2: is neither a JSON string nor an object", id="a late list"),
+        pytest.param(("d.json", '["a", "b"\n'), "line 1: begins a JSON array that can't be read: ", id="open array"),
+        pytest.param(("d.json", '["a", 7]\n'), "item 2: is neither a JSON string nor an object", id="a number in it"),
         pytest.param(("d.jsonl", '""\n'), "line 1: is empty", id="empty string"),
     ],
     indirect=["file"],
 )
 def test_a_bad_line_is_named(file: Path, complaint: str) -> None:
-    """What can't be a debit id is told with its line's number and the reason."""
+    """What can't be a debit id is reported with its line's number and the reason."""
     with pytest.raises(ConfigurationError) as caught:
         read(file)
 
     first, second = str(caught.value).splitlines()
-    assert first == f"{file}: a line is not right; nothing was sent"
+    assert first == f"{file}: a {complaint.split(maxsplit=1)[0]} is not valid; nothing was sent"
     assert second.startswith(f"  {complaint}")
 
 
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        pytest.param(
+            ("d.csv", b"PK\x03\x04rest"), "is a workbook or another zip archive, not a list; save it", id="xlsx"
+        ),
+        pytest.param(("d.csv", b"\xd0\xcf\x11\xe0rest"), "is an Excel workbook, not a list; save it", id="xls"),
+        pytest.param(
+            ("d.txt", b"SQLite format 3\x00"), "is an SQLite database, not a list; is it the ledger?", id="ledger"
+        ),
+        pytest.param(
+            ("d.txt", b"\x00" * (3 << 20)), "is not text, or is UTF-16 without a byte order mark", id="no text"
+        ),
+        pytest.param(
+            ("d.txt", "a\nb\n".encode("utf-16-le")), "is not text, or is UTF-16 without", id="UTF-16, no mark"
+        ),
+        pytest.param(("d.txt", b"\xff\xfea\x00\n\x00b"), "is not valid UTF-16: truncated data", id="damaged UTF-16"),
+        pytest.param(("d.gz", gzip.compress(b"a\nb\n" * 99)[:-9]), "is damaged: ", id="cut gzip"),
+        pytest.param(("d.gz", gzip.compress(b"a\nb\n")[:-8] + b"12345678"), "is damaged: CRC check", id="damaged gzip"),
+        pytest.param(("d.gz", gzip.compress(b"PK\x03\x04rest")), "is a workbook or another zip", id="gzipped xlsx"),
+    ],
+    indirect=["file"],
+)
+def test_another_kind_of_file_is_named(file: Path, complaint: str) -> None:
+    """What is no list at all is reported with what it is and what to do."""
+    with pytest.raises(ConfigurationError) as caught:
+        read(file)
+
+    assert str(caught.value).startswith(f"{file} {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "complaint"),
+    [
+        pytest.param(("d.csv", "a,b\n1,2\n"), "c", "line 1: has no column 'c'; it has 'a', 'b'", id="CSV"),
+        pytest.param(("d.csv", "c,C\n1,2\n"), "c", "line 1: has 2 columns that are called c", id="twice"),
+        pytest.param(("d.jsonl", '{"a": "1"}\n'), "c", "line 1: has no c that is a string", id="JSON"),
+    ],
+    indirect=["file"],
+)
+def test_a_column_that_is_not_there(file: Path, column: str, complaint: str) -> None:
+    """A column that is named has to exist, once."""
+    with (
+        pytest.raises(ConfigurationError, match=re.escape(f"\n  {complaint}")),
+        read_debits(str(file), column=column),
+    ):
+        pass
+
+
+def test_a_large_array_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JSON array that is too large is refused with the command that splits it."""
+    monkeypatch.setattr(module, "_MAX_ARRAY", 8)
+    path = tmp_path / "d.json"
+    path.write_text('[\n"aaaaaaaa",\n"b"]')
+
+    with pytest.raises(ConfigurationError, match=r"line 1: begins a JSON array that is too large; .*jq -c"):
+        read(path)
+
+
+def test_ids_that_differ_are_no_spellings(tmp_path: Path) -> None:
+    """Upper case alone is no fault, and a long number that is given once neither."""
+    path = tmp_path / "d.txt"
+    path.write_text("AbC\nAbD\n1234567890123450\n")
+
+    assert read(path) == ["AbC", "AbD", "1234567890123450"]
+
+
 def test_ten_bad_lines_are_shown(tmp_path: Path) -> None:
-    """Of many bad lines ten are told, and how many there are; the good ones between them are no concern."""
+    """Of many bad lines ten are shown, and their number."""
     path = tmp_path / "d.txt"
     path.write_text("a\nb/\n" * 1_212)
 
@@ -116,7 +294,7 @@ def test_ten_bad_lines_are_shown(tmp_path: Path) -> None:
         read(path)
 
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{path}: 1,212 lines are not right; nothing was sent"
+    assert lines[0] == f"{path}: 1,212 lines are not valid; nothing was sent"
     assert [line.split(":")[0] for line in lines[1:11]] == [f"  line {number}" for number in range(2, 22, 2)]
     assert lines[11:] == ["  and 1,202 more"]
 
@@ -125,7 +303,7 @@ def test_ten_bad_lines_are_shown(tmp_path: Path) -> None:
     "content", [pytest.param("", id="empty"), pytest.param("# none\n\n", id="comments"), pytest.param("debit_id\n")]
 )
 def test_a_file_without_debits(tmp_path: Path, content: str) -> None:
-    """A list without a debit is most likely a mistake, and rejected."""
+    """A list without a debit is most likely a mistake, and refused."""
     path = tmp_path / "d.txt"
     path.write_text(content)
 
@@ -134,7 +312,7 @@ def test_a_file_without_debits(tmp_path: Path, content: str) -> None:
 
 
 def test_what_can_not_be_read(tmp_path: Path) -> None:
-    """A file that is not there, or is none, is told in one line."""
+    """A file that does not exist, or is a directory, is reported in one line."""
     with pytest.raises(ConfigurationError, match=r"^can't read .*nowhere: No such file or directory$"):
         read(tmp_path / "nowhere")
     with pytest.raises(ConfigurationError, match=r"^can't read .*: Is a directory$"):
@@ -166,22 +344,22 @@ def test_bad_lines_of_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad line that was piped is named as stdin's."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a/\n")))
 
-    with pytest.raises(ConfigurationError, match=r"^stdin: a line is not right"):
+    with pytest.raises(ConfigurationError, match=r"^stdin: a line is not valid"):
         read("-")
 
 
 def test_no_room_for_the_list() -> None:
-    """A full temporary directory is told with what to do."""
+    """A full temporary directory is reported with what to do."""
     with Debits() as debits:
         debits._store.execute("PRAGMA max_page_count=3")
 
         with pytest.raises(ConfigurationError, match=r"does not fit into the temporary directory .*; set TMPDIR"):
-            debits.add(f"debit_{number}" for number in range(10_000))
+            debits.add((number, f"debit_{number}") for number in range(10_000))
 
 
 def test_the_last_line_of_a_long_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that is read in pieces is one line, and those after it keep their numbers."""
-    monkeypatch.setattr(module, "_LONGEST", 8)
+    monkeypatch.setattr(module, "_MAX_LINE", 12)
     path = tmp_path / "d.csv"
     path.write_text("debit_id,x\na,12345678901234567890\nb/,1\n")
 

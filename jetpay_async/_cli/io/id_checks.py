@@ -1,0 +1,80 @@
+"""Why a cell or a line of a list is not a debit id: what spreadsheets, exports and people put in the place of one."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from jetpay_async._core import operations
+from jetpay_async.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["COLUMN", "cell_objection", "id_objection", "is_rounded", "normalized_header", "quoted"]
+
+COLUMN = "debit_id"
+"""Of a CSV, and of a JSON object."""
+
+_MAX_SHOWN = 60
+_SEPARATORS = re.compile(r"[\s,;\"#']|^=")
+_PLACEHOLDERS = frozenset({"null", "none", "nan", "nil", "na", "n/a", "undefined", "unknown", "true", "false", "\\n"})
+_TOTALS = frozenset({"total", "totals", "total:", "sum", "sum:", "subtotal", "subtotal:", "count", "count:"})
+_DASHES = re.compile(r"[-_.\u2010-\u2015\u2212]+")
+_SCIENTIFIC = re.compile(r"[+-]?\d+(?:[.,]\d+[Ee][+-]?\d+|[Ee][+-]\d+)")
+_FLOAT = re.compile(r"\d+\.0+")
+_ROUNDED = re.compile(r"\d{15}0+")
+
+
+def quoted(text: str) -> str:
+    """Write a text for a message: short, and with an escape for every character that can't be seen."""
+    return repr(text[:_MAX_SHOWN])
+
+
+def normalized_header(cell: str) -> str:
+    """Write a header's cell without what people vary: ``Debit ID``, ``debit-id`` and ``DebitId`` are ``debitid``."""
+    return re.sub(r"[\s_\-]", "", cell).casefold()
+
+
+def cell_objection(text: str) -> str | None:
+    """Say why the text of a cell or a line can't be a debit id, or return None."""
+    for applies, reason in _OBJECTIONS:
+        if applies(text):
+            return f"{quoted(text)} {reason}"
+    return None
+
+
+def id_objection(debit_id: str) -> str | None:
+    """Say why the API can't have given this id, or return None."""
+    if _is_invisible(debit_id):
+        return f"{quoted(debit_id)} {_INVISIBLE}"
+    try:
+        operations.read_debit_id(debit_id)
+    except InvalidArgumentError as error:
+        return error.message.removeprefix(f"{error.field}: ")
+    return None
+
+
+def _is_invisible(text: str) -> bool:
+    return not text.isprintable() and not text.isascii()
+
+
+_INVISIBLE = "contains an invisible or undecodable character; remove it"
+_OBJECTIONS: tuple[tuple[Callable[[str], object], str], ...] = (
+    (_is_invisible, _INVISIBLE),
+    (lambda text: normalized_header(text) == normalized_header(COLUMN), "repeats the header; remove the line"),
+    (lambda text: text.casefold() in _TOTALS, "is a total, not a debit id; remove the line"),
+    (lambda text: text.casefold() in _PLACEHOLDERS, "stands for an empty cell; remove the line"),
+    (_DASHES.fullmatch, "stands for an empty cell; remove the line"),
+    (
+        _SCIENTIFIC.fullmatch,
+        "is a number that a spreadsheet rounded; format the column as text and export it again",
+    ),
+    (_FLOAT.fullmatch, "is an id that was converted to a number; export the column as text"),
+    (_SEPARATORS.search, "is not one debit id"),
+)
+
+
+def is_rounded(debit_id: str) -> bool:
+    """Tell whether an id looks like a number of which a spreadsheet has kept fifteen digits."""
+    return _ROUNDED.fullmatch(debit_id) is not None
