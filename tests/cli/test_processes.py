@@ -44,9 +44,9 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    patience = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while not holds():
-        assert time.monotonic() < patience
+        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
@@ -61,8 +61,8 @@ def finish(*arguments: str) -> None:
 
 
 def stands(jetpay: Jetpay) -> dict[str, int]:
-    told: dict[str, int] = json.loads(jetpay("captures", "status", *BATCH, "--json").out)
-    return told
+    progress: dict[str, int] = json.loads(jetpay("captures", "status", *BATCH, "--json").out)
+    return progress
 
 
 def times_captured(sandbox: Sandbox) -> list[int]:
@@ -89,7 +89,7 @@ def test_asked_to_stop(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str], n
 
 
 def test_asked_twice(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str]) -> None:
-    """The second signal ends it at once, also when it hangs; what was in flight is settled by the next run."""
+    """The second signal ends it at once, also when it hangs; requests in flight are resolved by the next run."""
     sandbox.faults.add(Fault(kind=FaultKind.STALL_AFTER, route="capture", count=4))
     with started(*CAPTURE) as process:
         wait_until(lambda: sandbox.requests("capture") >= 4)

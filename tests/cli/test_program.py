@@ -50,7 +50,7 @@ INSTALLED = pytest.mark.skipif(not Path(*SCRIPT).exists(), reason="the package i
     ],
 )
 def test_each_error_has_its_exit_status(error: JetpayError, status: int) -> None:
-    """The exit status follows from what the error says about the operation."""
+    """The exit status follows from the outcome that the error reports."""
     assert exit_status(error) == status
 
 
@@ -58,19 +58,19 @@ def test_each_error_has_its_exit_status(error: JetpayError, status: int) -> None
     "program", [pytest.param(MODULE, id="module"), pytest.param(SCRIPT, id="script", marks=INSTALLED)]
 )
 def test_version(program: tuple[str, ...]) -> None:
-    """The script and the module tell the version."""
+    """The script and the module print the version."""
     ran = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"jetpay-async {__version__}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [pytest.param([], id="nothing"), pytest.param(["--help"], id="help")])
-def test_help_tells_commands_environment_and_statuses(jetpay: Jetpay, arguments: list[str]) -> None:
-    """Without arguments, and with --help, the commands, the environment and the exit statuses are told."""
+def test_help_lists_commands_environment_and_statuses(jetpay: Jetpay, arguments: list[str]) -> None:
+    """Without arguments, and with --help, the commands, the environment and the exit statuses are listed."""
     run = jetpay(*arguments)
 
     assert (run.status, run.err) == (0, "")
-    for told in (
+    for name in (
         "demo",
         "sandbox",
         "preauthorize",
@@ -81,7 +81,7 @@ def test_help_tells_commands_environment_and_statuses(jetpay: Jetpay, arguments:
         "webhooks",
         "JETPAY_API_TOKEN",
     ):
-        assert told in run.out
+        assert name in run.out
     for status in (0, 1, 2, 3, 4, 130):
         assert f"\n  {status:<4} " in run.out
 
@@ -164,7 +164,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 def test_a_result_is_not_lost_with_stdout(sandbox: Sandbox) -> None:
-    """The outcome of an operation is written to stderr if stdout is full, and the exit status says so."""
+    """The outcome of an operation is written to stderr if stdout is full, and the exit status shows it."""
     payer = sandbox.add_payer()
     asking = [
         "preauthorize",

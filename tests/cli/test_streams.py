@@ -110,7 +110,7 @@ def test_a_terminal_that_hangs_up(sandbox: Sandbox) -> None:
 
 
 def test_stopping_comes_before_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Captures are stopped before anybody is told."""
+    """Captures are stopped before the message is written."""
     order: list[str] = []
 
     class Captures:
@@ -167,7 +167,7 @@ class _Parser:
 
 
 def test_a_deleted_working_directory(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Where the working directory is gone, one line says so, and nothing is done."""
+    """Where the working directory is gone, one line reports it, and nothing is done."""
     script = f"mkdir gone; cd gone; rmdir ../gone; {shlex.join([sys.executable, '-m', 'jetpay_async._cli', *CAPTURE])}"
 
     ran = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)

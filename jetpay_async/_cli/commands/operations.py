@@ -1,6 +1,6 @@
 """Single operations on the account of ``JETPAY_API_TOKEN``.
 
-What a command can't know, it says in full on stderr, and again in its exit status.
+What a command can't know, it reports in full on stderr, and again in its exit status.
 """
 
 from __future__ import annotations

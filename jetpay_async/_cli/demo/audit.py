@@ -10,7 +10,7 @@ accepted      one debit, captured once or failed          the one or the other
 failed        one debit, failed                           ``failed``
 declined      no debit                                    nothing
 not done      no debit, or one that is still reserved     nothing of the kind
-unknown       no debit, or one                            what the records say
+unknown       no debit, or one                            what the records show
 ============  ==========================================  ==========================
 
 "Unknown" is the correct outcome of a preauthorization whose reply was lost: the client has no means to find out whether

@@ -82,7 +82,7 @@ def write_result(result: str) -> None:
 
 
 def final_status(status: ExitStatus) -> ExitStatus:
-    """Return the exit status of a command, which says so if everything was done but stdout was lost."""
+    """Return the exit status of a command, which shows if everything was done but stdout was lost."""
     _write("stdout", "")
     failure = _failures.get("stdout")
     if failure is None or failure.errno == errno.EPIPE or status not in {ExitStatus.DONE, ExitStatus.ACCEPTED}:

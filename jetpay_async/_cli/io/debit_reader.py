@@ -67,7 +67,7 @@ class Debits:
         self.total = 0
         """How many debits they name."""
         self.form = ""
-        """Where the ids were found, in words."""
+        """Where the ids were found."""
 
     def __enter__(self) -> Self:
         return self
@@ -365,7 +365,7 @@ class _Reader:
         return next((delimiter for delimiter in _DELIMITERS if delimiter in first), ",")
 
     def _find_column(self, cells: list[str]) -> tuple[int, str | None]:
-        """Find the column of the ids, by the first row; or say why there is none."""
+        """Find the column of the ids, by the first row; or return why there is none."""
         found = [number for number, cell in enumerate(cells) if self._is_header(cell)]
         wanted = self._column or COLUMN
         if len(found) == 1:

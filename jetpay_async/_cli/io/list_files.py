@@ -48,7 +48,7 @@ def name_of(source: str) -> str:
 
 
 def suffix_of(source: str) -> str:
-    """Return the ending of a file's name that tells its form, in lower case: ``.csv`` of ``debits.CSV.gz``."""
+    """Return the ending of a file's name that decides its form, in lower case: ``.csv`` of ``debits.CSV.gz``."""
     path = PurePath(source)
     return PurePath(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
 

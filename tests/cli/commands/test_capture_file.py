@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("short_timeouts", "empty_directory")
 
 
 def test_a_file_is_captured(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """Every debit is captured once, and a line says so."""
+    """Every debit is captured once, and a line reports it."""
     source = listed(reserve_many(sandbox, 40))
 
     run = jetpay(*capture(source, "--concurrency=8", "--rate=1000"))
@@ -36,7 +36,7 @@ def test_a_file_is_captured(jetpay: Jetpay, sandbox: Sandbox) -> None:
 
 
 def test_the_same_command_again_sends_nothing(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A batch that is complete stays so: its list, repetitions or not, in whatever form, takes no money again."""
+    """A batch that is complete stays so: its list, repetitions or not, in whatever form, captures nothing again."""
     debit_ids = reserve_many(sandbox, 5)
     jetpay(*capture(listed(debit_ids)))
     Path("again.jsonl").write_text("".join(f'{{"debit_id": "{each}"}}\n' for each in [*debit_ids, debit_ids[0]]))
@@ -48,8 +48,8 @@ def test_the_same_command_again_sends_nothing(jetpay: Jetpay, sandbox: Sandbox) 
     assert (sandbox.requests(), captured(sandbox)) == (requests, [1] * 5)
 
 
-def test_refused_ones_are_told_and_retried(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A rejected debit leaves status 1 and the command that tells why; put back, the next run captures it."""
+def test_rejected_debits_are_reported_and_retried(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """A rejected debit has status 1 and the command that shows why; a retry captures it."""
     debit_ids = reserve_many(sandbox, 3)
     fault = Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[1], status=402)
     sandbox.faults.add(fault)
@@ -74,8 +74,8 @@ def test_refused_ones_are_told_and_retried(jetpay: Jetpay, sandbox: Sandbox) -> 
     assert captured(sandbox) == [1] * 3
 
 
-def test_unknown_beats_refused(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """If what became of a debit is unknown, status 4 says so, and the same command again looks at it once more."""
+def test_unknown_is_graver_than_rejected(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """An unknown outcome has status 4, and the same command checks the debit again."""
     debit_ids = reserve_many(sandbox, 3)
     sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[0], status=402))
     sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="capture", identifier=debit_ids[1]))
@@ -218,7 +218,7 @@ def test_a_ledger_that_can_not_be_used(jetpay: Jetpay, sandbox: Sandbox, path: s
     ],
 )
 def test_the_two_forms_are_not_mixed(jetpay: Jetpay, sandbox: Sandbox, arguments: str, message: str) -> None:
-    """Arguments of both forms are rejected with what to say instead, and nothing is sent."""
+    """Arguments of both forms are refused with what to write instead, and nothing is sent."""
     listed(["debit_1"])
 
     run = jetpay("capture", *arguments.split())

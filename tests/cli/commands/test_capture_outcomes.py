@@ -50,8 +50,8 @@ def test_outcomes_as_json_lines(jetpay: Jetpay, sandbox: Sandbox) -> None:
     jetpay(*capture(listed([debit_id]), "--out=o.jsonl"))
 
     (line,) = Path("o.jsonl").read_text().splitlines()
-    told = json.loads(line)
-    assert (told["debit_id"], told["state"], told["confirmed_by_status"], told["reason"]) == (
+    row = json.loads(line)
+    assert (row["debit_id"], row["state"], row["confirmed_by_status"], row["reason"]) == (
         debit_id,
         "captured",
         False,
@@ -93,7 +93,7 @@ def test_outcomes_that_could_not_be_written(
 def test_a_disk_that_fills_up_loses_no_outcome(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If --out can't be written in the end, the old file is whole, and status 3 and a command say how to get it."""
+    """If --out can't be written, the old file stays; status 74 and a command to write it again are shown."""
     Path("o.csv").write_text("old")
     source = listed(reserve_many(sandbox, 1))
 

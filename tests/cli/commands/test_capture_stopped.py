@@ -45,7 +45,7 @@ def test_ctrl_c_stops_cleanly(
 
 
 def test_ctrl_c_as_json(jetpay: Jetpay, sandbox: Sandbox, interrupt_when: Callable[[Callable[[], bool]], None]) -> None:
-    """With --json the last object says where it stopped, and why."""
+    """With --json the last object has the progress, and why it stopped."""
     source = listed(reserve_many(sandbox, 100))
     interrupt_when(lambda: sandbox.requests("capture") >= 5)
 
@@ -124,7 +124,7 @@ def test_a_wrong_token(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.Mon
 def test_the_reason_of_an_early_end(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, cause: Exception | None, reason: str
 ) -> None:
-    """Why a run ended is told, in words and as JSON, also where the ledger can't even tell how far it is."""
+    """Why a run ended is reported, as text and as JSON, even if the ledger can't be read."""
 
     async def fail(self: Batch) -> Report:
         raise CapturesStoppedError("the end", key=self.key, progress=None) from cause
@@ -138,8 +138,8 @@ def test_the_reason_of_an_early_end(
     assert events(as_json)[-1] == {"event": "stopped", "batch": "n1", "reason": reason}
 
 
-def test_what_is_in_doubt_is_told(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that ends with debits in doubt says how many."""
+def test_debits_in_doubt_are_reported(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends with debits in doubt reports how many."""
 
     async def fail(self: Batch) -> Report:
         stands = Progress(total=9, pending=3, sending=2, captured=4, rejected=0, unknown=0)
@@ -152,10 +152,10 @@ def test_what_is_in_doubt_is_told(jetpay: Jetpay, sandbox: Sandbox, monkeypatch:
     assert run.err.splitlines()[0] == "jetpay: stopped: the end; 4 of 9 are done, 2 in flight or in doubt"
 
 
-def test_doubts_of_an_earlier_run_are_announced(
+def test_debits_in_doubt_since_an_earlier_run_are_reported(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits for the doubts that a killed run left is told what for."""
+    """A run that waits for debits in doubt since a killed run says what it waits for."""
 
     async def in_doubt(*_: object) -> Progress:
         return Progress(total=1, pending=0, sending=1, captured=0, rejected=0, unknown=0)

@@ -1,4 +1,4 @@
-"""``jetpay captures``: a ledger is looked into and corrected without a token, and without the network."""
+"""``jetpay captures``: a ledger is inspected and repaired without a token, and without the network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def submit(name: str, debit_ids: list[str]) -> None:
 
 
 @attrs.frozen
-class Night:
+class CapturedBatch:
     """A batch n1 of three debits: the first was captured, the second rejected, the third is unknown."""
 
     sandbox: Sandbox
@@ -52,7 +52,7 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+def captured_batch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CapturedBatch]:
     sandbox = Sandbox(rejects_second_capture=False)
     directory = tmp_path_factory.mktemp("night")
     made = directory / "c.db"
@@ -69,15 +69,15 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
             monkeypatch.setenv("JETPAY_BASE_URL", sandbox.url)
             assert main(["capture", str(source), f"--ledger={made}", "--batch=n1"]) == 4
         sandbox.faults.clear()
-        yield Night(sandbox, debit_ids, made)
+        yield CapturedBatch(sandbox, debit_ids, made)
 
 
 @pytest.fixture
-def three(night: Night, here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def three(captured_batch: CapturedBatch, here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The debits of that batch, whose ledger is in the working directory. There is no token."""
     monkeypatch.delenv("JETPAY_API_TOKEN", raising=False)
-    shutil.copy(night.ledger, "c.db")
-    return night.debit_ids
+    shutil.copy(captured_batch.ledger, "c.db")
+    return captured_batch.debit_ids
 
 
 def test_status_of_all_batches(jetpay: Jetpay, three: list[str]) -> None:
@@ -97,13 +97,15 @@ def test_status_of_all_batches(jetpay: Jetpay, three: list[str]) -> None:
 
 
 def test_status_of_one_batch_as_json(jetpay: Jetpay, three: list[str]) -> None:
-    """One batch alone is told as JSON, with its times."""
+    """One batch alone is written as JSON, with its times."""
     submit("n2", ["a"])
 
-    (told,) = map(json.loads, jetpay("captures", "status", "--ledger=c.db", "--batch=n2", "--json").out.splitlines())
+    (document,) = map(
+        json.loads, jetpay("captures", "status", "--ledger=c.db", "--batch=n2", "--json").out.splitlines()
+    )
 
-    assert told.pop("submitted_at").endswith("Z")
-    assert told == {
+    assert document.pop("submitted_at").endswith("Z")
+    assert document == {
         "batch": "n2",
         "finished_at": None,
         "total": 1,
@@ -117,7 +119,7 @@ def test_status_of_one_batch_as_json(jetpay: Jetpay, three: list[str]) -> None:
 
 
 def test_a_ledger_without_batches(jetpay: Jetpay) -> None:
-    """An empty ledger says so."""
+    """An empty ledger is reported as empty."""
 
     async def make() -> None:
         async with Ledger("c.db", create=True):
@@ -140,19 +142,19 @@ def test_list_those_that_need_a_person(jetpay: Jetpay, three: list[str]) -> None
 
 
 def test_list_by_state(jetpay: Jetpay, three: list[str]) -> None:
-    """--state chooses others, as often as it is given; --json tells all that is known."""
+    """--state chooses others, as often as it is given; --json shows all that is known."""
     states = ("--state=captured", "--state=unknown")
 
-    told = list(map(json.loads, jetpay("captures", "list", "--ledger=c.db", "--json", *states).out.splitlines()))
+    items = list(map(json.loads, jetpay("captures", "list", "--ledger=c.db", "--json", *states).out.splitlines()))
 
-    assert [(item["debit_id"], item["state"]) for item in told] == [(three[0], "captured"), (three[2], "unknown")]
-    assert (told[0]["transaction_state"], told[1]["error"]) == ("paid", "OutcomeUnknownError")
-    words = jetpay("captures", "list", "--ledger=c.db", "--state=captured", "--batch=n1").out
-    assert words == f"{three[0]}  captured  paid\n"
+    assert [(item["debit_id"], item["state"]) for item in items] == [(three[0], "captured"), (three[2], "unknown")]
+    assert (items[0]["transaction_state"], items[1]["error"]) == ("paid", "OutcomeUnknownError")
+    lines = jetpay("captures", "list", "--ledger=c.db", "--state=captured", "--batch=n1").out
+    assert lines == f"{three[0]}  captured  paid\n"
 
 
 def test_nothing_to_list(jetpay: Jetpay) -> None:
-    """An empty list is told on stderr; as JSON it is empty."""
+    """An empty list is reported on stderr; as JSON it is empty."""
     submit("n1", ["a"])
 
     assert jetpay("captures", "list", "--ledger=c.db") == CommandResult(
@@ -179,23 +181,23 @@ def test_export(jetpay: Jetpay, three: list[str]) -> None:
 
 
 def test_an_export_is_a_list_of_debits(
-    jetpay: Jetpay, three: list[str], night: Night, monkeypatch: pytest.MonkeyPatch
+    jetpay: Jetpay, three: list[str], captured_batch: CapturedBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch whose file is gone goes on from its own export."""
     export = jetpay("captures", "export", "--ledger=c.db", "--batch=n1").out
     shorten_timeouts(monkeypatch)
-    monkeypatch.setenv("JETPAY_API_TOKEN", night.sandbox.api_token)
-    monkeypatch.setenv("JETPAY_BASE_URL", night.sandbox.url)
+    monkeypatch.setenv("JETPAY_API_TOKEN", captured_batch.sandbox.api_token)
+    monkeypatch.setenv("JETPAY_BASE_URL", captured_batch.sandbox.url)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(export.encode())))
 
     run = jetpay("capture", "-", "--ledger=c.db", "--batch=n1")
 
     assert run.out.startswith("n1: 2 of 3 captured, 1 rejected, 0 unknown\n")
-    assert sorted(debit.captures for debit in night.sandbox.debits) == [0, 1, 1]
+    assert sorted(debit.captures for debit in captured_batch.sandbox.debits) == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         pytest.param(
             "y\n",
@@ -207,7 +209,7 @@ def test_an_export_is_a_list_of_debits(
     ],
 )
 def test_retrying_asks_first(
-    jetpay: Jetpay, three: list[str], monkeypatch: pytest.MonkeyPatch, answer: str, told: str
+    jetpay: Jetpay, three: list[str], monkeypatch: pytest.MonkeyPatch, answer: str, message: str
 ) -> None:
     """On a terminal it is asked for; anything but yes changes nothing."""
     stdin = io.StringIO(answer)
@@ -216,15 +218,15 @@ def test_retrying_asks_first(
 
     run = jetpay("captures", "retry-rejected", "--ledger=c.db", "--batch=n1")
 
-    assert (run.status, run.out.startswith(told), bool(run.out)) == (0 if told else 130, True, bool(told))
+    assert (run.status, run.out.startswith(message), bool(run.out)) == (0 if message else 130, True, bool(message))
     assert run.err.startswith("Try 1 rejected debits of n1 again? [y/N] ")
-    assert ("nothing was changed" in run.err) == (not told)
+    assert ("nothing was changed" in run.err) == (not message)
     left = jetpay("captures", "list", "--ledger=c.db", "--state=rejected").out
-    assert bool(left) == (not told)
+    assert bool(left) == (not message)
 
 
 def test_retrying_where_nobody_can_be_asked(jetpay: Jetpay, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a terminal --yes is needed; with --json the number is all that is told."""
+    """Without a terminal --yes is needed; with --json only the number is written."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
 
     run = jetpay("captures", "retry-rejected", "--ledger=c.db", "--batch=n1")
@@ -238,7 +240,7 @@ def test_retrying_where_nobody_can_be_asked(jetpay: Jetpay, three: list[str], mo
 
 @pytest.mark.parametrize("name", ["status", "list", "export", "retry-rejected"])
 def test_an_absent_ledger_is_an_error(jetpay: Jetpay, name: str) -> None:
-    """A path that leads nowhere is told, and no file is made there."""
+    """A path that does not exist is reported, and no file is made there."""
     run = jetpay("captures", name, "--ledger=nowhere.db", "--batch=n1")
 
     assert (run.status, run.out) == (2, "")
@@ -248,7 +250,7 @@ def test_an_absent_ledger_is_an_error(jetpay: Jetpay, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["status", "list", "export", "retry-rejected"])
 def test_an_unknown_batch_is_an_error(jetpay: Jetpay, name: str) -> None:
-    """A batch that the ledger does not have is told."""
+    """A batch that the ledger does not have is reported."""
     submit("n1", ["a"])
 
     run = jetpay("captures", name, "--ledger=c.db", "--batch=n2")
@@ -275,7 +277,7 @@ def test_bad_usage(jetpay: Jetpay, arguments: list[str], message: str) -> None:
 
 
 def test_a_full_stdout(three: list[str]) -> None:
-    """An export that stdout has no room for is told in one line."""
+    """An export that stdout has no room for is reported in one line."""
     with Path("/dev/full").open("wb") as stdout:
         ran = subprocess.run(
             [sys.executable, "-m", "jetpay_async._cli", "captures", "export", "--ledger=c.db"],
@@ -304,7 +306,7 @@ def test_a_reader_that_goes_away(three: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ledger", "words"),
+    ("ledger", "shown"),
     [
         pytest.param("c.db", "c.db", id="path"),
         pytest.param("a:b@c.db", "a:b@c.db", id="odd path"),
@@ -315,9 +317,9 @@ def test_a_reader_that_goes_away(three: list[str]) -> None:
         pytest.param("postgresql:///d?a=b&sslpassword=sesame", "postgresql:///d?a=b&sslpassword=***", id="key"),
     ],
 )
-def test_passwords_are_not_shown(ledger: str, words: str) -> None:
+def test_passwords_are_not_shown(ledger: str, shown: str) -> None:
     """What a command line shows of a URL holds no password."""
-    assert without_password(ledger) == words
+    assert without_password(ledger) == shown
 
 
 def test_a_command_can_be_pasted() -> None:

@@ -24,19 +24,20 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dry_run_of_a_new_batch(jetpay: Jetpay, no_network: None) -> None:
-    """A dry run checks the file and says what would be done; it needs no token and makes no ledger."""
+    """A dry run checks the file and reports what would be done; it needs no token and makes no ledger."""
     run = jetpay(*capture(listed(["a", "b", "a"]), "--dry-run"))
 
     assert run == CommandResult(
         0,
-        "debits.txt: 2 debits (1 given more than once), read from one id per line\nfirst: a\nlast:  b\nbatch n1 in c.db: new; 2 debits would be captured\n",
+        "debits.txt: 2 debits (1 given more than once), read from one id per line\nfirst: a\nlast:  b\n"
+        "batch n1 in c.db: new; 2 debits would be captured\n",
         "",
     )
     assert files() == ["debits.txt"]
 
 
 def test_a_dry_run_of_a_batch_that_has_begun(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A dry run tells what is stored of the batch, and sends nothing; another list would be rejected, with status 2."""
+    """A dry run reports what is stored of the batch, and sends nothing; another list has status 2."""
     debit_ids = reserve_many(sandbox, 2)
     jetpay(*capture(listed(debit_ids)))
     requests = sandbox.requests()

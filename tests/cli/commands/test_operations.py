@@ -59,10 +59,10 @@ def test_preauthorize_as_json(jetpay: Jetpay, sandbox: Sandbox) -> None:
 
     run = jetpay(*asking(sandbox, payer), "--json")
 
-    told = json.loads(run.out, parse_float=str)
+    document = json.loads(run.out, parse_float=str)
     assert '"amount":100.50,' in run.out
-    assert told.pop("elapsed") >= "0"
-    assert told == {
+    assert document.pop("elapsed") >= "0"
+    assert document == {
         "outcome": "done",
         "operation": "preauthorize",
         "debit_id": sandbox.debits[0].identifier,
@@ -71,7 +71,7 @@ def test_preauthorize_as_json(jetpay: Jetpay, sandbox: Sandbox) -> None:
         "to_bank_account_id": sandbox.merchant_account_id,
         "contact_id": payer.contact_id,
         "from_credit_card_id": payer.credit_card_id,
-        "transaction_state": "preauthorized",
+        "state": "preauthorized",
         "attempts": 1,
     }
     assert (run.status, run.err) == (0, "")
@@ -108,8 +108,8 @@ def test_capture_takes_each_debit_once(jetpay: Jetpay, sandbox: Sandbox) -> None
     assert sandbox.requests("capture", first) == 1
 
 
-def test_capture_says_when_the_status_told(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A capture whose reply was lost is settled by the status, and says so."""
+def test_capture_shows_when_the_status_confirmed_it(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """A capture whose reply was lost is confirmed by the status, and reported so."""
     debit_id = reserve(jetpay, sandbox)
     sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="capture"))
 
@@ -126,7 +126,7 @@ def test_several_outcomes_exit_with_the_gravest(jetpay: Jetpay, sandbox: Sandbox
     run = jetpay("capture", "nowhere", "a/b", good, "--json")
 
     outcomes = [json.loads(line) for line in run.out.splitlines()]
-    assert [(told["outcome"], told["debit_id"]) for told in outcomes] == [
+    assert [(each["outcome"], each["debit_id"]) for each in outcomes] == [
         ("rejected", "nowhere"),
         ("not_sent", None),
         ("done", good),
@@ -136,22 +136,22 @@ def test_several_outcomes_exit_with_the_gravest(jetpay: Jetpay, sandbox: Sandbox
 
 
 @pytest.mark.parametrize(
-    ("card_number", "words"),
+    ("card_number", "shown"),
     [
         pytest.param("4111111111111111", "paid", id="paid"),
         pytest.param("4000000000000036", "failed  (account_frozen, pull)", id="failed"),
     ],
 )
-def test_status_tells_the_state(jetpay: Jetpay, sandbox: Sandbox, card_number: str, words: str) -> None:
+def test_status_shows_the_state(jetpay: Jetpay, sandbox: Sandbox, card_number: str, shown: str) -> None:
     """The status is one line, with the reasons of a failure."""
     debit_id = reserve(jetpay, sandbox, card_number)
     jetpay("capture", debit_id)
 
-    assert jetpay("status", debit_id) == CommandResult(0, f"{debit_id}  {words}\n", "")
+    assert jetpay("status", debit_id) == CommandResult(0, f"{debit_id}  {shown}\n", "")
 
 
 def test_cancel_releases(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A reservation is cancelled, and the outcome told in words or as JSON."""
+    """A reservation is cancelled, and the outcome reported as text or as JSON."""
     first, second = reserve(jetpay, sandbox), reserve(jetpay, sandbox)
 
     assert jetpay("cancel", first) == CommandResult(0, f"{first}  cancelled\n", "")
@@ -203,14 +203,14 @@ def test_bad_arguments_send_nothing(jetpay: Jetpay, sandbox: Sandbox, changes: d
 
 
 def test_a_declined_card_is_refused(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A declined card exits with 1 and, with --json, is told on stdout as well."""
+    """A declined card exits with 1 and, with --json, is reported on stdout as well."""
     payer = sandbox.add_payer(card_number="4000000000000002")
 
     run = jetpay(*asking(sandbox, payer), "--json")
 
-    told = json.loads(run.out)
+    document = json.loads(run.out)
     assert run.status == 1
-    assert (told["outcome"], told["error"], told["status"], told["detail"]) == (
+    assert (document["outcome"], document["error"], document["status"], document["detail"]) == (
         "rejected",
         "APIError",
         402,
@@ -247,7 +247,7 @@ def test_no_token_is_a_configuration_error(jetpay: Jetpay, monkeypatch: pytest.M
 
 
 def test_an_unknown_preauthorization_prints_everything(jetpay: Jetpay, sandbox: Sandbox) -> None:
-    """A lost reply to a preauthorization exits with 4 and tells what a person needs to look for it; no secret."""
+    """A lost reply to a preauthorization exits with 4 and shows what a person needs to find it; no secret."""
     payer = sandbox.add_payer()
     sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="preauthorize"))
 
@@ -284,7 +284,7 @@ def test_an_unknown_preauthorization_names_the_debit_of_a_bad_reply(jetpay: Jetp
 def test_an_unknown_capture_names_the_next_command(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A capture that can't be settled exits with 4, on stdout as JSON, and says how to look."""
+    """A capture that can't be resolved exits with 4, is reported as JSON, and names the next command."""
     debit_id, other = reserve(jetpay, sandbox), reserve(jetpay, sandbox)
     # The status can't be read with this token.
     monkeypatch.setenv("JETPAY_API_TOKEN", sandbox.issue_token(TokenScope.CAPTURES))
@@ -307,7 +307,7 @@ def test_an_unknown_capture_names_the_next_command(
 def test_an_interrupted_capture_is_unknown(
     jetpay: Jetpay, sandbox: Sandbox, interrupt_when: Callable[[Callable[[], bool]], None]
 ) -> None:
-    """Ctrl-C after a capture has left tells that its outcome is unknown, and what was not begun."""
+    """Ctrl-C after a capture was sent reports that its outcome is unknown, and what was not begun."""
     debit_id = reserve(jetpay, sandbox)
     sandbox.faults.add(Fault(kind=FaultKind.STALL_BEFORE, route="capture"))
     interrupt_when(lambda: sandbox.requests("capture") == 1)

@@ -46,7 +46,7 @@ def test_a_ledger_in_postgres(
 
 
 def test_a_server_that_is_not_there(jetpay: Jetpay) -> None:
-    """A server that can't be reached is told in one line, without the password, with status 2."""
+    """A server that can't be reached is reported in one line, without the password, with status 2."""
     pytest.importorskip("psycopg")
 
     run = jetpay("captures", "status", "--ledger=postgresql://me:sesame@127.0.0.1:1/d")

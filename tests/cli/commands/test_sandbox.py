@@ -116,7 +116,7 @@ def test_what_makes_no_sense_is_refused(jetpay: Jetpay, argument: str, message: 
 
 
 def test_a_port_that_is_taken(jetpay: Jetpay) -> None:
-    """A taken port is told in one line, with status 2."""
+    """A taken port is reported in one line, with status 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 

@@ -63,7 +63,7 @@ def _in_canada(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_an_authentic_delivery(jetpay: Jetpay, recorded: Recorded) -> None:
-    """A delivery that verifies says so, with status 0."""
+    """A delivery that verifies is reported as authentic, with status 0."""
     run = jetpay(*recorded.arguments())
 
     assert (run.status, run.err) == (0, "")
@@ -71,7 +71,7 @@ def test_an_authentic_delivery(jetpay: Jetpay, recorded: Recorded) -> None:
 
 
 def test_as_json(jetpay: Jetpay, recorded: Recorded) -> None:
-    """--json tells whether it is authentic, the reason's stable code, and the explanation."""
+    """--json shows whether it is authentic, the reason's stable code, and the explanation."""
     good = json.loads(jetpay(*recorded.arguments(), "--json").out)
     bad = json.loads(jetpay(*recorded.arguments(now=str(NOW + 500)), "--json").out)
 

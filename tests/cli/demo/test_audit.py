@@ -95,7 +95,7 @@ def record(result: OrderResult, debits: tuple[Transaction, ...] = (), delivered:
         pytest.param(captured("paid"), OrderOutcome.CAPTURED, id="paid"),
         pytest.param(captured("completed"), OrderOutcome.CAPTURED, id="completed"),
         pytest.param(captured("processing"), OrderOutcome.ACCEPTED, id="processing"),
-        pytest.param(captured("settling"), OrderOutcome.ACCEPTED, id="a state that nobody names"),
+        pytest.param(captured("clearing"), OrderOutcome.ACCEPTED, id="a state that nobody names"),
         pytest.param(TransactionFailedError("failed"), OrderOutcome.FAILED, id="failed"),
         pytest.param(DECLINED, OrderOutcome.DECLINED, id="declined"),
         pytest.param(LOST, OrderOutcome.UNKNOWN, id="unknown"),
@@ -145,7 +145,7 @@ RESERVED = debit("preauthorized")
     ],
 )
 def test_what_agrees_is_no_problem(agreeing: RunRecord) -> None:
-    """Where the client, the books and the webhooks agree, nothing is lost and nothing doubled."""
+    """Where the client, the sandbox and the webhooks agree, nothing is lost or duplicated."""
     assert audit(agreeing).problems == ()
 
 
@@ -168,7 +168,7 @@ def test_what_agrees_is_no_problem(agreeing: RunRecord) -> None:
             record(reported(captured()), (PAID,), events("paid", "paid")),
             ProblemKind.DUPLICATED,
             "card 1, captured: the webhooks reported d1 as paid 2 times, not 1 times",
-            id="paid told twice",
+            id="paid reported twice",
         ),
         pytest.param(
             record(reported(captured()), (PAID,), events("paid") * 2),
@@ -180,13 +180,13 @@ def test_what_agrees_is_no_problem(agreeing: RunRecord) -> None:
             record(reported(captured()), (PAID,), events("preauthorized")),
             ProblemKind.LOST,
             "card 1, captured: the webhooks reported d1 as paid 0 times, not 1 times",
-            id="paid never told",
+            id="paid never reported",
         ),
         pytest.param(
             record(reported(TransactionFailedError("no")), (FAILED,), events("preauthorized")),
             ProblemKind.LOST,
             "card 1, failed: no webhook reported that d1 is failed",
-            id="failure never told",
+            id="failure never reported",
         ),
         pytest.param(
             attrs.evolve(record(reported(captured()), (PAID,), events("paid")), events_created=3),
@@ -273,7 +273,7 @@ def test_what_agrees_is_no_problem(agreeing: RunRecord) -> None:
     ],
 )
 def test_what_differs_is_found(doctored: RunRecord, kind: ProblemKind, description: str) -> None:
-    """Each kind of lost or doubled outcome is found and said in words."""
+    """Each kind of lost or duplicated outcome is found and described."""
     assert (kind, description) in [(problem.kind, problem.description) for problem in audit(doctored).problems]
 
 
@@ -308,11 +308,11 @@ def test_the_counts_of_the_webhooks() -> None:
     assert report.captured_twice == 2
 
 
-def test_a_doubt_is_matched_with_the_books() -> None:
-    """An unknown outcome is reported with all that is known of it, and what the sandbox says."""
-    (doubt,) = audit(record(reported(LOST, debit_id=None), (RESERVED,))).unknown_outcomes
+def test_an_unknown_outcome_is_matched_with_the_records() -> None:
+    """An unknown outcome is reported with all that is known of it, and what the sandbox recorded."""
+    (unknown,) = audit(record(reported(LOST, debit_id=None), (RESERVED,))).unknown_outcomes
 
-    assert attrs.asdict(doubt) == {
+    assert attrs.asdict(unknown) == {
         "operation": "preauthorize",
         "debit_id": None,
         "arguments": {"amount": "5.00"},

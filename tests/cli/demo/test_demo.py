@@ -56,7 +56,7 @@ def report_of(run: CommandResult) -> dict[str, Any]:
 
 
 def test_a_run_without_faults(jetpay: Jetpay) -> None:
-    """Without faults every outcome is known at once, and the webhooks tell all of them."""
+    """Without faults every outcome is known at once, and the webhooks report all of them."""
     run = jetpay(*SMALL, "--no-faults", "--json", "--seed=3")
 
     report = report_of(run)
@@ -121,7 +121,7 @@ def test_a_client_that_captures_twice_is_found_out(jetpay: Jetpay, monkeypatch: 
 
 
 def test_a_client_that_loses_an_outcome_is_found_out(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the client called a capture "not sent" that took the money, the demo would exit with 1 and say so."""
+    """If the client called a processed capture "not sent", the demo would exit with 1 and report it."""
     capture = JetpayClient.capture
 
     async def forgetful(self: JetpayClient, debit_id: str) -> Capture:
@@ -139,10 +139,10 @@ def test_a_client_that_loses_an_outcome_is_found_out(jetpay: Jetpay, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("told", "captures", "problem"),
+    ("reported", "captures", "problem"),
     [
-        pytest.param(2, 1, "duplicated: debit {} of the batch: the ledger reported 2 outcomes", id="told twice"),
-        pytest.param(0, 1, "lost: debit {} of the batch: the ledger reported 0 outcomes", id="not told"),
+        pytest.param(2, 1, "duplicated: debit {} of the batch: the ledger reported 2 outcomes", id="reported twice"),
+        pytest.param(0, 1, "lost: debit {} of the batch: the ledger reported 0 outcomes", id="not reported"),
         pytest.param(1, 2, "duplicated: debit {} of the batch: it was captured 2 times", id="taken twice"),
         pytest.param(
             1, 0, "lost: debit {} of the batch: it was not captured; the sandbox recorded: paid, not", id="not taken"
@@ -150,9 +150,9 @@ def test_a_client_that_loses_an_outcome_is_found_out(jetpay: Jetpay, monkeypatch
     ],
 )
 def test_a_ledger_that_is_wrong_is_found_out(
-    jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch, told: int, captures: int, problem: str
+    jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch, reported: int, captures: int, problem: str
 ) -> None:
-    """What the ledger tells of the batch is compared with the sandbox's books, debit by debit."""
+    """What the ledger reports of the batch is compared with the sandbox's records, debit by debit."""
     first = ""
 
     async def doctored(*arguments: Any) -> BatchRecord:
@@ -162,7 +162,7 @@ def test_a_ledger_that_is_wrong_is_found_out(
         outcomes = {outcome.debit_id: outcome for outcome in record.outcomes}
         return attrs.evolve(
             record,
-            outcomes=(outcomes.pop(first),) * told + tuple(outcomes.values()),
+            outcomes=(outcomes.pop(first),) * reported + tuple(outcomes.values()),
             debits=(attrs.evolve(record.debits[0], captures=captures), *record.debits[1:]),
         )
 
@@ -174,8 +174,8 @@ def test_a_ledger_that_is_wrong_is_found_out(
     assert f"\n  {problem.format(first)}" in run.out
 
 
-def test_a_doctored_book_is_found_out(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check reads the sandbox's own books: money taken once more there is seen."""
+def test_a_doctored_record_is_found_out(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check reads the sandbox's own records: a capture more is found."""
     genuine = Sandbox.debits.__get__
 
     def doctored(sandbox: Sandbox) -> tuple[Transaction, ...]:
@@ -304,8 +304,8 @@ def test_a_lesser_terminal_gets_plain_lines(jetpay: Jetpay, monkeypatch: pytest.
     assert "preauthorize: 12 of 12" in run.out
 
 
-def test_many_doubts_are_cut_short(monkeypatch: pytest.MonkeyPatch, jetpay: Jetpay) -> None:
-    """A screen shows some of the unknown outcomes, and says where the others are."""
+def test_many_unknown_outcomes_are_cut_short(monkeypatch: pytest.MonkeyPatch, jetpay: Jetpay) -> None:
+    """A screen shows some of the unknown outcomes, and where to find the others."""
     monkeypatch.setattr(render, "MAX_UNKNOWN_SHOWN", 0)
 
     run = jetpay("demo", "--count=60", "--concurrency=30", "--seed=4")

@@ -53,7 +53,7 @@ def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         pytest.param(("d", "amount\tdebit_id\n1\ta\n2\tb\n"), id="CSV by its first line"),
         pytest.param(("d", "debit_id\na\nb\n"), id="a header by itself"),
         pytest.param(("d.CSV", "Debit_ID , amount\n a , 1\nb,2\n\n , \n"), id="case and spaces"),
-        pytest.param(("d.csv", "Debit ID,amount\na,1\nb,2\n"), id="a header in words"),
+        pytest.param(("d.csv", "Debit ID,amount\na,1\nb,2\n"), id="a header of two words"),
         pytest.param(("d.csv", "DebitId,amount\na,1\nb,2\n"), id="a header in one word"),
         pytest.param(("d.csv", '\ufeff"Amount, CAD","debit_id"\n"1,50",a\n2,"b"\n'), id="quoted header"),
         pytest.param(("d.csv", 'debit_id,note\na,"two\nlines"\nb,\n'), id="a cell of two lines"),
@@ -113,7 +113,7 @@ def test_the_form_is_named(file: Path, form: str) -> None:
 
 
 def test_json_names_any_id(tmp_path: Path) -> None:
-    """An id with spaces, commas or quotes can only be meant where JSON says so."""
+    """An id with spaces, commas or quotes can only be given as JSON."""
     path = tmp_path / "d.jsonl"
     path.write_text('"a b"\n{"debit_id": "c,\\"d\\""}\n')
 
@@ -331,7 +331,7 @@ def test_a_repeated_debit_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 def test_stdin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, terminal: bool) -> None:
-    """- reads stdin; on a terminal it says that it waits for input."""
+    """- reads stdin; on a terminal a message asks for input."""
     stdin = io.TextIOWrapper(io.BytesIO(b"a\nb\n"))
     monkeypatch.setattr(stdin, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stdin", stdin)
@@ -367,7 +367,7 @@ def test_the_last_line_of_a_long_file_counts(tmp_path: Path, monkeypatch: pytest
         read(path)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of one process alone is told there")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it holds the peak of one process alone")
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """A hundred times more lines take no more memory: what is read goes to the disk."""
     code = f"""

@@ -31,13 +31,13 @@ def test_the_rate_is_that_of_the_last_half_minute() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         pytest.param(0.4, "0 s", id="seconds"),
         pytest.param(61, "1 min 01 s", id="minutes"),
         pytest.param(3 * 3600 + 62, "3 h 01 min", id="hours"),
     ],
 )
-def test_durations(seconds: float, words: str) -> None:
+def test_durations(seconds: float, text: str) -> None:
     """A time is written as people read it."""
-    assert model.duration(seconds) == words
+    assert model.duration(seconds) == text
