@@ -43,7 +43,9 @@ SHARED = {
 RANKS = [
     LEAVES,
     SHARED,
-    {"_core.connection_reset", "_core.http", "_core.schema", "_core.send_guard"},
+    {"_core.connection_reset", "_core.schema"},
+    {"_core.send_guard"},
+    {"_core.http"},
     {"_core.operations", "_core.aiohttp_guard"},
     {"_core.responses", "_core.retry"},
     {"_core.transport"},
