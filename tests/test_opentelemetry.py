@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -297,6 +298,15 @@ except ImportError as error:
     print(error)
 """
     assert run(script) == "jetpay_async.opentelemetry needs opentelemetry: pip install 'jetpay-async[otel]'"
+
+
+def test_a_missing_opentelemetry_is_an_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that has used it before, too, its import names the extra."""
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "jetpay_async.opentelemetry")
+
+    with pytest.raises(ImportError, match=r"pip install 'jetpay-async\[otel\]'"):
+        importlib.import_module("jetpay_async.opentelemetry")
 
 
 def test_it_goes_to_the_global_providers_by_default() -> None:

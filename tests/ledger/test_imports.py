@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from jetpay_async import ConfigurationError
+from jetpay_async.ledger import Ledger
 
 BLOCKED = """
 import sys
@@ -65,3 +69,21 @@ except (jetpay_async.ConfigurationError, ImportError) as error:
     print(error)
 """
     assert run(script) == said
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger in PostgreSQL is a configuration error without psycopg, in a process that has used it before, too."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "jetpay_async.ledger._postgres", raising=False)
+
+    with pytest.raises(ConfigurationError, match=r"pip install 'jetpay-async\[postgres\]'"):
+        Ledger("postgresql://h/d")
+
+
+def test_a_missing_queue_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter is an import error without procrastinate, in a process that has used it before, too."""
+    monkeypatch.setitem(sys.modules, "procrastinate.exceptions", None)
+    monkeypatch.delitem(sys.modules, "jetpay_async.procrastinate", raising=False)
+
+    with pytest.raises(ImportError, match=r"pip install 'jetpay-async\[distributed\]'"):
+        importlib.import_module("jetpay_async.procrastinate")
