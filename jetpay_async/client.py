@@ -11,7 +11,7 @@ from jetpay_async._batch.operation import CaptureOperation, PreauthorizeOperatio
 from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits, WorkerPool
 from jetpay_async._core import operations
 from jetpay_async._core.clock import SYSTEM_CLOCK
-from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL, check_base_url
+from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL, check_base_url, origin
 from jetpay_async._core.executor import CallExecutor, Options
 from jetpay_async._core.retry import RetryPolicy
 from jetpay_async._core.single_flight import SingleFlight
@@ -240,6 +240,8 @@ class JetpayClient:
         rate: float | None = None,
         lease_seconds: float = 15.0,
         restored: bool = False,
+        account: str | None = None,
+        accept_rejections: bool = False,
     ) -> DurableCaptures:
         """Capture from a ledger that survives a crash; see `jetpay_async.ledger`.
 
@@ -247,29 +249,49 @@ class JetpayClient:
 
             async with client.durable_captures("captures.db") as captures:
                 batch = await captures.submit("2026-11-22", debit_ids)
-                report = await worker_pool.wait()
+                report = await batch.wait()
+
+        The ledger sees to it that a debit is captured once, in whatever process and batch. It knows nothing of captures
+        that are made without it: `capture` and `capture_many` on this client share the answer of a request under way,
+        in another process they don't.
 
         Args:
             ledger: The path of a file on a local disk, for the processes of one machine; or a ``postgresql://`` URL,
                 for many machines, which needs ``pip install 'jetpay-async[postgres]'``.
-            concurrency: Captures in shared, at most.
+            concurrency: Captures in flight, at most.
             rate: Captures per second, of all processes and machines that work on the ledger together.
-            lease_seconds: Seconds after which an owner that says nothing counts as dead, for PostgreSQL. It sends nothing more
-                from four fifths of that on. In a file, the kernel tells who is alive.
-            restored: Whether the ledger was restored from a backup, or comes from an older replica. Say True after a failover to a
-                replica that may have lost the newest commits: then each debit's status is read first.
+            lease_seconds: Seconds after which an owner that says nothing counts as dead, for PostgreSQL. It sends
+                nothing more from four fifths of that on. In a file, the kernel tells who is alive.
+            restored: Whether the ledger was restored from a backup, or comes from an older replica, so that it may have
+                lost the newest commits. Then nothing is sent for the time that a lost request may still take (the
+                client's ``timeout``, a tenth of it, and `RetryPolicy.resolve_after_timeout`), and each debit's status is
+                read first. Say True until the batches that the ledger holds, and those submitted since the copy was
+                made, are complete.
+            account: A label of your account, at most 255 characters: not the token. The ledger keeps the first one that
+                it is given, and refuses another.
+            accept_rejections: Whether 404 and 403 are recorded as final even if the first 8 answers of a run say
+                nothing else. By default such a run stops, since it most likely asks the wrong account.
 
         Raises:
-            InvalidArgumentError: A number is out of range.
+            InvalidArgumentError: A number or a label is out of range.
             ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
         """
         # Most clients capture without a ledger.
-        from jetpay_async.ledger._pipeline import ClientContext  # noqa: PLC0415
+        from jetpay_async.ledger._context import ClientContext  # noqa: PLC0415
         from jetpay_async.ledger.durable_captures import DurableCaptures  # noqa: PLC0415
 
-        context = ClientContext(self._single_flight, self._executor, self._options, self._clock)
+        context = ClientContext(
+            self._single_flight, self._executor, self._options, self._clock, origin(self._transport.base_url)
+        )
         return DurableCaptures(
-            ledger, context, concurrency=concurrency, rate=rate, lease_seconds=lease_seconds, restored=restored
+            ledger,
+            context,
+            concurrency=concurrency,
+            rate=rate,
+            lease_seconds=lease_seconds,
+            restored=restored,
+            account=account,
+            accept_rejections=accept_rejections,
         )
 
     async def transaction_status(self, identifier: str) -> TransactionStatus:

@@ -24,6 +24,7 @@ SANDBOX_TOKEN_PREFIX = "jetpay_sandbox_"  # noqa: S105 - the mark of a token tha
 """How the tokens of `jetpay_async.sandbox` begin."""
 
 _VENDOR = "baselinepayments.com"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # Narrower than RFC 3986 on purpose: where two parsers read a URL differently, a token goes to the host that was not
 # checked. No credentials, query, fragment, backslash, percent sign in the host, or letter beyond ASCII.
@@ -54,7 +55,7 @@ def check_base_url(base_url: str, trusted_origins: Iterable[str]) -> str:
         _ = parts.port
     except ValueError as error:
         raise ConfigurationError(f"base_url: is not a URL: {error}") from None
-    host = parts.hostname or ""
+    host = (parts.hostname or "").rstrip(".")
     origin = f"{parts.scheme}://{parts.netloc.lower()}"
     if not is_loopback(host) and origin not in {trusted.lower().rstrip("/") for trusted in trusted_origins}:
         if parts.scheme == "http":
@@ -76,37 +77,34 @@ def check_token(token: str, base_url: str) -> str:
     Raises:
         ConfigurationError: It is no token, or a sandbox's token on its way to Jetpay.
     """
-    fault = _token_fault(token, base_url)
-    if fault is not None:
-        # A token that was copied badly is still one, and error reporters collect local variables.
-        del token
-        raise ConfigurationError(f"api_token: {fault}")
+    if not isinstance(token, str):
+        raise ConfigurationError(f"api_token: is a str, or an async function returning one, not {type(token).__name__}")
+    if not _TOKEN.fullmatch(token):
+        raise ConfigurationError(
+            "api_token: is empty, or holds a space, a line break or a character that no token has; "
+            "copy it again from the dashboard"
+        )
+    if token.startswith(SANDBOX_TOKEN_PREFIX) and _is_vendor((urlsplit(base_url).hostname or "").rstrip(".")):
+        raise ConfigurationError("api_token: is a sandbox's token, but base_url is Jetpay's; use the sandbox's url")
     return token
 
 
-def _token_fault(token: str, base_url: str) -> str | None:
-    if not isinstance(token, str):
-        return f"is a str, or an async function returning one, not {type(token).__name__}"
-    if not _TOKEN.fullmatch(token):
-        return (
-            "is empty, or holds a space, a line break or a character that no token has; copy it again from the "
-            "dashboard"
-        )
-    if token.startswith(SANDBOX_TOKEN_PREFIX) and _is_vendor(urlsplit(base_url).hostname or ""):
-        return "is a sandbox's token, but base_url is Jetpay's; use the sandbox's url"
-    return None
+def origin(base_url: str) -> str:
+    """Return the origin of a URL that was checked, the same for the same API: loopback is one, whatever its port."""
+    parts = urlsplit(base_url)
+    host = (parts.hostname or "").rstrip(".")
+    if is_loopback(host):
+        return "loopback"
+    port = "" if parts.port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{parts.port}"
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
 def _is_vendor(host: str) -> bool:
-    name = host.removesuffix(".")
-    return name == _VENDOR or name.endswith(f".{_VENDOR}")
+    return host == _VENDOR or host.endswith(f".{_VENDOR}")
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine and nothing else; of names, only ``localhost`` is.
-
-    With a dot at its end, even that is a name to ask the network's resolver for.
-    """
+    """Tell whether a host is this machine and nothing else; not by its name alone, but for ``localhost``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,11 +1,11 @@
 """Captures that survive a crash: a ledger of intents and outcomes, and a pipeline that works it off.
 
-::
+It is an intent log of captures, not an accounting ledger::
 
-    async with JetpayClient(token) as client, client.durable_captures("captures.db", concurrency=64, rate=300) as captures:
+    async with JetpayClient(token) as client, client.durable_captures("captures.db", rate=300) as captures:
         batch = await captures.submit("2026-11-22", debit_ids)  # durable when it returns
-        async for outcome in batch.outcomes():                  # Captured | Rejected | Unknown, each debit once
-            ...
+        async for outcome in batch.outcomes():                  # one for each debit
+            ...                                                 # Captured | Accepted | Rejected | Unknown
         report = await batch.wait()
 
 After a crash, a deploy or a power cut the same lines go on. An intent is committed before each request, the outcome
@@ -13,8 +13,8 @@ after it. A debit found between the two by a later run is in doubt: once its req
 status is read, and only if that says that nothing happened, it is sent again.
 
 How long a request can be on its way is the one number that this rests on: the client's ``timeout``, a tenth of it for
-the time between the intent and the request, and ``RetryPolicy.resolve_after`` for the way through the network and the
-API. Ask Jetpay how long its own processing may take.
+the time between the intent and the request, and `RetryPolicy.resolve_after_timeout` for the way through the network and
+the API. Ask Jetpay how long its own processing may take.
 """
 
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         CapturesStoppedError,
         ChunkBusyError,
         LedgerError,
+        LedgerMismatchError,
         LedgerNotFoundError,
         UnknownBatchError,
     )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Progress,
         Report,
         Submitted,
+        Waiting,
     )
 
 __all__ = [
@@ -54,11 +56,13 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerItem",
+    "LedgerMismatchError",
     "LedgerNotFoundError",
     "Progress",
     "Report",
     "Submitted",
     "UnknownBatchError",
+    "Waiting",
     "run_chunk",
 ]
 
@@ -71,6 +75,7 @@ _HOMES = {
     "CapturesStoppedError": "errors",
     "ChunkBusyError": "errors",
     "LedgerError": "errors",
+    "LedgerMismatchError": "errors",
     "LedgerNotFoundError": "errors",
     "UnknownBatchError": "errors",
 }

@@ -1,8 +1,9 @@
-"""What the ledger asks of an backend: one connection, used by one thread."""
+"""What the ledger asks of a backend: one connection, used by one thread, and what carries operations out on it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,12 @@ if TYPE_CHECKING:
 
     from jetpay_async.ledger._sql import Statements
 
+_T = TypeVar("_T")
+
 Value: TypeAlias = str | int | float | None
+
+UnitOfWork: TypeAlias = "Callable[[Connection], _T]"
+"""A part of a transaction. It raises a `LedgerError` before it has changed anything; any other error undoes all."""
 
 
 class Connection(Protocol):
@@ -43,6 +49,10 @@ class Connection(Protocol):
         """Return the value for ``:debit_ids``."""
         ...
 
+    def numbered(self, claims: Sequence[tuple[int, int]]) -> Mapping[str, object]:
+        """Return the parameters for ids and their intents, in this order."""
+        ...
+
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""
         ...
@@ -55,15 +65,11 @@ class Connection(Protocol):
         ...
 
     def renew(self, owner: int, lease: float) -> bool:
-        """Say that the owner is alive; False if the ledger does not name it any more."""
+        """Say that the owner is alive; False if that comes too late."""
         ...
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners that are dead out of the ledger; what they were sending is then anybody's to resolve.
-
-        Raises:
-            LedgerError: This owner is out of it itself.
-        """
+        """Take the owners that are dead out of the ledger; what they were sending is then anybody's to resolve."""
 
     def leave(self, owner: int) -> None:
         """Take this owner out of the ledger."""
@@ -94,4 +100,25 @@ class Backend(Protocol):
 
     def repeatable(self, error: Exception) -> bool:
         """Say whether others were in the way, so that the same transaction may go through when it is tried again."""
+        ...
+
+
+class CommitExecutor(Protocol):
+    """Carries units of work out on one connection, in transactions that several of them may share.
+
+    `GroupCommitExecutor` does so in a thread of its own. A simulation may do so at once, in the event loop.
+    """
+
+    async def run(self, operation: UnitOfWork[_T], *, writes: bool = True, last: bool = False) -> _T:
+        """Carry out a unit of work; it is durable when this returns.
+
+        Args:
+            operation: What to do with the connection.
+            writes: Whether it may change anything.
+            last: Whether it comes after the others that share its transaction, so that all owners take their locks in
+                one order.
+
+        Raises:
+            LedgerError: The ledger can't be read or written.
+        """
         ...

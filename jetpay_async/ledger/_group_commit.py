@@ -9,22 +9,19 @@ import asyncio
 import contextlib
 import copy
 import threading
-from collections.abc import Callable
 from operator import attrgetter
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
+from jetpay_async.ledger._backend import UnitOfWork
 from jetpay_async.ledger.errors import LedgerError
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._backend import Backend, Connection
 
 _T = TypeVar("_T")
-
-UnitOfWork = Callable[["Connection"], _T]
-"""A part of a transaction. It raises a `LedgerError` before it has changed anything; any other error spoils it all."""
 
 
 @attrs.frozen(eq=False)

@@ -40,10 +40,11 @@ DIALECT = Dialect(
     now="CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
     among="= ANY(:ids)",
     among_texts="= ANY(:debit_ids)",
-    numbered="unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS o(id, place)",
+    numbered="unnest(CAST(:ids AS bigint[]), CAST(:intents AS bigint[])) WITH ORDINALITY AS o(id, intent, place)",
     outcomes="""json_to_recordset(CAST(:outcomes AS json)) AS o(
-        id bigint, state text, attempts bigint, look_first bigint, seq bigint, transaction_state text,
-        confirmed_by_status bigint, error text, status bigint, request_id text, reason text)""",
+        id bigint, intent bigint, state text, attempts bigint, certain_in double precision, seen_state text,
+        resolve_first bigint, seq bigint, transaction_state text, confirmed_by_status bigint, error text, status bigint,
+        request_id text, reason text)""",
     pending="",
     sending="",
     claim="FOR UPDATE OF d SKIP LOCKED",
@@ -285,6 +286,11 @@ class PostgresConnection:
         """Return the value for ``:debit_ids``."""
         return list(texts)
 
+    def numbered(self, claims: Sequence[tuple[int, int]]) -> Mapping[str, object]:
+        """Return the parameters for ids and their intents, in this order."""
+        ids, intents = zip(*claims, strict=True)
+        return {"ids": list(ids), "intents": list(intents)}
+
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""
         count = 0
@@ -329,12 +335,7 @@ class PostgresConnection:
         return self.change(self.statements.renew, {"owner": owner, "lease": lease}) == 1
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners whose lease has run out of the ledger.
-
-        Raises:
-            LedgerError: This one is out of it.
-        """
-        _sql.require_owner(self, owner)
+        """Take the owners whose lease has run out of the ledger."""
         self.change(self.statements.remove_lapsed, {"owner": owner})
 
     def leave(self, owner: int) -> None:

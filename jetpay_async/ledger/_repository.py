@@ -1,17 +1,7 @@
-"""What a run asks of the ledger, each as one operation on a connection. The rules of the states are here.
-
-::
-
-    pending ──claim──▶ sending ──record──▶ captured | rejected | unknown
-       ▲                  │
-       └──────record──────┘ proven not captured
-
-``claim`` is committed before the first of its requests leaves; ``record`` changes only what its owner holds.
-"""
+"""What is read from a ledger, and its batches; each function is one operation on a connection."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from jetpay_async.ledger._sql import span
-from jetpay_async.ledger.errors import BatchMismatchError, UnknownBatchError
-from jetpay_async.ledger.records import BatchInfo, DebitState, LedgerItem, Progress, Report, Submitted
+from jetpay_async.ledger.errors import BatchMismatchError, LedgerMismatchError, UnknownBatchError
+from jetpay_async.ledger.records import BatchInfo, DebitState, LedgerItem, Progress, Report, Submitted, Waiting
 from jetpay_async.models import TransactionState
 
 if TYPE_CHECKING:
@@ -51,47 +41,47 @@ class Scope:
 
 
 @attrs.frozen
-class Claim:
-    """A debit that this owner intends to send."""
+class AcceptedDebit:
+    """A debit that the API was processing when it was asked last."""
 
     id: int
     debit_id: str
     attempts: int
-    """This one included."""
-    repeated: bool
-    """Whether it may have been captured before: its status comes first."""
-    delay: float
-    """Seconds to wait for its slot in the rate."""
+    transaction_state: str
+    intent: None = None
+    """Nobody owns it."""
 
 
-@attrs.frozen
-class UnresolvedDebit:
-    """A debit that somebody may have sent."""
-
-    id: int
-    debit_id: str
-    attempts: int
-    wait: float
-    """Seconds until its request can no longer be on its way."""
+# --- whose it is ------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class OutcomeRecord:
-    """What became of a debit, as it is written down."""
+def now(connection: Connection) -> float:
+    """Return what the ledger's clock says."""
+    seconds: float = connection.query(connection.statements.now, {})[0][0]
+    return seconds
 
-    id: int
-    state: DebitState
-    attempts: int
-    look_first: bool = False
-    """Of a pending one: whether its status comes before anything is sent."""
-    transaction_state: str | None = None
-    confirmed_by_status: bool = False
-    error: str | None = None
-    status: int | None = None
-    request_id: str | None = None
-    reason: str | None = None
-    as_expected: bool = False
-    """Whether the request that the claim counted was answered by ``paid``. Nearly all are: so it is written tersely."""
+
+def bind(connection: Connection, *, origin: str, account: str | None) -> None:
+    """Make the ledger that of this API and account; refuse one that is another's.
+
+    Raises:
+        LedgerMismatchError: It is another's.
+    """
+    statements = connection.statements
+    held = connection.query(statements.origin, {})[0]
+    if held[0] is None or (account is not None and held[1] is None):
+        # Another process may have been first, so that what is there counts.
+        held = connection.query(statements.set_origin, {"origin": origin, "account": account})[0]
+    if held[0] != origin:
+        raise LedgerMismatchError(
+            f"this ledger holds the debits of {held[0]}, and the client sends to {origin}; nothing was sent: give the "
+            "client the base_url that the ledger belongs to, or another ledger"
+        )
+    if account is not None and held[1] != account:
+        raise LedgerMismatchError(
+            f"this ledger belongs to the account {held[1]!r}, and account={account!r} was given; nothing was sent: use "
+            "that account's token and account=, or another ledger"
+        )
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -176,19 +166,41 @@ def _reopen(connection: Connection, batch: int, statement: str, state: DebitStat
 
 
 def progress(connection: Connection, batch: int) -> BatchInfo:
-    """Say where a batch stands."""
+    """Return where a batch stands, without what it waits for."""
     return _info(connection.query(connection.statements.progress_of, {"batch": batch})[0])
 
 
+def full_progress(connection: Connection, batch: int) -> BatchInfo:
+    """Return where a batch stands, and what it waits for."""
+    return _with_waiting(connection, batch, progress(connection, batch))
+
+
 def batches(connection: Connection) -> list[BatchInfo]:
-    """Say where each batch stands."""
-    return [_info(row) for row in connection.query(connection.statements.progress_of_all, {})]
+    """Return where each batch stands, and what it waits for."""
+    rows = connection.query(connection.statements.progress_of_all, {})
+    return [_with_waiting(connection, batch, _info(row)) for batch, *row in rows]
+
+
+def _with_waiting(connection: Connection, batch: int, info: BatchInfo) -> BatchInfo:
+    if info.progress.complete:
+        return info
+    parameters = {"batch": batch, **span(batch)}
+    debits, seconds = connection.query(connection.statements.waiting, parameters)[0]
+    if not debits:
+        return info
+    waiting = Waiting(debits=debits, seconds=max(0.0, seconds))
+    return attrs.evolve(info, progress=attrs.evolve(info.progress, waiting=waiting))
 
 
 def count_chunk(connection: Connection, scope: Scope) -> Counter[str]:
     """Count the debits of a chunk by state."""
     rows = connection.query(connection.statements.chunk_counts, scope.span)
     return Counter({row[0]: row[1] for row in rows})
+
+
+def chunks_accepted(connection: Connection, batch: int) -> list[int]:
+    """List the chunks of a batch that have accepted debits."""
+    return [chunk for (chunk,) in connection.query(connection.statements.chunks_accepted, span(batch))]
 
 
 def chunks_left(connection: Connection, batch: int) -> list[int]:
@@ -205,6 +217,7 @@ def report(info: BatchInfo) -> Report | None:
         key=info.key,
         total=progress.total,
         captured=progress.captured,
+        accepted=progress.accepted,
         rejected=progress.rejected,
         unknown=progress.unknown,
         submitted_at=info.submitted_at,
@@ -213,7 +226,7 @@ def report(info: BatchInfo) -> Report | None:
 
 
 def _info(row: Sequence[Any]) -> BatchInfo:
-    total, captured, rejected, unknown, sending, key, submitted_at, finished_at, chunks = row
+    total, captured, accepted, rejected, unknown, sending, key, submitted_at, finished_at, chunks = row
     return BatchInfo(
         key=key,
         submitted_at=_required_time(submitted_at),
@@ -221,124 +234,17 @@ def _info(row: Sequence[Any]) -> BatchInfo:
         chunks=chunks,
         progress=Progress(
             total=total,
-            pending=total - captured - rejected - unknown - sending,
+            pending=total - captured - accepted - rejected - unknown - sending,
             sending=sending,
             captured=captured,
+            accepted=accepted,
             rejected=rejected,
             unknown=unknown,
         ),
     )
 
 
-# --- captures ---------------------------------------------------------------------------------------------------------
-
-
-def claim(
-    connection: Connection, scope: Scope, *, owner: int, limit: int, resolve: float, rate: float | None
-) -> list[Claim]:
-    """Intend to send some debits that are pending: durable when the transaction is.
-
-    Args:
-        connection: The connection.
-        scope: Where to take them from.
-        owner: Who sends them.
-        limit: How many at most.
-        resolve: Seconds from now until their requests can no longer be on their way.
-        rate: Captures per second, of all owners together.
-    """
-    statements = connection.statements
-    rows = connection.query(statements.pending, {**scope.span, "limit": limit})
-    if not rows:
-        return []
-    first, step = 0.0, 0.0
-    if rate is not None:
-        step = 1 / rate
-        first = max(0.0, connection.query(statements.reserve, {"span": len(rows) * step})[0][0])
-    ids = connection.among([number for (number,) in rows])
-    connection.change(
-        statements.mark_sending, {"ids": ids, "owner": owner, "resolve": resolve + first + len(rows) * step}
-    )
-    claimed = connection.query(statements.claimed, {"ids": ids})
-    return [
-        Claim(number, debit_id, attempts, bool(repeated), first + place * step)
-        for place, (number, debit_id, attempts, repeated) in enumerate(claimed)
-    ]
-
-
-def sees_others(connection: Connection, owner: int) -> bool:
-    """Say whether another owner has debits under way."""
-    return bool(connection.query(connection.statements.sees_others, {"owner": owner}))
-
-
-def all_held_by_others(connection: Connection, scope: Scope, owner: int) -> bool:
-    """Say whether all that is left of a scope is being sent by other owners."""
-    return not connection.query(connection.statements.mine_or_free, {**scope.span, "owner": owner})
-
-
-def take_over(connection: Connection, scopes: Iterable[Scope], *, owner: int) -> list[UnresolvedDebit]:
-    """Take over what owners that are dead have been sending: it is in doubt."""
-    connection.expire_owners(owner)
-    return [
-        UnresolvedDebit(number, debit_id, attempts, max(0.0, wait))
-        for scope in scopes
-        for number, debit_id, attempts, wait in connection.query(
-            connection.statements.take_over, {**scope.span, "owner": owner}
-        )
-    ]
-
-
-def record(connection: Connection, entries: Sequence[OutcomeRecord], *, owner: int) -> None:
-    """Write down what became of debits that this owner holds; those that it lost are another's to tell."""
-    by_batch: dict[int, list[OutcomeRecord]] = {}
-    for entry in entries:
-        by_batch.setdefault(entry.id >> 32, []).append(entry)
-    # In one order, so that two owners can't wait for each other.
-    for batch in sorted(by_batch):
-        _record(connection, batch, by_batch[batch], owner)
-
-
-def _record(connection: Connection, batch: int, entries: list[OutcomeRecord], owner: int) -> None:
-    statements = connection.statements
-    paid = [entry.id for entry in entries if entry.as_expected]
-    others = [entry for entry in entries if not entry.as_expected]
-    final = [entry for entry in others if entry.state is not DebitState.PENDING]
-    counts = Counter(entry.state.value for entry in final)
-    counts[DebitState.CAPTURED.value] += len(paid)
-    finished = counts.total()
-    base = batch << 32
-    if finished:
-        base += connection.query(statements.reserve_sequence, {"batch": batch, "finished": finished})[0][0]
-    changed = 0
-    if paid:
-        changed += connection.change(
-            statements.record_paid, {"ids": connection.among(paid), "base": base, "owner": owner}
-        )
-    if others:
-        places = {entry.id: place for place, entry in enumerate(final, start=1 + len(paid))}
-        rows = json.dumps([_row(entry, places.get(entry.id)) for entry in others])
-        changed += connection.change(statements.record, {"outcomes": rows, "base": base, "owner": owner})
-    if changed < len(entries):
-        ids = connection.among([entry.id for entry in entries])
-        parameters = {"ids": ids, "owner": owner, "base": base, "finished": finished}
-        counts = Counter(state for (state,) in connection.query(statements.recorded, parameters))
-    if counts.total():
-        numbers = {state: counts[state] for state in ("captured", "rejected", "unknown")}
-        connection.change(statements.count, {"batch": batch, "finished": counts.total(), **numbers})
-
-
-def _row(entry: OutcomeRecord, place: int | None) -> dict[str, object]:
-    row = attrs.asdict(entry, filter=_is_written)
-    row["confirmed_by_status"] = int(entry.confirmed_by_status)
-    row["look_first"] = int(entry.look_first)
-    row["seq"] = place
-    return row
-
-
-def _is_written(field: attrs.Attribute[object], _: object) -> bool:
-    return field.name != "as_expected"
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- debits -----------------------------------------------------------------------------------------------------------
 
 
 def outcomes(connection: Connection, batch: int, after: int) -> tuple[list[Row], int]:
@@ -347,6 +253,35 @@ def outcomes(connection: Connection, batch: int, after: int) -> tuple[list[Row],
     parameters = {"after": max(after, ids["low"]), "high": ids["high"], "limit": PAGE}
     rows = connection.query(connection.statements.outcomes, parameters)
     return rows, rows[-1][-1] if rows else after
+
+
+def last_outcomes(connection: Connection, batch: int, *, after: int, since: int) -> tuple[list[Row], int]:
+    """Read the next debits that are accepted, or were when the outcomes up to one place had been read.
+
+    Args:
+        connection: The connection.
+        batch: The batch.
+        after: The id of the debit that was read last.
+        since: The place of the outcome that was read last.
+    """
+    ids = span(batch)
+    parameters = {
+        "after": max(after, ids["low"] - 1),
+        "high": ids["high"],
+        "seq": max(since, ids["low"]),
+        "limit": PAGE,
+    }
+    rows = connection.query(connection.statements.last_outcomes, parameters)
+    return rows, rows[-1][0] if rows else after
+
+
+def accepted(connection: Connection, scope: Scope, after: int) -> tuple[list[AcceptedDebit], int]:
+    """Read the next accepted debits of a scope, and where to go on."""
+    ids = scope.span
+    parameters = {"after": max(after, ids["low"] - 1), "high": ids["high"], "limit": PAGE}
+    rows = connection.query(connection.statements.items_in[DebitState.ACCEPTED.value], parameters)
+    debits = [AcceptedDebit(row[0], row[1], row[3], row[6]) for row in rows]
+    return debits, rows[-1][0] if rows else after
 
 
 def items(

@@ -1,31 +1,57 @@
-"""Outcomes as the ledger writes them down, and back."""
+"""Outcomes as the ledger records them, and back."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from jetpay_async import errors
+from jetpay_async._core import operations
+from jetpay_async._core.operations import ResponseContext
 from jetpay_async.errors import APIError, JetpayError, OutcomeUnknownError, TransactionFailedError
-from jetpay_async.ledger._repository import OutcomeRecord, Row, read_item
+from jetpay_async.ledger._intents import OutcomeRecord
+from jetpay_async.ledger._repository import read_item
 from jetpay_async.ledger.records import DebitState, LedgerItem
 from jetpay_async.models import Capture, TransactionState
-from jetpay_async.outcomes import Accepted, Captured, Rejected, Unknown
+from jetpay_async.outcomes import Accepted, Captured, Rejected, Unknown, captured
 
 if TYPE_CHECKING:
+    from jetpay_async.ledger._intents import Claim, UnresolvedDebit
+    from jetpay_async.ledger._repository import AcceptedDebit, Row
+    from jetpay_async.models import TransactionStatus
     from jetpay_async.outcomes import CaptureOutcome
 
 _REASON_LIMIT = 500
 
-_NEXT_STEP = "Submit the batch again: its status is read before anything is sent."
+_OVER = (TransactionState.FAILED, TransactionState.CANCELLED)
+
+_DONE = (DebitState.CAPTURED, DebitState.ACCEPTED)
+
+_NEXT_STEP = "Submit the batch again: the debit's status is read before anything is sent."
+
+
+def followed(debit_id: str, status: TransactionStatus) -> Captured | Accepted | Rejected[None] | None:
+    """Make the outcome of an accepted debit from its status; None if the status is older than the capture."""
+    if status.state in _OVER:
+        error = operations.transaction_failed_error(
+            operations.capture(debit_id), status, ResponseContext(0, status.elapsed)
+        )
+        return Rejected(debit_id=debit_id, request=None, error=error)
+    if status.state is TransactionState.PREAUTHORIZED:
+        return None
+    capture = Capture(debit_id=debit_id, state=status.state, confirmed_by_status=True, raw=status.raw, attempts=0)
+    return captured(debit_id, capture)
 
 
 def write(
-    item_id: int, outcome: Captured | Accepted | Rejected[None] | Unknown[None], *, earlier: int
+    debit: Claim | UnresolvedDebit | AcceptedDebit,
+    outcome: Captured | Accepted | Rejected[None] | Unknown[None],
+    *,
+    earlier: int,
 ) -> OutcomeRecord:
-    """Write an outcome down.
+    """Make the record of an outcome.
 
     Args:
-        item_id: Of the debit.
+        debit: As it was claimed, taken over or read.
         outcome: What became of it.
         earlier: Capture requests made before those that the outcome counts.
     """
@@ -33,22 +59,28 @@ def write(
     if isinstance(outcome, Captured | Accepted):
         state = outcome.capture.state
         return OutcomeRecord(
-            item_id,
-            DebitState.CAPTURED,
+            debit.id,
+            debit.debit_id,
+            debit.intent,
+            DebitState.CAPTURED if isinstance(outcome, Captured) else DebitState.ACCEPTED,
             attempts,
             transaction_state=state.value,
+            seen_state=state.value,
             confirmed_by_status=outcome.confirmed_by_status,
             as_expected=outcome.attempts == 1 and not outcome.confirmed_by_status and state is TransactionState.PAID,
         )
     error = outcome.error
     kind = DebitState.REJECTED if isinstance(outcome, Rejected) else DebitState.UNKNOWN
-    said = error.state if isinstance(error, OutcomeUnknownError | TransactionFailedError) else None
+    found = error.state if isinstance(error, OutcomeUnknownError | TransactionFailedError) else None
     reason = error.reason if isinstance(error, OutcomeUnknownError) else error.message
     return OutcomeRecord(
-        item_id,
+        debit.id,
+        debit.debit_id,
+        debit.intent,
         kind,
         attempts,
-        transaction_state=None if said is None else said.value,
+        transaction_state=None if found is None else found.value,
+        seen_state=beyond_preauthorized(found),
         error=type(error).__name__,
         status=error.status,
         request_id=error.request_id,
@@ -56,10 +88,15 @@ def write(
     )
 
 
+def beyond_preauthorized(state: TransactionState | None) -> str | None:
+    """Return the state, or None if it leaves open whether a debit can be sent."""
+    return None if state in {None, TransactionState.PREAUTHORIZED} else str(state)
+
+
 def read(key: str, row: Row) -> CaptureOutcome:
     """Read the outcome of a debit of this batch, which has one."""
     _, debit_id, state, attempts, _, _, transaction_state, confirmed_by_status, *_ = row
-    if state == DebitState.CAPTURED:
+    if state in _DONE:
         # Nearly all: so by the shortest way.
         capture = Capture(
             debit_id=debit_id,
@@ -68,7 +105,7 @@ def read(key: str, row: Row) -> CaptureOutcome:
             raw={},
             attempts=attempts,
         )
-        return Captured(debit_id=debit_id, capture=capture)
+        return captured(debit_id, capture)
     item = read_item(key, row)
     if item.state is DebitState.REJECTED:
         return Rejected(debit_id=debit_id, request=None, error=_rejection(item))
@@ -93,7 +130,7 @@ def _rejection(item: LedgerItem) -> JetpayError:
 
 def _unknown(item: LedgerItem) -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        "a request began to leave and no usable answer came: it may have been carried out",
+        "a request was sent but no usable response was received; it may have been processed",
         arguments={"debit_id": item.debit_id},
         started_at=item.intent_at,
         state=item.transaction_state,

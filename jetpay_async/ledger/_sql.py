@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jetpay_async._core.migrations import NewerSchemaError
-    from jetpay_async.ledger._backend import Connection
 
 SCHEMA_VERSION = 2
 """Written into each new ledger; `jetpay_async.ledger.migrations` brings older ones up to it."""
@@ -43,7 +42,7 @@ class Dialect:
     among_texts: str
     """Whether a column is one of ``:debit_ids``."""
     numbered: str
-    """``:ids`` as a table of ids and their places from 1 on."""
+    """What `Connection.numbered` returns, as a table of ids, intents and their places from 1 on."""
     outcomes: str
     """``:outcomes``, JSON, as a table."""
     pending: str
@@ -102,8 +101,20 @@ class Statements:
 
     def __init__(self, dialect: Dialect) -> None:
         now = dialect.now
+        # Seconds until no request for a debit can still be on its way; anew where the clock was set back.
+        wait = f"CASE WHEN intent_at > {now} THEN certain_at - intent_at ELSE certain_at - {now} END"
         self.version = "SELECT version FROM jetpay_ledger"
-        # --- owners
+        self.now = f"SELECT {now}"
+        self.origin = "SELECT origin, account FROM jetpay_ledger"
+        self.set_origin = """
+            UPDATE jetpay_ledger SET origin = COALESCE(origin, :origin), account = COALESCE(account, :account)
+            RETURNING origin, account"""
+        self._name_owners(now)
+        self._name_batches(dialect, wait)
+        self._name_captures(dialect, wait)
+        self._name_reading(dialect)
+
+    def _name_owners(self, now: str) -> None:
         self.register = f"""
             INSERT INTO jetpay_owner (token, host, pid, clock, started_at, lease_until, schema_version)
             VALUES (:token, :host, :pid, :clock, {now}, {now} + :lease, {SCHEMA_VERSION}) RETURNING id"""
@@ -127,7 +138,9 @@ class Statements:
         self.mine_or_free = """
             SELECT 1 FROM jetpay_debit
             WHERE id >= :low AND id < :high AND (state = 'pending' OR (state = 'sending' AND owner = :owner)) LIMIT 1"""
-        # --- batches
+
+    def _name_batches(self, dialect: Dialect, wait: str) -> None:
+        now = dialect.now
         self.find_batch = """
             SELECT id, fingerprint, total, duplicates, chunks FROM jetpay_batch WHERE key = :key"""
         self.add_batch = f"""
@@ -148,14 +161,13 @@ class Statements:
         self.reopened = """
             UPDATE jetpay_batch SET rejected = rejected - :rejected, unknown = unknown - :unknown, finished_at = NULL
             WHERE id = :batch"""
-        self.progress = f"""
-            SELECT b.total, b.captured, b.rejected, b.unknown,
+        progress = f"""b.total, b.captured, b.accepted, b.rejected, b.unknown,
                 (SELECT COUNT(*) FROM jetpay_debit d {dialect.sending}
                  WHERE d.state = 'sending' AND d.id >= b.id << 32 AND d.id < (b.id + 1) << 32),
                 b.key, b.submitted_at, b.finished_at, b.chunks
             FROM jetpay_batch b"""
-        self.progress_of = f"{self.progress} WHERE b.id = :batch"
-        self.progress_of_all = f"{self.progress} ORDER BY b.id"
+        self.progress_of = f"SELECT {progress} WHERE b.id = :batch"
+        self.progress_of_all = f"SELECT b.id, {progress} ORDER BY b.id"
         self.chunk_counts = """
             SELECT state, COUNT(*) FROM jetpay_debit WHERE id >= :low AND id < :high GROUP BY state"""
         self.chunks_left = f"""
@@ -165,40 +177,88 @@ class Statements:
             SELECT (id - :low) / {CHUNK_SIZE} FROM jetpay_debit {dialect.sending}
             WHERE state = 'sending' AND id >= :low AND id < :high
             ORDER BY chunk"""
-        # --- captures
+        self.chunks_accepted = f"""
+            SELECT DISTINCT (id - :low) / {CHUNK_SIZE} AS chunk FROM jetpay_debit
+            WHERE state = 'accepted' AND id >= :low AND id < :high ORDER BY chunk"""
+        # Debits in doubt that a batch waits for: its own, and those of other batches that it has too.
+        self.waiting = f"""
+            SELECT COUNT(*), MAX({wait}) FROM jetpay_debit d {dialect.sending}
+            WHERE d.state = 'sending' AND d.look_first = 1 AND {wait} > 0
+                AND ((d.id >= :low AND d.id < :high) OR EXISTS (
+                    SELECT 1 FROM jetpay_debit p
+                    WHERE p.debit_id = d.debit_id AND p.id >> 32 = :batch AND p.state = 'pending'))"""
+
+    def _name_captures(self, dialect: Dialect, wait: str) -> None:
+        now = dialect.now
         self.pending = f"""
             SELECT d.id FROM jetpay_debit d {dialect.pending}
             WHERE d.state = 'pending' AND d.id >= :low AND d.id < :high
                 AND NOT EXISTS (SELECT 1 FROM jetpay_debit o WHERE o.state = 'sending' AND o.debit_id = d.debit_id)
             ORDER BY d.id LIMIT :limit {dialect.claim}"""
-        self.reserve = f"""
+        # A slot further ahead than any owner reserves was written by a clock that has been set back since.
+        self.next_slot = f"""
             UPDATE jetpay_ledger
-            SET next_slot = CASE WHEN next_slot > {now} THEN next_slot ELSE {now} END + :span
-            RETURNING next_slot - :span - {now}"""
+            SET next_slot = CASE WHEN next_slot < {now} OR next_slot > {now} + :farthest THEN {now} ELSE next_slot END
+            RETURNING next_slot - {now}"""
+        self.reserve_slots = "UPDATE jetpay_ledger SET next_slot = next_slot + :span"
+        self.expect_lost_requests = f"""
+            UPDATE jetpay_debit
+            SET look_first = 1, intent_at = COALESCE(intent_at, {now}), certain_at = :certain_at
+            WHERE id {dialect.among} AND (certain_at IS NULL OR certain_at < :certain_at)"""
+        # What is looked at first is not sent by this intent, so that the times of its latest request stay.
         self.mark_sending = f"""
             UPDATE jetpay_debit
-            SET state = 'sending', owner = :owner, attempts = attempts + 1,
-                intent_at = {now}, certain_at = {now} + :resolve
+            SET state = 'sending', owner = :owner, intent = intent + 1, attempts = attempts + 1 - look_first,
+                intent_at = CASE look_first WHEN 0 THEN {now} ELSE COALESCE(intent_at, {now}) END,
+                certain_at = CASE look_first WHEN 0 THEN {now} + :resolve
+                    ELSE COALESCE(certain_at, {now} + :resolve) END
             WHERE id {dialect.among}"""
         self.wait_anew = f"""
             UPDATE jetpay_debit SET certain_at = {now} + (certain_at - intent_at)
             WHERE state = 'sending' AND owner = :owner"""
-        # Looked up when nobody else can claim the same debit any more.
+        # Read when nobody else can claim the same debit any more. The last column says whether rows of other batches
+        # know what became of the debit, or leave it in doubt.
         self.claimed = f"""
-            SELECT d.id, d.debit_id, d.attempts,
-                d.look_first = 1 OR EXISTS (
-                    SELECT 1 FROM jetpay_debit o WHERE o.debit_id = d.debit_id AND o.id <> d.id)
+            SELECT d.id, d.debit_id, d.intent, d.attempts, d.look_first, (
+                SELECT MAX(CASE WHEN o.state IN ('captured', 'accepted') THEN 1
+                    WHEN o.state = 'pending' THEN o.look_first WHEN o.certain_at IS NULL THEN 0 ELSE 1 END)
+                FROM jetpay_debit o WHERE o.debit_id = d.debit_id AND o.id <> d.id)
             FROM jetpay_debit d WHERE d.id {dialect.among} ORDER BY d.id"""
+        self.known = f"""
+            SELECT debit_id, state, transaction_state, confirmed_by_status FROM jetpay_debit
+            WHERE debit_id {dialect.among_texts} AND state IN ('captured', 'accepted') ORDER BY state"""
+        latest = """
+            FROM jetpay_debit o
+            WHERE o.debit_id = jetpay_debit.debit_id AND (o.id <> jetpay_debit.id OR o.look_first = 1)"""
+        self.resolve_first = f"""
+            UPDATE jetpay_debit
+            SET look_first = 1, attempts = attempts - 1 + look_first,
+                intent_at = COALESCE((SELECT MAX(o.intent_at) {latest}), intent_at),
+                certain_at = COALESCE((SELECT MAX(o.certain_at) {latest}), certain_at),
+                seen_state = COALESCE(seen_state, (SELECT MAX(o.seen_state) {latest}))
+            WHERE id {dialect.among}
+            RETURNING id, debit_id, intent, attempts, {wait}, seen_state"""
+        # From now on the rows of `resolve_first` stand for these too: resolving one is enough.
+        self.hand_over_resolution = f"""
+            UPDATE jetpay_debit SET certain_at = NULL
+            WHERE debit_id {dialect.among_texts} AND certain_at IS NOT NULL
+                AND (state IN ('rejected', 'unknown') OR (state = 'pending' AND look_first = 1))"""
         self.take_over = f"""
-            UPDATE jetpay_debit {dialect.sending} SET owner = :owner
-            WHERE state = 'sending' AND id >= :low AND id < :high AND owner NOT IN (SELECT id FROM jetpay_owner)
-            RETURNING id, debit_id, attempts, certain_at - {now}"""
+            UPDATE jetpay_debit {dialect.sending} SET owner = :owner, intent = intent + 1, look_first = 1
+            WHERE state = 'sending' AND owner <> :owner AND owner NOT IN (SELECT id FROM jetpay_owner)
+                AND ((id >= :low AND id < :high) OR EXISTS (
+                    SELECT 1 FROM jetpay_debit p
+                    WHERE p.debit_id = jetpay_debit.debit_id AND p.state = 'pending'
+                        AND p.id >= :low AND p.id < :high))
+            RETURNING id, debit_id, intent, attempts, {wait}, seen_state"""
         self.reserve_sequence = """
             UPDATE jetpay_batch SET last_seq = last_seq + :finished WHERE id = :batch RETURNING last_seq - :finished"""
         self.count = f"""
             UPDATE jetpay_batch
-            SET captured = captured + :captured, rejected = rejected + :rejected, unknown = unknown + :unknown,
-                finished_at = CASE WHEN captured + rejected + unknown + :finished >= total THEN {now} END
+            SET captured = captured + :captured, accepted = accepted + :accepted,
+                rejected = rejected + :rejected, unknown = unknown + :unknown,
+                finished_at = CASE WHEN captured + accepted + rejected + unknown + :finished >= total
+                    THEN COALESCE(finished_at, {now}) END
             WHERE id = :batch"""
         # What becomes of nearly all: the first request was answered, as expected.
         self.record_paid = f"""
@@ -207,24 +267,43 @@ class Statements:
                 transaction_state = 'paid', confirmed_by_status = 0, error = NULL, status = NULL,
                 request_id = NULL, reason = NULL
             FROM {dialect.numbered}
-            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.state = 'sending'"""
+            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.intent = o.intent
+                AND jetpay_debit.state = 'sending'"""
+        # Fenced by owner and intent: what another one took over, or what was claimed anew, is not its own.
         self.record = f"""
             UPDATE jetpay_debit
-            SET state = o.state, attempts = o.attempts, look_first = o.look_first, seq = :base + o.seq,
+            SET state = o.state, attempts = o.attempts, look_first = o.resolve_first, seq = :base + o.seq,
                 finished_at = CASE WHEN o.seq IS NULL THEN NULL ELSE {now} END,
+                certain_at = CASE WHEN o.certain_in IS NULL THEN certain_at ELSE {now} + o.certain_in END,
                 transaction_state = o.transaction_state, confirmed_by_status = o.confirmed_by_status,
+                seen_state = COALESCE(o.seen_state, jetpay_debit.seen_state),
                 error = o.error, status = o.status, request_id = o.request_id, reason = o.reason
             FROM {dialect.outcomes}
-            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.state = 'sending'"""
+            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.intent = o.intent
+                AND jetpay_debit.state = 'sending'"""
         self.recorded = f"""
             SELECT state FROM jetpay_debit
-            WHERE id {dialect.among} AND owner = :owner AND seq > :base AND seq <= :base + :finished"""
-        # --- reading
+            WHERE id {dialect.among} AND seq > :base AND seq <= :base + :finished"""
+        # Nobody owns an accepted debit: whoever reads its status records what it says.
+        self.record_followed = f"""
+            UPDATE jetpay_debit
+            SET state = o.state, seq = CASE WHEN o.seq IS NULL THEN jetpay_debit.seq ELSE :base + o.seq END,
+                finished_at = CASE WHEN o.seq IS NULL THEN finished_at ELSE {now} END,
+                transaction_state = o.transaction_state, confirmed_by_status = o.confirmed_by_status,
+                seen_state = COALESCE(o.seen_state, jetpay_debit.seen_state),
+                error = o.error, status = o.status, request_id = o.request_id, reason = o.reason
+            FROM {dialect.outcomes}
+            WHERE jetpay_debit.id = o.id AND jetpay_debit.state = 'accepted'"""
+
+    def _name_reading(self, dialect: Dialect) -> None:
         columns = """id, debit_id, state, attempts, intent_at, finished_at, transaction_state, confirmed_by_status,
             error, status, request_id, reason"""
         self.outcomes = f"""
             SELECT {columns}, seq FROM jetpay_debit
-            WHERE seq > :after AND seq < :high ORDER BY seq LIMIT :limit"""
+            WHERE seq > :after AND seq < :high AND state <> 'accepted' ORDER BY seq LIMIT :limit"""
+        self.last_outcomes = f"""
+            SELECT {columns} FROM jetpay_debit
+            WHERE id > :after AND id < :high AND (state = 'accepted' OR seq > :seq) ORDER BY id LIMIT :limit"""
         self.items = f"""
             SELECT {columns} FROM jetpay_debit WHERE id > :after AND id < :high ORDER BY id LIMIT :limit"""
         self.items_in = {
@@ -233,19 +312,6 @@ class Statements:
                 WHERE state = '{state}' AND id > :after AND id < :high ORDER BY id LIMIT :limit"""
             for state in ("pending", "sending", "captured", "accepted", "rejected", "unknown")
         }
-
-
-def require_owner(connection: Connection, owner: int) -> None:
-    """Stop an owner that another one has taken for dead.
-
-    Raises:
-        LedgerError: The ledger does not name it any more.
-    """
-    if not connection.query(connection.statements.is_owner, {"owner": owner}):
-        raise LedgerError(
-            "another run took this one for ended, and may go on with its debits; it sends nothing more: run the same "
-            "again"
-        )
 
 
 def newer_schema_message(name: str, error: NewerSchemaError) -> str:

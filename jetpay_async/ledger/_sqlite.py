@@ -38,10 +38,13 @@ DIALECT = Dialect(
     now=":now",
     among="IN (SELECT value FROM json_each(:ids))",
     among_texts="IN (SELECT value FROM json_each(:debit_ids))",
-    numbered="(SELECT value AS id, key + 1 AS place FROM json_each(:ids)) AS o",
+    numbered="""(
+        SELECT value ->> 0 AS id, value ->> 1 AS intent, key + 1 AS place FROM json_each(:claims)) AS o""",
     outcomes="""(
-        SELECT value ->> 'id' AS id, value ->> 'state' AS state, value ->> 'attempts' AS attempts,
-            value ->> 'look_first' AS look_first, value ->> 'seq' AS seq,
+        SELECT value ->> 'id' AS id, value ->> 'intent' AS intent, value ->> 'state' AS state,
+            value ->> 'attempts' AS attempts, value ->> 'certain_in' AS certain_in,
+            value ->> 'seen_state' AS seen_state,
+            value ->> 'resolve_first' AS resolve_first, value ->> 'seq' AS seq,
             value ->> 'transaction_state' AS transaction_state, value ->> 'confirmed_by_status' AS confirmed_by_status,
             value ->> 'error' AS error, value ->> 'status' AS status, value ->> 'request_id' AS request_id,
             value ->> 'reason' AS reason
@@ -211,6 +214,10 @@ class SqliteConnection:
         """Return the value for ``:debit_ids``."""
         return json.dumps(texts)
 
+    def numbered(self, claims: Sequence[tuple[int, int]]) -> Mapping[str, object]:
+        """Return the parameters for ids and their intents, in this order."""
+        return {"claims": json.dumps(claims)}
+
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""
         statement = "INSERT INTO jetpay_debit (id, debit_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
@@ -243,12 +250,7 @@ class SqliteConnection:
         return bool(self.query(self.statements.is_owner, {"owner": owner}))
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners whose lock nobody holds out of the ledger.
-
-        Raises:
-            LedgerError: This one is out of it.
-        """
-        _sql.require_owner(self, owner)
+        """Take the owners whose lock nobody holds out of the ledger."""
         for other, token, clock in self.query(self.statements.others, {"owner": owner}):
             self._remove_if_dead(other, token, clock)
 

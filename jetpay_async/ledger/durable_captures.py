@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from jetpay_async._batch.worker_pool import BatchLimits
 from jetpay_async._core.log import logger
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.ledger import _repository, _rows
+from jetpay_async.ledger import _intents, _repository
+from jetpay_async.ledger._batch_reader import BatchReader
+from jetpay_async.ledger._context import Moment
 from jetpay_async.ledger._lease import OwnerLease
-from jetpay_async.ledger._pipeline import CapturePipeline
+from jetpay_async.ledger._pipeline import POLL_INTERVAL_SECONDS, CapturePipeline
 from jetpay_async.ledger._repository import Scope
 from jetpay_async.ledger.errors import CapturesStoppedError, ChunkBusyError, LedgerError
-from jetpay_async.ledger.ledger import Ledger
-from jetpay_async.ledger.records import BatchInfo, ChunkReport, DebitState, Progress, Report
+from jetpay_async.ledger.ledger import Ledger, check_key
+from jetpay_async.ledger.records import ChunkReport, DebitState, Progress, Report
 
 if TYPE_CHECKING:
     import os
@@ -24,35 +25,48 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from jetpay_async.ledger._group_commit import GroupCommitExecutor, UnitOfWork
-    from jetpay_async.ledger._pipeline import ClientContext
+    from jetpay_async._core.clock import Clock
+    from jetpay_async.ledger._backend import CommitExecutor, UnitOfWork
+    from jetpay_async.ledger._context import ClientContext
     from jetpay_async.outcomes import CaptureOutcome
 
 __all__ = ["Batch", "DurableCaptures", "run_chunk"]
 
 _T = TypeVar("_T")
 
-# Seconds between two looks at a batch that others may work on too.
-POLL_INTERVAL_SECONDS = 0.5
-
 DEFAULT_LEASE_SECONDS = 15.0
+
+DEFAULT_FOLLOW_UP_SECONDS = 60.0
+
+_ACCOUNT_LIMIT = 255
 
 
 class Client(Protocol):
     """What a chunk needs of `JetpayClient`."""
 
     def durable_captures(
-        self, ledger: str | os.PathLike[str], *, concurrency: int, rate: float | None, lease_seconds: float
+        self,
+        ledger: str | os.PathLike[str],
+        *,
+        concurrency: int,
+        rate: float | None,
+        lease_seconds: float,
+        restored: bool,
+        account: str | None,
+        accept_rejections: bool,
     ) -> DurableCaptures:
         """Open captures."""
         ...
 
 
 class DurableCaptures:
-    """Captures from a ledger, made by `JetpayClient.captures`; open it with ``async with``.
+    """Captures from a ledger, made by `JetpayClient.durable_captures`; open it with ``async with``.
 
     While it is open, what was submitted through it is captured in the background. Leaving the block stops that: nothing
-    more is sent, those in shared are awaited (within the client's timeout), and the rest stays pending in the ledger.
+    more is sent, what is in flight is awaited (within the client's timeout), and the rest stays pending in the ledger.
+
+    A debit is captured once through one ledger, whatever becomes of the processes that use it. What happens outside of
+    the ledger is not known to it: a `JetpayClient.capture` in another process, or a second ledger with the same debits.
     """
 
     def __init__(
@@ -64,12 +78,16 @@ class DurableCaptures:
         rate: float | None,
         lease_seconds: float,
         restored: bool,
+        account: str | None,
+        accept_rejections: bool,
     ) -> None:
         self._ledger = Ledger(ledger, clock=context.clock)
         self._context = context
-        self._pace = BatchLimits(concurrency=concurrency, rate=rate)
-        self._lease_seconds = _check_lease(lease_seconds)
-        self._restored = restored
+        self._limits = BatchLimits(concurrency=concurrency, rate=rate)
+        self._lease_seconds = check_seconds("lease_seconds", lease_seconds)
+        self._restored = _check_flag("restored", restored)
+        self._account = _check_account(account)
+        self._accept_rejections = _check_flag("accept_rejections", accept_rejections)
         self._pipeline: CapturePipeline | None = None
         self._lease: OwnerLease | None = None
 
@@ -77,6 +95,7 @@ class DurableCaptures:
         """Open the ledger, and register in it as an owner of debits.
 
         Raises:
+            LedgerMismatchError: The ledger belongs to another API or account; nothing was sent.
             LedgerError: The ledger can't be used; nothing was sent, and the message says what to do.
         """
         if self._pipeline is not None:
@@ -86,7 +105,7 @@ class DurableCaptures:
             lease = OwnerLease(
                 self._ledger.commits, self._lease_seconds, self._context.clock, lapses=self._ledger.leases
             )
-            await lease.take()
+            restored = await self._prepare(lease)
         except BaseException:
             await self._ledger.__aexit__(None, None, None)
             raise
@@ -95,11 +114,23 @@ class DurableCaptures:
             self._ledger.commits,
             lease,
             self._context,
-            self._pace,
-            restored=self._restored,
+            self._limits,
+            restored=restored,
+            accept_rejections=self._accept_rejections,
         )
         self._pipeline.open()
         return self
+
+    async def _prepare(self, lease: OwnerLease) -> Moment | None:
+        """Register; return from when on a status can prove anything, if the ledger was restored."""
+        commits = self._ledger.commits
+        await commits.run(partial(_repository.bind, origin=self._context.origin, account=self._account))
+        await lease.take()
+        if not self._restored:
+            return None
+        on_ledger = await commits.run(_repository.now, writes=False)
+        bound = self._context.certain_after
+        return Moment(on_ledger + bound, self._context.clock.monotonic() + bound)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -114,8 +145,8 @@ class DurableCaptures:
                 if lease is not None:  # pragma: no branch - the same
                     await lease.leave()
             except LedgerError as failure:
-                # The next run finds out by itself; and what stopped this one has been told.
-                logger.warning("the ledger could not be told that this run ends: %s", failure)
+                # The next run finds out by itself, and why this one stopped was reported.
+                logger.warning("the end of this run could not be recorded in the ledger: %s", failure)
             finally:
                 await self._ledger.__aexit__(None, None, None)
 
@@ -123,17 +154,22 @@ class DurableCaptures:
         """Add a batch, whole or not at all, and begin to capture it; it is durable when this returns.
 
         The same key with the same debits is the same batch, also in another process and after a crash: the same lines
-        go on with it. Debits that an earlier run left unknown are then looked at again.
+        go on with it. Debits that an earlier run left unknown are then resolved again.
 
         Args:
             key: The batch's name, for example the day; at most 255 characters.
             debit_ids: From `JetpayClient.preauthorize`, in any order; memory stays flat however many there are. A debit
                 given twice is captured once.
 
+        Returns:
+            The batch. A debit of it that another batch of this ledger has captured is not sent again: the ledger knows
+            its outcome.
+
         Raises:
             InvalidArgumentError: The key or an id can't be one; nothing was added, nothing is sent.
             BatchMismatchError: There is such a batch, with other debits; nothing was changed.
             LedgerError: The ledger can't be written; nothing is sent.
+            ConfigurationError: It is used outside of its block.
         """
         pipeline = self._open_pipeline()
         await self._ledger.submit(key, debit_ids)
@@ -146,26 +182,45 @@ class DurableCaptures:
             key: Its name.
 
         Raises:
+            InvalidArgumentError: The key can't be one.
             UnknownBatchError: There is none.
             LedgerError: The ledger can't be written.
+            ConfigurationError: It is used outside of its block.
         """
         return await self._resume(self._open_pipeline(), key)
 
     def stop(self) -> None:
-        """Stop capturing: nothing more is sent, and those in shared finish.
+        """Stop capturing: nothing more is sent, and what is in flight finishes.
 
-        For signal handlers: ``loop.add_signal_handler(signal.SIGTERM, captures.stop)``. Who waits for a batch gets
-        `CapturesStoppedError` as soon as nothing is in shared any more.
+        For signal handlers: ``loop.add_signal_handler(signal.SIGTERM, captures.stop)``. Whoever waits for a batch gets
+        `CapturesStoppedError` as soon as nothing is in flight any more.
         """
         if self._pipeline is not None:
             self._pipeline.stop()
 
     async def run_chunk(self, batch: str, chunk: int) -> ChunkReport:
-        """Capture one chunk of a batch; see the function `run_chunk`."""
+        """Capture one chunk of a batch; see the function `run_chunk`.
+
+        Args:
+            batch: The batch's key.
+            chunk: Which one, from 0.
+
+        Raises:
+            InvalidArgumentError: The batch has no such chunk.
+            UnknownBatchError: The ledger has no such batch.
+            ChunkBusyError: Another run, which is alive, holds what is left of the chunk.
+            CapturesStoppedError: It stopped before the end; the cause says why.
+            LedgerError: The ledger can't be used.
+            ConfigurationError: It is used outside of its block.
+        """
         pipeline = self._open_pipeline()
-        number = await self._ledger.find(batch)
-        if type(chunk) is not int or chunk < 0:
-            raise InvalidArgumentError(f"chunk={chunk!r} must be an int of at least 0", field="chunk")
+        check_key(batch)
+        number, submitted, _ = await self._ledger.commits.run(partial(_repository.find_batch, key=batch), writes=False)
+        if type(chunk) is not int or not 0 <= chunk < submitted.chunks:
+            raise InvalidArgumentError(
+                f"chunk={chunk!r} must be an int from 0 on and below {submitted.chunks}, the chunks of batch {batch!r}",
+                field="chunk",
+            )
         scope = Scope(number, chunk)
         pipeline.watch(scope)
         try:
@@ -174,33 +229,39 @@ class DurableCaptures:
             pipeline.forget(scope)
 
     async def _wait_for_chunk(self, pipeline: CapturePipeline, key: str, scope: Scope) -> ChunkReport:
-        waited_from: float | None = None
         commits = self._ledger.commits
+        count = partial(_repository.count_chunk, scope=scope)
+        now = self._context.clock.monotonic
+        busy_from: float | None = None
         while True:
             stopped = pipeline.done
-            counts = await commits.run(partial(_repository.count_chunk, scope=scope), writes=False)
+            counts = await commits.run(count, writes=False)
             if not counts[DebitState.PENDING] and not counts[DebitState.SENDING]:
-                return ChunkReport(
-                    key=key,
-                    chunk=scope.chunk or 0,
-                    total=counts.total(),
-                    captured=counts[DebitState.CAPTURED],
-                    rejected=counts[DebitState.REJECTED],
-                    unknown=counts[DebitState.UNKNOWN],
-                )
+                break
             if stopped:
-                raise await _stopped(commits, pipeline, key, scope.batch)
-            if await commits.run(partial(_repository.all_held_by_others, scope=scope, owner=self._owner), writes=False):
-                now = self._context.clock.monotonic()
-                waited_from = now if waited_from is None else waited_from
-                if now - waited_from > self._lease_seconds + POLL_INTERVAL_SECONDS:
+                raise await _stopped_error(commits, pipeline, key, scope.batch)
+            if await commits.run(partial(_intents.all_held_by_others, scope=scope, owner=self._owner), writes=False):
+                busy_from = now() if busy_from is None else busy_from
+                if now() - busy_from > self._lease_seconds + POLL_INTERVAL_SECONDS:
                     raise ChunkBusyError(
                         f"chunk {scope.chunk} of batch {key!r} is being captured by another run, which is alive; "
                         "run the chunk again later"
                     )
             else:
-                waited_from = None
-            await pipeline.wait_for_progress(POLL_INTERVAL_SECONDS)
+                busy_from = None
+            await pipeline.wait_for_progress()
+        if counts[DebitState.ACCEPTED]:
+            await pipeline.follow_up.read_all(scope)
+            counts = await commits.run(count, writes=False)
+        return ChunkReport(
+            key=key,
+            chunk=scope.chunk or 0,
+            total=counts.total(),
+            captured=counts[DebitState.CAPTURED],
+            accepted=counts[DebitState.ACCEPTED],
+            rejected=counts[DebitState.REJECTED],
+            unknown=counts[DebitState.UNKNOWN],
+        )
 
     @property
     def _owner(self) -> int:
@@ -210,7 +271,7 @@ class DurableCaptures:
         number = await self._ledger.find(key)
         await self._ledger.commits.run(partial(_repository.reopen_unknown, batch=number))
         pipeline.watch(Scope(number))
-        return Batch(self._ledger.commits, pipeline, key, number)
+        return Batch(key, _PipelineSource(self._ledger.commits, pipeline, self._context.clock, key, number))
 
     def _open_pipeline(self) -> CapturePipeline:
         if self._pipeline is None:
@@ -227,91 +288,109 @@ class Batch:
         key: Its name.
     """
 
-    def __init__(self, commits: GroupCommitExecutor, pipeline: CapturePipeline, key: str, number: int) -> None:
+    def __init__(self, key: str, source: _PipelineSource) -> None:
         self.key = key
-        self._commits = commits
-        self._pipeline = pipeline
-        self._number = number
+        self._source = source
 
     async def outcomes(self) -> AsyncIterator[CaptureOutcome]:
-        """Yield what became of each debit, in the order in which it was written down; once for each.
+        """Yield the outcome of each debit once, in the order in which outcomes are recorded.
 
         Those of earlier runs come first: whoever was interrupted misses nothing. They are read from the ledger, so
         that ``raw`` is empty, and of an error its class, message, status and request id are kept. No outcome is
         `NotSent`: what was not sent is pending, and comes later. A slow consumer slows nothing down, and fills no
         memory.
 
-        An `Unknown` may be followed by what another run finds out about it.
+        Debits that the API is processing come last, after their status was read once more: as `Accepted`, or as what
+        became of them. An `Unknown` may be followed by what another run finds out about it.
 
         Raises:
             CapturesStoppedError: Capturing stopped before the end, or the ledger can't be read; the cause says why.
         """
-        place = 0
-        while True:
-            stopped = self._pipeline.done
-            complete = (await self._read(partial(_repository.progress, batch=self._number))).progress.complete
-            page, place = await self._read(partial(_repository.outcomes, batch=self._number, after=place))
-            for row in page:
-                yield _rows.read(self.key, row)
-            if page:
-                continue
-            if complete:
-                return
-            if stopped:
-                raise await _stopped(self._commits, self._pipeline, self.key, self._number)
-            await self._pipeline.wait_for_progress(POLL_INTERVAL_SECONDS)
+        async for outcome in self._source.reader.outcomes():
+            yield outcome
 
     async def progress(self) -> Progress:
-        """Tell where it stands, whoever works on it.
+        """Return where it stands, whoever works on it, and what it waits for.
 
         Raises:
             LedgerError: The ledger can't be read.
         """
-        return (await _info(self._commits, self._number)).progress
+        return await self._source.progress()
 
-    async def wait(self) -> Report:
+    async def wait(self, *, follow_up: float = DEFAULT_FOLLOW_UP_SECONDS) -> Report:
         """Wait until each debit has an outcome, whoever captures them.
 
+        Args:
+            follow_up: Seconds for which debits that the API is processing are followed then, at most: their status is
+                read again and again until it is final. What is left is ``accepted`` in the report, and later runs go on
+                with it.
+
         Raises:
+            InvalidArgumentError: ``follow_up`` is no number of seconds.
             CapturesStoppedError: Capturing stopped before the end, or the ledger can't be read; the cause says why.
         """
-        while True:
-            stopped = self._pipeline.done
-            if (
-                report := _repository.report(await self._read(partial(_repository.progress, batch=self._number)))
-            ) is not None:
-                return report
-            if stopped:
-                raise await _stopped(self._commits, self._pipeline, self.key, self._number)
-            await asyncio.sleep(WAIT_PAUSE_SECONDS)
-            await self._pipeline.wait_for_progress(POLL_INTERVAL_SECONDS)
+        return await self._source.reader.wait(check_seconds("follow_up", follow_up, zero=True))
 
-    async def _read(self, operation: UnitOfWork[_T]) -> _T:
+
+class _PipelineSource:
+    """Lets a batch be read while the pipeline of this process captures it."""
+
+    def __init__(self, commits: CommitExecutor, pipeline: CapturePipeline, clock: Clock, key: str, number: int) -> None:
+        self.clock = clock
+        self._commits = commits
+        self._pipeline = pipeline
+        self._key = key
+        self._number = number
+
+    @property
+    def reader(self) -> BatchReader:
+        """A new reader."""
+        return BatchReader(self._key, self._number, self)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing more is captured."""
+        return self._pipeline.done
+
+    async def read(self, operation: UnitOfWork[_T]) -> _T:
+        """Read from the ledger.
+
+        Raises:
+            CapturesStoppedError: The ledger can't be read.
+        """
         try:
             return await self._commits.run(operation, writes=False)
         except LedgerError as failure:
-            raise await _stopped(self._commits, self._pipeline, self.key, self._number) from failure
+            raise await self.stopped_error() from failure
+
+    async def pause(self) -> None:
+        """Wait for further outcomes, but no longer than a poll interval."""
+        await self._pipeline.wait_for_progress()
+
+    async def follow_up(self) -> None:
+        """Have the status of the batch's accepted debits read once."""
+        await self._pipeline.follow_up.read_all(Scope(self._number))
+
+    async def stopped_error(self) -> CapturesStoppedError:
+        """Return why nothing more is captured."""
+        return await _stopped_error(self._commits, self._pipeline, self._key, self._number)
+
+    async def progress(self) -> Progress:
+        """Return where the batch stands."""
+        return await _progress(self._commits, self._number)
 
 
-def _check_lease(lease_seconds: float) -> float:
-    if type(lease_seconds) not in {int, float} or not 0 < lease_seconds <= sys.float_info.max:
-        raise InvalidArgumentError(
-            f"lease_seconds={lease_seconds!r} must be a number of seconds, more than 0", field="lease_seconds"
-        )
-    return float(lease_seconds)
+async def _progress(commits: CommitExecutor, number: int) -> Progress:
+    return (await commits.run(partial(_repository.full_progress, batch=number), writes=False)).progress
 
 
-async def _info(commits: GroupCommitExecutor, number: int) -> BatchInfo:
-    return await commits.run(partial(_repository.progress, batch=number), writes=False)
-
-
-async def _stopped(
-    commits: GroupCommitExecutor, pipeline: CapturePipeline, key: str, number: int
+async def _stopped_error(
+    commits: CommitExecutor, pipeline: CapturePipeline, key: str, number: int
 ) -> CapturesStoppedError:
     cause = pipeline.error
     progress: Progress | None = None
     try:
-        progress = (await _info(commits, number)).progress
+        progress = await _progress(commits, number)
     except LedgerError as failure:
         cause = cause or failure
     left = "" if progress is None else f", {progress.total - progress.finished} of {progress.total} debits are left"
@@ -323,8 +402,18 @@ async def _stopped(
     return error
 
 
-# Outcomes are written down a hundred times a second; whoever waits for the last need not look at each.
-WAIT_PAUSE_SECONDS = 0.05
+def _check_flag(name: str, value: bool) -> bool:  # noqa: FBT001 - a check of an argument
+    if type(value) is not bool:
+        raise InvalidArgumentError(f"{name}={value!r} must be a bool", field=name)
+    return value
+
+
+def _check_account(account: str | None) -> str | None:
+    if account is None or (isinstance(account, str) and 0 < len(account) <= _ACCOUNT_LIMIT and account.isprintable()):
+        return account
+    raise InvalidArgumentError(
+        f"account: a label is a printable str of 1 to {_ACCOUNT_LIMIT} characters, never the token", field="account"
+    )
 
 
 async def run_chunk(
@@ -336,25 +425,34 @@ async def run_chunk(
     concurrency: int = 64,
     rate: float | None = None,
     lease_seconds: float = DEFAULT_LEASE_SECONDS,
+    restored: bool = False,
+    account: str | None = None,
+    accept_rejections: bool = False,
 ) -> ChunkReport:
     """Capture one chunk of a batch: the unit of work for any backend that runs each job at least once.
 
     Running it again, or twice at a time, is safe and cheap: what is done is done, what a dead worker left in doubt is
-    confirmed_by_status, and what is pending is sent. It returns when every debit of the chunk has an outcome.
+    resolved, and what is pending is sent. It returns when every debit of the chunk has an outcome; the status of those
+    that the API is processing is read once more before.
 
     Args:
-        ledger: Where the batch was submitted: a path, a ``postgresql://`` URL, or `DurableCaptures` that are open, whose
-            concurrency, rate and lease then count.
+        ledger: Where the batch was submitted: a path, a ``postgresql://`` URL, or `DurableCaptures` that are open,
+            whose own settings then count instead of those below.
         batch: The batch's key.
         chunk: Which one, from 0; `Submitted.chunks` says how many there are.
         client: The `JetpayClient` that captures them.
-        concurrency: Captures in shared, at most.
+        concurrency: Captures in flight, at most.
         rate: Captures per second, of all machines together.
         lease_seconds: Seconds after which a worker that says nothing counts as dead (PostgreSQL).
+        restored: Whether the ledger was restored from a backup, or comes from an older replica; see
+            `JetpayClient.durable_captures`. Each call then waits from its own beginning.
+        account: A label of your account; a ledger that has another one is refused.
+        accept_rejections: Whether 404 and 403 are recorded even if the first 8 answers say nothing else.
 
     Raises:
-        InvalidArgumentError: An argument can't work.
+        InvalidArgumentError: An argument can't work, or the batch has no such chunk.
         UnknownBatchError: The ledger has no such batch.
+        LedgerMismatchError: The ledger belongs to another API or account.
         ChunkBusyError: Another run, which is alive, holds what is left of the chunk; run it again later.
         CapturesStoppedError: It stopped before the end; the cause says why. Run it again.
         LedgerError: The ledger can't be used.
@@ -362,6 +460,12 @@ async def run_chunk(
     if isinstance(ledger, DurableCaptures):
         return await ledger.run_chunk(batch, chunk)
     async with client.durable_captures(
-        ledger, concurrency=concurrency, rate=rate, lease_seconds=lease_seconds
+        ledger,
+        concurrency=concurrency,
+        rate=rate,
+        lease_seconds=lease_seconds,
+        restored=restored,
+        account=account,
+        accept_rejections=accept_rejections,
     ) as captures:
         return await captures.run_chunk(batch, chunk)

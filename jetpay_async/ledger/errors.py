@@ -6,6 +6,7 @@
      ├── LedgerError              the ledger can't be read or written; nothing is sent without it
      │    ├── LedgerNotFoundError there is none
      │    ├── BatchMismatchError  the batch exists, with other debits
+     │    ├── LedgerMismatchError the ledger belongs to another API or account
      │    ├── UnknownBatchError   there is no such batch
      │    └── ChunkBusyError      somebody else is capturing these debits
      └── CapturesStoppedError     capturing stopped before the end; the ledger knows where
@@ -25,6 +26,7 @@ __all__ = [
     "CapturesStoppedError",
     "ChunkBusyError",
     "LedgerError",
+    "LedgerMismatchError",
     "LedgerNotFoundError",
     "UnknownBatchError",
 ]
@@ -39,6 +41,13 @@ class LedgerError(JetpayError):
 
 class LedgerNotFoundError(LedgerError):
     """There is no ledger where one was to be, and none was to be made."""
+
+
+class LedgerMismatchError(LedgerError):
+    """The ledger belongs to another API or account than the client. Nothing was sent.
+
+    What it holds was captured there: for this client it would be wrong.
+    """
 
 
 class BatchMismatchError(LedgerError):

@@ -115,14 +115,14 @@ class Ledger:
         return await self._run(_repository.batches, writes=False)
 
     async def progress(self, key: str) -> Progress:
-        """Tell where a batch stands.
+        """Return where a batch stands, and what it waits for.
 
         Raises:
             UnknownBatchError: There is none of this key.
             LedgerError: The ledger can't be read.
         """
         batch = await self.find(key)
-        return (await self._run(partial(_repository.progress, batch=batch), writes=False)).progress
+        return (await self._run(partial(_repository.full_progress, batch=batch), writes=False)).progress
 
     async def items(self, key: str, state: DebitState | str | None = None) -> AsyncIterator[LedgerItem]:
         """Read the debits of a batch, in the order they were given.

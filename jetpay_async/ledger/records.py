@@ -9,7 +9,7 @@ import attrs
 
 from jetpay_async.models import TransactionState
 
-__all__ = ["BatchInfo", "ChunkReport", "DebitState", "LedgerItem", "Progress", "Report", "Submitted"]
+__all__ = ["BatchInfo", "ChunkReport", "DebitState", "LedgerItem", "Progress", "Report", "Submitted", "Waiting"]
 
 
 class DebitState(StrEnum):
@@ -18,8 +18,11 @@ class DebitState(StrEnum):
     ::
 
         pending ──▶ sending ──▶ captured | rejected | unknown
-           ▲           │
-           └───────────┘ proven not captured
+           ▲           │  │                ▲
+           └───────────┘  └──▶ accepted ───┘ its status said more
+        proven not captured
+
+    Every change is listed in `jetpay_async.ledger._transitions`.
     """
 
     PENDING = "pending"
@@ -27,9 +30,28 @@ class DebitState(StrEnum):
     SENDING = "sending"
     """A run intends to send it, or has: committed before the request. Found by a later run, it is in doubt."""
     CAPTURED = "captured"
+    """The money was taken."""
+    ACCEPTED = "accepted"
+    """The API is processing it. It is never sent again; its status is followed."""
     REJECTED = "rejected"
+    """The API said no, or the transaction is over: no money was taken."""
     UNKNOWN = "unknown"
     """It may have been captured, and its status could not tell."""
+
+
+@attrs.frozen(kw_only=True)
+class Waiting:
+    """Debits in doubt that a batch waits for, its own or the same debits in another batch.
+
+    Their status proves nothing until no request for them can still be on its way.
+    """
+
+    debits: int
+    seconds: float
+    """Until the last of them can be resolved."""
+
+    def __str__(self) -> str:
+        return f"waiting {self.seconds:.0f} s to resolve {self.debits} debits in doubt"
 
 
 @attrs.frozen(kw_only=True)
@@ -40,17 +62,20 @@ class Progress:
     pending: int
     sending: int
     captured: int
+    accepted: int = 0
     rejected: int
     unknown: int
+    waiting: Waiting | None = attrs.field(default=None, eq=False)
+    """What the batch waits for besides the API's answers; None if nothing. It does not count in a comparison."""
 
     @property
     def finished(self) -> int:
         """Debits that have an outcome."""
-        return self.captured + self.rejected + self.unknown
+        return self.captured + self.accepted + self.rejected + self.unknown
 
     @property
     def complete(self) -> bool:
-        """Whether every debit has an outcome."""
+        """Whether every debit has an outcome; an accepted one has, though its status may still change."""
         return self.finished == self.total
 
 
@@ -61,10 +86,13 @@ class Report:
     key: str
     total: int
     captured: int
+    accepted: int = 0
+    """Debits that the API was still processing when it was asked last."""
     rejected: int
     unknown: int
     submitted_at: datetime
     finished_at: datetime
+    """When the last debit got an outcome."""
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +104,8 @@ class ChunkReport:
     chunk: int
     total: int
     captured: int
+    accepted: int = 0
+    """Debits that the API was still processing when it was asked last."""
     rejected: int
     unknown: int
 

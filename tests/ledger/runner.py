@@ -26,7 +26,7 @@ import attrs
 from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async._core.clock import Clock
 from jetpay_async._core.send_guard import SendGuard
-from jetpay_async.ledger import CapturesStoppedError, LedgerError, _group_commit, _repository, _sqlite
+from jetpay_async.ledger import CapturesStoppedError, LedgerError, _group_commit, _intents, _repository, _sqlite
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._backend import Connection
@@ -98,14 +98,14 @@ def let_everything_leave() -> None:
 
 def believe_any_status() -> None:
     """Switch the resolve time off: what a dead run left in doubt is looked up at once."""
-    take_over = _repository.take_over
+    take_over = _intents.take_over
 
-    def adopt_at_once(
-        connection: Connection, scopes: Sequence[_repository.Scope], *, owner: int
-    ) -> list[_repository.UnresolvedDebit]:
-        return [attrs.evolve(doubt, wait=0.0) for doubt in take_over(connection, scopes, owner=owner)]
+    def take_over_at_once(
+        connection: Connection, scopes: Sequence[_repository.Scope], **options: Any
+    ) -> list[_intents.UnresolvedDebit]:
+        return [attrs.evolve(debit, wait=0.0) for debit in take_over(connection, scopes, **options)]
 
-    _repository.take_over = adopt_at_once
+    _intents.take_over = take_over_at_once
 
 
 def pause_before(number: int) -> None:

@@ -112,20 +112,21 @@ async def test_a_debit_given_twice_is_captured_once(path: str) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_debit_of_another_batch_is_looked_at_first(path: str) -> None:
-    """A debit that an earlier batch has captured is not sent again: its status comes first."""
+async def test_what_another_batch_has_captured_is_not_asked_for_again(path: str) -> None:
+    """A debit that an earlier batch has captured is an answer: nothing is sent, and nothing is read."""
     async with serving() as (service, client), client.durable_captures(path) as captures:
         await (await captures.submit("first", debits(3))).wait()
 
         outcomes = await outcomes_of(await captures.submit("second", debits(4)))
 
-        assert {outcome.debit_id: outcome.confirmed_by_status for outcome in outcomes} == {
-            "debit_0": True,
-            "debit_1": True,
-            "debit_2": True,
-            "debit_3": False,
+        assert {outcome.debit_id: outcome.attempts for outcome in outcomes} == {
+            "debit_0": 0,
+            "debit_1": 0,
+            "debit_2": 0,
+            "debit_3": 1,
         }
-        assert service.requests == Counter([*debits(4), *["status"] * 3])
+        assert all(isinstance(outcome, Captured) for outcome in outcomes)
+        assert service.requests == Counter(debits(4))
 
 
 @pytest.mark.asyncio

@@ -20,11 +20,14 @@ from jetpay_async.errors import (
     TransactionFailedError,
 )
 from jetpay_async.ledger import BatchMismatchError, CapturesStoppedError, DebitState, Ledger, Progress
+from jetpay_async.ledger._intents import UnresolvedDebit
 from jetpay_async.ledger._rows import read, write
 from jetpay_async.outcomes import Rejected, Unknown
 from tests.ledger.service import debits, serving
 
 TOKEN = b"token-that-must-not-show"
+
+DEBIT = UnresolvedDebit(7, "debit_1", 1, 0, 0.0)
 
 
 @pytest.mark.asyncio
@@ -163,7 +166,7 @@ def row(state: DebitState, **more: object) -> list[object]:
 )
 def test_a_refusal_comes_back_as_it_was(error: JetpayError) -> None:
     """Class, message, status, request id and attempts of a refusal survive the ledger."""
-    entry = write(7, Rejected(debit_id="debit_1", request=None, error=error), earlier=0)
+    entry = write(DEBIT, Rejected(debit_id="debit_1", request=None, error=error), earlier=0)
     state = None if entry.transaction_state is None else TransactionState(entry.transaction_state)
 
     outcome = read(
@@ -200,7 +203,7 @@ def test_a_refusal_of_another_release_is_read_all_the_same(name: str | None) -> 
 def test_an_unknown_outcome_comes_back_with_what_is_known() -> None:
     """What is not known is told with the state that was read last and the reason."""
     error = OutcomeUnknownError("lost", state=TransactionState.PROCESSING, reason="cut off", attempts=1)
-    entry = write(7, Unknown(debit_id="debit_1", request=None, error=error), earlier=2)
+    entry = write(DEBIT, Unknown(debit_id="debit_1", request=None, error=error), earlier=2)
 
     outcome = read(
         "night",
@@ -222,7 +225,7 @@ def test_a_reason_is_cut_to_a_line() -> None:
     """A page of a proxy does not fill the ledger."""
     error = APIError("x" * 5000)
 
-    assert len(write(7, Rejected(debit_id="debit_1", request=None, error=error), earlier=0).reason or "") == 500
+    assert len(write(DEBIT, Rejected(debit_id="debit_1", request=None, error=error), earlier=0).reason or "") == 500
 
 
 def test_a_stop_without_a_known_progress_survives_pickling() -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
@@ -26,13 +26,15 @@ from jetpay_async.ledger import (
     LedgerError,
     Progress,
     UnknownBatchError,
+    _intents,
     _repository,
     _sql,
 )
 from jetpay_async.ledger._backend import Connection
 from jetpay_async.ledger._group_commit import GroupCommitExecutor
 from jetpay_async.ledger._postgres import PostgresBackend, PostgresConnection, _placeholders
-from jetpay_async.ledger._repository import Claim, OutcomeRecord, Scope
+from jetpay_async.ledger._intents import Claim, OutcomeRecord, UnresolvedDebit
+from jetpay_async.ledger._repository import Scope
 from tests.ledger.service import PAID, WAIT, debits, serving
 
 KEY = "night"
@@ -72,19 +74,25 @@ def register(connection: Connection, lease: float = 60.0) -> int:
 
 
 def claim(connection: Connection, owner: int, limit: int, scope: Scope = Scope(1)) -> list[Claim]:  # noqa: B008
-    return _repository.claim(connection, scope, owner=owner, limit=limit, resolve=30.0, rate=None)
+    return _intents.claim(connection, scope, owner=owner, limit=limit, resolve=30.0, rate=None).send
 
 
-def record(connection: Connection, claimed: list[Claim], owner: int) -> None:
+def record(connection: Connection, claimed: Sequence[Claim | UnresolvedDebit], owner: int) -> None:
     """Say that they are captured, every other one as nearly all are."""
     entries = [
         OutcomeRecord(
-            each.id, DebitState.CAPTURED, each.attempts, transaction_state="paid", as_expected=bool(place % 2)
+            each.id,
+            each.debit_id,
+            each.intent,
+            DebitState.CAPTURED,
+            each.attempts,
+            transaction_state="paid",
+            as_expected=bool(place % 2),
         )
         for place, each in enumerate(claimed)
     ]
     connection.begin(writes=True)
-    _repository.record(connection, entries, owner=owner)
+    _intents.record(connection, entries, owner=owner)
     connection.commit()
 
 
@@ -224,15 +232,31 @@ PLANS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "pending": ({**SPAN, "limit": 32}, {"jetpay_debit_pending", "jetpay_debit_sending"}),
     "claimed": ({"ids": [LOW, LOW + 1]}, {"jetpay_debit_pkey", "jetpay_debit_once"}),
     "mark_sending": ({"ids": [LOW, LOW + 1], "owner": 1, "resolve": 1.0}, {"jetpay_debit_pkey"}),
-    "take_over": ({**SPAN, "owner": 1}, {"jetpay_debit_sending"}),
+    "known": ({"debit_ids": ["debit_1"]}, {"jetpay_debit_once"}),
+    "resolve_first": ({"ids": [LOW, LOW + 1]}, {"jetpay_debit_pkey", "jetpay_debit_once"}),
+    "hand_over_resolution": ({"debit_ids": ["debit_1"]}, {"jetpay_debit_once"}),
+    "expect_lost_requests": ({"ids": [LOW, LOW + 1], "certain_at": 1.0}, {"jetpay_debit_pkey"}),
+    "take_over": ({**SPAN, "owner": 1}, {"jetpay_debit_sending", "jetpay_debit_once", "jetpay_debit_pending"}),
+    "waiting": ({**SPAN, "batch": 1}, {"jetpay_debit_sending", "jetpay_debit_once", "jetpay_debit_pending"}),
     "sees_others": ({"owner": 1}, {"jetpay_debit_sending"}),
     "record": (
         {"outcomes": f'[{{"id": {LOW}, "state": "captured"}}]', "base": LOW, "owner": 1},
         {"jetpay_debit_sending", "jetpay_debit_pkey"},
     ),
-    "record_paid": ({"ids": [LOW], "base": LOW, "owner": 1}, {"jetpay_debit_sending", "jetpay_debit_pkey"}),
-    "recorded": ({"ids": [LOW], "owner": 1, "base": LOW, "finished": 1}, {"jetpay_debit_seq", "jetpay_debit_pkey"}),
+    "record_paid": (
+        {"ids": [LOW], "intents": [1], "base": LOW, "owner": 1},
+        {"jetpay_debit_sending", "jetpay_debit_pkey"},
+    ),
+    "record_followed": (
+        {"outcomes": f'[{{"id": {LOW}, "state": "captured"}}]', "base": LOW},
+        {"jetpay_debit_accepted", "jetpay_debit_pkey"},
+    ),
+    "recorded": ({"ids": [LOW], "base": LOW, "finished": 1}, {"jetpay_debit_seq", "jetpay_debit_pkey"}),
     "outcomes": ({"after": LOW, "high": HIGH, "limit": 500}, {"jetpay_debit_seq"}),
+    "last_outcomes": (
+        {"after": LOW, "high": HIGH, "seq": LOW, "limit": 500},
+        {"jetpay_debit_accepted", "jetpay_debit_seq", "jetpay_debit_pkey"},
+    ),
     "items": ({"after": LOW, "high": HIGH, "limit": 500}, {"jetpay_debit_pkey"}),
     "progress_of": ({"batch": 1}, {"jetpay_debit_sending", "jetpay_batch_pkey"}),
     "chunk_counts": ({"low": LOW, "high": LOW + 250}, {"jetpay_debit_pkey"}),
@@ -240,6 +264,7 @@ PLANS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"low": LOW, "high": LOW + 250, "owner": 1},
         {"jetpay_debit_pkey", "jetpay_debit_pending", "jetpay_debit_sending"},
     ),
+    "chunks_accepted": (SPAN, {"jetpay_debit_accepted"}),
     "chunks_left": (SPAN, {"jetpay_debit_pending", "jetpay_debit_sending"}),
     "reopen_unknown": (SPAN, {"jetpay_debit_unknown"}),
     "reopen_rejected": (SPAN, {"jetpay_debit_rejected"}),
@@ -334,17 +359,17 @@ async def test_the_same_debit_claimed_twice_at_once(backend: PostgresBackend, co
     held = claim(connection, 1, 2)
 
     waiting = asyncio.ensure_future(
-        commits.run(partial(_repository.claim, scope=Scope(two), owner=2, limit=5, resolve=30.0, rate=None))
+        commits.run(partial(_intents.claim, scope=Scope(two), owner=2, limit=5, resolve=30.0, rate=None))
     )
     await asyncio.sleep(0.1)
     waited = not waiting.done()
     connection.commit()
-    claimed = await waiting
+    claimed = (await waiting).send
     await commits.close()
 
     assert waited
     assert [each.debit_id for each in held] == debits(2)
-    assert [(each.debit_id, each.repeated) for each in claimed] == [("debit_2", False)]
+    assert [each.debit_id for each in claimed] == ["debit_2"]
 
 
 @pytest.mark.asyncio
@@ -402,15 +427,15 @@ def test_owners_that_are_dead_are_replaced(connection: PostgresConnection, other
     dead, alive, heir = register(connection, 60.0), register(connection), register(other)
     claim(connection, dead, 2)
     claim(connection, alive, 2)
-    assert _repository.take_over(other, [Scope(1)], owner=heir) == []
+    assert _intents.take_over(other, [Scope(1)], owner=heir) == []
     connection.change("UPDATE jetpay_owner SET lease_until = lease_until - 61 WHERE id = :dead", {"dead": dead})
 
-    doubts = _repository.take_over(other, [Scope(1)], owner=heir)
+    doubts = _intents.take_over(other, [Scope(1)], owner=heir)
 
     assert [(doubt.debit_id, doubt.attempts) for doubt in doubts] == [("debit_0", 1), ("debit_1", 1)]
     assert all(29 < doubt.wait <= 30 for doubt in doubts)
     assert not connection.renew(dead, 60.0)
-    assert _repository.take_over(connection, [Scope(1)], owner=alive) == []
+    assert _intents.take_over(connection, [Scope(1)], owner=alive) == []
 
 
 def test_who_was_replaced_has_no_say(connection: PostgresConnection, other: PostgresConnection) -> None:
@@ -418,12 +443,12 @@ def test_who_was_replaced_has_no_say(connection: PostgresConnection, other: Post
     submit(connection, KEY, debits(2))
     dead, heir = register(connection, 0.0), register(other)
     held = claim(connection, dead, 2)
-    _repository.take_over(other, [Scope(1)], owner=heir)
+    taken = _intents.take_over(other, [Scope(1)], owner=heir)
 
     record(connection, held, dead)
     assert progress(connection) == Progress(total=2, pending=0, sending=2, captured=0, rejected=0, unknown=0)
 
-    record(other, held, heir)
+    record(other, taken, heir)
     assert progress(connection) == Progress(total=2, pending=0, sending=0, captured=2, rejected=0, unknown=0)
 
 

@@ -25,9 +25,7 @@ TOKEN = "Bearer let-me-in"
 class Trusting:
     """Verification has tests of its own; here whatever decodes is authentic."""
 
-    async def verify(
-        self, body: bytes, authorization: str | bytes | None = None, *, headers: object = None
-    ) -> Delivery:
+    async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
         assert authorization == TOKEN
         return decode(body)
 
@@ -36,9 +34,7 @@ class Refusing:
     def __init__(self, error: WebhookError) -> None:
         self.error = error
 
-    async def verify(
-        self, body: bytes, authorization: str | bytes | None = None, *, headers: object = None
-    ) -> Delivery:
+    async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
         raise self.error
 
 

@@ -159,11 +159,9 @@ class TestTime:
         time = FakeClock()
 
         class Slow(Trusting):
-            async def verify(
-                self, body: bytes, authorization: str | bytes | None = None, *, headers: object = None
-            ) -> Delivery:
+            async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
                 time.tick(13.5)
-                return await super().verify(body, authorization, headers=headers)
+                return await super().verify(body, authorization)
 
         shop.gates = {1: asyncio.Event()}
         clock = Clock(monotonic=lambda: time.now)

@@ -1,0 +1,123 @@
+"""Records outcomes: those that come within a few milliseconds share a commit."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+
+from jetpay_async._core.log import logger
+from jetpay_async.ledger import _intents
+from jetpay_async.ledger._intents import OutcomeRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jetpay_async._core.clock import Clock
+    from jetpay_async.ledger._backend import CommitExecutor
+    from jetpay_async.ledger._lease import OwnerLease
+
+# Outcomes gather for one commit for so long.
+COMMIT_WINDOW_SECONDS = 0.01
+
+
+@attrs.frozen
+class _Entry:
+    record: OutcomeRecord
+    certain_from: float | None
+    """When no request for it can still be on its way; monotonic."""
+
+
+class Recorder:
+    """The only one of a run that changes what the ledger says became of a debit.
+
+    Args:
+        commits: The ledger's.
+        lease: The owner.
+        clock: Time.
+        on_recorded: Called after each commit with what it recorded.
+        on_failure: Called with the error when outcomes could not be recorded; they are logged.
+    """
+
+    def __init__(
+        self,
+        commits: CommitExecutor,
+        lease: OwnerLease,
+        clock: Clock,
+        *,
+        on_recorded: Callable[[Sequence[OutcomeRecord]], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._commits = commits
+        self._lease = lease
+        self._clock = clock
+        self._on_recorded = on_recorded
+        self._on_failure = on_failure
+        self._entries: list[_Entry] = []
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = False
+
+    def add(self, record: OutcomeRecord, *, certain_from: float | None = None) -> None:
+        """Record an outcome soon.
+
+        Args:
+            record: The outcome.
+            certain_from: When no request for the debit can still be on its way, on the monotonic clock; None if the
+                ledger holds that already.
+        """
+        self._entries.append(_Entry(record, certain_from))
+        self._idle.clear()
+        self._wanted.set()
+
+    async def flush(self) -> None:
+        """Wait until everything that was added so far is recorded, or could not be."""
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """Let `run` return when everything is recorded."""
+        self._closing = True
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Record what is added, until it is closed."""
+        while not self._closing or self._entries:
+            await self._wanted.wait()
+            if not self._closing:
+                await self._clock.sleep(COMMIT_WINDOW_SECONDS)
+            self._wanted.clear()
+            entries, self._entries = self._entries, []
+            if entries:
+                await self._record(entries)
+            if not self._entries:
+                self._idle.set()
+
+    async def _record(self, entries: list[_Entry]) -> None:
+        now = self._clock.monotonic()
+        records = [_finish(entry, now) for entry in entries]
+        try:
+            await self._commits.run(partial(_intents.record, entries=records, owner=self._lease.owner))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the outcomes are logged
+            for record in records:
+                logger.error("debit %s: %s", record.debit_id, _describe(record, error))
+            self._on_failure(error)
+        self._on_recorded(records)
+
+
+def _finish(entry: _Entry, now: float) -> OutcomeRecord:
+    if entry.certain_from is None:
+        return entry.record
+    return attrs.evolve(entry.record, certain_in=max(0.0, entry.certain_from - now))
+
+
+def _describe(record: OutcomeRecord, error: Exception) -> str:
+    details = [record.state.value]
+    if record.transaction_state is not None:
+        details.append(f"state {record.transaction_state}")
+    if record.error is not None:
+        details.append(f"{record.error}: {record.reason}")
+    details.append(f"attempts {record.attempts}")
+    return f"{', '.join(details)}; this outcome could not be recorded: {error}"
