@@ -26,7 +26,7 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 try:
     from procrastinate.exceptions import ConnectorException
@@ -38,11 +38,15 @@ except ImportError as error:
     ) from error
 
 from jetpay_async._batch.worker_pool import BatchLimits
+from jetpay_async._core.backoff import exponential_backoff
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async._core.log import logger
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.ledger import ChunkBusyError, Ledger, UnknownBatchError, _repository, _rows
+from jetpay_async.ledger import ChunkBusyError, Ledger, UnknownBatchError, _repository
 from jetpay_async.ledger._backend_choice import choose_backend
+from jetpay_async.ledger._batch_reader import BatchReader
+from jetpay_async.ledger.durable_captures import DEFAULT_FOLLOW_UP_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
 
     from jetpay_async.client import JetpayClient
     from jetpay_async.ledger import DurableCaptures, Progress, Report, Submitted
+    from jetpay_async.ledger._backend import UnitOfWork
     from jetpay_async.outcomes import CaptureOutcome
 
 __all__ = ["ProcrastinateCaptures", "durable_captures"]
@@ -63,11 +68,16 @@ RESCUE_TASK = "jetpay_async.rescue_chunks"
 # Jobs in one statement.
 _PAGE = 1000
 
-# Seconds between two looks at a batch.
+# From one reading of a batch to the next.
 POLL_INTERVAL_SECONDS = 0.5
 
-# Seconds before a job is tried again, at most.
-_LONGEST_WAIT = 60
+# Before a job is tried again, at most.
+LONGEST_RETRY_SECONDS = 60.0
+
+# What waits for workers that read a status again waits no longer.
+FOLLOW_UP_PATIENCE_SECONDS = 10.0
+
+_T = TypeVar("_T")
 
 
 def durable_captures(
@@ -78,6 +88,9 @@ def durable_captures(
     concurrency: int = 64,
     rate: float | None = None,
     lease_seconds: float = 15.0,
+    restored: bool = False,
+    account: str | None = None,
+    accept_rejections: bool = False,
     queue: str = "jetpay",
     stalled_after: float = 30.0,
 ) -> ProcrastinateCaptures:
@@ -92,6 +105,10 @@ def durable_captures(
         concurrency: Captures in flight in each process, at most.
         rate: Captures per second, of all machines together.
         lease_seconds: Seconds after which a process that says nothing counts as dead, for the ledger.
+        restored: Whether the ledger was restored from a backup, or comes from an older replica; see
+            `JetpayClient.durable_captures`. Each worker process waits from its own beginning.
+        account: A label of your account; a ledger that has another one is refused.
+        accept_rejections: Whether 404 and 403 are recorded even if the first 8 answers say nothing else.
         queue: The queue of the jobs.
         stalled_after: Seconds without a heartbeat after which a worker counts as dead, for the queue: three heartbeats
             of the workers (``update_heartbeat_interval``, 10 s), or more.
@@ -107,9 +124,23 @@ def durable_captures(
         concurrency=concurrency,
         rate=rate,
         lease_seconds=lease_seconds,
+        restored=restored,
+        account=account,
+        accept_rejections=accept_rejections,
         queue=queue,
         stalled_after=stalled_after,
     )
+
+
+class _CaptureOptions(TypedDict):
+    """What each worker opens its captures with."""
+
+    concurrency: int
+    rate: float | None
+    lease_seconds: float
+    restored: bool
+    account: str | None
+    accept_rejections: bool
 
 
 class ProcrastinateCaptures:
@@ -124,6 +155,9 @@ class ProcrastinateCaptures:
         concurrency: int,
         rate: float | None,
         lease_seconds: float,
+        restored: bool,
+        account: str | None,
+        accept_rejections: bool,
         queue: str,
         stalled_after: float,
     ) -> None:
@@ -133,13 +167,18 @@ class ProcrastinateCaptures:
         self._app = app
         self._make_client = make_client
         self._ledger = ledger
-        self._concurrency = concurrency
-        self._rate = rate
-        self._lease_seconds = lease_seconds
+        self._options: _CaptureOptions = {
+            "concurrency": concurrency,
+            "rate": rate,
+            "lease_seconds": check_seconds("lease_seconds", lease_seconds),
+            "restored": restored,
+            "account": account,
+            "accept_rejections": accept_rejections,
+        }
         self._queue = queue
         self._stalled_after = stalled_after
         self._opened_captures: _WorkerCaptures | None = None
-        self._chunk_task = app.task(name=CHUNK_TASK, queue=queue, retry=_Later())(self._capture_chunk)
+        self._chunk_task = app.task(name=CHUNK_TASK, queue=queue, retry=RetryLater())(self._capture_chunk)
         # A job of its own, and not a part of another: machines that have nothing to do look after the others.
         rescue = app.task(name=RESCUE_TASK, queue=queue, priority=1)(self._rescue)
         seconds = max(1, min(30, round(stalled_after / 2)))
@@ -191,56 +230,77 @@ class ProcrastinateCaptures:
             return await ledger.progress(key)
 
     async def outcomes(self, key: str) -> AsyncIterator[CaptureOutcome]:
-        """Yield what became of each debit, in the order in which it was written down, until the batch is complete.
+        """Yield the outcome of each debit, in the order in which outcomes are recorded, until the batch is complete.
 
-        It takes nothing to start again: those that are there come first. ``app`` is open: what got lost in the queue is
-        queued again.
+        It takes nothing to start again: those that are there come first. Debits that the API is processing come last,
+        after a worker has read their status once more. ``app`` is open: what got lost in the queue is queued again.
+
+        Args:
+            key: The batch's name.
 
         Raises:
             UnknownBatchError: There is no such batch.
             LedgerError: The ledger can't be read.
         """
         async with Ledger(self._ledger, create=False) as ledger:
-            number = await ledger.find(key)
-            watch = _RequeueTimer(partial(self._queue_what_is_left, ledger, key), self._stalled_after)
-            place = 0
-            while True:
-                complete = (await ledger.progress(key)).complete
-                operation = partial(_repository.outcomes, batch=number, after=place)
-                page, place = await ledger.commits.run(operation, writes=False)
-                for row in page:
-                    yield _rows.read(key, row)
-                if not page:
-                    if complete:
-                        return
-                    await watch.rest()
+            async for outcome in (await self._reader(ledger, key)).outcomes():
+                yield outcome
 
-    async def wait(self, key: str) -> Report:
-        """Wait until each debit of a batch has an outcome, by the ledger's word.
+    async def wait(self, key: str, *, follow_up: float = DEFAULT_FOLLOW_UP_SECONDS) -> Report:
+        """Wait until the ledger has an outcome of each debit of a batch.
 
         ``app`` is open: what got lost in the queue is queued again.
 
+        Args:
+            key: The batch's name.
+            follow_up: Seconds for which workers follow debits that the API is processing then, at most. What is left is
+                ``accepted`` in the report, and `resume` has it followed again.
+
         Raises:
+            InvalidArgumentError: ``follow_up`` is no number of seconds.
             UnknownBatchError: There is no such batch.
             LedgerError: The ledger can't be read.
         """
+        seconds = check_seconds("follow_up", follow_up, zero=True)
         async with Ledger(self._ledger, create=False) as ledger:
-            number = await ledger.find(key)
-            watch = _RequeueTimer(partial(self._queue_what_is_left, ledger, key), self._stalled_after)
-            look = partial(_repository.progress, batch=number)
-            while (report := _repository.report(await ledger.commits.run(look, writes=False))) is None:
-                await watch.rest()
-            return report
+            return await (await self._reader(ledger, key)).wait(seconds)
+
+    async def _reader(self, ledger: Ledger, key: str) -> BatchReader:
+        number = await ledger.find(key)
+        source = _QueueSource(
+            ledger,
+            number,
+            timer=_RequeueTimer(partial(self._queue_what_is_left, ledger, key), self._stalled_after),
+            follow_up=partial(self._follow_up, ledger, key),
+        )
+        return BatchReader(key, number, source)
 
     async def _resume(self, ledger: Ledger, key: str) -> int:
         number = await ledger.find(key)
         await ledger.commits.run(partial(_repository.reopen_unknown, batch=number))
-        return await self._queue_what_is_left(ledger, key)
+        count = await self._queue_what_is_left(ledger, key)
+        return count + len(await self._queue_accepted(ledger, key))
+
+    async def _follow_up(self, ledger: Ledger, key: str) -> None:
+        """Have workers read the status of the accepted debits, and wait for them, but not for ever."""
+        locks = {_lock(key, chunk) for chunk in await self._queue_accepted(ledger, key)}
+        until = SYSTEM_CLOCK.monotonic() + FOLLOW_UP_PATIENCE_SECONDS
+        while not locks.isdisjoint(await self._queued()) and SYSTEM_CLOCK.monotonic() < until:
+            await SYSTEM_CLOCK.sleep(POLL_INTERVAL_SECONDS)
+
+    async def _queue_accepted(self, ledger: Ledger, key: str) -> list[int]:
+        number = await ledger.find(key)
+        chunks = await ledger.commits.run(partial(_repository.chunks_accepted, batch=number), writes=False)
+        await self._queue_jobs(key, chunks)
+        return chunks
 
     async def _queue_what_is_left(self, ledger: Ledger, key: str) -> int:
-        left = await ledger.chunks_left(key)
+        return await self._queue_jobs(key, await ledger.chunks_left(key))
+
+    async def _queue_jobs(self, key: str, chunks: list[int]) -> int:
+        """Queue a job for each of these chunks that has none; return how many were queued."""
         queued = await self._queued()
-        jobs = (self._job(key, chunk) for chunk in left if _lock(key, chunk) not in queued)
+        jobs = (self._job(key, chunk) for chunk in chunks if _lock(key, chunk) not in queued)
         count = 0
         while page := list(islice(jobs, _PAGE)):
             await self._app.job_manager.batch_defer_jobs_async(page)
@@ -294,9 +354,7 @@ class ProcrastinateCaptures:
     async def _open(self) -> AsyncGenerator[DurableCaptures, None]:
         async with (
             self._make_client() as client,
-            client.durable_captures(
-                self._ledger, concurrency=self._concurrency, rate=self._rate, lease_seconds=self._lease_seconds
-            ) as captures,
+            client.durable_captures(self._ledger, **self._options) as captures,
         ):
             yield captures
 
@@ -321,32 +379,67 @@ def _lock(key: str, chunk: int) -> str:
     return f"{CHUNK_TASK}:{key}:{chunk}"
 
 
-class _Later(BaseRetryStrategy):
-    """Try again, ever later; at once when the worker was stopped; and not what will never do."""
+class RetryLater(BaseRetryStrategy):
+    """Tries a job again, ever later; at once when the worker was stopped; never if it can't work."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
         if isinstance(exception, UnknownBatchError | InvalidArgumentError):
             return None
         if isinstance(exception, asyncio.CancelledError):
             return RetryDecision(retry_in={"seconds": 0})
-        return RetryDecision(retry_in={"seconds": min(_LONGEST_WAIT, 2 ** min(job.attempts, 10))})
+        seconds = exponential_backoff(job.attempts + 1, base=1.0, longest=LONGEST_RETRY_SECONDS)
+        return RetryDecision(retry_in={"seconds": int(seconds)})
 
 
 class _RequeueTimer:
-    """Waits for a batch, and sees to it from time to time that its jobs are there."""
+    """Sees to it from time to time that the jobs of a batch are queued."""
 
     def __init__(self, queue_what_is_left: Callable[[], Awaitable[int]], every: float) -> None:
         self._queue_what_is_left = queue_what_is_left
         self._every = every
-        self._now = asyncio.get_running_loop().time
-        self._looked_at = self._now()
+        self._checked_at = SYSTEM_CLOCK.monotonic()
 
-    async def rest(self) -> None:
-        await asyncio.sleep(POLL_INTERVAL_SECONDS)
-        if self._now() - self._looked_at >= self._every:
+    async def pause(self) -> None:
+        await SYSTEM_CLOCK.sleep(POLL_INTERVAL_SECONDS)
+        if SYSTEM_CLOCK.monotonic() - self._checked_at >= self._every:
             if count := await self._queue_what_is_left():
                 logger.warning("%d chunks were not done and not in the queue any more: queued again", count)
-            self._looked_at = self._now()
+            self._checked_at = SYSTEM_CLOCK.monotonic()
+
+
+class _QueueSource:
+    """Lets a batch be read while workers capture it."""
+
+    clock = SYSTEM_CLOCK
+    stopped = False
+
+    def __init__(
+        self, ledger: Ledger, number: int, *, timer: _RequeueTimer, follow_up: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._ledger = ledger
+        self._number = number
+        self._timer = timer
+        self._follow_up = follow_up
+
+    async def read(self, operation: UnitOfWork[_T]) -> _T:
+        """Read from the ledger.
+
+        Raises:
+            LedgerError: It can't be read.
+        """
+        return await self._ledger.commits.run(operation, writes=False)
+
+    async def pause(self) -> None:
+        """Wait for a poll interval."""
+        await self._timer.pause()
+
+    async def follow_up(self) -> None:
+        """Have workers read the status of the batch's accepted debits once."""
+        await self._follow_up()
+
+    async def stopped_error(self) -> Exception:  # pragma: no cover - workers may stop, but others come
+        """Never called."""
+        raise AssertionError
 
 
 class _WorkerCaptures:

@@ -26,11 +26,12 @@ from jetpay_async.ledger import (
     LedgerError,
     Progress,
     UnknownBatchError,
-    _repository,
+    _intents,
 )
 from jetpay_async.ledger._postgres import PostgresBackend
-from jetpay_async.ledger._repository import OutcomeRecord, Scope
-from jetpay_async.procrastinate import CHUNK_TASK, RESCUE_TASK, ProcrastinateCaptures, _Later
+from jetpay_async.ledger._intents import OutcomeRecord
+from jetpay_async.ledger._repository import Scope
+from jetpay_async.procrastinate import CHUNK_TASK, RESCUE_TASK, ProcrastinateCaptures, RetryLater
 from tests.ledger.service import FAST, LOSE, PAID, WAIT, Service, debits
 
 KEY = "night"
@@ -314,7 +315,7 @@ async def test_a_chunk_that_others_hold_comes_later(shop: Shop) -> None:
     connection = PostgresBackend(shop.url).connect(create=False)
     connection.begin(writes=True)
     owner = connection.register(60.0)
-    held = _repository.claim(connection, Scope(1), owner=owner, limit=2, resolve=1.0, rate=None)
+    held = _intents.claim(connection, Scope(1), owner=owner, limit=2, resolve=1.0, rate=None).send
     connection.commit()
 
     task = shop.app.tasks[CHUNK_TASK].func
@@ -322,9 +323,12 @@ async def test_a_chunk_that_others_hold_comes_later(shop: Shop) -> None:
         await task(batch=KEY, chunk=0)
 
     connection.begin(writes=True)
-    _repository.record(
+    _intents.record(
         connection,
-        [OutcomeRecord(each.id, DebitState.CAPTURED, 1, transaction_state="paid") for each in held],
+        [
+            OutcomeRecord(each.id, each.debit_id, each.intent, DebitState.CAPTURED, 1, transaction_state="paid")
+            for each in held
+        ],
         owner=owner,
     )
     connection.commit()
@@ -350,7 +354,7 @@ def test_when_a_job_is_tried_again(error: BaseException, attempts: int, seconds:
     """Ever later, at once when its worker was stopped, and never when it can't work."""
     job = Job(queue="q", lock=None, queueing_lock=None, task_name="t", attempts=attempts)
 
-    decision = _Later().get_retry_decision(exception=error, job=job)
+    decision = RetryLater().get_retry_decision(exception=error, job=job)
 
     if seconds is None:
         assert decision is None
