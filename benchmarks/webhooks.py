@@ -31,12 +31,12 @@ from benchmarks.measuring import CLIENT_CORE, Comparison, Spread, compare_calls,
 from benchmarks.reports import Plan, Report
 from benchmarks.serving import Server
 from jetpay_async.webhooks import (
+    DebitFailed,
+    DebitPaid,
     Delivery,
     Event,
     KeySet,
     TransactionEvent,
-    TransactionFailed,
-    TransactionPaid,
     UnknownEvent,
     WebhookError,
     WebhookVerifier,
@@ -96,10 +96,10 @@ def plain_converter() -> cattrs.Converter:
     created_at = override(rename="createdAt")
     reason, direction = override(rename="failReason"), override(rename="failDirection")
     structure_failed = make_dict_structure_fn(
-        TransactionFailed, converter, created_at=created_at, fail_reason=reason, fail_direction=direction
+        DebitFailed, converter, created_at=created_at, fail_reason=reason, fail_direction=direction
     )
     hooks: dict[str, Callable[[dict[str, Any], type], Event]] = {
-        "paid": make_dict_structure_fn(TransactionPaid, converter, created_at=created_at),
+        "paid": make_dict_structure_fn(DebitPaid, converter, created_at=created_at),
         "failed": structure_failed,
         "changed": make_dict_structure_fn(TransactionEvent, converter, created_at=created_at),
         "unknown": make_dict_structure_fn(UnknownEvent, converter, created_at=created_at),
