@@ -25,7 +25,7 @@ class TransactionState(StrEnum):
     """The state of a transaction: an open enumeration.
 
     The members are the states that the vendor's guide names (``processing`` and ``cancelled`` are inferred). The
-    service has more, and may add some: ``TransactionState("settling")`` is a value too. It compares and hashes
+    service has more, and may add some: ``TransactionState("clearing")`` is a value too. It compares and hashes
     like its string, prints it, and survives pickling and copying; only `known` tells the two kinds apart.
     """
 

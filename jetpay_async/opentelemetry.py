@@ -53,7 +53,7 @@ _SCOPE = "jetpay_async"
 _ERROR_TYPE = "error.type"
 _NANOSECONDS = 1_000_000_000
 
-# In seconds: from an answer within the data centre to a call that was settled until its deadline.
+# In seconds: from a response within the data center to a call that was resolved until its deadline.
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0)
 
 

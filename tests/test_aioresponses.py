@@ -39,7 +39,7 @@ async def test_preauthorize_as_in_the_guide(canned: aioresponses) -> None:
 
 @pytest.mark.asyncio
 async def test_capture_as_in_the_guide(canned: aioresponses) -> None:
-    """The guide's reply becomes a capture that is not settled but told."""
+    """The guide's reply becomes a capture that was confirmed by its own reply."""
     canned.post(CAPTURE, payload={"identifier": "debit_123", "state": "paid"})
     async with JetpayClient("token") as client:
         capture = await client.capture("debit_123")

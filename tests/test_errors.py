@@ -61,7 +61,7 @@ UNKNOWN: dict[str, Any] = {
     **CONTEXT,
     "arguments": {"debit_id": "debit_123"},
     "started_at": datetime(2026, 1, 22, 10, 15, 30, 123456, tzinfo=UTC),
-    "state": TransactionState("settling"),
+    "state": TransactionState("clearing"),
     "reason": "TimeoutError: no answer in time",
     "next_step": "Read the status.",
 }
@@ -212,7 +212,7 @@ SHOWN = [
         OutcomeUnknownError("it failed", **UNKNOWN),
         (
             "it failed [operation=capture, debit_id=debit_123, status=409, request_id=req_1, attempts=2] "
-            "Asked at 2026-01-22T10:15:30.123+00:00: debit_id='debit_123'. Last known state: settling. "
+            "Asked at 2026-01-22T10:15:30.123+00:00: debit_id='debit_123'. Last known state: clearing. "
             "Cause: TimeoutError: no answer in time. Read the status."
         ),
     ),

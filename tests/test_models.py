@@ -21,7 +21,7 @@ from jetpay_async import Capture, FieldError, JSONValue, Preauthorization, Trans
 KNOWN = ["requested", "initiated", "preauthorized", "processing", "paid", "completed", "failed", "cancelled"]
 
 # Names of members and of attributes among them: a state is looked up by what it is, never by a name.
-UNKNOWN = ["settling", "Paid", "PAID", " paid", "name", "known", "__class__", "_value_", "café", "a b", "1", ""]
+UNKNOWN = ["clearing", "Paid", "PAID", " paid", "name", "known", "__class__", "_value_", "café", "a b", "1", ""]
 
 every_state = pytest.mark.parametrize("text", [*KNOWN, *UNKNOWN])
 
@@ -49,11 +49,11 @@ def test_any_other_state_is_a_value_too(text: str) -> None:
 
 def test_reading_unknown_states_adds_no_member() -> None:
     """The enumeration lists the named states only, whatever was read before."""
-    TransactionState("settling")
+    TransactionState("clearing")
 
     assert [state.value for state in TransactionState] == KNOWN
     assert len(TransactionState) == len(KNOWN)
-    assert "SETTLING" not in TransactionState.__members__
+    assert "CLEARING" not in TransactionState.__members__
 
 
 @every_state
@@ -135,7 +135,7 @@ def test_states_match() -> None:
             case _:
                 return "wait"
 
-    states = ["paid", "completed", "settling", "PAID", "failed"]
+    states = ["paid", "completed", "clearing", "PAID", "failed"]
     assert [answer(TransactionState(text)) for text in states] == ["done", "done", "unknown", "unknown", "wait"]
 
 
@@ -151,7 +151,7 @@ VALUES = [
         state=TransactionState.PREAUTHORIZED,
         raw=RAW,
     ),
-    Capture(debit_id="debit_123", state=TransactionState("settling"), raw=RAW),
+    Capture(debit_id="debit_123", state=TransactionState("clearing"), raw=RAW),
     TransactionStatus(
         transaction_id="debit_123",
         state=TransactionState.FAILED,

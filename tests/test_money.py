@@ -67,7 +67,7 @@ NO_AMOUNT = "is not an amount"
 OUT_OF_RANGE = "is out of range"
 TOO_FINE = "has more than two decimals"
 
-REFUSED = [
+INVALID = [
     ("None", None, NO_AMOUNT),
     ("True", True, NO_AMOUNT),
     ("False", False, NO_AMOUNT),
@@ -154,7 +154,7 @@ def test_an_amount_is_taken_to_the_cent(value: Amount, expected: str, context: d
     assert str(amount) == expected
 
 
-@pytest.mark.parametrize(("value", "reason"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize(("value", "reason"), [row[1:] for row in INVALID], ids=[row[0] for row in INVALID])
 def test_what_is_no_amount_is_refused(value: Amount, reason: str, context: decimal.Context) -> None:
     """A refusal is an InvalidArgumentError that names the field and the reason, and stays short."""
     with pytest.raises(InvalidArgumentError, match=f"^price: .*{reason}") as caught:

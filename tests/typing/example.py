@@ -313,8 +313,8 @@ def results_match(result: Preauthorization | Capture | TransactionStatus) -> str
 
 
 def states_are_strings(state: TransactionState) -> str:
-    words: dict[str, int] = {state: 1, TransactionState("settling"): 2}
-    assert_type(state == TransactionState("settling"), bool)
+    words: dict[str, int] = {state: 1, TransactionState("clearing"): 2}
+    assert_type(state == TransactionState("clearing"), bool)
     assert_type(list(TransactionState), list[TransactionState])
     return "".join(words) + state
 
