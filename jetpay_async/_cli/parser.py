@@ -84,6 +84,12 @@ def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", dest="as_json", action="store_true", help=f"write {what} as JSON")
 
 
+def _add_raw(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--raw", action="store_true", help="in CSV, put no apostrophe before cells that a spreadsheet would run"
+    )
+
+
 def _add_demo(add_parser: AddParser) -> None:
     parser = _add(
         add_parser,
@@ -188,7 +194,7 @@ def _add_capture(add_parser: AddParser) -> None:
         usage="""%(prog)s DEBIT_ID [DEBIT_ID ...] [--json]
        %(prog)s FILE|- --ledger LEDGER --batch NAME [--column NAME]
                       [--concurrency N] [--rate N] [--dry-run] [--json]
-                      [--out FILE]""",
+                      [--out FILE] [--raw]""",
         epilog=_FILES + EXIT_STATUSES + _BATCH_STATUSES,
     )
     parser.add_argument(
@@ -222,6 +228,7 @@ def _add_capture(add_parser: AddParser) -> None:
         help="write every outcome of the batch to this file once it is complete: CSV, or JSON lines if the name ends "
         "in .jsonl; - is stdout",
     )
+    _add_raw(parser)
     _add_json(parser, "the outcome of each debit, or the progress and the report of a batch, one per line,")
 
 
@@ -270,6 +277,7 @@ def _add_captures(add_parser: AddParser) -> None:
     parser.add_argument(
         "--out", default="-", metavar="FILE", help="CSV, or JSON lines if the name ends in .jsonl; - is stdout (-)"
     )
+    _add_raw(parser)
     _add_json(parser, "JSON lines, whatever the name:")
 
     parser = _add_ledger(

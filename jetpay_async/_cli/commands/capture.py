@@ -26,6 +26,7 @@ def capture(
     rate: float | None,
     dry_run: bool,
     out: str | None,
+    raw: bool,
     as_json: bool,
 ) -> int:
     """Capture debits.
@@ -41,6 +42,7 @@ def capture(
             "--rate": rate,
             "--dry-run": dry_run,
             "--out": out,
+            "--raw": raw,
         }
         _check_ids(debits, [option for option, value in given.items() if value])
         from jetpay_async._cli.commands.operations import capture_each  # noqa: PLC0415 - one of two forms
@@ -71,6 +73,7 @@ def capture(
             concurrency=concurrency or DEFAULT_CONCURRENCY,
             rate=rate,
             out=out,
+            raw=raw,
             as_json=as_json,
         ),
         dry_run=dry_run,

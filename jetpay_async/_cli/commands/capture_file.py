@@ -47,6 +47,7 @@ class CaptureFileRequest:
     concurrency: int
     rate: float | None
     out: str | None
+    raw: bool
     as_json: bool
 
 
@@ -59,7 +60,9 @@ def capture_file(request: CaptureFileRequest, *, dry_run: bool) -> int:
     """
     if request.as_json and request.out == STDOUT:
         raise ConfigurationError("argument --out: --json writes to stdout already; name a file")
-    destination = None if request.out is None else choose_destination(request.out)
+    destination = None
+    if request.out is not None:
+        destination = choose_destination(request.out, ledger=request.ledger, source=request.source, raw=request.raw)
     with read_debits(request.source, column=request.column) as debits, name_options():
         if dry_run:
             return asyncio.run(

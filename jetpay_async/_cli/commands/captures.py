@@ -111,9 +111,9 @@ def _line(item: LedgerItem, *, with_batch: bool) -> str:
     return "  ".join(part for part in (item.batch if with_batch else None, *parts) if part)
 
 
-def export(*, ledger: str, batch: str | None, states: Sequence[str], out: str, as_json: bool) -> int:
+def export(*, ledger: str, batch: str | None, states: Sequence[str], out: str, raw: bool, as_json: bool) -> int:
     """Write everything that the ledger holds of a batch, or of all batches."""
-    destination = choose_destination(out, as_json=as_json)
+    destination = choose_destination(out, ledger=ledger, as_json=as_json, raw=raw)
 
     async def write() -> int:
         async with Ledger(ledger, create=False) as opened:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+import secrets
+import stat
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import attrs
 
@@ -16,7 +19,7 @@ from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import LedgerItem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
 
 __all__ = ["STDOUT", "Destination", "OutputFileError", "as_document", "choose_destination"]
 
@@ -43,26 +46,58 @@ class Destination(Protocol):
         ...
 
 
-def choose_destination(out: str, *, as_json: bool = False) -> Destination:
+def choose_destination(
+    out: str, *, ledger: str, source: str | None = None, as_json: bool = False, raw: bool = False
+) -> Destination:
     """Choose by name, before any work is done.
 
     Args:
         out: A file's name, or ``-`` for stdout.
+        ledger: The ledger, which must not be overwritten.
+        source: The list of debits, which must not be overwritten either; ``-`` is what stdin is connected to.
         as_json: Whether to write JSON lines even if the name does not end in ``.jsonl`` or ``.ndjson``.
+        raw: Whether to leave CSV cells as they are that a spreadsheet would run as formulas.
 
     Raises:
-        ConfigurationError: Nothing can be written there.
+        ConfigurationError: Nothing can be written there, or it is the ledger or the list.
     """
     if out == STDOUT:
-        return _Stdout(as_json=as_json)
+        return _Stdout(as_json=as_json, raw=raw)
     path = Path(out).resolve()
+    _protect(path, ledger, source)
     if path.exists() and not path.is_file():
         raise ConfigurationError(f"argument --out: {out} is not a file; - writes to stdout")
     if not path.parent.is_dir():
         raise ConfigurationError(f"argument --out: there is no directory {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise ConfigurationError(f"argument --out: the directory {path.parent} can't be written to")
-    return _File(path, as_json=as_json or path.suffix.lower() in _JSON_SUFFIXES)
+    return _File(path, as_json=as_json or path.suffix.lower() in _JSON_SUFFIXES, raw=raw)
+
+
+def _protect(path: Path, ledger: str, source: str | None) -> None:
+    """Refuse to overwrite what is read: by name, and by inode as a link has another name.
+
+    Raises:
+        ConfigurationError: It is the ledger, one of the files beside it, or the list.
+    """
+    if source is not None and _is_same(path, 0 if source == STDOUT else Path(source)):
+        raise ConfigurationError("argument --out: is the list of debits; choose another file")
+    if "://" in ledger:
+        return
+    database = Path(ledger).resolve()
+    beside = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+    is_lock = path.parent == database.parent and path.name.startswith(f"{database.name}-owner-")
+    if is_lock or any(_is_same(path, file) for file in beside):
+        raise ConfigurationError("argument --out: belongs to the ledger; choose another file")
+
+
+def _is_same(path: Path, other: Path | int) -> bool:
+    if isinstance(other, Path) and path == other.resolve():
+        return True
+    try:
+        return os.path.samestat(path.stat(), os.stat(other))  # noqa: PTH116 - of a descriptor, too
+    except OSError:
+        return False
 
 
 def as_document(item: LedgerItem) -> dict[str, object]:
@@ -76,32 +111,34 @@ def _plain(value: object) -> object:
     return value
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class _Stdout:
     as_json: bool
+    raw: bool
 
     async def write(self, items: AsyncIterable[LedgerItem]) -> int:
         """Write them as they come, until stdout can't be written."""
         count = -1 if not self.as_json else 0  # the header is no item
-        async for lines in _rows(items, as_json=self.as_json):
+        async for lines in _rows(items, as_json=self.as_json, raw=self.raw):
             if not write_lines(lines):
                 break
             count += 1
-        return count
+        return max(count, 0)
 
 
 @attrs.frozen
 class _File:
     path: Path
-    as_json: bool
+    as_json: bool = attrs.field(kw_only=True)
+    raw: bool = attrs.field(kw_only=True)
 
     async def write(self, items: AsyncIterable[LedgerItem]) -> int:
         """Write a new file, and put it in the place of the old one once it is whole."""
-        unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        unfinished = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.tmp")
         count = -1 if not self.as_json else 0  # the header is no item
         try:
-            with unfinished.open("w", encoding="utf-8", newline="") as stream:
-                async for lines in _rows(items, as_json=self.as_json):
+            with self._create(unfinished) as stream:
+                async for lines in _rows(items, as_json=self.as_json, raw=self.raw):
                     stream.write(lines)
                     count += 1
                 stream.flush()
@@ -111,27 +148,44 @@ class _File:
             raise OutputFileError(f"can't write {self.path}: {error.strerror}") from None
         finally:
             unfinished.unlink(missing_ok=True)
-        return count
+        return max(count, 0)
+
+    def _create(self, unfinished: Path) -> TextIO:
+        """Make a file that nobody has prepared, readable for its owner only, or with the mode of the old file."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(unfinished, flags, 0o600)
+        with suppress(FileNotFoundError):
+            os.chmod(descriptor, stat.S_IMODE(self.path.stat().st_mode))  # noqa: PTH101 - of the descriptor
+        return open(descriptor, "w", encoding="utf-8", newline="")  # noqa: PTH123 - the caller closes it
 
 
-async def _rows(items: AsyncIterable[LedgerItem], *, as_json: bool) -> AsyncIterator[str]:
+async def _rows(items: AsyncIterable[LedgerItem], *, as_json: bool, raw: bool) -> AsyncIterator[str]:
     """Write each item as a line, or as a CSV row of several lines; a CSV begins with a header."""
-    buffer = io.StringIO(newline="")
-    rows = csv.writer(buffer, lineterminator="\n")
     if not as_json:
-        rows.writerow(COLUMNS)
-        yield buffer.getvalue()
+        yield _csv_row(COLUMNS)
     async for item in items:
         document = as_document(item)
         if as_json:
             yield to_json(document) + "\n"
         else:
-            buffer.seek(0)
-            buffer.truncate()
-            rows.writerow(_cell(value) for value in document.values())
-            yield buffer.getvalue()
+            yield _csv_row(_cell(value, raw=raw) for value in document.values())
 
 
-def _cell(value: object) -> object:
-    """Write booleans as JSON does, and StrEnums as their value."""
-    return str(value).lower() if isinstance(value, bool) else value
+def _csv_row(cells: Iterable[object]) -> str:
+    # This line end lets the writer quote cells with either of its characters; Python 3.11 looks at nothing else.
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def _cell(value: object, *, raw: bool) -> object:
+    """Write booleans as JSON does, and StrEnums as their value.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, as OWASP recommends.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not raw else value

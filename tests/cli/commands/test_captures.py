@@ -17,7 +17,6 @@ import attrs
 import pytest
 
 from jetpay_async._cli import main
-from jetpay_async._cli.io.ledger_names import command_line, without_password
 from jetpay_async.ledger import Ledger
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
 from tests.cli.conftest import CommandResult, reserve_many, running, shorten_timeouts
@@ -303,25 +302,3 @@ def test_a_reader_that_goes_away(three: list[str]) -> None:
         )
 
     assert (ran.returncode, ran.stderr) == (0, "")
-
-
-@pytest.mark.parametrize(
-    ("ledger", "shown"),
-    [
-        pytest.param("c.db", "c.db", id="path"),
-        pytest.param("a:b@c.db", "a:b@c.db", id="odd path"),
-        pytest.param("postgresql://me@h/d", "postgresql://me@h/d", id="no password"),
-        pytest.param("postgresql://me:sesame@h:5432/d", "postgresql://me:***@h:5432/d", id="password"),
-        pytest.param("postgresql://:ses:ame@@h/d", "postgresql://:***@h/d", id="odd password"),
-        pytest.param("postgresql://me@h/d?password=sesame&a=b", "postgresql://me@h/d?password=***&a=b", id="parameter"),
-        pytest.param("postgresql:///d?a=b&sslpassword=sesame", "postgresql:///d?a=b&sslpassword=***", id="key"),
-    ],
-)
-def test_passwords_are_not_shown(ledger: str, shown: str) -> None:
-    """What a command line shows of a URL holds no password."""
-    assert without_password(ledger) == shown
-
-
-def test_a_command_can_be_pasted() -> None:
-    """A batch with a space in its name is quoted; what is to be filled in is not."""
-    assert command_line("capture FILE", "c d.db", "n 1") == "jetpay capture FILE --ledger 'c d.db' --batch 'n 1'"
