@@ -71,7 +71,7 @@ class Exchange:
     async def reply(
         self, status: int, body: object = None, *, headers: dict[str, str] | None = None, length: int | None = None
     ) -> None:
-        """DeliveryResponse; a body of bytes is sent as HTML, anything else as JSON."""
+        """Answer; a body of bytes is sent as HTML, anything else as JSON."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         kind = "text/html" if isinstance(body, bytes) else "application/json"
         lines = [
@@ -209,48 +209,97 @@ async def _read_request(reader: asyncio.StreamReader) -> Request:
     return Request(method, target, headers, body)
 
 
-@asynccontextmanager
-async def connect_proxy(refuse: bool = False) -> AsyncIterator[str]:
-    """Serve as an HTTP proxy that tunnels CONNECT, or refuses it."""
-    tasks: set[asyncio.Task[None]] = set()
+@attrs.define(eq=False)
+class RelayedConnection:
+    """One connection of a client, as the first machine on its way sees it."""
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    received: int = 0
+    """Bytes that the client sent, without a CONNECT."""
+    ended: asyncio.Future[str] = attrs.Factory(lambda: asyncio.get_running_loop().create_future())
+    """How the client ended it: ``"EOF"`` or ``"reset"``."""
+
+
+@attrs.define
+class Relay:
+    """Stands before a server, as a machine that hands on bytes or as an HTTP proxy that tunnels CONNECT."""
+
+    url: str = ""
+    to: str | None = None
+    """The origin that bytes are handed on to; None for a proxy, which is told."""
+    refuse: bool = False
+    """Whether a proxy refuses to tunnel."""
+    connections: list[RelayedConnection] = attrs.Factory(list)
+    _tasks: set[asyncio.Task[None]] = attrs.Factory(set)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Self]:
+        """Serve on the loopback interface."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        scheme = "http" if self.to is None else self.to.split(":")[0]
+        self.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        with (
+            contextlib.closing(writer.transport),
+            contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError),
+        ):
+            if self.to is None:
+                host, port = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode().split(":")
+                if self.refuse:
+                    writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+                    await writer.drain()
+                    return
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                host, port = self.to.split("://")[1].split(":")
+            connection = RelayedConnection()
+            self.connections.append(connection)
+            upstream_reader, upstream_writer = await asyncio.open_connection(host, int(port))
+            await asyncio.gather(
+                self._receive(connection, reader, upstream_writer), self._send(upstream_reader, writer)
+            )
+
+    async def _receive(
+        self, connection: RelayedConnection, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter
+    ) -> None:
+        ended = "EOF"
         try:
             while data := await reader.read(65536):
+                connection.received += len(data)
+                upstream.write(data)
+        except ConnectionError:
+            ended = "reset"
+        finally:
+            if not connection.ended.done():
+                connection.ended.set_result(ended)
+            upstream.transport.abort()
+
+    async def _send(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await upstream.read(65536):
                 writer.write(data)
-                await writer.drain()
         except ConnectionError:
             pass
         finally:
             writer.transport.abort()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        with (
-            contextlib.closing(writer.transport),
-            contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError),
-        ):
-            head = await reader.readuntil(b"\r\n\r\n")
-            host, port = head.split(b" ")[1].decode().split(":")
-            if refuse:
-                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-                await writer.drain()
-                return
-            upstream_reader, upstream_writer = await asyncio.open_connection(host, int(port))
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(pump(reader, upstream_writer), pump(upstream_reader, writer))
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+@asynccontextmanager
+async def connect_proxy(refuse: bool = False) -> AsyncIterator[str]:
+    """Serve as an HTTP proxy that tunnels CONNECT, or refuses it."""
+    async with Relay(refuse=refuse).listen() as relay:
+        yield relay.url
 
 
 # --- acts -----------------------------------------------------------------------------------------------------------
@@ -264,6 +313,11 @@ def work_then(act: Act) -> Act:
         await act(exchange)
 
     return both
+
+
+async def behave(exchange: Exchange) -> None:
+    """Do what is asked for, and answer as the guide says."""
+    await exchange.behave()
 
 
 async def hang_up(exchange: Exchange) -> None:
@@ -301,14 +355,14 @@ async def stall_body(exchange: Exchange) -> None:
 
 
 async def garbage(exchange: Exchange) -> None:
-    """DeliveryResponse what is not HTTP."""
+    """Answer what is not HTTP."""
     exchange.writer.write(b"\x00\xff no http at all\r\n\r\n")
     await exchange.writer.drain()
     exchange.hang_up()
 
 
 async def endless(exchange: Exchange) -> None:
-    """DeliveryResponse with a body that does not end."""
+    """Answer with a body that does not end."""
     exchange.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(64):
         exchange.writer.write(b"10000\r\n" + b" " * 65536 + b"\r\n")
@@ -317,7 +371,7 @@ async def endless(exchange: Exchange) -> None:
 
 
 def replies(status: int, body: object = None, **headers: str) -> Act:
-    """DeliveryResponse this, whatever was asked."""
+    """Answer this, whatever was asked."""
 
     async def act(exchange: Exchange) -> None:
         await exchange.reply(status, body, headers={name.replace("_", "-"): value for name, value in headers.items()})

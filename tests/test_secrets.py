@@ -6,13 +6,18 @@ import asyncio
 import copy
 import logging
 import pickle
+import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from types import FrameType
 
 import aiohttp
 import pytest
 
 from jetpay_async import ConfigurationError, JetpayClient, JetpayError
+from jetpay_async._core.endpoints import check_token
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Loopback, replies
 from tests.network import FAST, TOKEN, preauthorize
@@ -91,6 +96,102 @@ async def test_a_timeout_of_the_caller_does_not_show_the_token() -> None:
 
     assert "preauthorize" in shown
     assert TOKEN not in shown
+
+
+def walked(value: object, depth: int = 8) -> Iterator[str]:
+    """What an error reporter such as Sentry makes of a local variable: mappings and collections are walked."""
+    if isinstance(value, str | bytes):
+        yield str(value)
+    elif isinstance(value, Mapping) and depth:
+        for name, item in list(value.items()):
+            yield from walked(name, depth - 1)
+            yield from walked(item, depth - 1)
+    elif isinstance(value, Sequence | AbstractSet) and depth:
+        for item in list(value):
+            yield from walked(item, depth - 1)
+    else:
+        yield repr(value)
+
+
+def collected(frames: Iterable[FrameType]) -> str:
+    """The local variables of frames, but for those of the tests, which know the token."""
+    tests = str(Path(__file__).parent)
+    return "\n".join(
+        text
+        for frame in frames
+        if not frame.f_code.co_filename.startswith(tests)
+        for text in walked(dict(frame.f_locals))
+    )
+
+
+def chain(error: BaseException) -> Iterator[FrameType]:
+    """The frames of an error, and of all that it came from, suppressed or not."""
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        if (one := waiting.pop()) is None:
+            continue
+        yield from (frame for frame, _ in traceback.walk_tb(one.__traceback__))
+        waiting += [one.__cause__, one.__context__]
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+@pytest.mark.parametrize("source", ["own session", "given session", "rotating"])
+@pytest.mark.asyncio
+async def test_error_reporters_do_not_find_the_token(act: Act, source: str) -> None:
+    """Not among the local variables of an error's frames, nor where a hook reports from, with mappings walked."""
+    reported: list[str] = []
+
+    def report(_: object) -> None:
+        reported.append(collected(frame for frame, _ in traceback.walk_stack(sys._getframe(1))))
+
+    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, aiohttp.ClientSession() as session:
+        async with JetpayClient(
+            rotating if source == "rotating" else TOKEN,
+            base_url=server.url,
+            session=session if source == "given session" else None,
+            retry=FAST,
+            on_unknown=report,
+            on_operation=report,
+        ) as client:
+            found = collected(chain(await trouble(client)))
+
+    assert "preauthorize" in found
+    assert TOKEN not in found
+    assert reported
+    assert TOKEN not in "\n".join(reported)
+
+
+class HardStop(BaseException):
+    """As KeyboardInterrupt and SystemExit, which end a test run."""
+
+
+@pytest.mark.parametrize("raised", [HardStop, asyncio.CancelledError], ids=lambda each: each.__name__)
+@pytest.mark.asyncio
+async def test_what_interrupts_a_call_does_not_show_the_token(raised: type[BaseException]) -> None:
+    """What a trace hook raises passes through aiohttp's frames, which hold the headers; these are let go."""
+
+    async def stop(session: object, context: object, params: object) -> None:
+        raise raised
+
+    hooks = aiohttp.TraceConfig()
+    hooks.on_request_headers_sent.append(stop)
+    async with Loopback().listen() as server, aiohttp.ClientSession(trace_configs=[hooks]) as session:
+        client = JetpayClient(TOKEN, base_url=server.url, session=session)
+        with pytest.raises(raised) as caught:
+            await preauthorize(client)
+
+        assert server.requests == []
+    found = collected(chain(caught.value))
+    assert "preauthorize" in found
+    assert TOKEN not in found
+
+
+def test_a_refused_token_is_in_no_frame_of_ours() -> None:
+    """The frames that checked a bad token do not hold it when the error is raised."""
+    with pytest.raises(ConfigurationError, match="api_token") as caught:
+        check_token("two words", "https://example.com")
+
+    assert "two words" not in collected(chain(caught.value))
 
 
 CALLS: dict[str, Callable[[JetpayClient], Awaitable[object]]] = {

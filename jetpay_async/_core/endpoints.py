@@ -55,7 +55,7 @@ def check_base_url(base_url: str, trusted_origins: Iterable[str]) -> str:
         _ = parts.port
     except ValueError as error:
         raise ConfigurationError(f"base_url: is not a URL: {error}") from None
-    host = (parts.hostname or "").rstrip(".")
+    host = parts.hostname or ""
     origin = f"{parts.scheme}://{parts.netloc.lower()}"
     if not is_loopback(host) and origin not in {trusted.lower().rstrip("/") for trusted in trusted_origins}:
         if parts.scheme == "http":
@@ -77,16 +77,25 @@ def check_token(token: str, base_url: str) -> str:
     Raises:
         ConfigurationError: It is no token, or a sandbox's token on its way to Jetpay.
     """
-    if not isinstance(token, str):
-        raise ConfigurationError(f"api_token: is a str, or an async function returning one, not {type(token).__name__}")
-    if not _TOKEN.fullmatch(token):
-        raise ConfigurationError(
-            "api_token: is empty, or holds a space, a line break or a character that no token has; "
-            "copy it again from the dashboard"
-        )
-    if token.startswith(SANDBOX_TOKEN_PREFIX) and _is_vendor((urlsplit(base_url).hostname or "").rstrip(".")):
-        raise ConfigurationError("api_token: is a sandbox's token, but base_url is Jetpay's; use the sandbox's url")
+    fault = _token_fault(token, base_url)
+    if fault is not None:
+        # A token that was copied badly is still one, and error reporters collect local variables.
+        del token
+        raise ConfigurationError(f"api_token: {fault}")
     return token
+
+
+def _token_fault(token: str, base_url: str) -> str | None:
+    if not isinstance(token, str):
+        return f"is a str, or an async function returning one, not {type(token).__name__}"
+    if not _TOKEN.fullmatch(token):
+        return (
+            "is empty, or holds a space, a line break or a character that no token has; copy it again from the "
+            "dashboard"
+        )
+    if token.startswith(SANDBOX_TOKEN_PREFIX) and _is_vendor(urlsplit(base_url).hostname or ""):
+        return "is a sandbox's token, but base_url is Jetpay's; use the sandbox's url"
+    return None
 
 
 def origin(base_url: str) -> str:
@@ -100,11 +109,15 @@ def origin(base_url: str) -> str:
 
 
 def _is_vendor(host: str) -> bool:
-    return host == _VENDOR or host.endswith(f".{_VENDOR}")
+    name = host.removesuffix(".")
+    return name == _VENDOR or name.endswith(f".{_VENDOR}")
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine and nothing else; not by its name alone, but for ``localhost``."""
+    """Return whether a host is this machine and nothing else; of names, only ``localhost`` is.
+
+    With a dot at its end, even that is a name to ask the network's resolver for.
+    """
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

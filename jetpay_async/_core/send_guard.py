@@ -11,6 +11,7 @@ closing resets it (`connection_reset`), and a write that is given up or cancelle
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -206,13 +207,11 @@ class SendGuard:
             self._release()
             return
         self._transport = None
-        try:
-            transport.abort()
-        except RuntimeError:
-            # The event loop is closed: closing the sockets is left to the interpreter, and resets them too.
-            return
         if self._reset is not None:
             self._reset.forget(transport, self)
+        # The event loop may be closed; the interpreter then closes the socket, which resets it too.
+        with contextlib.suppress(RuntimeError):
+            transport.abort()
 
     def _release(self) -> None:
         if self._transport is not None:

@@ -65,11 +65,15 @@ class Connection(Protocol):
         ...
 
     def renew(self, owner: int, lease: float) -> bool:
-        """Say that the owner is alive; False if that comes too late."""
+        """Say that the owner is alive; False if the ledger does not name it any more."""
         ...
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners that are dead out of the ledger; what they were sending is then anybody's to resolve."""
+        """Take the owners that are dead out of the ledger; what they were sending is then anybody's to resolve.
+
+        Raises:
+            LedgerError: This owner is out of it itself.
+        """
 
     def leave(self, owner: int) -> None:
         """Take this owner out of the ledger."""

@@ -1,8 +1,8 @@
-"""An owner: who sends, and until when it may.
+"""The registration of an owner in the ledger: who sends, and until when it may.
 
-Where an owner that says nothing counts as dead after its lease, another takes over what it was sending. So its requests
-stop earlier than that: `refusal` stands in the write of each, the last moment at which nothing has left. It goes by the
-larger of the time that passed on the monotonic and on the wall clock, in case one of them stood still.
+Where an owner whose lease has run out counts as dead, another one takes over what it was sending. So its requests stop
+earlier than that: `OwnerLease.refusal` is called when each of them is written, the last moment at which nothing has
+left. It goes by the larger of the times that passed on the monotonic and on the wall clock, in case one stood still.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from jetpay_async.ledger._backend import Connection
     from jetpay_async.ledger._group_commit import GroupCommitExecutor
 
-# The share of a lease that is used: clocks differ, and a write takes a moment.
-_USED = 0.8
+_USED_SHARE = 0.8
+"""The share of a lease in which requests may leave: clocks differ, and a write takes a moment."""
 
-# How often a lease is renewed before it runs out.
 _RENEWALS = 4
+"""How often a lease is renewed before it runs out."""
 
 
 class OwnerLease:
@@ -44,7 +44,7 @@ class OwnerLease:
 
     @property
     def pre_send_check(self) -> PreSendCheck | None:
-        """What stands before each request."""
+        """What is asked before each request."""
         return self.refusal if self._lapses else None
 
     async def take(self) -> None:
@@ -58,20 +58,28 @@ class OwnerLease:
         self._began = began
 
     async def keep(self) -> None:
-        """Renew it, if it is time to.
+        """Renew it if it is time to, and check that the ledger still counts this owner as alive.
 
         Raises:
-            LedgerError: It has lapsed, or the ledger can't be written.
+            LedgerError: It does not, or the ledger can't be written.
         """
-        if not self._lapses or self._passed() < self.renewed_every:
+        # Where it does not lapse, asking costs nothing: nothing is written.
+        if self._lapses and self._passed() < self.renewed_every:
             return
         began = self._now()
         if not await self._commits.run(partial(_renew, owner=self.owner, lease=self._seconds)):
-            raise LedgerError(
-                f"this process did not get to renew its lease of {self._seconds:g} s: it was paused, or cut off from "
-                "the ledger; others may go on with its debits, so it sends nothing more: run the same again"
-            )
+            raise LedgerError(self._lost)
         self._began = began
+
+    @property
+    def _lost(self) -> str:
+        why = (
+            f"this process did not renew its lease of {self._seconds:g} s in time: it was paused, or cut off from the "
+            "ledger"
+            if self._lapses
+            else "another run took this one for ended, since its lock file was removed"
+        )
+        return f"{why}; others may go on with its debits, so it sends nothing more: run the same again"
 
     def refusal(self) -> str | None:
         """Say why nothing may be sent any more, or None if it may."""
@@ -87,7 +95,7 @@ class OwnerLease:
 
     @property
     def _limit(self) -> float:
-        return self._seconds * _USED
+        return self._seconds * _USED_SHARE
 
     def _now(self) -> tuple[float, float]:
         return self._clock.monotonic(), self._clock.time()

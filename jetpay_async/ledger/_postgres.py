@@ -335,7 +335,12 @@ class PostgresConnection:
         return self.change(self.statements.renew, {"owner": owner, "lease": lease}) == 1
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners whose lease has run out of the ledger."""
+        """Take the owners whose lease has run out of the ledger.
+
+        Raises:
+            LedgerError: This one is out of it.
+        """
+        _sql.require_owner(self, owner)
         self.change(self.statements.remove_lapsed, {"owner": owner})
 
     def leave(self, owner: int) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jetpay_async._core.migrations import NewerSchemaError
+    from jetpay_async.ledger._backend import Connection
 
 SCHEMA_VERSION = 2
 """Written into each new ledger; `jetpay_async.ledger.migrations` brings older ones up to it."""
@@ -312,6 +313,19 @@ class Statements:
                 WHERE state = '{state}' AND id > :after AND id < :high ORDER BY id LIMIT :limit"""
             for state in ("pending", "sending", "captured", "accepted", "rejected", "unknown")
         }
+
+
+def require_owner(connection: Connection, owner: int) -> None:
+    """Stop an owner that another one has taken for dead.
+
+    Raises:
+        LedgerError: The ledger does not name it any more.
+    """
+    if not connection.query(connection.statements.is_owner, {"owner": owner}):
+        raise LedgerError(
+            "another run took this one for ended, and may go on with its debits; it sends nothing more: run the same "
+            "again"
+        )
 
 
 def newer_schema_message(name: str, error: NewerSchemaError) -> str:

@@ -250,7 +250,12 @@ class SqliteConnection:
         return bool(self.query(self.statements.is_owner, {"owner": owner}))
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners whose lock nobody holds out of the ledger."""
+        """Take the owners whose lock nobody holds out of the ledger.
+
+        Raises:
+            LedgerError: This one is out of it.
+        """
+        _sql.require_owner(self, owner)
         for other, token, clock in self.query(self.statements.others, {"owner": owner}):
             self._remove_if_dead(other, token, clock)
 

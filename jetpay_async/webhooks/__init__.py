@@ -2,12 +2,12 @@
 
 The recipe, for any framework::
 
-    verifier = WebhookVerifier(RemoteKeySet(PRODUCTION_URL))  # once per process; close the key set at the end
+    verifier = WebhookVerifier(RemoteKeySet(PRODUCTION_URL), webhook_ids={123})  # once per process; close the keys
 
     async def receive(request):
         body = await request.body()  # the raw bytes, before anything parses or decompresses them
         try:
-            delivery = await verifier.verify(body, request.headers.get("authorization"))
+            delivery = await verifier.verify(body, headers=request.headers)
         except WebhookError as error:
             logger.warning("rejected a delivery: %s: %s", error.reason, error.explain())
             return Response(status_code=error.status_hint)
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks._signing import sign
     from jetpay_async.webhooks.claims import Claims
     from jetpay_async.webhooks.errors import (
+        ForeignDeliveryError,
         InboxError,
         InvalidTokenError,
         KeysUnavailableError,
@@ -88,6 +89,7 @@ __all__ = [
     "Event",
     "EventInbox",
     "EventRouter",
+    "ForeignDeliveryError",
     "InboxError",
     "InvalidTokenError",
     "KeySet",

@@ -2,31 +2,50 @@
 
 An event has a row from the moment it arrives: open (``handled_at`` is null; leased if it has an owner) and then
 handled. Old handled rows are folded into ranges of ids. Ids are never skipped [docs], so a few ranges stand for any
-number of events; a gap is the space between two of them.
+number of events; a gap is the space between two of them. Of each folded event a fingerprint of its creation time stays,
+by which another account's event of the same id is noticed: four bytes, in blocks of ids.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import time
+import zlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from jetpay_async._core import sqlite
+from jetpay_async._core.migrations import Migrations, NewerSchemaError
+from jetpay_async._core.sqlite import FileIdentityError, SqliteSchema
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-SCHEMA_VERSION = 1
+BLOCK_SIZE = 256
+"""How many ids share a row of fingerprints."""
+_FINGERPRINT_BYTES = 4
+_UNKNOWN = bytes(_FINGERPRINT_BYTES)
 
 # SQLite uses a partial index only for a WHERE that repeats the condition of the index exactly, which is why some
 # queries below name a condition that seems redundant.
-_SCHEMA = (
+_FINGERPRINT_TABLE = """
+    CREATE TABLE jetpay_inbox_fingerprint (
+        source TEXT NOT NULL,
+        block INTEGER NOT NULL,
+        fingerprints BLOB NOT NULL,
+        PRIMARY KEY (source, block)
+    )
     """
-    CREATE TABLE IF NOT EXISTS jetpay_inbox_schema (version INTEGER NOT NULL)
+_CREATE = (
+    """
+    CREATE TABLE jetpay_inbox_schema (version INTEGER NOT NULL)
     """,
     """
-    CREATE TABLE IF NOT EXISTS jetpay_inbox (
+    INSERT INTO jetpay_inbox_schema (version) VALUES (2)
+    """,
+    """
+    CREATE TABLE jetpay_inbox (
         source TEXT NOT NULL,
         event_id INTEGER NOT NULL,
         created_at INTEGER NOT NULL,
@@ -35,45 +54,58 @@ _SCHEMA = (
         leased_until REAL NOT NULL,
         handled_at REAL,
         document BLOB,
+        webhook_id INTEGER,
         PRIMARY KEY (source, event_id)
     ) WITHOUT ROWID
     """,
     """
-    CREATE INDEX IF NOT EXISTS jetpay_inbox_open ON jetpay_inbox (source, event_id) WHERE handled_at IS NULL
+    CREATE INDEX jetpay_inbox_open ON jetpay_inbox (source, event_id) WHERE handled_at IS NULL
     """,
     """
-    CREATE INDEX IF NOT EXISTS jetpay_inbox_leased ON jetpay_inbox (source, owner)
+    CREATE INDEX jetpay_inbox_leased ON jetpay_inbox (source, owner)
     WHERE handled_at IS NULL AND owner IS NOT NULL
     """,
     """
-    CREATE INDEX IF NOT EXISTS jetpay_inbox_handled ON jetpay_inbox (source, handled_at) WHERE handled_at IS NOT NULL
+    CREATE INDEX jetpay_inbox_handled ON jetpay_inbox (source, handled_at) WHERE handled_at IS NOT NULL
     """,
     """
-    CREATE TABLE IF NOT EXISTS jetpay_inbox_range (
+    CREATE TABLE jetpay_inbox_range (
         source TEXT NOT NULL,
         first INTEGER NOT NULL,
         last INTEGER NOT NULL,
+        webhook_id INTEGER,
         PRIMARY KEY (source, first)
     ) WITHOUT ROWID
     """,
+    _FINGERPRINT_TABLE,
+)
+_MIGRATIONS = Migrations(
+    2,
+    {
+        2: (
+            "ALTER TABLE jetpay_inbox ADD COLUMN webhook_id INTEGER",
+            "ALTER TABLE jetpay_inbox_range ADD COLUMN webhook_id INTEGER",
+            _FINGERPRINT_TABLE,
+            "UPDATE jetpay_inbox_schema SET version = 2",
+        ),
+    },
 )
 
 # More than a delivery has at most (100 events [docs]), so folding keeps up with what arrives, and yet never delays one
 # delivery for long.
 _FOLDED_AT_ONCE = 256
 
-_ERRORS = {
-    sqlite3.SQLITE_BUSY: ("locked", "another process holds the inbox's write lock for too long"),
-    sqlite3.SQLITE_LOCKED: ("locked", "another connection holds the inbox's tables for too long"),
-    sqlite3.SQLITE_READONLY: (
-        "readonly",
-        "the inbox's file or its folder can't be written; give this user the right to",
-    ),
-    sqlite3.SQLITE_PERM: ("readonly", "the inbox's file can't be accessed; give this user the right to"),
-    sqlite3.SQLITE_FULL: ("full", "the disk that the inbox's file is on is full"),
-    sqlite3.SQLITE_CORRUPT: ("damaged", "the inbox's file is damaged; restore it, or recover it with sqlite3 .recover"),
-    sqlite3.SQLITE_NOTADB: ("damaged", "the inbox's file is not a SQLite database"),
-}
+SCHEMA = SqliteSchema("jetpay_inbox_schema", _CREATE, _MIGRATIONS)
+
+
+class EventKey(NamedTuple):
+    """By what an event is known."""
+
+    event_id: int
+    created_at: int
+    """Microseconds since the epoch."""
+    webhook_id: int | None
+    """Which webhook delivered it, for people; another webhook of the account may deliver it again."""
 
 
 class InboxRows:
@@ -89,17 +121,18 @@ class InboxRows:
 
     @classmethod
     def open(cls, path: str, *, source: str, retention: float, busy_timeout: float, now: Callable[[], float]) -> Self:
-        """Open or create the database, and reject one that a newer release has written."""
+        """Open or create the database, and bring its tables up to date."""
         with _translated():
-            connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
-        try:
-            with _translated():
-                _use_wal(connection, within=busy_timeout)
-                connection.execute("PRAGMA synchronous=FULL")
-                _install(connection)
-        except BaseException:
-            connection.close()
-            raise
+            connection = sqlite.connect(path, busy_timeout=busy_timeout, check_same_thread=False)
+            try:
+                sqlite.make_durable(connection, within=busy_timeout)
+                with connection:
+                    # No other process writes before this transaction ends.
+                    connection.execute("BEGIN IMMEDIATE")
+                    SCHEMA.install(connection)
+            except BaseException:
+                connection.close()
+                raise
         return cls(connection, source=source, retention=retention, now=now)
 
     def close(self) -> None:
@@ -107,27 +140,28 @@ class InboxRows:
         self._connection.close()
 
     def lease(
-        self, keys: Sequence[tuple[int, int]], *, owner: str, seconds: float
+        self, keys: Sequence[EventKey], *, owner: str, seconds: float
     ) -> tuple[frozenset[int], frozenset[int], frozenset[int], int | None]:
-        """Lease events, given by id and creation; return what is leased, handled, busy, and the last id seen before."""
+        """Lease events; return what is leased, handled, busy, and the last id seen before."""
         with self._transaction():
             now = self._now()
             last_seen = self._last_seen()
-            handled = {event_id for event_id, created_at in keys if self._is_handled(event_id, created_at)}
-            open_keys = [key for key in keys if key[0] not in handled]
-            taken: list[tuple[int, int]] = []
-            for event_id, created_at in open_keys:
-                if self._is_busy(event_id, owner=owner, now=now):
+            handled = {key.event_id for key in keys if self._is_handled(key)}
+            open_keys = [key for key in keys if key.event_id not in handled]
+            taken: list[EventKey] = []
+            for key in open_keys:
+                if self._is_busy(key.event_id, owner=owner, now=now):
                     break
-                taken.append((event_id, created_at))
+                taken.append(key)
             self._connection.executemany(
-                "INSERT INTO jetpay_inbox (source, event_id, created_at, owner, leased_until) VALUES (?, ?, ?, ?, ?)"
+                "INSERT INTO jetpay_inbox (source, event_id, created_at, webhook_id, owner, leased_until)"
+                " VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET owner = excluded.owner, leased_until = excluded.leased_until",
-                [(self._source, event_id, created_at, owner, now + seconds) for event_id, created_at in taken],
+                [(self._source, *key, owner, now + seconds) for key in taken],
             )
             self._fold(now)
-        mine = frozenset(event_id for event_id, _ in taken)
-        busy = frozenset(event_id for event_id, _ in open_keys[len(taken) :])
+        mine = frozenset(key.event_id for key in taken)
+        busy = frozenset(key.event_id for key in open_keys[len(taken) :])
         return mine, frozenset(handled), busy, last_seen
 
     def renew(self, event_ids: Sequence[int], *, owner: str, seconds: float) -> frozenset[int]:
@@ -170,25 +204,26 @@ class InboxRows:
             return reached
 
     def store(
-        self, rows: Sequence[tuple[int, int, str | None, bytes]]
+        self, rows: Sequence[tuple[EventKey, str | None, bytes]]
     ) -> tuple[frozenset[int], frozenset[int], int | None]:
         """Store events with their JSON; return what is new, what was known, and the last id seen before."""
         with self._transaction():
             now = self._now()
             last_seen = self._last_seen()
-            new = [row for row in rows if not self._is_handled(row[0], row[1]) and not self._is_stored(row[0])]
+            new = [row for row in rows if not self._is_handled(row[0]) and not self._is_stored(row[0].event_id)]
             self._connection.executemany(
-                "INSERT INTO jetpay_inbox (source, event_id, created_at, transaction_id, document, leased_until)"
-                " VALUES (?, ?, ?, ?, ?, 0)"
+                "INSERT INTO jetpay_inbox"
+                " (source, event_id, created_at, webhook_id, transaction_id, document, leased_until)"
+                " VALUES (?, ?, ?, ?, ?, ?, 0)"
                 " ON CONFLICT DO UPDATE SET document = excluded.document, transaction_id = excluded.transaction_id",
-                [(self._source, *row) for row in new],
+                [(self._source, *key, transaction_id, document) for key, transaction_id, document in new],
             )
             self._fold(now)
-        new_ids = frozenset(row[0] for row in new)
-        return new_ids, frozenset(row[0] for row in rows) - new_ids, last_seen
+        new_ids = frozenset(key.event_id for key, _, _ in new)
+        return new_ids, frozenset(key.event_id for key, _, _ in rows) - new_ids, last_seen
 
-    def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[bytes]:
-        """Lease the first stored events that are due, unless another owner holds some."""
+    def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[tuple[int | None, bytes]]:
+        """Lease the first stored events that are due, unless another owner holds some; return webhooks and JSON."""
         # This read takes no write lock, so that an idle worker delays no other.
         with _translated():
             pending = self._connection.execute(
@@ -206,10 +241,10 @@ class InboxRows:
             ).fetchone()
             if held is not None:
                 return []
-            taken: list[tuple[int, bytes]] = []
+            taken: list[tuple[int, int | None, bytes]] = []
             waiting: set[str] = set()
-            for event_id, transaction_id, leased_until, document in self._connection.execute(
-                "SELECT event_id, transaction_id, leased_until, document FROM jetpay_inbox"
+            for event_id, transaction_id, leased_until, webhook_id, document in self._connection.execute(
+                "SELECT event_id, transaction_id, leased_until, webhook_id, document FROM jetpay_inbox"
                 " WHERE source = ? AND handled_at IS NULL AND document IS NOT NULL ORDER BY event_id",
                 (self._source,),
             ):
@@ -217,14 +252,14 @@ class InboxRows:
                     waiting.add(transaction_id)
                 if leased_until > now or transaction_id in waiting:
                     continue
-                taken.append((event_id, document))
+                taken.append((event_id, webhook_id, document))
                 if len(taken) == limit:
                     break
             self._connection.executemany(
                 "UPDATE jetpay_inbox SET owner = ?, leased_until = ? WHERE source = ? AND event_id = ?",
-                [(owner, now + seconds, self._source, event_id) for event_id, _ in taken],
+                [(owner, now + seconds, self._source, event_id) for event_id, _, _ in taken],
             )
-        return [document for _, document in taken]
+        return [(webhook_id, document) for _, webhook_id, document in taken]
 
     def reschedule(self, event_id: int, *, owner: str, seconds: float) -> None:
         """Release one event of the owner's, after some seconds."""
@@ -249,24 +284,34 @@ class InboxRows:
         ).fetchone()[0]
         return highest
 
-    def _is_handled(self, event_id: int, created_at: int) -> bool:
+    def _is_handled(self, key: EventKey) -> bool:
         row = self._connection.execute(
-            "SELECT created_at, handled_at FROM jetpay_inbox WHERE source = ? AND event_id = ?",
-            (self._source, event_id),
+            "SELECT created_at, handled_at, webhook_id FROM jetpay_inbox WHERE source = ? AND event_id = ?",
+            (self._source, key.event_id),
         ).fetchone()
-        if row is None:
-            below = self._connection.execute(
-                "SELECT last FROM jetpay_inbox_range WHERE source = ? AND first <= ? ORDER BY first DESC LIMIT 1",
-                (self._source, event_id),
-            ).fetchone()
-            return below is not None and event_id <= below[0]
-        if row[0] != created_at:
-            raise InboxError(
-                f"event {event_id} is known with another createdAt, so it comes from another Jetpay account (or from a"
-                f" sandbox that was started anew); give each account a source of its own, and each sandbox a new file",
-                reason="conflict",
-            )
-        return row[1] is not None
+        if row is not None:
+            if row[0] != key.created_at:
+                raise _conflict(key, row[2])
+            return row[1] is not None
+        below = self._connection.execute(
+            "SELECT last, webhook_id FROM jetpay_inbox_range WHERE source = ? AND first <= ?"
+            " ORDER BY first DESC LIMIT 1",
+            (self._source, key.event_id),
+        ).fetchone()
+        if below is None or key.event_id > below[0]:
+            return False
+        if self._fingerprint(key.event_id) not in {_UNKNOWN, _fingerprint_of(key.created_at)}:
+            raise _conflict(key, below[1])
+        return True
+
+    def _fingerprint(self, event_id: int) -> bytes:
+        block, position = divmod(event_id, BLOCK_SIZE)
+        row = self._connection.execute(
+            "SELECT substr(fingerprints, ?, ?) FROM jetpay_inbox_fingerprint WHERE source = ? AND block = ?",
+            (position * _FINGERPRINT_BYTES + 1, _FINGERPRINT_BYTES, self._source, block),
+        ).fetchone()
+        # Ranges of schema version 1 have none.
+        return _UNKNOWN if row is None else row[0]
 
     def _is_busy(self, event_id: int, *, owner: str, now: float) -> bool:
         row = self._connection.execute(
@@ -289,28 +334,53 @@ class InboxRows:
         return None if row is None else row[0]
 
     def _fold(self, now: float) -> None:
-        old = self._connection.execute(
-            "SELECT event_id FROM jetpay_inbox WHERE source = ? AND handled_at < ? ORDER BY handled_at LIMIT ?",
-            (self._source, now - self._retention, _FOLDED_AT_ONCE),
-        ).fetchall()
-        for first, last in _runs(sorted(event_id for (event_id,) in old)):
+        old = sorted(
+            EventKey(*row)
+            for row in self._connection.execute(
+                "SELECT event_id, created_at, webhook_id FROM jetpay_inbox"
+                " WHERE source = ? AND handled_at < ? ORDER BY handled_at LIMIT ?",
+                (self._source, now - self._retention, _FOLDED_AT_ONCE),
+            )
+        )
+        for block, keys in groupby(old, key=lambda key: key.event_id // BLOCK_SIZE):
+            self._keep_fingerprints(block, keys)
+        for first, last, webhook_id in _runs(old):
             self._connection.execute(
                 "DELETE FROM jetpay_inbox WHERE source = ? AND event_id BETWEEN ? AND ?", (self._source, first, last)
             )
-            self._add_range(first, last)
+            self._add_range(first, last, webhook_id)
 
-    def _add_range(self, first: int, last: int) -> None:
+    def _keep_fingerprints(self, block: int, keys: Iterable[EventKey]) -> None:
+        row = self._connection.execute(
+            "SELECT fingerprints FROM jetpay_inbox_fingerprint WHERE source = ? AND block = ?", (self._source, block)
+        ).fetchone()
+        fingerprints = bytearray(BLOCK_SIZE * _FINGERPRINT_BYTES if row is None else row[0])
+        for key in keys:
+            start = key.event_id % BLOCK_SIZE * _FINGERPRINT_BYTES
+            fingerprints[start : start + _FINGERPRINT_BYTES] = _fingerprint_of(key.created_at)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO jetpay_inbox_fingerprint (source, block, fingerprints) VALUES (?, ?, ?)",
+            (self._source, block, bytes(fingerprints)),
+        )
+
+    def _add_range(self, first: int, last: int, webhook_id: int | None) -> None:
         below = self._connection.execute(
-            "SELECT first FROM jetpay_inbox_range WHERE source = ? AND first < ? AND last = ?"
+            "SELECT first FROM jetpay_inbox_range WHERE source = ? AND first < ? AND last = ? AND webhook_id IS ?"
             " ORDER BY first DESC LIMIT 1",
-            (self._source, first, first - 1),
+            (self._source, first, first - 1, webhook_id),
         ).fetchone()
         above = self._connection.execute(
-            "DELETE FROM jetpay_inbox_range WHERE source = ? AND first = ? RETURNING last", (self._source, last + 1)
+            "DELETE FROM jetpay_inbox_range WHERE source = ? AND first = ? AND webhook_id IS ? RETURNING last",
+            (self._source, last + 1, webhook_id),
         ).fetchone()
         self._connection.execute(
-            "INSERT OR REPLACE INTO jetpay_inbox_range (source, first, last) VALUES (?, ?, ?)",
-            (self._source, first if below is None else below[0], last if above is None else above[0]),
+            "INSERT OR REPLACE INTO jetpay_inbox_range (source, first, last, webhook_id) VALUES (?, ?, ?, ?)",
+            (
+                self._source,
+                first if below is None else below[0],
+                last if above is None else above[0],
+                webhook_id,
+            ),
         )
 
 
@@ -332,52 +402,45 @@ def mark(connection: sqlite3.Connection, source: str, event_id: int, *, owner: s
         )
 
 
-def _use_wal(connection: sqlite3.Connection, *, within: float) -> None:
-    # SQLite's busy timeout does not cover this change, and workers that start together all try it on a new file.
-    deadline = time.monotonic() + within
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)
-        else:
-            return
+def _runs(keys: Sequence[EventKey]) -> Iterator[tuple[int, int, int | None]]:
+    """Yield the runs of consecutive ids of one webhook, by first, last and webhook."""
+    first = 0
+    for position, key in enumerate(keys, start=1):
+        following = keys[position] if position < len(keys) else None
+        if following is None or following[::2] != (key.event_id + 1, key.webhook_id):
+            yield keys[first].event_id, key.event_id, key.webhook_id
+            first = position
 
 
-def _install(connection: sqlite3.Connection) -> None:
-    with connection:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        row = connection.execute("SELECT max(version) FROM jetpay_inbox_schema").fetchone()
-        if row[0] is None:
-            connection.execute("INSERT INTO jetpay_inbox_schema (version) VALUES (?)", (SCHEMA_VERSION,))
-        elif row[0] > SCHEMA_VERSION:
-            raise InboxError(
-                f"the inbox's file was written by a newer release (schema {row[0]}, this one knows {SCHEMA_VERSION});"
-                f" upgrade jetpay-async",
-                reason="newer_schema",
-            )
+def _fingerprint_of(created_at: int) -> bytes:
+    # Zero stands for an unknown one.
+    return (zlib.crc32(created_at.to_bytes(8, signed=True)) or 1).to_bytes(_FINGERPRINT_BYTES)
 
 
-def _runs(event_ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-    first: int | None = None
-    for position, event_id in enumerate(event_ids):
-        if first is None:
-            first = event_id
-        if position + 1 == len(event_ids) or event_ids[position + 1] != event_id + 1:
-            yield first, event_id
-            first = None
+def _conflict(key: EventKey, webhook_id: int | None) -> InboxError:
+    webhooks = "" if webhook_id is None else f" (then by webhook {webhook_id}, now by webhook {key.webhook_id})"
+    return InboxError(
+        f"event {key.event_id} was delivered before with another createdAt{webhooks}, so it comes from another Jetpay"
+        f" account, or from a sandbox that was started again: set webhook_ids, give each account a source of its own,"
+        f" and each sandbox a new file",
+        reason="conflict",
+    )
 
 
 @contextmanager
 def _translated() -> Generator[None]:
     try:
         yield
-    except sqlite3.Error as error:
-        # The low byte is the primary code; the rest is its extension.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        reason, problem = _ERRORS.get(code, ("unavailable", "the inbox's file can't be opened, read or written"))
-        raise InboxError(f"{problem} ({error})", reason=reason) from error
+    except NewerSchemaError as error:
+        raise InboxError(
+            f"the inbox's file was written by a newer release (schema {error.found}, this one knows {error.known});"
+            f" upgrade jetpay-async",
+            reason="newer_schema",
+        ) from None
+    except FileIdentityError as error:
+        raise InboxError(f"the inbox {error}", reason="unavailable") from error
+    except (sqlite3.Error, OSError) as error:
+        explanation = sqlite.explain(error)
+        if explanation is None:
+            raise InboxError(f"the inbox's file can't be used: {error}", reason="unavailable") from error
+        raise InboxError(f"the inbox's file: {error}; {explanation.advice}", reason=explanation.reason) from error

@@ -69,7 +69,7 @@ _HASH = SHA256()
 
 
 def verify(
-    body: bytes,
+    body: bytes | bytearray | memoryview,
     authorization: str | bytes | None,
     *,
     keys: KeySet,
@@ -95,10 +95,12 @@ def verify(
         InvalidTokenError: The token doesn't prove that Jetpay signed it.
         StaleDeliveryError: It has expired, or is issued in the future.
         PayloadMismatchError: It is valid, but was signed for another body.
-        InvalidArgumentError: The body isn't `bytes`, or the leeway is out of range.
+        InvalidArgumentError: The body isn't bytes, or the leeway is out of range.
     """
     if leeway != DEFAULT_LEEWAY_SECONDS:
         check_leeway(leeway)
+    if isinstance(body, bytearray | memoryview):
+        body = bytes(body)
     if not isinstance(body, bytes):
         given = type(body).__name__
         del body, authorization  # a traceback with local variables must not show them

@@ -59,6 +59,11 @@ EXPLANATIONS = {
         "The delivery is authentic, but belongs to webhook {webhook_id}, which isn't in webhook_ids. Either "
         "webhook_ids is out of date, or another customer of Jetpay sends its deliveries to your URL."
     ),
+    "wrong_callback_key": (
+        "The delivery is authentic, but its header {header} does not hold your callback_api_key. Either the key was "
+        "changed at Jetpay, or the header has another name, or another customer of Jetpay sends its deliveries to your "
+        "URL."
+    ),
     "expired": (
         "The token expired {late_by:.1f} s ago; it was signed {age:.1f} s ago, and the clocks may differ by "
         "{leeway:g} s. It waited too long (a queue, a cold start), or somebody else sent it again, or this host's "

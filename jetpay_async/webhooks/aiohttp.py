@@ -47,7 +47,7 @@ def handler(receiver: WebhookReceiver) -> Callable[[web.Request], Awaitable[web.
             authorization = authorization_of(request.headers)
         except WebhookError as error:
             return web.Response(status=error.status_hint)
-        response = await receiver.receive(await request.read(), authorization)
+        response = await receiver.receive(await request.read(), authorization, headers=request.headers)
         return web.Response(status=response.status)
 
     return receive

@@ -86,8 +86,9 @@ class WebhookApp:
 
     async def _receive(self, scope: Mapping[str, object], receive: _Receive) -> int | None:
         """Return the status to answer with, or None if the client has disconnected."""
+        headers = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
         try:
-            authorization = authorization_of(cast("Iterable[tuple[bytes, bytes]]", scope["headers"]))
+            authorization = authorization_of(headers)
         except WebhookError as error:
             return error.status_hint
         body = bytearray()
@@ -100,7 +101,7 @@ class WebhookApp:
             if len(body) > self._max_body_bytes:
                 return 413
             more = cast("bool", message.get("more_body", False))
-        response = await self._receiver.receive(bytes(body), authorization)
+        response = await self._receiver.receive(bytes(body), authorization, headers=headers)
         return response.status
 
 

@@ -6,6 +6,7 @@
      ├── WebhookError
      │    ├── MalformedDeliveryError  400, 413  the body isn't what Jetpay sends, or something is too large
      │    ├── InvalidTokenError       401       the token doesn't prove that Jetpay sent this
+     │    ├── ForeignDeliveryError    403       authentic, but meant for another customer of Jetpay
      │    ├── StaleDeliveryError      401       authentic, but outside of the token's time window
      │    ├── PayloadMismatchError    401       authentic, but signed for another body
      │    └── KeysUnavailableError    503       there are no keys to verify with; the sender should try again
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Fact",
+    "ForeignDeliveryError",
     "InboxError",
     "InvalidTokenError",
     "KeysUnavailableError",
@@ -67,7 +69,8 @@ class Reason(StrEnum):
     BAD_SIGNATURE = "bad_signature", 401, "the token's signature doesn't match"
     MISSING_CLAIM = "missing_claim", 401, "the token lacks a required claim"
     INVALID_CLAIM = "invalid_claim", 401, "a claim of the token has a wrong type or value"
-    WRONG_WEBHOOK = "wrong_webhook", 401, "the delivery is meant for another webhook"
+    WRONG_WEBHOOK = "wrong_webhook", 403, "the delivery is meant for another webhook"
+    WRONG_CALLBACK_KEY = "wrong_callback_key", 403, "the delivery doesn't carry the callback's key"
 
     EXPIRED = "expired", 401, "the token has expired"
     NOT_YET_VALID = "not_yet_valid", 401, "the token is from the future, by this host's clock"
@@ -116,7 +119,7 @@ class WebhookError(JetpayError):
 
     @property
     def status_hint(self) -> int:
-        """The HTTP status to answer with: 400, 401, 413 or 503. Jetpay sends again after any of them."""
+        """The HTTP status to answer with: 400, 401, 403, 413 or 503. Jetpay sends again after any of them."""
         return self.reason.status_hint
 
     def explain(self) -> str:
@@ -133,7 +136,11 @@ class MalformedDeliveryError(WebhookError):
 
 
 class InvalidTokenError(WebhookError):
-    """The token doesn't prove that Jetpay sent this to you."""
+    """The token doesn't prove that Jetpay sent this."""
+
+
+class ForeignDeliveryError(WebhookError):
+    """Jetpay sent this, but it is not meant for you: tokens name no recipient [docs]."""
 
 
 class StaleDeliveryError(WebhookError):

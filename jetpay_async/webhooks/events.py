@@ -88,6 +88,8 @@ class Event:
     """Dotted, for example ``transactions.debits.created``."""
     data: Payload = attrs.field(repr=False, hash=False)
     """Everything else that was sent, untouched; numbers with a point are `decimal.Decimal`. None if nothing was."""
+    webhook_id: int | None = attrs.field(default=None, eq=False)
+    """The webhook that delivered it; another webhook of the same account delivers the same event. None if unknown."""
 
 
 @attrs.frozen(kw_only=True)
@@ -210,7 +212,7 @@ class Delivery:
     """The verified claims of its token; None if it was not verified (`decode` alone does not)."""
 
 
-def decode(body: bytes) -> Delivery:
+def decode(body: bytes | bytearray | memoryview) -> Delivery:
     """Decode the body of a delivery **without verifying it**; `WebhookVerifier.verify` does both.
 
     Args:
@@ -233,6 +235,16 @@ def decode(body: bytes) -> Delivery:
     raise rejection
 
 
+def decode_stored(documents: Iterable[tuple[int | None, bytes]]) -> tuple[Event, ...]:
+    """Read events that an inbox has stored, each with the webhook that delivered it."""
+    wires: list[_WireEvent] = []
+    for webhook_id, document in documents:
+        wire = _event_decoder.decode(document)
+        wire.webhook_id = webhook_id
+        wires.append(wire)
+    return _typed(wires)
+
+
 # Ids end up in the users' databases: no more than a signed 64-bit column can hold.
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -242,7 +254,9 @@ class _WireEvent(msgspec.Struct, rename={"created_at": "createdAt"}, gc=False):
     created_at: Annotated[datetime, msgspec.Meta(tz=True)]
     type: str
     data: _WirePayload = None
-    # Copied from ``data`` for the classes that have them, which always overwrites what a sender puts here.
+    # Set from the delivery, or copied from ``data`` for the classes that have them; either always overwrites what a
+    # sender puts here.
+    webhook_id: object = None
     transaction_id: object = None
     state: object = None
     fail_reason: object = None
@@ -287,17 +301,18 @@ _CARD_FAILURE = frozenset({"failed", "declined", "rejected"})
 _KIND_NAMES = _EventsByKind.__struct_fields__
 _lists_of: Callable[[_EventsByKind], tuple[list[Event], ...]] = attrgetter(*_KIND_NAMES)
 _decoder = msgspec.json.Decoder(_WireDelivery, float_hook=Decimal)
+_event_decoder = msgspec.json.Decoder(_WireEvent, float_hook=Decimal)
 _by_id = attrgetter("id")
 _TIME_WITHOUT_OFFSET = re.compile(r"[0-9-]{10}[Tt ][0-9:.]+")
 
 
-def _read(body: bytes) -> _WireDelivery:
+def _read(body: bytes | bytearray | memoryview) -> _WireDelivery:
     try:
         try:
             return _decoder.decode(body)
         except msgspec.ValidationError:
             # It is malformed, or a time lacks its offset: rare enough to parse it a second time.
-            return msgspec.convert(_with_offsets(json.parse(body)), _WireDelivery)
+            return msgspec.convert(_with_offsets(json.parse(bytes(body))), _WireDelivery)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise _malformed(error) from None
 
@@ -308,11 +323,15 @@ def _malformed(error: Exception) -> MalformedDeliveryError:
 
 def _structure_delivery(source: object, _: object) -> Delivery:
     wire = source if isinstance(source, _WireDelivery) else _converted(source, _WireDelivery)
+    for event in wire.events:
+        event.webhook_id = wire.webhook_id
     return Delivery(webhook_id=wire.webhook_id, events=_typed(wire.events))
 
 
 def _structure_event(source: object, _: object) -> Event:
-    return _typed([_converted(source, _WireEvent)])[0]
+    wire = _converted(source, _WireEvent)
+    wire.webhook_id = None
+    return _typed([wire])[0]
 
 
 _Wire = TypeVar("_Wire", _WireDelivery, _WireEvent)

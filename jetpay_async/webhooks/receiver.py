@@ -4,7 +4,7 @@
 
     receive(body, authorization)
         │
-        ├─ verify ───────── rejected: 400, 401, 413 or 503, as the error says
+        ├─ verify ───────── rejected: 400, 401, 403, 413 or 503, as the error says
         ├─ lease ────────── what was handled before is skipped; what another worker holds: 503
         ├─ dispatch ─────── each event to its handler, in the order of ids
         ├─ mark ─────────── each event as its handler ends, so that a redelivery skips it
@@ -35,6 +35,7 @@ from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryErr
 from jetpay_async.webhooks.events import Delivery, Event
 from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox
 from jetpay_async.webhooks.router import EventRouter
+from jetpay_async.webhooks.verifier import Headers
 
 __all__ = ["DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
 
@@ -47,7 +48,13 @@ _CLOSE_TIMEOUT_SECONDS = 5.0
 class DeliveryVerifier(Protocol):
     """Verifies and decodes deliveries: a `~jetpay_async.webhooks.WebhookVerifier`, or a fake of it in tests."""
 
-    async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
+    async def verify(
+        self,
+        body: bytes | bytearray | memoryview,
+        authorization: str | bytes | None = None,
+        *,
+        headers: Headers | None = None,
+    ) -> Delivery:
         """Return the delivery, or raise a `WebhookError`."""
         ...
 
@@ -82,8 +89,8 @@ class WebhookReceiver:
 
     ::
 
-        receiver = WebhookReceiver(WebhookVerifier(keys), router, inbox=SqliteInbox("inbox.db"))
-        response = await receiver.receive(await request.body(), request.headers.get("authorization"))
+        receiver = WebhookReceiver(WebhookVerifier(keys, webhook_ids={123}), router, inbox=SqliteInbox("inbox.db"))
+        response = await receiver.receive(await request.body(), headers=request.headers)
         return Response(status_code=response.status)
 
     Context variables of the caller are visible in the handlers. A handler that never ends blocks its event: give your
@@ -172,29 +179,41 @@ class WebhookReceiver:
         self._dispatches: set[LeasedDispatch] = set()
         self._deliveries: set[asyncio.Task[DeliveryResponse]] = set()
         self._closed = False
+        self._has_warned = False
 
-    async def receive(self, body: bytes, authorization: str | bytes | None) -> DeliveryResponse:
+    async def receive(
+        self,
+        body: bytes | bytearray | memoryview,
+        authorization: str | bytes | None = None,
+        *,
+        headers: Headers | None = None,
+    ) -> DeliveryResponse:
         """Receive one delivery.
 
         Args:
             body: The bytes of the request exactly as received, before any parsing.
-            authorization: The value of the ``Authorization`` header, or None if there was none.
+            authorization: The value of the ``Authorization`` header; None if there was none, or to take it from
+                ``headers``.
+            headers: All headers of the request, as the framework has them; needed for a ``callback_api_key``.
 
         Returns:
             What to answer. Errors of handlers, of the inbox and of the verification are logged and not raised.
 
         Raises:
-            ConfigurationError: ``acknowledge="after_storing"``, and the receiver was not entered with ``async with``.
+            ConfigurationError: ``acknowledge="after_storing"``, and the receiver was not entered with ``async with``;
+                or the verifier needs ``headers``, and they were not passed.
+            InvalidArgumentError: The body isn't bytes.
         """
         started = self._clock.monotonic()
         if self._closed:
             return DeliveryResponse(status=503, reason="closed")
+        self._warn_of_foreign_deliveries()
         if self._stores_with is not None and not self._stores_with.running:
             raise ConfigurationError(
                 "acknowledge='after_storing' needs 'async with receiver:' around the application's life"
             )
         try:
-            delivery = await self._verifier.verify(body, authorization)
+            delivery = await self._verifier.verify(body, authorization, headers=headers)
         except WebhookError as error:
             return _rejected(error)
         work = self._handle(delivery) if self._stores_with is None else self._store(delivery, self._stores_with)
@@ -244,6 +263,7 @@ class WebhookReceiver:
     async def __aenter__(self) -> Self:
         if self._closed:
             raise ConfigurationError("this receiver was closed; make another")
+        self._warn_of_foreign_deliveries()
         if self._stored_worker is not None:
             self._stored_worker.start()
         return self
@@ -252,6 +272,15 @@ class WebhookReceiver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _warn_of_foreign_deliveries(self) -> None:
+        # Not when the receiver is made: that is often while modules are imported, before logging is configured.
+        if not self._has_warned and getattr(self._verifier, "accepts_any_webhook", False):
+            logger.warning(
+                "any customer of Jetpay can send its deliveries to this receiver, since tokens name no recipient: pass "
+                "webhook_ids=, or callback_api_key=, to WebhookVerifier"
+            )
+        self._has_warned = True
 
     @asynccontextmanager
     async def _dispatching(self) -> AsyncGenerator[LeasedDispatch]:

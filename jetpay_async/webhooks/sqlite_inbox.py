@@ -20,8 +20,8 @@ from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.webhooks._inbox_rows import InboxRows, mark
-from jetpay_async.webhooks.events import Event, decode
+from jetpay_async.webhooks._inbox_rows import EventKey, InboxRows, mark
+from jetpay_async.webhooks.events import Event, decode_stored
 from jetpay_async.webhooks.inbox import Leased, Stored
 
 __all__ = ["MemoryInbox", "SqliteInbox"]
@@ -41,7 +41,7 @@ class _RowsInbox(ABC):
 
     async def lease(self, events: Sequence[Event], *, owner: str, seconds: float) -> Leased:
         """Lease the events that are not handled; see `EventInbox.lease`."""
-        keys = [(event.id, _microseconds(event.created_at)) for event in events]
+        keys = [_key(event) for event in events]
         mine, handled, busy, last_seen = await self._run(lambda rows: rows.lease(keys, owner=owner, seconds=seconds))
         return Leased(mine=mine, handled=handled, busy=busy, last_seen=last_seen)
 
@@ -142,17 +142,14 @@ class SqliteInbox(_RowsInbox):
 
     async def store(self, events: Sequence[Event]) -> Stored:
         """Write events to disk, all or none; see `DurableEventInbox.store`."""
-        documents = [
-            (event.id, _microseconds(event.created_at), getattr(event, "transaction_id", None), _document(event))
-            for event in events
-        ]
+        documents = [(_key(event), getattr(event, "transaction_id", None), _document(event)) for event in events]
         new, known, last_seen = await self._run(lambda rows: rows.store(documents))
         return Stored(new=new, known=known, last_seen=last_seen)
 
     async def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
         """Lease the first stored events that are due; see `DurableEventInbox.claim`."""
         documents = await self._run(lambda rows: rows.claim(owner=owner, seconds=seconds, limit=limit))
-        return decode(b'{"webhookId":0,"events":[%b]}' % b",".join(documents)).events
+        return decode_stored(documents)
 
     async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
         """Release one event for later; see `DurableEventInbox.reschedule`."""
@@ -230,9 +227,13 @@ class SqliteInbox(_RowsInbox):
 
 
 def _document(event: Event) -> bytes:
-    """Write an event as in a delivery, so that `decode` can read it back."""
+    """Write an event as in a delivery, so that it can be read back like one."""
     created_at = event.created_at.isoformat()
     return json.dump({"id": event.id, "createdAt": created_at, "type": event.type, "data": event.data})
+
+
+def _key(event: Event) -> EventKey:
+    return EventKey(event.id, _microseconds(event.created_at), event.webhook_id)
 
 
 def _microseconds(moment: datetime) -> int:

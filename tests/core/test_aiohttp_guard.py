@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import math
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
 
-from jetpay_async import JetpayClient, OutcomeUnknownError
+from jetpay_async import JetpayClient, NotSentError, OutcomeUnknownError
 from jetpay_async._core import transport
 from jetpay_async._core.aiohttp_guard import Credential, GuardedBody, NoBody, is_known
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async._core.send_guard import ReadGuard, SendGuard
 from tests import loopback
 from tests.loopback import DEBIT_ID, Loopback
-from tests.network import FAST, TOKEN
+from tests.network import FAST, TOKEN, Network, every_network, preauthorize
 
 
 @pytest.mark.parametrize("requests", [True, False], ids=["in the request", "in the body"])
@@ -84,6 +86,95 @@ def test_a_release_that_was_not_tried_is_not_trusted_with_the_quick_way(release:
 def test_the_release_that_is_installed_is_known() -> None:
     """Where the tests pass with a new one, `aiohttp_guard` is to be told."""
     assert is_known(aiohttp.__version__)
+
+
+@every_network
+def test_tasks_that_share_a_context_have_a_guard_each(network: Network) -> None:
+    """Two captures in tasks of one Context: a lost response is resolved, and neither is sent a second time."""
+
+    async def main() -> None:
+        server = Loopback(scripts={"capture": [loopback.work_then(loopback.cut_head), loopback.behave]})
+        context = contextvars.copy_context()
+        async with network.serve(server), network.connect(server) as client:
+            captures = [
+                asyncio.create_task(client.capture(debit_id), context=context) for debit_id in (DEBIT_ID, "debit_456")
+            ]
+            done = await asyncio.gather(*captures)
+
+        assert sorted(capture.confirmed_by_status for capture in done) == [False, True]
+        assert server.count("capture") == server.captures == 2
+
+    network.run(main)
+
+
+@every_network
+def test_a_shared_context_does_not_keep_a_call_from_ending(network: Network) -> None:
+    """A capture that is never answered ends at its deadline as unknown, whatever another task of its Context does."""
+
+    async def main() -> None:
+        server = Loopback(scripts={"capture": [loopback.silence, loopback.behave], "status": [loopback.silence] * 9})
+        context = contextvars.copy_context()
+        async with network.serve(server), network.connect(server, timeout=0.5) as client:
+            first = asyncio.create_task(client.capture(DEBIT_ID), context=context)
+            await server.arrived.wait()
+            second = asyncio.create_task(client.capture("debit_456"), context=context)
+
+            assert (await second).attempts == 1
+            with pytest.raises(OutcomeUnknownError):
+                await first
+
+    network.run(main)
+
+
+@pytest.mark.asyncio
+async def test_a_request_of_the_own_session_without_a_guard_does_not_leave() -> None:
+    """Whoever makes a request on the client's own session without a guard is refused before a byte leaves."""
+    async with Loopback().listen() as server, JetpayClient(TOKEN, base_url=server.url) as client:
+        await client.transaction_status(DEBIT_ID)
+        session = client._transport._session
+        assert session is not None
+        for data in (None, b"{}"):
+            with pytest.raises(TypeError, match="without a guard"):
+                await session.post(f"{server.url}/debit/{DEBIT_ID}/capture", data=data)
+
+        assert server.count("capture") == 0
+
+
+@pytest.mark.parametrize("operation", [preauthorize, lambda client: client.capture(DEBIT_ID)], ids=["body", "no body"])
+@pytest.mark.asyncio
+async def test_a_write_whose_body_a_middleware_replaces_does_not_leave(
+    operation: Callable[[JetpayClient], Awaitable[object]],
+) -> None:
+    """The guard is in the body: with another one, nobody would know whether the request left."""
+
+    async def replace(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        request.update_body_from_data(b"{}")
+        return await handler(request)
+
+    async with Loopback().listen() as server, aiohttp.ClientSession(middlewares=[replace]) as session:
+        client = JetpayClient(TOKEN, base_url=server.url, session=session, retry=FAST)
+        with pytest.raises(NotSentError, match="replaced the request's body"):
+            await operation(client)
+
+        assert server.requests == []
+
+
+@pytest.mark.asyncio
+async def test_a_middleware_of_the_session_still_sees_each_request() -> None:
+    """The client's own middleware stands behind those of the session, and takes the place of none."""
+    seen: list[str] = []
+
+    async def count(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        seen.append(request.method)
+        return await handler(request)
+
+    async with Loopback().listen() as server, aiohttp.ClientSession(middlewares=[count]) as session:
+        client = JetpayClient(TOKEN, base_url=server.url, session=session, retry=FAST)
+        await preauthorize(client)
+        await client.transaction_status(DEBIT_ID)
+        await client.capture(DEBIT_ID)
+
+    assert seen == ["POST", "GET", "POST"]
 
 
 class _Writer:

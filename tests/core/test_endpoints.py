@@ -17,7 +17,7 @@ from jetpay_async._core.endpoints import SANDBOX_TOKEN_PREFIX, check_base_url, c
 VENDOR = "baselinepayments.com"
 GATEWAY = "https://gateway.example.com"
 PLAIN_GATEWAY = "http://gateway.internal:8080"
-TRUSTED = [GATEWAY, PLAIN_GATEWAY, "https://[2001:db8::1]:8443"]
+TRUSTED = [GATEWAY, PLAIN_GATEWAY, "https://[2001:db8::1]:8443", "http://localhost.:8080"]
 
 TAKEN = [
     ("production", PRODUCTION_URL, PRODUCTION_URL),
@@ -32,7 +32,7 @@ TAKEN = [
     ("a dot at the end of the host", f"https://api.{VENDOR}.", f"https://api.{VENDOR}."),
     ("loopback by name", "http://localhost:8080", "http://localhost:8080"),
     ("loopback by name in capitals", "http://LOCALHOST", "http://LOCALHOST"),
-    ("loopback by name with a dot", "http://localhost.", "http://localhost."),
+    ("a trusted origin with a dot", "http://localhost.:8080", "http://localhost.:8080"),
     ("loopback by IPv4", "http://127.0.0.1:8080", "http://127.0.0.1:8080"),
     ("another loopback by IPv4", "http://127.1.2.3", "http://127.1.2.3"),
     ("loopback by IPv6", "http://[::1]:8080", "http://[::1]:8080"),
@@ -110,6 +110,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a name below localhost, which some resolver would have to know", "http://sandbox.localhost:8080", UNENCRYPTED),
     ("a look-alike of loopback", "http://localhost.evil.example", UNENCRYPTED),
     ("another look-alike of loopback", "http://127.0.0.1.evil.example", UNENCRYPTED),
+    ("loopback by name with a dot, which a resolver of the network may answer", "http://localhost.", UNENCRYPTED),
+    ("loopback by name with a dot, over TLS", "https://localhost.", f"localhost. {NO_HOST}"),
+    ("loopback by IPv4 with a dot", "http://127.0.0.1.", UNENCRYPTED),
     ("loopback in short", "http://127.1", UNENCRYPTED),
     ("loopback in hexadecimal", "http://0x7f000001", UNENCRYPTED),
     ("loopback with zeros in front", "http://127.0.0.01", UNENCRYPTED),

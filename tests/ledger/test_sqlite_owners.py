@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from jetpay_async._core.clock import SYSTEM_CLOCK
-from jetpay_async.ledger import _intents, _repository
+from jetpay_async.ledger import LedgerError, _intents, _repository
 from jetpay_async.ledger._repository import Scope
 from jetpay_async.ledger._sqlite import SqliteBackend, SqliteConnection
 from tests.ledger.service import debits
@@ -95,6 +95,9 @@ def test_an_owner_whose_lock_file_was_removed_counts_as_dead(backend: SqliteBack
 
     assert sorted(take_over(heir, owner)) == ["debit_0", "debit_1"]
     assert not renew(lost, owner_lost)
+    with pytest.raises(LedgerError, match="another run took this one for ended"):
+        take_over(lost, owner_lost)
+    lost.rollback()
     assert renew(heir, owner)
     lost.close()
     heir.close()

@@ -25,7 +25,9 @@ TOKEN = "Bearer let-me-in"
 class Trusting:
     """Verification has tests of its own; here whatever decodes is authentic."""
 
-    async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
+    async def verify(
+        self, body: bytes, authorization: str | bytes | None = None, *, headers: object = None
+    ) -> Delivery:
         assert authorization == TOKEN
         return decode(body)
 
@@ -34,7 +36,9 @@ class Refusing:
     def __init__(self, error: WebhookError) -> None:
         self.error = error
 
-    async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
+    async def verify(
+        self, body: bytes, authorization: str | bytes | None = None, *, headers: object = None
+    ) -> Delivery:
         raise self.error
 
 

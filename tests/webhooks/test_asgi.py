@@ -23,7 +23,7 @@ class Receiver:
     received: list[tuple[bytes, str | bytes | None]] = attrs.field(factory=list)
     life: list[str] = attrs.field(factory=list)
 
-    async def receive(self, body: bytes, authorization: str | bytes | None) -> DeliveryResponse:
+    async def receive(self, body: bytes, authorization: object, *, headers: object) -> DeliveryResponse:
         self.received.append((body, authorization))
         return DeliveryResponse(status=204, reason="handled")
 

@@ -11,9 +11,10 @@ import pytest
 
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks.errors import LeaseLostError
+from jetpay_async.webhooks.events import decode
 from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
 from tests.webhooks.inboxes import SECONDS, handle, rows
-from tests.webhooks.receiving import FakeClock, event, events
+from tests.webhooks.receiving import FakeClock, body_of, document, event, events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,16 @@ class TestStore:
 
         assert tuple(taken) == stored
         assert [type(one) for one in taken] == [type(one) for one in stored]
+
+    @pytest.mark.asyncio
+    async def test_stored_events_know_their_webhook(self, sqlite_inbox: SqliteInbox) -> None:
+        """Each stored event comes back with the webhook that delivered it first."""
+        for webhook_id, event_id in ((7, 1), (8, 2), (9, 1)):
+            await sqlite_inbox.store(decode(body_of([document(event_id)], webhook_id=webhook_id)).events)
+
+        claimed = await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+
+        assert [(one.id, one.webhook_id) for one in claimed] == [(1, 7), (2, 8)]
 
     @pytest.mark.asyncio
     async def test_storing_twice_stores_once(self, sqlite_inbox: SqliteInbox) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from jetpay_async import errors
 from jetpay_async.webhooks import (
+    ForeignDeliveryError,
     InvalidTokenError,
     KeysUnavailableError,
     MalformedDeliveryError,
@@ -23,6 +24,7 @@ from jetpay_async.webhooks import (
 KINDS = [
     MalformedDeliveryError,
     InvalidTokenError,
+    ForeignDeliveryError,
     StaleDeliveryError,
     PayloadMismatchError,
     KeysUnavailableError,
@@ -38,7 +40,8 @@ def test_the_tree() -> None:
 def test_codes_and_statuses() -> None:
     """Codes are stable: a dashboard counts them. 503 and 413 are kept for what another attempt may cure."""
     by_status = {
-        status: {reason.value for reason in Reason if reason.status_hint == status} for status in (400, 401, 413, 503)
+        status: {reason.value for reason in Reason if reason.status_hint == status}
+        for status in (400, 401, 403, 413, 503)
     }
 
     assert by_status == {
@@ -55,11 +58,11 @@ def test_codes_and_statuses() -> None:
             "bad_signature",
             "missing_claim",
             "invalid_claim",
-            "wrong_webhook",
             "expired",
             "not_yet_valid",
             "payload_mismatch",
         },
+        403: {"wrong_webhook", "wrong_callback_key"},
         413: {"body_too_large", "token_too_large"},
         503: {
             "key_set_too_large",

@@ -80,6 +80,7 @@ async def test_a_recipe_receives_the_bytes_as_they_were_sent(
         pytest.skip(f"{recipe.needs} is not installed: pip install --group frameworks")
     async with key_server() as keys:
         monkeypatch.setenv("JETPAY_BASE_URL", keys)
+        monkeypatch.setenv("JETPAY_WEBHOOK_IDS", "123")
         async with recipe.serve(pages.load(recipe.block).app) as url:
             statuses = {
                 "awkward": await post(url + PATH, AWKWARD, authorization(AWKWARD)),

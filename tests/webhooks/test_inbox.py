@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
+from jetpay_async.webhooks.events import decode
 from jetpay_async.webhooks.inbox import DurableEventInbox
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 from tests.webhooks.inboxes import SECONDS, Inbox, handle, rows
-from tests.webhooks.receiving import FakeClock, event, events
+from tests.webhooks.receiving import FakeClock, body_of, document, event, events
 
 if TYPE_CHECKING:
     pass
@@ -137,7 +138,9 @@ async def test_another_accounts_event_is_refused(any_inbox: Inbox) -> None:
     await handle(any_inbox, 1)
     other = event(1, created_at="2026-01-22T10:15:30.123457Z")
 
-    with pytest.raises(InboxError, match="event 1 is known with another createdAt") as refused:
+    with pytest.raises(
+        InboxError, match=r"event 1 was delivered before with another createdAt \(then by webhook 123, now by"
+    ) as refused:
         await any_inbox.lease([other], owner="b", seconds=SECONDS)
     assert refused.value.reason == "conflict"
 
@@ -205,6 +208,44 @@ async def test_old_events_are_folded_and_never_forgotten(any_inbox: Inbox, time:
     assert await rows(any_inbox, "SELECT first, last FROM jetpay_inbox_range ORDER BY 1") == [(1, 3), (5, 6), (9, 9)]
     leased = await any_inbox.lease(events(0, 1, 3, 4, 6, 7, 8, 9), owner="b", seconds=SECONDS)
     assert (leased.handled, leased.mine, leased.last_seen) == ({1, 3, 6, 9}, {0, 4, 7, 8}, 10)
+
+
+@pytest.mark.asyncio
+async def test_another_accounts_event_is_noticed_after_folding(any_inbox: Inbox, time: FakeClock) -> None:
+    """An event that was folded is still told from one of another account with the same id."""
+    await handle(any_inbox, *range(250, 260))
+    time.tick(31 * 86_400)
+    await handle(any_inbox, 260)
+    time.tick(31 * 86_400)
+    await handle(any_inbox, 261)
+    assert await rows(any_inbox, "SELECT first, last FROM jetpay_inbox_range") == [(250, 260)]
+
+    for event_id in (250, 255, 256, 259, 260):
+        assert (await any_inbox.lease(events(event_id), owner="b", seconds=SECONDS)).handled == {event_id}
+        other = event(event_id, created_at="2026-01-22T10:15:30.123457Z")
+        with pytest.raises(InboxError, match=f"event {event_id} was delivered before with another createdAt") as caught:
+            await any_inbox.lease([other], owner="b", seconds=SECONDS)
+        assert caught.value.reason == "conflict"
+
+
+@pytest.mark.asyncio
+async def test_ranges_tell_the_webhook(any_inbox: Inbox, time: FakeClock) -> None:
+    """Events of one webhook fold into one range, those of another beside them into another, without a gap."""
+    for webhook_id, event_ids in ((1, (1, 2)), (2, (3, 4)), (1, (5,))):
+        batch = decode(body_of([document(event_id) for event_id in event_ids], webhook_id=webhook_id)).events
+        await any_inbox.lease(batch, owner="a", seconds=SECONDS)
+        for one in batch:
+            async with any_inbox.handling(one, owner="a"):
+                pass
+    time.tick(31 * 86_400)
+    await handle(any_inbox, 6)
+
+    assert await rows(any_inbox, "SELECT * FROM jetpay_inbox_range ORDER BY first") == [
+        ("", 1, 2, 1),
+        ("", 3, 4, 2),
+        ("", 5, 5, 1),
+    ]
+    assert await any_inbox.last_contiguous_event_id() == 6
 
 
 @pytest.mark.asyncio

@@ -278,11 +278,17 @@ def test_a_leeway_that_would_let_anything_pass(leeway: float) -> None:
         verify(BODY, token(), keys=KEYS, now=NOW, leeway=leeway)
 
 
-@pytest.mark.parametrize("body", ["{}", {}, None, bytearray(b"{}")], ids=lambda body: type(body).__name__)
+@pytest.mark.parametrize("body", ["{}", {}, None], ids=lambda body: type(body).__name__)
 def test_a_body_that_is_not_bytes(body: bytes) -> None:
     """A parsed or decoded body is the caller's mistake, and said so without showing it."""
     with pytest.raises(InvalidArgumentError, match=r"raw bytes .*, not \w+;"):
         verify(body, token(), keys=KEYS, now=NOW)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_bytes_of_any_kind(kind: type[bytearray | memoryview]) -> None:
+    """The bytes are what counts, not the object that holds them."""
+    assert verify(kind(BODY), token(), keys=KEYS, now=NOW).iss == "jetpay"
 
 
 def test_sizes() -> None:

@@ -159,9 +159,11 @@ class TestTime:
         time = FakeClock()
 
         class Slow(Trusting):
-            async def verify(self, body: bytes, authorization: str | bytes | None) -> Delivery:
+            async def verify(
+                self, body: bytes, authorization: str | bytes | None = None, *, headers: object = None
+            ) -> Delivery:
                 time.tick(13.5)
-                return await super().verify(body, authorization)
+                return await super().verify(body, authorization, headers=headers)
 
         shop.gates = {1: asyncio.Event()}
         clock = Clock(monotonic=lambda: time.now)

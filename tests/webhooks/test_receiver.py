@@ -11,6 +11,7 @@ import pytest
 
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks import receiver as receiver_module
+from jetpay_async.webhooks._signing import sign
 from jetpay_async.webhooks.errors import (
     InvalidTokenError,
     KeysUnavailableError,
@@ -24,8 +25,10 @@ from jetpay_async.webhooks.events import Event
 from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver
 from jetpay_async.webhooks.router import EventRouter
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox
+from jetpay_async.webhooks.verifier import WebhookVerifier
 from tests.webhooks.receivers import TOKEN, BrokenInbox, Refusing, Shop, delivery_of, receiver_for
 from tests.webhooks.receiving import body_of, document, events
+from tests.webhooks.signing import KEYS, KID, PRIVATE
 
 if TYPE_CHECKING:
     pass
@@ -442,6 +445,38 @@ class TestClosing:
 
         with pytest.raises(ConfigurationError, match="was closed"):
             await receiver.__aenter__()
+
+
+class TestForeignDeliveries:
+    @pytest.mark.asyncio
+    async def test_a_verifier_that_accepts_any_webhook_is_warned_of(
+        self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Without webhook_ids and a callback key, a warning says once what that means, entered or not."""
+        verifier = WebhookVerifier(KEYS)
+        entered = WebhookReceiver(verifier, shop.router, inbox=inbox)
+        async with entered:
+            at_start = caplog.text.count("any customer of Jetpay")
+            await entered.receive(b"", None)
+        bare = WebhookReceiver(verifier, shop.router, inbox=inbox)
+        for _ in range(2):
+            await bare.receive(b"", None)
+
+        assert at_start == 1
+        assert caplog.text.count("any customer of Jetpay") == 2
+
+    @pytest.mark.asyncio
+    async def test_one_that_knows_its_own_is_not(
+        self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Where the deliveries of others are rejected, with a 403, there is nothing to warn of."""
+        verifier = WebhookVerifier(KEYS, webhook_ids={9})
+        body = delivery_of(1)
+        async with WebhookReceiver(verifier, shop.router, inbox=inbox) as receiver:
+            answer = await receiver.receive(body, headers={"Authorization": sign(body, PRIVATE, kid=KID)})
+
+        assert answer == DeliveryResponse(status=403, reason="wrong_webhook")
+        assert "any customer of Jetpay" not in caplog.text
 
 
 class TestArguments:

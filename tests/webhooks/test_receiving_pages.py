@@ -51,6 +51,7 @@ async def test_three_minutes(pages: Pages, monkeypatch: pytest.MonkeyPatch, caps
     pages.change("pay", "port=8001", f"port={port}")
     pages.change("pay", "127.0.0.1:8000", f"127.0.0.1:{shop_port}")
     monkeypatch.setenv("JETPAY_BASE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("JETPAY_WEBHOOK_IDS", "1")
     sandbox_is_up, enter = threading.Event(), threading.Event()
     prompts: list[str] = []
 
@@ -81,6 +82,7 @@ async def test_an_early_answer(
     body = body_of([document(1)])
     async with key_server() as url:
         monkeypatch.setenv("JETPAY_BASE_URL", url)
+        monkeypatch.setenv("JETPAY_WEBHOOK_IDS", "123")
         early = pages.load("shop_early")
         async with early.keys, early.inbox, early.receiver:
             answer = await early.receiver.receive(body, authorization(body))

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from jetpay_async.errors import InvalidArgumentError
+from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks import (
+    ForeignDeliveryError,
     InvalidTokenError,
     MalformedDeliveryError,
     Reason,
@@ -79,10 +80,103 @@ async def test_whose_webhook_it_is(clock: FakeClock) -> None:
     assert (await mine.verify(BODY, authorization)).webhook_id == 123
 
     for ids in ({5}, frozenset[int]()):
-        with pytest.raises(InvalidTokenError) as caught:
+        with pytest.raises(ForeignDeliveryError) as caught:
             await WebhookVerifier(KEYS, webhook_ids=ids, clock=clock.clock).verify(BODY, authorization)
-        assert (caught.value.reason, caught.value.status_hint) == (Reason.WRONG_WEBHOOK, 401)
+        assert (caught.value.reason, caught.value.status_hint) == (Reason.WRONG_WEBHOOK, 403)
         assert "webhook 123" in caught.value.explain()
+
+
+def keyed(clock: FakeClock) -> WebhookVerifier:
+    return WebhookVerifier(KEYS, callback_api_key="s3cret-é", callback_api_key_header="X-Api-Key", clock=clock.clock)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("sent", "accepted"),
+    [
+        pytest.param([("x-api-key", "s3cret-é")], True, id="right"),
+        pytest.param([(b"X-API-KEY", "s3cret-é".encode())], True, id="bytes"),
+        pytest.param([("x-api-key", "s3cret-é"), ("x-api-key", "s3cret-é")], True, id="twice the same"),
+        pytest.param([], False, id="none"),
+        pytest.param([("x-api-key", "")], False, id="empty"),
+        pytest.param([("x-api-key", "s3cret-è")], False, id="wrong"),
+        pytest.param([("x-api-key", "s3cret-é"), ("x-api-key", "other")], False, id="two"),
+        pytest.param([("other", "s3cret-é")], False, id="another header"),
+        pytest.param([("x-api-key", "\ud800")], False, id="no text"),
+    ],
+)
+async def test_the_callbacks_key(clock: FakeClock, sent: list[tuple[str, str]], *, accepted: bool) -> None:
+    """An authentic delivery without the key that the webhook was registered with is somebody else's."""
+    headers = [("Authorization", sign(BODY, PRIVATE, kid=KID, now=clock.now)), *sent]
+
+    if accepted:
+        assert (await keyed(clock).verify(BODY, headers=headers)).webhook_id == 123
+        return
+    with pytest.raises(ForeignDeliveryError) as caught:
+        await keyed(clock).verify(BODY, headers=headers)
+    assert (caught.value.reason, caught.value.status_hint) == (Reason.WRONG_CALLBACK_KEY, 403)
+    assert "X-Api-Key" in caught.value.explain()
+    assert "s3cret" not in shown_by(caught.value)
+    assert "s3cret" not in repr(keyed(clock))
+
+
+@pytest.mark.asyncio
+async def test_a_key_is_asked_for_after_the_token(clock: FakeClock) -> None:
+    """Who has no token of Jetpay's does not learn whether the key was right."""
+    with pytest.raises(InvalidTokenError):
+        await keyed(clock).verify(BODY, headers={"X-Api-Key": "s3cret-é"})
+
+
+@pytest.mark.asyncio
+async def test_a_key_needs_the_headers(clock: FakeClock) -> None:
+    """A route that passes no headers is told so, instead of rejecting every delivery."""
+    with pytest.raises(ConfigurationError, match=r"headers=request\.headers"):
+        await keyed(clock).verify(BODY, sign(BODY, PRIVATE, kid=KID, now=clock.now))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"callback_api_key": "k"},
+        {"callback_api_key_header": "X-Api-Key"},
+        {"callback_api_key": "", "callback_api_key_header": "X-Api-Key"},
+        {"callback_api_key": "k", "callback_api_key_header": ""},
+    ],
+    ids=str,
+)
+def test_a_key_has_a_header(settings: dict[str, str]) -> None:
+    """The vendor doesn't publish the header's name, so it is never guessed; an empty key protects nothing."""
+    with pytest.raises(ConfigurationError, match="callback_api_key_header"):
+        WebhookVerifier(KEYS, **settings)  # type: ignore[arg-type] # by name
+
+
+def test_who_accepts_any_webhook() -> None:
+    """Without ids and without a key, the deliveries of any customer of Jetpay are accepted."""
+    assert WebhookVerifier(KEYS).accepts_any_webhook
+    assert not WebhookVerifier(KEYS, webhook_ids={1}).accepts_any_webhook
+    assert not keyed(FakeClock()).accepts_any_webhook
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_headers_and_bytes_of_any_kind(clock: FakeClock, kind: type[bytes]) -> None:
+    """The token is found among the headers, and the body may be any object that holds bytes."""
+    headers = {"authorization": [sign(BODY, PRIVATE, kid=KID, now=clock.now)]}
+
+    delivery = await WebhookVerifier(KEYS, clock=clock.clock).verify(kind(BODY), headers=headers)
+
+    assert [event.webhook_id for event in delivery.events] == [123]
+
+
+@pytest.mark.asyncio
+async def test_two_tokens_among_the_headers(clock: FakeClock) -> None:
+    """Two different Authorization headers are a rejection like any other."""
+    headers = {"Authorization": ["Bearer hush", "Bearer hush-hush"]}
+
+    with pytest.raises(InvalidTokenError) as caught:
+        await WebhookVerifier(KEYS, clock=clock.clock).verify(BODY, headers=headers)
+    assert caught.value.reason is Reason.SEVERAL_TOKENS
+    assert "hush" not in shown_by(caught.value)
 
 
 @pytest.mark.asyncio
@@ -164,11 +258,27 @@ def test_no_loop_is_needed_to_make_one() -> None:
         ([("Authorization", "Bearer x")], "Bearer x"),
         ([(b"authorization", b"Bearer x"), (b"authorization", b"Bearer x")], b"Bearer x"),
         (iter([(b"Authorization", b"")]), b""),
+        ({"authorization": ["Bearer x"]}, "Bearer x"),
+        ({"authorization": []}, None),
         ({}, None),
         ([], None),
         ({"Proxy-Authorization": "Bearer x"}, None),
     ],
-    ids=["dict", "upper case", "multidict", "proxy", "ASGI", "pairs", "twice the same", "empty", "{}", "[]", "another"],
+    ids=[
+        "dict",
+        "upper case",
+        "multidict",
+        "proxy",
+        "ASGI",
+        "pairs",
+        "twice the same",
+        "empty",
+        "list",
+        "empty list",
+        "{}",
+        "[]",
+        "another",
+    ],
 )
 def test_finding_the_token(
     headers: Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]], expected: str | bytes | None

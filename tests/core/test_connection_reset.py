@@ -1,0 +1,308 @@
+"""What is given up does not arrive any more: its connection is reset, not closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import socket
+import ssl
+import struct
+import sys
+import types
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from jetpay_async import JetpayClient
+from jetpay_async._core import connection_reset
+from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async._core.connection_reset import ConnectionReset, to_milliseconds
+from jetpay_async._core.send_guard import SendGuard
+from jetpay_async._core.transport import _abort_when_interrupted
+from tests import loopback
+from tests.loopback import DEBIT_ID, Loopback, Relay, RelayedConnection
+from tests.network import CA, FAST, NETWORKS, TOKEN, Network, every_network
+
+
+@asynccontextmanager
+async def relayed(network: Network) -> AsyncIterator[tuple[Loopback, Relay, str]]:
+    """A server that never answers a capture, the machine before it, and the URL to use."""
+    async with network.serve(Loopback(scripts={"capture": [loopback.silence]})) as server:
+        async with Relay(to=None if network.proxy else server.url).listen() as relay:
+            yield server, relay, server.url if network.proxy else relay.url
+
+
+@asynccontextmanager
+async def client_of(network: Network, relay: Relay, url: str, timeout: float) -> AsyncIterator[JetpayClient]:
+    """A client whose way to the server leads through the relay."""
+    if not network.given:
+        async with JetpayClient(TOKEN, base_url=url, timeout=timeout, retry=FAST) as client:
+            yield client
+        return
+    trust = ssl.create_default_context(cadata=CA.cert_pem.bytes().decode()) if network.tls else True
+    connector = aiohttp.TCPConnector(ssl=trust)
+    async with aiohttp.ClientSession(connector=connector, proxy=relay.url if network.proxy else None) as session:
+        yield JetpayClient(TOKEN, base_url=url, session=session, timeout=timeout, retry=FAST)
+
+
+async def ended(connection: RelayedConnection) -> str:
+    async with asyncio.timeout(10):
+        return await connection.ended
+
+
+@every_network
+def test_a_capture_that_is_given_up_is_reset(network: Network) -> None:
+    """When no response comes, the other side sees a reset, and not a byte after the request."""
+
+    async def main() -> None:
+        async with relayed(network) as (server, relay, url), client_of(network, relay, url, timeout=0.3) as client:
+            capture = asyncio.ensure_future(client.capture(DEBIT_ID))
+            await server.arrived.wait()
+            sent = relay.connections[0].received
+
+            assert await ended(relay.connections[0]) == "reset"
+            assert relay.connections[0].received == sent
+            await asyncio.gather(capture, return_exceptions=True)
+
+    network.run(main)
+
+
+@every_network
+def test_a_capture_that_is_cancelled_is_reset(network: Network) -> None:
+    """When its task is cancelled, the other side sees a reset, and not a byte after the request."""
+
+    async def main() -> None:
+        async with relayed(network) as (server, relay, url), client_of(network, relay, url, timeout=30.0) as client:
+            capture = asyncio.ensure_future(client.capture(DEBIT_ID))
+            await server.arrived.wait()
+            sent = relay.connections[0].received
+
+            capture.cancel()
+            assert await ended(relay.connections[0]) == "reset"
+            assert relay.connections[0].received == sent
+            with pytest.raises(asyncio.CancelledError):
+                await capture
+
+    network.run(main)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this platform has no such signal")
+@pytest.mark.parametrize("network", [*NETWORKS, Network("own session over TLS", tls=True)], ids=lambda each: each.name)
+def test_a_capture_whose_process_is_killed_is_reset(network: Network) -> None:
+    """When the process is killed, the kernel resets the connection in its place."""
+    if network.uvloop:
+        pytest.importorskip("uvloop", reason="uvloop does not run on this platform")
+
+    async def main() -> None:
+        with CA.cert_pem.tempfile() as trusted:
+            async with relayed(network) as (server, relay, url):
+                command = [sys.executable, "-m", "tests.core.capture_once", url, relay.url if network.proxy else ""]
+                flags = [name for name in ("given", "uvloop") if getattr(network, name)]
+                process = await asyncio.create_subprocess_exec(
+                    *command, *flags, env={**os.environ, "SSL_CERT_FILE": trusted}
+                )
+                try:
+                    async with asyncio.timeout(60):
+                        await server.arrived.wait()
+                finally:
+                    process.kill()
+                    await process.wait()
+
+                assert await ended(relay.connections[0]) == "reset"
+
+    asyncio.run(main())
+
+
+@every_network
+def test_a_connection_is_closed_properly_once_the_response_was_read(network: Network) -> None:
+    """A connection that goes back to the pool ends as any other, and may serve again."""
+
+    async def main() -> None:
+        async with relayed(network) as (server, relay, url):
+            server.scripts.clear()
+            async with client_of(network, relay, url, timeout=10.0) as client:
+                for _ in range(3):
+                    await client.capture(DEBIT_ID)
+
+            assert len(relay.connections) == 1
+            # Over TLS aiohttp aborts idle connections; without unread data that sends no reset either.
+            assert await ended(relay.connections[0]) == "EOF"
+
+    network.run(main)
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    [
+        pytest.param(lambda steps: steps.throw(asyncio.CancelledError()), id="cancelled"),
+        pytest.param(lambda steps: steps.throw(OSError()), id="lost"),
+        pytest.param(lambda steps: steps.close(), id="thrown away with its event loop"),
+    ],
+)
+def test_a_connection_is_aborted_before_aiohttp_closes_it(
+    interrupt: Callable[[Generator[Any, Any, None]], Any],
+) -> None:
+    """Whatever interrupts a request, its connection is aborted before aiohttp's own clean-up says farewell on it."""
+    happened: list[str] = []
+
+    class Recorder(SendGuard):
+        def abort(self) -> None:
+            happened.append("aborted")
+
+    @types.coroutine
+    def response() -> Generator[str, None, None]:
+        yield "the connection"
+
+    async def conversation() -> None:
+        try:
+            await response()
+        finally:
+            happened.append("closed by aiohttp")
+
+    steps = _abort_when_interrupted(conversation(), Recorder(math.inf, SYSTEM_CLOCK))
+    assert next(steps) == "the connection"
+    assert happened == []
+
+    with contextlib.suppress(asyncio.CancelledError, OSError):
+        interrupt(steps)
+
+    assert happened == ["aborted", "closed by aiohttp"]
+
+
+def test_a_conversation_may_go_on_after_an_error() -> None:
+    """An error that the conversation handles does not end it, and its result is what it returns."""
+
+    @types.coroutine
+    def response(number: int) -> Generator[int, None, None]:
+        yield number
+
+    async def conversation() -> str:
+        with pytest.raises(OSError, match="lost"):
+            await response(1)
+        await response(2)
+        return "whole"
+
+    steps = _abort_when_interrupted(conversation(), SendGuard(math.inf, SYSTEM_CLOCK))
+    assert next(steps) == 1
+    assert steps.throw(OSError("lost")) == 2
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+
+    assert end.value.value == "whole"
+
+
+class FakeTransport:
+    """A connection that has a real socket, or something in its place."""
+
+    def __init__(self, sock: object) -> None:
+        self.sock = sock
+
+    def get_extra_info(self, name: str) -> object:
+        assert name == "socket"
+        return self.sock
+
+
+def lingers(sock: socket.socket) -> bool:
+    return struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0] == 1
+
+
+def transport_of(sock: object) -> Any:
+    return FakeTransport(sock)
+
+
+def test_the_next_owner_of_a_connection_keeps_it_resetting() -> None:
+    """A request that notices late that its response is whole does not switch off what the next one has switched on."""
+    with socket.socket() as sock:
+        transport, reset = transport_of(sock), ConnectionReset()
+        assert reset.enable(transport, "first")
+        assert reset.enable(transport, "second")
+
+        reset.disable(transport, "first")
+        assert lingers(sock)
+        reset.disable(transport, "second")
+        assert not lingers(sock)
+        reset.disable(transport, "second")
+
+    assert transport not in connection_reset._owners
+
+
+def test_an_aborted_connection_is_forgotten() -> None:
+    """Only its owner forgets it, and it is left as it is."""
+    with socket.socket() as sock:
+        transport, reset = transport_of(sock), ConnectionReset()
+        reset.enable(transport, "owner")
+
+        reset.forget(transport, "another")
+        assert transport in connection_reset._owners
+        reset.forget(transport, "owner")
+
+        assert transport not in connection_reset._owners
+        assert lingers(sock)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this platform's sockets have no such option")
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(7.0, 7000), (0.02, 1000)])
+def test_the_kernel_stops_delivering_after_the_time(seconds: float, milliseconds: int) -> None:
+    """A write's connection has its own time for what is not acknowledged, and gets back what it had."""
+
+    def timeout(sock: socket.socket) -> int:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    with socket.socket() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 120_000)
+        transport, reset = transport_of(sock), ConnectionReset(seconds)
+
+        reset.enable(transport, "first")
+        assert timeout(sock) == milliseconds == to_milliseconds(seconds)
+        reset.enable(transport, "second")
+        reset.disable(transport, "second")
+
+        assert timeout(sock) == 120_000
+
+
+def test_a_platform_without_the_option_resets_nevertheless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel has no such time, the rest is the same."""
+    monkeypatch.setattr(connection_reset, "_USER_TIMEOUT", None)
+    with socket.socket() as sock:
+        transport, reset = transport_of(sock), ConnectionReset(7.0)
+
+        assert reset.enable(transport, "owner")
+        assert lingers(sock)
+        reset.disable(transport, "owner")
+        assert not lingers(sock)
+
+
+def closed_socket() -> socket.socket:
+    sock = socket.socket()
+    sock.close()
+    return sock
+
+
+@pytest.mark.parametrize("sock", [None, object(), closed_socket()], ids=["none", "something else", "closed"])
+def test_what_has_no_socket_can_not_be_reset(sock: object) -> None:
+    """It is said so, and the table of owners holds nothing."""
+    transport, reset = transport_of(sock), ConnectionReset(7.0)
+
+    assert reset.enable(transport, "owner") is False
+    assert reset.enable(None, "owner") is False
+    assert transport not in connection_reset._owners
+
+
+def test_a_socket_that_is_no_tcp_is_reset_without_a_time() -> None:
+    """A socket that does not know the kernel's time is switched all the same, and closing it meanwhile is no fault."""
+    pair = socket.socketpair() if hasattr(socket, "AF_UNIX") else pytest.skip("this platform has no such sockets")
+    transport, reset = transport_of(pair[0]), ConnectionReset(7.0)
+
+    assert reset.enable(transport, "owner")
+    assert connection_reset._owners[transport] == ("owner", None)
+    for sock in pair:
+        sock.close()
+    reset.disable(transport, "owner")
+
+    assert transport not in connection_reset._owners
