@@ -177,7 +177,7 @@ class Claimer:
             self._on_nothing_left()
         return False
 
-    def _pass_on(self, claims: _intents.Claims, began: float) -> None:
+    def _pass_on(self, claims: _intents.ClaimResult, began: float) -> None:
         for record in claims.known:
             self._recorder.add(record)
         for debit in claims.resolve:

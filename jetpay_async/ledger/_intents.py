@@ -63,14 +63,14 @@ class UnresolvedDebit:
 
 
 @attrs.frozen
-class Claims:
+class ClaimResult:
     """What a claim brought."""
 
-    send: list[Claim] = attrs.Factory(list)
+    send: list[Claim] = attrs.Factory(list["Claim"])
     """What is to be sent."""
-    resolve: list[UnresolvedDebit] = attrs.Factory(list)
+    resolve: list[UnresolvedDebit] = attrs.Factory(list["UnresolvedDebit"])
     """What may have been sent before: its status comes first."""
-    known: list[OutcomeRecord] = attrs.Factory(list)
+    known: list[OutcomeRecord] = attrs.Factory(list["OutcomeRecord"])
     """What another batch of the ledger has captured, to be recorded as it is."""
     too_early: bool = False
     """Whether nothing was claimed because the next slot of the rate is still too far ahead."""
@@ -111,7 +111,7 @@ def claim(
     resolve: float,
     rate: float | None,
     restored_until: float | None = None,
-) -> Claims:
+) -> ClaimResult:
     """Intend to send some debits that are pending: durable when the transaction is.
 
     Args:
@@ -131,18 +131,18 @@ def claim(
         farthest = SLOT_LEAD_SECONDS + max(SLOTS_AHEAD_SECONDS, step) + CLOCK_TOLERANCE_SECONDS
         lead = max(0.0, connection.query(statements.next_slot, {"farthest": farthest})[0][0])
         if lead > SLOT_LEAD_SECONDS:
-            return Claims(too_early=True)
+            return ClaimResult(too_early=True)
         limit = max(1, min(limit, int(rate * SLOTS_AHEAD_SECONDS)))
     numbers = [number for (number,) in connection.query(statements.pending, {**scope.span, "limit": limit})]
     if not numbers:
-        return Claims()
+        return ClaimResult()
     ids = connection.among(numbers)
     if restored_until is not None:
         connection.change(statements.expect_lost_requests, {"ids": ids, "certain_at": restored_until})
     connection.change(
         statements.mark_sending, {"ids": ids, "owner": owner, "resolve": resolve + lead + len(numbers) * step}
     )
-    claims, unsure = Claims(), dict[int, OutcomeRecord]()
+    claims, unsure = ClaimResult(), dict[int, OutcomeRecord]()
     for number, debit_id, intent, attempts, resolve_first, others in connection.query(statements.claimed, {"ids": ids}):
         if resolve_first or others:
             earlier = attempts if resolve_first else attempts - 1

@@ -12,7 +12,7 @@ from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async.ledger import DebitState, Waiting, _intents, _repository
 from jetpay_async.ledger._backend import Connection
 from jetpay_async.ledger._backend_choice import choose_backend
-from jetpay_async.ledger._intents import Claim, Claims, OutcomeRecord, UnresolvedDebit
+from jetpay_async.ledger._intents import Claim, ClaimResult, OutcomeRecord, UnresolvedDebit
 from jetpay_async.ledger._repository import Scope
 from tests.ledger.service import debits
 
@@ -34,7 +34,7 @@ def submit(connection: Connection, key: str, count: int) -> None:
     _repository.submit(connection, key, enumerate(debits(count)), given=count, chunks=3, fingerprint=key)
 
 
-def claim_all(connection: Connection, owner: int, limit: int = 5, batch: int = 1, **options: Any) -> Claims:
+def claim_all(connection: Connection, owner: int, limit: int = 5, batch: int = 1, **options: Any) -> ClaimResult:
     options = {"resolve": BOUND, "rate": None, "scope": Scope(batch), **options}
     return _intents.claim(connection, owner=owner, limit=limit, **options)
 
@@ -93,7 +93,7 @@ def test_a_chunk_is_claimed_alone(connection: Connection) -> None:
     claimed = claim(connection, 1, 1000, scope=Scope(1, 2))
 
     assert [each.debit_id for each in claimed] == debits(600)[500:]
-    assert claim_all(connection, 1, 1000, scope=Scope(1, 3)) == Claims()
+    assert claim_all(connection, 1, 1000, scope=Scope(1, 3)) == ClaimResult()
 
 
 def test_an_intent_says_how_long_its_request_may_take(connection: Connection) -> None:
@@ -160,8 +160,8 @@ def test_an_intent_covers_the_wait_for_its_slot(connection: Connection) -> None:
 def test_no_more_is_claimed_than_the_rate_takes_in_a_moment(connection: Connection) -> None:
     """At one capture in two seconds, one debit is claimed; and no second one before its slot is near."""
     assert len(claim(connection, 1, 100, rate=0.5)) == 1
-    assert claim_all(connection, 1, 100, rate=0.5) == Claims(too_early=True)
-    assert claim_all(connection, 2, 100, rate=0.5) == Claims(too_early=True)
+    assert claim_all(connection, 1, 100, rate=0.5) == ClaimResult(too_early=True)
+    assert claim_all(connection, 2, 100, rate=0.5) == ClaimResult(too_early=True)
 
     connection.change("UPDATE jetpay_ledger SET next_slot = next_slot - 1.5", {})
     assert [each.delay for each in claim(connection, 1, 100, rate=0.5)] == pytest.approx([0.5], abs=0.1)
@@ -214,7 +214,7 @@ def test_captured_counts_more_than_accepted(connection: Connection) -> None:
 
 @pytest.mark.parametrize("state", [DebitState.REJECTED, DebitState.UNKNOWN])
 def test_what_another_batch_leaves_open_is_resolved_first(connection: Connection, state: DebitState) -> None:
-    """A debit that another batch may have sent is not sent before its status proves something, after that one's time."""
+    """A debit that another batch may have sent is not sent before its status proves something, after the other's time."""
     submit(connection, "other", 1)
     record(connection, 1, state, *claim(connection, 1, 1), seen_state="declined")
 
