@@ -340,48 +340,57 @@ class JetpayClient:
         ordered: bool = False,
         on_outcome: Callable[[CaptureOutcome], None] | None = None,
     ) -> AsyncGenerator[CaptureOutcome, None]:
-        """Capture many debits, and yield what became of each as soon as it is known.
+        """Capture many debits, and yield the outcome of each as soon as it is known.
 
         ::
 
             async for outcome in client.capture_many(debit_ids):
                 match outcome:
                     case Captured(debit_id=debit_id): ...
+                    case Accepted(debit_id=debit_id): ...  # in progress: read its status later
                     case Rejected(debit_id=debit_id, error=error): ...
-                    case NotSent(debit_id=debit_id, error=error): ...  # safe to ask again
-                    case Unknown(debit_id=debit_id, error=error): ...  # look before anything else
+                    case NotSent(debit_id=debit_id, error=error): ...  # safe to retry
+                    case Unknown(debit_id=debit_id, error=error): ...  # read its status before anything else
 
-        There is exactly one outcome for each id, whatever happens to it or to others. An id that is given twice is
-        captured once and reported twice. Ids are taken one by one as they are needed and nothing is kept of them, so
-        they may come from a file, a database or a queue, and without end; a slow loop slows the captures.
+        There is exactly one outcome for each id, whatever happens to it or to others. Ids are taken one by one as they
+        are needed and nothing grows with their number, so they may come from a file, a database or a queue, and without
+        end; a slow consumer slows the captures.
 
-        The pool slows down when the API answers 429 or 5xx, and starts nothing while ``Retry-After`` lasts. When the
-        API is dead (8 items in a row end without its word on them) or refuses the token, the rest comes out as
-        `NotSent`, but for one item every 30 seconds, whose success lets the others go on.
+        An id that is given twice is captured once and reported twice: with the same answer if its capture is one of the
+        latest few hundred, otherwise after its status was read. A status that says ``preauthorized`` is not believed
+        until ``RetryPolicy.resolve_after_timeout`` has passed since the first capture: if the client's ``timeout`` ends
+        before, the second outcome is `Unknown`. In a batch of a million ids, up to one new id in 30 is taken for one
+        that was given before, which costs one status read.
+
+        The pool has fewer captures in flight when the API answers 429 or 5xx, and starts none while ``Retry-After``
+        lasts. When the API is dead (8 items in a row end without its answer) or rejects the token, the circuit breaker
+        opens: the rest comes out as `NotSent`, but for one item every 30 seconds, whose success lets the others go on.
 
         Leave the loop whenever you like, by ``break``, by an exception, or by cancelling the task: no further item is
-        started, and those in shared are carried through. ``on_outcome`` is told what became of them, and so is the log,
-        as a warning. A second cancellation breaks them off. Cancelling waits for them, and so does closing the
-        client; after a ``break``, `contextlib.aclosing` makes it happen at once.
+        started, and those in flight are finished. ``on_outcome`` is called with their outcomes, and the log has them as
+        warnings. A second cancellation breaks them off. Cancelling waits for them, and so does closing the client;
+        after a ``break``, `contextlib.aclosing` makes it happen at once. If the event loop is stopped and does not run
+        again, the items in flight are reported as `Unknown` when the process ends.
 
         Args:
             debit_ids: From `preauthorize`: an iterable, or an async iterable.
-            concurrency: How many captures are in shared at most. More than the client's ``max_connections`` wait for
-                a connection, within their timeout.
-            rate: DurableCaptures started per second at most, evenly spaced; None for as many as ``concurrency`` allows.
+            concurrency: The most captures in flight. More than the client's ``max_connections`` wait for a connection,
+                within their timeout.
+            rate: Captures started per second at most, evenly spaced; None for as many as ``concurrency`` allows.
             ordered: Whether outcomes come in the order of the ids; then up to 16 times ``concurrency`` of them wait
                 for an earlier one.
             on_outcome: Called with each outcome as it happens, before it is yielded, and also with those that can't be
-                yielded any more. Synchronous, quick, and best used to write it down; what it raises is logged.
+                yielded any more. Synchronous, quick, and best used to write it down; what it raises is logged, but
+                for `SystemExit` and `KeyboardInterrupt`, which end the event loop as ever.
 
         Yields:
-            `Captured`, `Rejected`, `NotSent` or `Unknown`. The client's ``timeout`` counts for each item by itself, from
-            its start.
+            `Captured`, `Accepted`, `Rejected`, `NotSent` or `Unknown`. The client's ``timeout`` counts for each item by
+            itself, from its start; what is not resolved by then is `Unknown`.
 
         Raises:
             InvalidArgumentError: An argument is out of range, or one id was given instead of many; at once. An id that
                 can't be one is a `NotSent`.
-            ConfigurationError: The client is closed: at once, or after the items in shared.
+            ConfigurationError: The client is closed: at once, or after the items in flight.
             Exception: What ``debit_ids`` raised, after the items that were taken from it.
         """
         return self._start_batch(
@@ -400,26 +409,26 @@ class JetpayClient:
         rate: float | None = None,
         on_outcome: Callable[[PreauthorizationOutcome], None] | None = None,
     ) -> AsyncGenerator[PreauthorizationOutcome, None]:
-        """Reserve many amounts, and yield what became of each as soon as it is known.
+        """Reserve many amounts, and yield the outcome of each as soon as it is known.
 
-        It goes about it as `capture_many` does; see there. Two equal requests are two reservations.
+        As `capture_many`; see there. Two equal requests are two reservations.
 
         Args:
             requests: What to reserve: an iterable, or an async iterable.
-            concurrency: How many are in shared at most.
+            concurrency: The most preauthorizations in flight.
             rate: Preauthorizations started per second at most, evenly spaced; None for as many as ``concurrency``
                 allows.
             on_outcome: Called with each outcome as it happens, also with those that can't be yielded any more: best
                 used to store the ``debit_id``. Synchronous and quick; what it raises is logged.
 
         Yields:
-            `Preauthorized`, `Rejected`, `NotSent` or `Unknown`, each with its ``request``. Of those that are `Unknown`,
-            some have reserved the amount: nothing at the API could tell.
+            `Preauthorized`, `AcceptedPreauthorization`, `Rejected`, `NotSent` or `Unknown`, each with its ``request``.
+            Of those that are `Unknown`, some have reserved the amount: nothing at the API could tell.
 
         Raises:
             InvalidArgumentError: An argument is out of range; at once. A request with a field that can't be right is a
                 `NotSent`.
-            ConfigurationError: The client is closed: at once, or after the items in shared.
+            ConfigurationError: The client is closed: at once, or after the items in flight.
             Exception: What ``requests`` raised, after the items that were taken from it.
         """
         return self._start_batch(
@@ -462,7 +471,7 @@ class JetpayClient:
     async def aclose(self) -> None:
         """Close the connections, once; a session of yours is left as it is.
 
-        What `capture_many` and `preauthorize_many` have in shared is waited for, at most as long as the timeout of a
+        What `capture_many` and `preauthorize_many` have in flight is waited for, at most as long as the timeout of a
         call. Other calls under way end with the error that is true of them: a capture whose answer is cut off is an
         `OutcomeUnknownError`.
 

@@ -45,6 +45,8 @@ class RecordingServer(Loopback):
     states: defaultdict[str, str] = attrs.Factory(lambda: defaultdict(lambda: "preauthorized"))
     status_lags: bool = False
     """Whether statuses are those from before all captures, as a replica that lags behind tells them."""
+    in_progress: bool = False
+    """Whether preauthorizations are only accepted."""
 
     def __attrs_post_init__(self) -> None:
         self.scripts["capture"] = self.scripts.get("capture") or Always([self._respond])
@@ -82,7 +84,10 @@ class RecordingServer(Loopback):
         if request.route == "status":
             return {"state": "preauthorized" if self.status_lags else self.states[name]}
         answer = super().answer(request)
-        return {**answer, "debit_id": f"debit_of_{name}"} if "debit_id" in answer else answer
+        if "debit_id" not in answer:
+            return answer
+        state = {"transaction_state": "processing"} if self.in_progress else {}
+        return {**answer, "debit_id": f"debit_of_{name}", **state}
 
 
 def connect(server: Loopback, *, timeout: float = 2.0, retry: RetryPolicy = FAST) -> JetpayClient:

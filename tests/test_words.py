@@ -164,6 +164,7 @@ NAMED_IN_PLAIN_TERMS = (
     "jetpay_async/testing.py",
     "jetpay_async/webhooks",
     "noxfile.py",
+    "tests/batch",
     "tests/benchmarks",
     "tests/cli",
     "tests/conftest.py",

@@ -20,7 +20,7 @@ def capture_of(debit_id: str) -> Capture:
 
 @attrs.define
 class History:
-    """A history of captures, a hundred seconds of doubt, and the time."""
+    """A history of captures, for which a status may lag a hundred seconds, and the time."""
 
     now: float = 1000.0
     history: CaptureHistory = attrs.field(init=False)

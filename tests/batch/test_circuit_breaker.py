@@ -121,7 +121,7 @@ def test_a_probe_after_thirty_seconds() -> None:
 
 
 def test_an_answer_closes_it(caplog: pytest.LogCaptureFixture) -> None:
-    """The count begins anew; the log tells of both."""
+    """The count begins anew; the log has both."""
     harness = Breaker()
     with caplog.at_level(logging.WARNING, "jetpay_async"):
         breaker = harness.fail()

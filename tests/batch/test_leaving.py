@@ -19,7 +19,7 @@ from jetpay_async import (
     NotSent,
 )
 from tests import loopback
-from tests.batch.consumers import Ids, not_consumed
+from tests.batch.consumers import Ids, ended, not_consumed
 from tests.recording_server import RecordingServer, connect, debits, until
 
 
@@ -180,6 +180,55 @@ async def test_the_client_is_closed_under_a_loop() -> None:
 
     assert ids.taken == taken == len(reported) == len(server.carried_out)
     assert all(isinstance(outcome, Captured) for outcome in reported)
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["it waits for an outcome", "it is busy with one"])
+@pytest.mark.asyncio
+async def test_the_client_is_closed_while_another_task_consumes(waiting: bool) -> None:
+    """The other task gets what was in flight, then an error that says that there was more; nobody waits for ever."""
+    reported: list[CaptureOutcome] = []
+    busy, go_on = asyncio.Event(), asyncio.Event()
+    server = RecordingServer()
+    async with server.listen():
+        client = connect(server)
+
+        async def consume_all() -> None:
+            async for outcome in client.capture_many(Ids(), concurrency=4):
+                reported.append(outcome)
+                if len(reported) == 8:
+                    server.open.clear()
+                    busy.set()
+                    if not waiting:
+                        await go_on.wait()
+
+        consumer = asyncio.create_task(consume_all())
+        await busy.wait()
+        closing = asyncio.create_task(client.aclose())
+        server.open.set()
+        await closing
+        go_on.set()
+        async with asyncio.timeout(5):
+            error = await ended(consumer)
+
+    assert isinstance(error, ConfigurationError)
+    assert sorted(outcome.debit_id for outcome in reported) == sorted(server.carried_out)
+
+
+@pytest.mark.asyncio
+async def test_each_outcome_may_be_taken_by_another_task() -> None:
+    """The workers belong to the batch, and not to the task that takes its first outcome."""
+    async with RecordingServer().listen() as server, connect(server) as client:
+        outcomes = client.capture_many(debits(20), concurrency=4)
+        reported = [(await asyncio.create_task(take_one(outcomes))).debit_id for _ in range(20)]
+        with pytest.raises(StopAsyncIteration):
+            await anext(outcomes)
+
+    assert sorted(reported) == sorted(debits(20))
+    assert server.twice == []
+
+
+async def take_one(outcomes: AsyncIterator[CaptureOutcome]) -> CaptureOutcome:
+    return await anext(outcomes)
 
 
 @pytest.mark.asyncio

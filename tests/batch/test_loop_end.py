@@ -3,18 +3,160 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 
-from jetpay_async import (
-    Captured,
-    CaptureOutcome,
-    ConfigurationError,
-    JetpayClient,
-    Unknown,
-)
+from jetpay_async import Capture, Captured, CaptureOutcome, ConfigurationError, JetpayClient, TransactionState, Unknown
+from jetpay_async._batch import worker_pool
+from jetpay_async._batch.operation import CaptureOperation
+from jetpay_async._core.executor import Execution
+from tests.batch.consumers import not_consumed
 from tests.network import FAST, TOKEN
 from tests.recording_server import RecordingServer, connect, debits, until
+
+Hook = Callable[[CaptureOutcome], None]
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer for the first debit alone, without a network; the others are sent and have no answer."""
+
+    async def execute(execution: Execution[Capture]) -> Capture:
+        debit_id = execution.call.debit_id or ""
+        if debit_id != "debit_0":
+            execution.mark_in_doubt(execution.began)
+            await asyncio.Event().wait()
+        return Capture(debit_id=debit_id, state=TransactionState.PAID, raw={})
+
+    def make(_: CaptureOperation, execution: Execution[Capture]) -> Coroutine[Any, Any, Capture]:
+        return execute(execution)
+
+    monkeypatch.setattr(CaptureOperation, "execute", make)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop that a test ends as it likes."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+def start(loop: asyncio.AbstractEventLoop, hook: Hook | None, count: int = 4) -> AsyncGenerator[CaptureOutcome, None]:
+    """Take the first outcome of a batch and stop the loop, with all other items in flight."""
+    client = JetpayClient(TOKEN, base_url="http://127.0.0.1:1", retry=FAST)
+    outcomes = client.capture_many(debits(count), concurrency=count, on_outcome=hook)
+
+    async def first() -> CaptureOutcome:
+        return await anext(outcomes)
+
+    assert isinstance(loop.run_until_complete(first()), Captured)
+    return outcomes
+
+
+def names(outcomes: list[CaptureOutcome]) -> list[tuple[str, str]]:
+    return sorted((outcome.debit_id, type(outcome).__name__) for outcome in outcomes)
+
+
+ALL = [("debit_0", "Captured"), ("debit_1", "Unknown"), ("debit_2", "Unknown"), ("debit_3", "Unknown")]
+
+
+@pytest.mark.usefixtures("held")
+def test_at_the_end_of_the_process_all_in_flight_are_reported(
+    loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop that was stopped cancels nothing: the hook and the log get each outcome, once."""
+    reported: list[CaptureOutcome] = []
+    outcomes = start(loop, reported.append)
+
+    worker_pool._abandon_running()
+    worker_pool._abandon_running()
+
+    assert names(reported) == ALL
+    assert sorted(not_consumed(caplog)) == debits(4)[1:]
+    assert all("the event loop ended" in record.message for record in caplog.records)
+    del outcomes
+
+
+@pytest.mark.usefixtures("held")
+def test_what_nobody_took_is_logged_at_the_end_of_the_process(
+    loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Outcomes that were ready, besides those in flight; each with the fields of a structured log."""
+    client = JetpayClient(TOKEN, base_url="http://127.0.0.1:1", retry=FAST)
+    outcomes = client.capture_many(["debit_0", "debit_0", "debit_1"], concurrency=3)
+
+    async def first() -> None:
+        await anext(outcomes)
+
+    loop.run_until_complete(first())
+
+    worker_pool._abandon_running()
+
+    assert sorted(not_consumed(caplog)) == ["debit_0", "debit_1"]
+    fields = [(record.__dict__["operation"], record.__dict__["debit_id"]) for record in caplog.records]
+    assert sorted(fields) == [("capture", "debit_0"), ("capture", "debit_1")]
+    assert sorted(record.__dict__["reason"] is None for record in caplog.records) == [False, True]
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+def test_a_hook_that_fails_at_the_end_hides_no_other(
+    loop: asyncio.AbstractEventLoop, error: type[BaseException]
+) -> None:
+    """Whatever it raises, the other outcomes are reported."""
+    reported: list[CaptureOutcome] = []
+
+    def hook(outcome: CaptureOutcome) -> None:
+        reported.append(outcome)
+        if isinstance(outcome, Unknown):
+            raise error
+
+    outcomes = start(loop, hook)
+
+    worker_pool._abandon_running()
+
+    assert names(reported) == ALL
+    del outcomes
+
+
+@pytest.mark.usefixtures("held")
+def test_when_the_loop_is_closed_and_the_batch_dropped_all_are_reported(loop: asyncio.AbstractEventLoop) -> None:
+    """In a process that goes on, the outcomes do not wait for its end."""
+    reported: list[CaptureOutcome] = []
+    outcomes = start(loop, reported.append)
+    loop.close()
+    assert len(reported) == 1
+
+    del outcomes
+
+    assert names(reported) == ALL
+
+
+@pytest.mark.usefixtures("held")
+def test_a_worker_that_runs_in_another_thread_is_reported(loop: asyncio.AbstractEventLoop) -> None:
+    """Its coroutine can't be closed; its item is in flight all the same."""
+    reported: list[CaptureOutcome] = []
+    outcomes = start(loop, reported.append, count=2)
+    (pool,) = [pool for pool in worker_pool._running if pool._loop is loop]
+    (task,) = pool._workers
+
+    class Running:
+        def get_coro(self) -> object:
+            raise ValueError("generator already executing")
+
+    pool._workers[Running()] = pool._workers.pop(task)  # type: ignore[index] # all that is asked of it
+    pool.abandon()
+
+    assert names(reported) == ALL[:2]
+    pool._workers = {task: next(iter(pool._workers.values()))}
+    task.cancel()
+    del outcomes
 
 
 def test_the_loop_ends_while_a_batch_is_held() -> None:
@@ -58,3 +200,51 @@ async def test_a_batch_of_another_loop_is_not_waited_for() -> None:
         await asyncio.to_thread(close_elsewhere)
 
         assert server.in_flight == 1
+
+
+PROGRAM = """
+import asyncio, signal, sys
+from jetpay_async import JetpayClient
+
+def report(outcome):
+    print(outcome.debit_id, type(outcome).__name__, flush=True)
+
+async def main():
+    async with JetpayClient("token", base_url=sys.argv[1]) as client:
+        async for _ in client.capture_many([f"debit_{n}" for n in range(4)], on_outcome=report):
+            print("in flight", flush=True)
+
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+if sys.argv[2] == "stop":
+    loop.add_signal_handler(signal.SIGINT, loop.stop)
+loop.run_until_complete(main())
+"""
+
+
+@pytest.mark.parametrize("way", ["keyboard interrupt", "stop"])
+@pytest.mark.asyncio
+async def test_a_process_that_is_interrupted_reports_what_is_in_flight(way: str) -> None:
+    """`KeyboardInterrupt` out of `run_until_complete`, and `loop.stop()`: the hook gets all that was sent."""
+    server = RecordingServer(held={debit_id: asyncio.Event() for debit_id in debits(4)[1:]})
+    async with server.listen():
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PROGRAM, server.url, way),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")},
+        )
+        assert process.stdout is not None
+        try:
+            lines = [(await process.stdout.readline()).decode().strip() for _ in range(2)]
+            await until(lambda: server.in_flight == 3)
+            process.send_signal(signal.SIGINT)
+            rest, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    reported = sorted([*lines, *rest.decode().splitlines()])
+    assert reported == ["debit_0 Captured", *(f"{debit_id} Unknown" for debit_id in debits(4)[1:]), "in flight"]
+    assert process.returncode != 0

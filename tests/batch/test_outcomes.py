@@ -28,7 +28,7 @@ from tests import loopback
 from tests.batch.consumers import capture
 from tests.ledger.processes import counting_api
 from tests.loopback import FASTAPI, HTML, Act, Exchange, replies, work_then
-from tests.network import FAST, TOKEN, Network, every_network
+from tests.network import FAST, SLOW, TOKEN, Network, every_network
 from tests.recording_server import RecordingServer, connect, debits
 
 
@@ -122,6 +122,67 @@ async def test_what_the_status_does_not_tell_is_unknown() -> None:
     assert isinstance(unknown, Unknown)
     assert isinstance(unknown.error, OutcomeUnknownError)
     assert (unknown.attempts, unknown.error.debit_id) == (1, "debit_1")
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["in order", "as they come"])
+@pytest.mark.asyncio
+async def test_an_item_ends_as_unknown_at_its_deadline(ordered: bool) -> None:
+    """Its status says preauthorized, which proves nothing yet; the others keep their order, and go on afterwards."""
+    lost: dict[str, list[Act]] = {"debit_2": [loopback.hang_up], "debit_5": [replies(504, HTML)]}
+    async with RecordingServer(responses=lost).listen() as server:
+        async with connect(server, timeout=0.3, retry=SLOW) as client:
+            reported = [each async for each in client.capture_many(debits(60), concurrency=2, ordered=ordered)]
+
+    outcomes = {outcome.debit_id: outcome for outcome in reported}
+    unknown = [outcomes.pop(debit_id) for debit_id in lost]
+    assert [type(outcome) for outcome in unknown] == [Unknown] * 2
+    assert all(isinstance(outcome.error, OutcomeUnknownError) for outcome in unknown if isinstance(outcome, Unknown))
+    assert {type(outcome) for outcome in outcomes.values()} == {Captured}
+    assert len(outcomes) == 58
+    assert not ordered or [outcome.debit_id for outcome in reported] == debits(60)
+    assert server.twice == []
+    assert server.count("capture") == 60
+
+
+@pytest.mark.asyncio
+async def test_one_lost_connection_does_not_end_the_batch() -> None:
+    """All in flight are unknown at the same time, more than open the circuit breaker; the rest is captured."""
+    lost: dict[str, list[Act]] = {debit_id: [replies(504, HTML)] for debit_id in debits(16)}
+    async with RecordingServer(responses=lost).listen() as server:
+        async with connect(server, timeout=0.4, retry=SLOW) as client:
+            outcomes = await capture(client, debits(100), concurrency=16)
+
+    kinds = Counter(type(outcome) for outcome in outcomes.values())
+    assert kinds == {Unknown: 16, Captured: 84}
+
+
+@pytest.mark.parametrize("state", ["requested", "initiated", "processing"])
+@pytest.mark.asyncio
+async def test_a_capture_in_progress_is_accepted(state: str) -> None:
+    """It is reported as such at once, counts as an answer, and is not sent again for a duplicate."""
+    responses: dict[str, list[Act]] = {"debit_1": [replies(200, {"identifier": "debit_1", "state": state})]}
+    async with RecordingServer(responses=responses).listen() as server, connect(server) as client:
+        ids = ["debit_0", "debit_1", "debit_2", "debit_1"]
+        outcomes = [each async for each in client.capture_many(ids, concurrency=1, ordered=True)]
+
+    assert [type(outcome) for outcome in outcomes] == [Captured, Accepted, Captured, Accepted]
+    accepted = outcomes[1]
+    assert isinstance(accepted, Accepted)
+    assert (accepted.debit_id, accepted.capture.state, accepted.capture.final) == ("debit_1", state, False)
+    assert server.count("capture") == 3
+
+
+@pytest.mark.asyncio
+async def test_accepted_captures_do_not_open_the_circuit_breaker() -> None:
+    """A service that finishes nothing at once works."""
+    responses: dict[str, list[Act]] = {
+        debit_id: [replies(200, {"identifier": debit_id, "state": "processing"})] for debit_id in debits(50)
+    }
+    async with RecordingServer(responses=responses).listen() as server, connect(server) as client:
+        outcomes = await capture(client, debits(50))
+
+    assert {type(outcome) for outcome in outcomes.values()} == {Accepted}
+    assert server.count("capture") == 50
 
 
 @pytest.mark.timeout(60)

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from jetpay_async import (
+    AcceptedPreauthorization,
     InvalidArgumentError,
     NotSent,
     PreauthorizationOutcome,
@@ -16,7 +17,7 @@ from jetpay_async import (
     Unknown,
 )
 from tests import loopback
-from tests.loopback import replies, work_then
+from tests.loopback import FASTAPI, replies, work_then
 from tests.recording_server import RecordingServer, connect, request, until
 
 
@@ -80,3 +81,30 @@ async def test_a_preauthorization_that_is_not_consumed_is_logged(caplog: pytest.
     assert messages[1] == "preauthorize debit_of_contact_0: the outcome Preauthorized was not consumed"
     assert "reference='order 2'" in messages[0]
     assert "declined" in messages[0]
+
+
+@pytest.mark.asyncio
+async def test_an_equal_request_is_safe_to_retry_when_it_was_not_sent() -> None:
+    """Two equal requests are two reservations: what became of the first says nothing about the second."""
+    server = RecordingServer(responses={"contact_2": [replies(401, FASTAPI[401])]})
+    requests = [request(1), request(2), request(1)]
+    async with server.listen(), connect(server) as client:
+        outcomes = [each async for each in client.preauthorize_many(requests, concurrency=1)]
+
+    assert [type(outcome) for outcome in outcomes] == [Preauthorized, Rejected, NotSent]
+    assert server.preauthorizations == 1
+
+
+@pytest.mark.asyncio
+async def test_a_preauthorization_in_progress_is_accepted() -> None:
+    """It has a debit to store, and its status tells how it ends."""
+    async with RecordingServer().listen() as server, connect(server) as client:
+        server.in_progress = True
+        (outcome,) = [each async for each in client.preauthorize_many([request(1)])]
+
+    assert isinstance(outcome, AcceptedPreauthorization)
+    assert (outcome.debit_id, outcome.request, outcome.preauthorization.final) == (
+        "debit_of_contact_1",
+        request(1),
+        False,
+    )

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from jetpay_async import (
-    CaptureOutcome,
-)
 from tests.batch.consumers import take_all
 from tests.recording_server import RecordingServer, connect, debits, until
 
@@ -66,51 +63,4 @@ async def test_in_order_an_input_that_breaks_loses_nothing() -> None:
                 reported += [outcome.debit_id]
 
     assert reported == debits(7)
-    assert server.twice == []
-
-
-@pytest.mark.asyncio
-async def test_the_hook_is_called_with_each_before_it_is_yielded() -> None:
-    """`on_outcome` gets each outcome, the very one that is yielded, as it happens."""
-    reported: list[CaptureOutcome] = []
-    async with RecordingServer().listen() as server, connect(server) as client:
-        yielded = []
-        async for outcome in client.capture_many([*debits(50), "no/id"], on_outcome=reported.append):
-            assert outcome in reported
-            yielded.append(outcome)
-
-    assert [id(outcome) for outcome in reported] == [id(outcome) for outcome in yielded]
-    assert len(server.carried_out) == 50
-
-
-@pytest.mark.asyncio
-async def test_in_order_the_hook_is_called_at_once() -> None:
-    """It does not wait for earlier items: what happened is written down when it happens."""
-    release = asyncio.Event()
-    reported: list[CaptureOutcome] = []
-    async with RecordingServer(held={"debit_0": release}).listen() as server, connect(server) as client:
-        taking = asyncio.create_task(take_all(client.capture_many(debits(5), ordered=True, on_outcome=reported.append)))
-        await until(lambda: len(reported) == 4)
-        release.set()
-        await taking
-
-    assert reported[-1].debit_id == "debit_0"
-    assert server.twice == []
-
-
-@pytest.mark.asyncio
-async def test_a_hook_that_fails_hides_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What `on_outcome` raises is logged, and every outcome is yielded all the same."""
-
-    def broken(outcome: CaptureOutcome) -> None:
-        raise LookupError("no database")
-
-    async with RecordingServer().listen() as server, connect(server) as client:
-        outcomes = await take_all(client.capture_many(debits(3), on_outcome=broken))
-
-    assert len(outcomes) == 3
-    assert sorted(record.message for record in caplog.records) == [
-        f"on_outcome failed for capture {debit_id}" for debit_id in debits(3)
-    ]
-    assert "no database" in caplog.text
     assert server.twice == []
