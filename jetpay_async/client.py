@@ -111,7 +111,7 @@ class JetpayClient:
             max_connections=max_connections,
             user_agent_suffix=user_agent_suffix,
             trust_env=trust_env,
-            unacknowledged_timeout=self._options.retry.resolve_after,
+            unacknowledged_timeout=self._options.retry.resolve_after_timeout,
             clock=clock,
         )
         self._executor = _make_executor(self._transport, clock, on_unknown, on_operation)
