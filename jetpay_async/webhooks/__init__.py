@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         UnknownEvent,
         decode,
     )
-    from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox
+    from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox
     from jetpay_async.webhooks.keyset import KeySet
     from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver, ensure_leased
     from jetpay_async.webhooks.remote_keyset import RemoteKeySet
@@ -80,6 +80,7 @@ __all__ = [
     "CreditCompleted",
     "CreditFailed",
     "CreditPaid",
+    "DeadLetter",
     "DebitCompleted",
     "DebitFailed",
     "DebitPaid",
@@ -128,6 +129,7 @@ _HOMES = {
     "CreditCompleted": "events",
     "CreditFailed": "events",
     "CreditPaid": "events",
+    "DeadLetter": "inbox",
     "DebitCompleted": "events",
     "DebitFailed": "events",
     "DebitPaid": "events",

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import attrs
+
+from jetpay_async._core.log import logger
 from jetpay_async.webhooks._failures import log_failure, must_propagate
-from jetpay_async.webhooks.errors import InboxError, LeaseLostError
+from jetpay_async.webhooks.errors import InboxError, LeaseLostError, shown
+from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 
     from jetpay_async.webhooks._lease import EventLease
     from jetpay_async.webhooks.events import Event
     from jetpay_async.webhooks.inbox import EventInbox
     from jetpay_async.webhooks.router import EventRouter
+
+
+LONG_RUN_SECONDS = 30.0
+"""After this time, or half of its timeout, a handler that is still running is logged."""
+MAX_ERROR_CHARACTERS = 500
+"""How much of an exception's text a dead letter keeps."""
+
+
+@attrs.frozen(kw_only=True)
+class DispatchLimits:
+    """How long and how often the handler of an event may be run, and what happens after a failure."""
+
+    continue_on_error: bool
+    handler_timeout: float | None
+    """In seconds; None for no limit."""
+    max_attempts: int | None
+    """None for no limit."""
+    on_dead_letter: Callable[[DeadLetter], Awaitable[object]] | None
 
 
 class LeasedDispatch:
@@ -24,20 +47,23 @@ class LeasedDispatch:
         handled: How many events a handler has handled.
         unhandled: How many were marked although there is no handler for their kind.
         failed: The events whose handler raised.
+        dead: How many were set aside as dead letters.
         problem: Why not all of them are done, as one code; None if nothing went wrong.
         stopped: Whether no further event is started.
     """
 
-    def __init__(self, inbox: EventInbox, router: EventRouter, lease: EventLease, *, continue_on_error: bool) -> None:
+    def __init__(self, inbox: EventInbox, router: EventRouter, lease: EventLease, limits: DispatchLimits) -> None:
         self.lease = lease
         self.handled = 0
         self.unhandled = 0
+        self.dead = 0
         self.failed: list[Event] = []
         self.problem: str | None = None
         self.stopped = False
         self._inbox = inbox
         self._router = router
-        self._continue_on_error = continue_on_error
+        self._limits = limits
+        self._dead_letters = inbox if isinstance(inbox, DeadLetterInbox) else None
 
     def stop(self, problem: str) -> None:
         """Start no further event. Handlers that are running go on to their end."""
@@ -75,7 +101,7 @@ class LeasedDispatch:
         try:
             async with self._inbox.handling(event, owner=self.lease.owner):
                 try:
-                    found = await self._router.dispatch(event)
+                    found = await self._run_handler(event)
                 except BaseException as error:
                     failure = error
                     raise
@@ -83,7 +109,7 @@ class LeasedDispatch:
             if must_propagate(error):
                 raise
             if error is failure and not isinstance(error, LeaseLostError):
-                self._record_failure(event, error)
+                await self._record_failure(event, error)
             else:
                 self.stop_for(error)
             return
@@ -91,15 +117,65 @@ class LeasedDispatch:
         self.handled += found
         self.unhandled += not found
 
-    def _record_failure(self, event: Event, error: BaseException) -> None:
+    async def _run_handler(self, event: Event) -> bool:
+        seconds = self._limits.handler_timeout
+        warning = asyncio.get_running_loop().call_later(
+            LONG_RUN_SECONDS if seconds is None else min(LONG_RUN_SECONDS, seconds / 2), _warn_of_long_run, event
+        )
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await self._router.dispatch(event)
+        except TimeoutError as error:
+            if limit.expired():
+                raise TimeoutError(f"the handler was cancelled after {seconds:g} s (handler_timeout)") from error
+            raise
+        finally:
+            warning.cancel()
+
+    async def _record_failure(self, event: Event, error: BaseException) -> None:
         log_failure(error, "the handler of event %d (%s) failed", event.id, event.type)
+        try:
+            if await self._set_aside(event, error):
+                return
+        except BaseException as inbox_error:
+            if must_propagate(inbox_error):
+                raise
+            self.stop_for(inbox_error)
         self.failed.append(event)
         self.problem = self.problem or "handler_failed"
-        self.stopped = self.stopped or not self._continue_on_error
+        self.stopped = self.stopped or not self._limits.continue_on_error
+
+    async def _set_aside(self, event: Event, error: BaseException) -> bool:
+        """Count the failure, and return whether the event is a dead letter now."""
+        if self._dead_letters is None or self._limits.max_attempts is None:
+            return False
+        text = f"{type(error).__name__}: {shown(str(error), MAX_ERROR_CHARACTERS)}"
+        attempt = await self._dead_letters.record_failure(
+            event, owner=self.lease.owner, error=text, max_attempts=self._limits.max_attempts
+        )
+        if not attempt.is_dead:
+            return False
+        self.dead += 1
+        self.lease.pending -= {event.id}
+        logger.error("event %d (%s) is a dead letter now: %d attempts failed", event.id, event.type, attempt.attempts)
+        if self._limits.on_dead_letter is not None:
+            letter = DeadLetter(event=event, attempts=attempt.attempts, error=text, failed_at=datetime.now(UTC))
+            try:
+                await self._limits.on_dead_letter(letter)
+            except BaseException as hook_error:
+                if must_propagate(hook_error):
+                    raise
+                log_failure(hook_error, "on_dead_letter failed for event %d", event.id)
+        return True
 
     def _waits_for_failed(self, event: Event) -> bool:
         transaction_id = _transaction_id(event)
         return transaction_id is not None and any(_transaction_id(failed) == transaction_id for failed in self.failed)
+
+
+def _warn_of_long_run(event: Event) -> None:
+    logger.warning("the handler of event %d (%s) is still running", event.id, event.type)
 
 
 def log_inbox_failure(error: BaseException) -> str:

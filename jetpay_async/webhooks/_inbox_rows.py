@@ -37,12 +37,25 @@ _FINGERPRINT_TABLE = """
         PRIMARY KEY (source, block)
     )
     """
+_DEAD_LETTER_TABLE = """
+    CREATE TABLE jetpay_inbox_dead_letter (
+        source TEXT NOT NULL,
+        event_id INTEGER NOT NULL,
+        transaction_id TEXT,
+        webhook_id INTEGER,
+        document BLOB NOT NULL,
+        attempts INTEGER NOT NULL,
+        error TEXT NOT NULL,
+        failed_at REAL NOT NULL,
+        PRIMARY KEY (source, event_id)
+    )
+    """
 _CREATE = (
     """
     CREATE TABLE jetpay_inbox_schema (version INTEGER NOT NULL)
     """,
     """
-    INSERT INTO jetpay_inbox_schema (version) VALUES (2)
+    INSERT INTO jetpay_inbox_schema (version) VALUES (3)
     """,
     """
     CREATE TABLE jetpay_inbox (
@@ -55,6 +68,7 @@ _CREATE = (
         handled_at REAL,
         document BLOB,
         webhook_id INTEGER,
+        attempts INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (source, event_id)
     ) WITHOUT ROWID
     """,
@@ -78,9 +92,10 @@ _CREATE = (
     ) WITHOUT ROWID
     """,
     _FINGERPRINT_TABLE,
+    _DEAD_LETTER_TABLE,
 )
 _MIGRATIONS = Migrations(
-    2,
+    3,
     {
         2: (
             "ALTER TABLE jetpay_inbox ADD COLUMN webhook_id INTEGER",
@@ -88,8 +103,16 @@ _MIGRATIONS = Migrations(
             _FINGERPRINT_TABLE,
             "UPDATE jetpay_inbox_schema SET version = 2",
         ),
+        3: (
+            "ALTER TABLE jetpay_inbox ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0",
+            _DEAD_LETTER_TABLE,
+            "UPDATE jetpay_inbox_schema SET version = 3",
+        ),
     },
 )
+
+# The time at which a dead letter counts as handled: never so old that its row is folded, since a replay needs the row.
+_DEAD_HANDLED_AT = 1e18
 
 # More than a delivery has at most (100 events [docs]), so folding keeps up with what arrives, and yet never delays one
 # delivery for long.
@@ -106,6 +129,16 @@ class EventKey(NamedTuple):
     """Microseconds since the epoch."""
     webhook_id: int | None
     """Which webhook delivered it, for people; another webhook of the account may deliver it again."""
+
+
+class DeadLetterRow(NamedTuple):
+    """A dead letter as it is stored."""
+
+    webhook_id: int | None
+    document: bytes
+    attempts: int
+    error: str
+    failed_at: float
 
 
 class InboxRows:
@@ -269,6 +302,88 @@ class InboxRows:
                 " WHERE source = ? AND event_id = ? AND owner = ? AND handled_at IS NULL",
                 (self._now() + seconds, self._source, event_id, owner),
             )
+
+    def record_failure(
+        self,
+        key: EventKey,
+        transaction_id: str | None,
+        document: bytes,
+        *,
+        owner: str,
+        error: str,
+        max_attempts: int,
+    ) -> tuple[int, bool]:
+        """Count a failed attempt of the owner's; return how many there are, and whether the event is dead now."""
+        with self._transaction():
+            counted = self._connection.execute(
+                "UPDATE jetpay_inbox SET attempts = attempts + 1"
+                " WHERE source = ? AND event_id = ? AND owner = ? AND handled_at IS NULL RETURNING attempts",
+                (self._source, key.event_id, owner),
+            ).fetchone()
+            if counted is None:
+                raise LeaseLostError(f"event {key.event_id} was taken over by another worker")
+            attempts: int = counted[0]
+            if attempts < max_attempts:
+                return attempts, False
+            self._connection.execute(
+                "INSERT OR REPLACE INTO jetpay_inbox_dead_letter"
+                " (source, event_id, transaction_id, webhook_id, document, attempts, error, failed_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._source,
+                    key.event_id,
+                    transaction_id,
+                    key.webhook_id,
+                    document,
+                    attempts,
+                    error,
+                    self._now(),
+                ),
+            )
+            mark(self._connection, self._source, key.event_id, owner=owner, now=_DEAD_HANDLED_AT)
+        return attempts, True
+
+    def dead_letters(self) -> Sequence[DeadLetterRow]:
+        """Return all dead letters, in the order of their ids."""
+        with _translated():
+            return [
+                DeadLetterRow(*row)
+                for row in self._connection.execute(
+                    "SELECT webhook_id, document, attempts, error, failed_at FROM jetpay_inbox_dead_letter"
+                    " WHERE source = ? ORDER BY event_id",
+                    (self._source,),
+                )
+            ]
+
+    def replay_dead_letter(self, event_id: int) -> bool:
+        """Store a dead letter's event again; return whether there was one."""
+        with self._transaction():
+            found = self._connection.execute(
+                "DELETE FROM jetpay_inbox_dead_letter WHERE source = ? AND event_id = ?"
+                " RETURNING document, transaction_id",
+                (self._source, event_id),
+            ).fetchone()
+            if found is None:
+                return False
+            self._connection.execute(
+                "UPDATE jetpay_inbox SET document = ?, transaction_id = ?, handled_at = NULL, owner = NULL,"
+                " leased_until = 0, attempts = 0 WHERE source = ? AND event_id = ?",
+                (*found, self._source, event_id),
+            )
+        return True
+
+    def discard_dead_letter(self, event_id: int) -> bool:
+        """Let a dead letter's event count as handled now; return whether there was one."""
+        with self._transaction():
+            found = self._connection.execute(
+                "DELETE FROM jetpay_inbox_dead_letter WHERE source = ? AND event_id = ? RETURNING 1",
+                (self._source, event_id),
+            ).fetchone()
+            self._connection.execute(
+                "UPDATE jetpay_inbox SET handled_at = ? WHERE source = ? AND event_id = ? AND handled_at = ?",
+                (self._now(), self._source, event_id, _DEAD_HANDLED_AT),
+            )
+        return found is not None
 
     @contextmanager
     def _transaction(self) -> Generator[None]:

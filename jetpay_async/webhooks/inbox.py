@@ -29,13 +29,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 import attrs
 
 from jetpay_async.webhooks.events import Event
 
-__all__ = ["DurableEventInbox", "EventInbox", "Leased", "Stored"]
+__all__ = ["DeadLetter", "DeadLetterInbox", "DurableEventInbox", "EventInbox", "FailedAttempt", "Leased", "Stored"]
 
 
 @attrs.frozen(kw_only=True)
@@ -62,6 +63,29 @@ class Stored:
     """On disk, or handled, before."""
     last_seen: int | None
     """The highest id that had ever arrived before these, or None if they are the first."""
+
+
+@attrs.frozen(kw_only=True)
+class FailedAttempt:
+    """What `DeadLetterInbox.record_failure` did."""
+
+    attempts: int
+    """How many attempts to handle the event have failed."""
+    is_dead: bool
+    """Whether the event is a dead letter now."""
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetter:
+    """An event that was set aside, since handling it failed too often."""
+
+    event: Event
+    attempts: int
+    """How many attempts to handle it have failed."""
+    error: str
+    """The last failure: the kind of the exception, and its text, shortened."""
+    failed_at: datetime
+    """When the last attempt failed; aware, in UTC."""
 
 
 class EventInbox(Protocol):
@@ -144,4 +168,47 @@ class DurableEventInbox(EventInbox, Protocol):
 
     async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
         """Release one event, not to be claimed again for some seconds."""
+        ...
+
+
+@runtime_checkable
+class DeadLetterInbox(EventInbox, Protocol):
+    """An inbox that counts failed attempts, and sets an event aside after too many: a dead letter.
+
+    A dead letter counts as handled: redeliveries skip it, and later events of its transaction are handled. Somebody has
+    to look into it, and replay or discard it.
+    """
+
+    async def record_failure(self, event: Event, *, owner: str, error: str, max_attempts: int) -> FailedAttempt:
+        """Count a failed attempt, and make the event a dead letter if it was the last one.
+
+        Args:
+            event: An event that the owner has leased.
+            owner: Who tried to handle it.
+            error: What went wrong.
+            max_attempts: How many attempts there are.
+
+        Raises:
+            LeaseLostError: The event is no longer the owner's.
+        """
+        ...
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """Return all dead letters, in the order of their ids."""
+        ...
+
+    async def replay_dead_letter(self, event_id: int) -> None:
+        """Store the event again, to be handled like a new one: **after** later events of its transaction.
+
+        Raises:
+            InvalidArgumentError: There is no such dead letter.
+        """
+        ...
+
+    async def discard_dead_letter(self, event_id: int) -> None:
+        """Forget the dead letter: its event counts as handled, for good.
+
+        Raises:
+            InvalidArgumentError: There is no such dead letter.
+        """
         ...

@@ -27,13 +27,13 @@ from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.webhooks._dispatch import LeasedDispatch, log_inbox_failure
+from jetpay_async.webhooks._dispatch import DispatchLimits, LeasedDispatch, log_inbox_failure
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
 from jetpay_async.webhooks._stored_worker import StoredEventWorker
 from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryError, WebhookError
 from jetpay_async.webhooks.events import Delivery, Event
-from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox
+from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox
 from jetpay_async.webhooks.router import EventRouter
 from jetpay_async.webhooks.verifier import Headers
 
@@ -41,6 +41,8 @@ __all__ = ["DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_le
 
 # The rest of the response timeout is for the way of the answer.
 _RESPONSE_SHARE = 0.9
+# A handler that takes too long fails, and is logged as such, before the answer is due.
+_HANDLER_SHARE = 0.8
 # How long running handlers may take to end when the receiver is closed: less than servers wait before they kill.
 _CLOSE_TIMEOUT_SECONDS = 5.0
 
@@ -77,6 +79,8 @@ class DeliveryResponse:
     """How many had been handled, or stored, before."""
     stored: int = 0
     """How many were written to disk, to be handled after this answer."""
+    dead: int = 0
+    """How many were set aside as dead letters, since handling them failed too often."""
     left: int = 0
     """How many are still to be handled, after Jetpay has sent them again."""
 
@@ -93,23 +97,32 @@ class WebhookReceiver:
         response = await receiver.receive(await request.body(), headers=request.headers)
         return Response(status_code=response.status)
 
-    Context variables of the caller are visible in the handlers. A handler that never ends blocks its event: give your
-    requests a timeout.
+    Context variables of the caller are visible in the handlers.
 
     Args:
         verifier: Verifies and decodes; see `~jetpay_async.webhooks.WebhookVerifier`.
         router: Has the handlers.
         inbox: Remembers what was handled. See `~jetpay_async.webhooks.inbox` for what each kind guarantees.
-        on_error: When a handler raises: ``"stop"`` starts no further event of the delivery; ``"continue"`` goes on with
-            the others, except later ones of the same transaction. Either way what is done stays done, and the answer
-            is a 500, so Jetpay sends the delivery again, and the remaining events are handled then.
+        on_error: When a handler raises: ``"continue"`` goes on with the other events, except later ones of the same
+            transaction; ``"stop"`` starts no further event, so that the order of ids is kept. Either way what is done
+            stays done, and the answer is a 500, so Jetpay sends the delivery again, and the remaining events are
+            handled then.
         acknowledge: ``"after_handling"``: a 2xx means that every event is handled. ``"after_storing"``: a 2xx means
             that every event is on disk; they are handled right after that, and after a crash at the next start. Failed
-            ones are tried again after 1 s, 2 s, 4 s, ... up to a minute; with ``on_error="stop"`` all later events wait
-            for them. Needs a `~jetpay_async.webhooks.inbox.DurableEventInbox` such as `SqliteInbox`, and ``async
-            with``.
+            ones are tried again after 1 s, 2 s, 4 s, ... up to a minute; later events of the same transaction wait for
+            them, with ``on_error="stop"`` all later events. Needs a
+            `~jetpay_async.webhooks.inbox.DurableEventInbox` such as `SqliteInbox`, and ``async with``.
         response_timeout: Seconds that Jetpay waits for the answer: 15 [docs]. When nine tenths have passed, the answer
             is a 503 ``out_of_time``. Running handlers are not interrupted, so the redelivery finds their events done.
+        handler_timeout: Seconds after which a handler is cancelled; that counts as a failure. With
+            ``acknowledge="after_handling"`` it is at most eight tenths of ``response_timeout``. None for no limit: a
+            handler that never ends then blocks its worker. A handler that runs for long is logged before. Threads are
+            not interrupted (`asyncio.to_thread`); what one commits with `SqliteInbox.mark_handled` after the time is
+            rolled back.
+        max_attempts: How often an event may fail before it is set aside as a **dead letter**: it counts as handled,
+            later events of its transaction go on, and it waits to be replayed or discarded. None for no limit. Has an
+            effect with an inbox that keeps dead letters, such as `SqliteInbox`.
+        on_dead_letter: An async function that is called with each new `~jetpay_async.webhooks.inbox.DeadLetter`.
         lease_seconds: Seconds after which another worker may take over the events of one that has died. Leases are
             renewed while handlers run, so this doesn't limit a handler; it must be longer than any stall of the event
             loop.
@@ -121,7 +134,8 @@ class WebhookReceiver:
         clock: Where time and chance come from.
 
     Raises:
-        InvalidArgumentError: A number is not positive, or ``on_error`` or ``acknowledge`` is none of the above.
+        InvalidArgumentError: A number is not positive, ``max_attempts`` is less than 1, or ``on_error`` or
+            ``acknowledge`` is none of the above.
         ConfigurationError: ``acknowledge="after_storing"`` with an inbox that can't store events.
     """
 
@@ -131,9 +145,12 @@ class WebhookReceiver:
         router: EventRouter,
         *,
         inbox: EventInbox,
-        on_error: Literal["stop", "continue"] = "stop",
+        on_error: Literal["stop", "continue"] = "continue",
         acknowledge: Literal["after_handling", "after_storing"] = "after_handling",
         response_timeout: float = 15.0,
+        handler_timeout: float | None = 60.0,
+        max_attempts: int | None = 100,
+        on_dead_letter: Callable[[DeadLetter], Awaitable[object]] | None = None,
         lease_seconds: float = 30.0,
         poll_interval: float = 5.0,
         on_missing_events: Callable[[int, int], Awaitable[object]] | None = None,
@@ -145,6 +162,10 @@ class WebhookReceiver:
             ("poll_interval", poll_interval),
         ):
             check_seconds(name, seconds)
+        if handler_timeout is not None:
+            check_seconds("handler_timeout", handler_timeout)
+        if max_attempts is not None and max_attempts < 1:
+            raise InvalidArgumentError(f"max_attempts: must be at least 1, not {max_attempts}", field="max_attempts")
         if on_error not in ("stop", "continue"):
             raise InvalidArgumentError(f"on_error: {on_error!r} is neither 'stop' nor 'continue'", field="on_error")
         if acknowledge not in ("after_handling", "after_storing"):
@@ -160,7 +181,16 @@ class WebhookReceiver:
         self._verifier = verifier
         self._router = router
         self._inbox = inbox
-        self._continue_on_error = on_error == "continue"
+        self._limits = DispatchLimits(
+            continue_on_error=on_error == "continue",
+            handler_timeout=handler_timeout,
+            max_attempts=max_attempts,
+            on_dead_letter=on_dead_letter,
+        )
+        self._delivery_limits = self._limits
+        if handler_timeout is not None:
+            in_time = min(handler_timeout, response_timeout * _HANDLER_SHARE)
+            self._delivery_limits = attrs.evolve(self._limits, handler_timeout=in_time)
         self._response_timeout = response_timeout
         self._lease_seconds = lease_seconds
         self._on_missing_events = on_missing_events
@@ -170,8 +200,8 @@ class WebhookReceiver:
             # Also without acknowledge="after_storing": an earlier run may have left stored events.
             self._stored_worker = StoredEventWorker(
                 durable,
-                self._dispatching,
-                continue_on_error=self._continue_on_error,
+                lambda: self._dispatching(self._limits),
+                continue_on_error=self._limits.continue_on_error,
                 poll_interval=poll_interval,
                 clock=clock,
             )
@@ -283,9 +313,9 @@ class WebhookReceiver:
         self._has_warned = True
 
     @asynccontextmanager
-    async def _dispatching(self) -> AsyncGenerator[LeasedDispatch]:
+    async def _dispatching(self, limits: DispatchLimits) -> AsyncGenerator[LeasedDispatch]:
         lease = EventLease(self._inbox, seconds=self._lease_seconds, clock=self._clock)
-        dispatch = LeasedDispatch(self._inbox, self._router, lease, continue_on_error=self._continue_on_error)
+        dispatch = LeasedDispatch(self._inbox, self._router, lease, limits)
         self._dispatches.add(dispatch)
         try:
             yield dispatch
@@ -296,7 +326,7 @@ class WebhookReceiver:
     async def _handle(self, delivery: Delivery) -> DeliveryResponse:
         events = delivery.events
         skipped = 0
-        async with self._dispatching() as dispatch:
+        async with self._dispatching(self._delivery_limits) as dispatch:
             try:
                 leased = await dispatch.lease.acquire(events)
                 skipped = len(leased.handled)
@@ -308,7 +338,7 @@ class WebhookReceiver:
                 if must_propagate(error):
                     raise
                 dispatch.stop_for(error)
-        left = len(events) - skipped - dispatch.handled - dispatch.unhandled
+        left = len(events) - skipped - dispatch.handled - dispatch.unhandled - dispatch.dead
         status, reason = 200, "handled"
         if left:
             # A handler may have cancelled its own task, which ends the dispatch without a problem.
@@ -319,6 +349,7 @@ class WebhookReceiver:
             handled=dispatch.handled,
             unhandled=dispatch.unhandled,
             skipped=skipped,
+            dead=dispatch.dead,
             left=left,
         )
 

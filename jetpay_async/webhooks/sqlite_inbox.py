@@ -19,10 +19,10 @@ from jetpay_async._core import json
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.validation import check_seconds
-from jetpay_async.errors import ConfigurationError
+from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks._inbox_rows import EventKey, InboxRows, mark
-from jetpay_async.webhooks.events import Event, decode_stored
-from jetpay_async.webhooks.inbox import Leased, Stored
+from jetpay_async.webhooks.events import Event, TransactionEvent, decode_stored
+from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored
 
 __all__ = ["MemoryInbox", "SqliteInbox"]
 
@@ -102,7 +102,8 @@ class SqliteInbox(_RowsInbox):
     disk. The file is opened on first use; open it after forking workers. It must be on a local disk, not on a network
     file system.
 
-    It is also a `DurableEventInbox`, which stores the events of ``WebhookReceiver(acknowledge="after_storing")``.
+    It is also a `DurableEventInbox`, which stores the events of ``WebhookReceiver(acknowledge="after_storing")``, and a
+    `DeadLetterInbox`, which sets aside what can't be handled.
 
     **In your own transaction.** If the file is your application's own database, `mark_handled` marks the event in the
     transaction that your handler writes in. The names of the inbox's tables begin with ``jetpay_inbox``.
@@ -142,7 +143,7 @@ class SqliteInbox(_RowsInbox):
 
     async def store(self, events: Sequence[Event]) -> Stored:
         """Write events to disk, all or none; see `DurableEventInbox.store`."""
-        documents = [(_key(event), getattr(event, "transaction_id", None), _document(event)) for event in events]
+        documents = [(_key(event), _transaction_id(event), _document(event)) for event in events]
         new, known, last_seen = await self._run(lambda rows: rows.store(documents))
         return Stored(new=new, known=known, last_seen=last_seen)
 
@@ -154,6 +155,38 @@ class SqliteInbox(_RowsInbox):
     async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
         """Release one event for later; see `DurableEventInbox.reschedule`."""
         await self._run(lambda rows: rows.reschedule(event.id, owner=owner, seconds=seconds))
+
+    async def record_failure(self, event: Event, *, owner: str, error: str, max_attempts: int) -> FailedAttempt:
+        """Count a failed attempt; see `DeadLetterInbox.record_failure`."""
+        key, transaction_id, document = _key(event), _transaction_id(event), _document(event)
+        attempts, is_dead = await self._run(
+            lambda rows: rows.record_failure(
+                key, transaction_id, document, owner=owner, error=error, max_attempts=max_attempts
+            )
+        )
+        return FailedAttempt(attempts=attempts, is_dead=is_dead)
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """Return all dead letters; see `DeadLetterInbox.dead_letters`."""
+        found = await self._run(lambda rows: rows.dead_letters())
+        events = decode_stored((row.webhook_id, row.document) for row in found)
+        return tuple(
+            DeadLetter(
+                event=event,
+                attempts=row.attempts,
+                error=row.error,
+                failed_at=datetime.fromtimestamp(row.failed_at, UTC),
+            )
+            for event, row in zip(events, found, strict=True)
+        )
+
+    async def discard_dead_letter(self, event_id: int) -> None:
+        """Forget a dead letter; see `DeadLetterInbox.discard_dead_letter`."""
+        _require_dead_letter(event_id, found=await self._run(lambda rows: rows.discard_dead_letter(event_id)))
+
+    async def replay_dead_letter(self, event_id: int) -> None:
+        """Store a dead letter's event again; see `DeadLetterInbox.replay_dead_letter`."""
+        _require_dead_letter(event_id, found=await self._run(lambda rows: rows.replay_dead_letter(event_id)))
 
     def mark_handled(self, connection: sqlite3.Connection, event: Event) -> None:
         """Mark the event in your own transaction, on your own connection to the same file.
@@ -230,6 +263,15 @@ def _document(event: Event) -> bytes:
     """Write an event as in a delivery, so that it can be read back like one."""
     created_at = event.created_at.isoformat()
     return json.dump({"id": event.id, "createdAt": created_at, "type": event.type, "data": event.data})
+
+
+def _transaction_id(event: Event) -> str | None:
+    return event.transaction_id if isinstance(event, TransactionEvent) else None
+
+
+def _require_dead_letter(event_id: int, *, found: bool) -> None:
+    if not found:
+        raise InvalidArgumentError(f"event {event_id} is not a dead letter", field="event_id")
 
 
 def _key(event: Event) -> EventKey:

@@ -142,7 +142,7 @@ class TestTime:
         self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
     ) -> None:
         """When time runs out the answer is a 503, the handlers go on, and the redelivery finds them done."""
-        receiver = receiver_for(shop, inbox, response_timeout=0.03)
+        receiver = receiver_for(shop, inbox, response_timeout=0.03, handler_timeout=None)
         shop.gates = {1: asyncio.Event()}
         first = await receiver.receive(delivery_of(1, 2), TOKEN)
         shop.gates[1].set()

@@ -80,8 +80,8 @@ class TestHandling:
     async def test_a_failure_stops_the_delivery(
         self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """By default nothing is started after a failure; what was done stays done, and a redelivery does the rest."""
-        receiver = receiver_for(shop, inbox)
+        """With on_error='stop' nothing is started after a failure; what was done stays, a redelivery does the rest."""
+        receiver = receiver_for(shop, inbox, on_error="stop")
         shop.failing = {2}
         first = await receiver.receive(delivery_of(1, 2, 3), TOKEN)
         shop.failing = set()
@@ -95,8 +95,8 @@ class TestHandling:
 
     @pytest.mark.asyncio
     async def test_or_it_goes_on_with_the_other_transactions(self, shop: Shop, inbox: MemoryInbox) -> None:
-        """With on_error='continue' only later events of the failed one's transaction wait for the redelivery."""
-        receiver = receiver_for(shop, inbox, on_error="continue")
+        """Unless told otherwise only later events of the failed one's transaction wait for the redelivery."""
+        receiver = receiver_for(shop, inbox)
         body = body_of(document(n, transaction=name) for n, name in enumerate("abac", start=1))
         shop.failing = {1}
         first = await receiver.receive(body, TOKEN)
@@ -216,7 +216,7 @@ class TestConcurrency:
         shop = Shop(concurrency=2)
         shop.gates = {1: asyncio.Event()}
         shop.failing = {2}
-        receiving = asyncio.create_task(receiver_for(shop, inbox).receive(delivery_of(1, 2, 3), TOKEN))
+        receiving = asyncio.create_task(receiver_for(shop, inbox, on_error="stop").receive(delivery_of(1, 2, 3), TOKEN))
         await shop.started(1, 2)
         shop.gates[1].set()
 
@@ -486,6 +486,8 @@ class TestArguments:
             ("response_timeout", 0),
             ("lease_seconds", -1.0),
             ("poll_interval", float("nan")),
+            ("handler_timeout", 0),
+            ("max_attempts", 0),
             ("on_error", "ignore"),
             ("acknowledge", "received"),
         ],

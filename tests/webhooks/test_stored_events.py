@@ -78,7 +78,8 @@ class TestStored:
             if len(pauses) == 9:
                 shop.failing.clear()
 
-        async with receiver_for(shop, disk, acknowledge="after_storing", clock=Clock(sleep=sleep)) as receiver:
+        settings = {"acknowledge": "after_storing", "on_error": "stop", "clock": Clock(sleep=sleep)}
+        async with receiver_for(shop, disk, **settings) as receiver:
             await receiver.receive(delivery_of(1, 2, 3), TOKEN)
             await shop.finished(1, 2, 3)
 

@@ -1,0 +1,255 @@
+"""Handlers that hang, and events that can't be handled: neither blocks the others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jetpay_async.errors import InvalidArgumentError
+from jetpay_async.webhooks import _dispatch
+from jetpay_async.webhooks.errors import LeaseLostError
+from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, FailedAttempt
+from jetpay_async.webhooks.receiver import DeliveryResponse
+from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
+from tests.webhooks.inboxes import SECONDS, handle, rows
+from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
+from tests.webhooks.receiving import FakeClock, body_of, document, event, events, until
+
+if TYPE_CHECKING:
+    from jetpay_async.webhooks.events import Event
+
+
+class TestHandlerTimeout:
+    @pytest.mark.asyncio
+    async def test_a_handler_that_hangs_fails(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A handler is cancelled after its time; the events of other transactions are handled."""
+        shop.gates = {1: asyncio.Event()}
+        body = body_of(document(n, transaction=name) for n, name in enumerate("abac", start=1))
+
+        answer = await receiver_for(shop, disk, handler_timeout=0.02).receive(body, TOKEN)
+
+        assert answer == DeliveryResponse(status=500, reason="handler_failed", handled=2, left=2)
+        assert shop.done == [2, 4]
+        assert "the handler was cancelled after 0.02 s" in caplog.text
+
+    def test_a_handler_fails_before_the_answer_is_due(self, shop: Shop, disk: SqliteInbox) -> None:
+        """Where the answer waits for the handlers, their limit leaves time for it; for stored events it is as given."""
+        for settings, delivered, stored in (
+            ({}, 12.0, 60.0),
+            ({"handler_timeout": 5.0}, 5.0, 5.0),
+            ({"handler_timeout": 60.0, "response_timeout": 100.0}, 60.0, 60.0),
+            ({"handler_timeout": None}, None, None),
+        ):
+            receiver = receiver_for(shop, disk, **settings)
+            assert receiver._delivery_limits.handler_timeout == delivered
+            assert receiver._limits.handler_timeout == stored
+
+    @pytest.mark.asyncio
+    async def test_a_stored_event_whose_handler_hangs_lets_the_others_pass(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """With stored events only the later events of its transaction wait for a hung handler."""
+        shop.gates = {1: asyncio.Event()}
+        await disk.store([event(n, transaction=name) for n, name in enumerate("abac", start=1)])
+
+        async with receiver_for(shop, disk, acknowledge="after_storing", handler_timeout=0.02):
+            await shop.finished(2, 4)
+
+        assert 3 not in shop.seen
+        assert "the handler was cancelled after 0.02 s" in caplog.text
+
+    @pytest.mark.asyncio
+    async def test_a_long_run_is_logged(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A handler that runs for long is logged while it runs, with or without a limit; a quick one is not."""
+        monkeypatch.setattr(_dispatch, "LONG_RUN_SECONDS", 0.01)
+        shop.gates = {1: asyncio.Event()}
+        receiving = asyncio.create_task(receiver_for(shop, disk, handler_timeout=None).receive(delivery_of(1), TOKEN))
+        await until(lambda: "the handler of event 1 (transactions.debits.created) is still running" in caplog.text)
+        shop.gates[1].set()
+
+        assert (await receiving).handled == 1
+        monkeypatch.setattr(_dispatch, "LONG_RUN_SECONDS", 30.0)
+        assert (await receiver_for(shop, disk).receive(delivery_of(2), TOKEN)).handled == 1
+        assert "the handler of event 2" not in caplog.text
+
+
+class TestDeadLetters:
+    @pytest.mark.asyncio
+    async def test_an_event_that_always_fails_is_set_aside(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """After its last attempt an event is a dead letter: answered 200, reported, and its transaction goes on."""
+        reported: list[DeadLetter] = []
+
+        async def on_dead_letter(letter: DeadLetter) -> None:
+            reported.append(letter)
+
+        receiver = receiver_for(shop, disk, max_attempts=3, on_dead_letter=on_dead_letter)
+        body = body_of(document(n, transaction="a") for n in (1, 2))
+        shop.failing = {1}
+        answers = [await receiver.receive(body, TOKEN) for _ in range(4)]
+
+        assert [(answer.status, answer.handled, answer.dead, answer.left) for answer in answers] == [
+            (500, 0, 0, 2),
+            (500, 0, 0, 2),
+            (200, 1, 1, 0),
+            (200, 0, 0, 0),
+        ]
+        assert answers[3].skipped == 2
+        assert shop.seen == [1, 1, 1, 2]
+        (kept,) = await disk.dead_letters()
+        for letter in (kept, *reported):
+            assert (letter.event, letter.attempts) == (event(1, transaction="a"), 3)
+            assert letter.error == "ZeroDivisionError: the shop's own trouble"
+            assert letter.failed_at.tzinfo is not None
+        assert kept.event.webhook_id == 123
+        assert "event 1 (transactions.debits.created) is a dead letter now: 3 attempts failed" in caplog.text
+
+    @pytest.mark.asyncio
+    async def test_a_poison_event_does_not_block_stored_ones(self, shop: Shop, disk: SqliteInbox) -> None:
+        """Stored events are handled past a dead letter, also where all wait for a failed event."""
+        shop.failing = {1}
+        async with receiver_for(shop, disk, acknowledge="after_storing", on_error="stop", max_attempts=1) as receiver:
+            await receiver.receive(delivery_of(1, 2, 3), TOKEN)
+            await shop.finished(2, 3)
+
+        assert shop.seen == [1, 2, 3]
+        assert await disk.last_contiguous_event_id() == 3
+
+    @pytest.mark.asyncio
+    async def test_a_replayed_one_is_handled_like_a_new_event(self, shop: Shop, disk: SqliteInbox) -> None:
+        """A dead letter that is replayed is handled by a running receiver, with all its attempts."""
+        shop.failing = {1}
+        async with receiver_for(shop, disk, poll_interval=0.01, max_attempts=1) as receiver:
+            await receiver.receive(delivery_of(1, 2), TOKEN)
+            shop.failing = set()
+            await disk.replay_dead_letter(1)
+            await shop.finished(1, 2)
+
+        assert shop.seen == [1, 2, 1]
+        assert await disk.dead_letters() == ()
+        assert await rows(disk, "SELECT attempts FROM jetpay_inbox WHERE event_id = 1") == [(0,)]
+
+    @pytest.mark.asyncio
+    async def test_a_discarded_one_stays_handled(self, shop: Shop, disk: SqliteInbox) -> None:
+        """A dead letter that is discarded is forgotten, and its event is skipped for good."""
+        shop.failing = {1}
+        receiver = receiver_for(shop, disk, max_attempts=1)
+        await receiver.receive(delivery_of(1), TOKEN)
+        await disk.discard_dead_letter(1)
+
+        assert await disk.dead_letters() == ()
+        assert (await receiver.receive(delivery_of(1), TOKEN)).skipped == 1
+
+    @pytest.mark.asyncio
+    async def test_what_is_no_dead_letter_is_refused(self, disk: SqliteInbox) -> None:
+        """A wrong id changes nothing, and says so."""
+        await handle(disk, 1)
+        for step in (disk.replay_dead_letter, disk.discard_dead_letter):
+            with pytest.raises(InvalidArgumentError, match="event 1 is not a dead letter"):
+                await step(1)
+
+        assert (await disk.lease(events(1), owner="b", seconds=SECONDS)).handled == {1}
+
+    @pytest.mark.asyncio
+    async def test_a_dead_letter_outlives_its_retention(self, sqlite_inbox: SqliteInbox, time: FakeClock) -> None:
+        """A dead letter can be replayed however late; a discarded one is folded like any handled event."""
+        await sqlite_inbox.lease(events(1, 2), owner="a", seconds=SECONDS)
+        for one in events(1, 2):
+            attempt = await sqlite_inbox.record_failure(one, owner="a", error="x", max_attempts=1)
+            assert attempt == FailedAttempt(attempts=1, is_dead=True)
+        await sqlite_inbox.discard_dead_letter(2)
+        time.tick(40 * 86_400)
+        await handle(sqlite_inbox, 3)
+
+        assert await rows(sqlite_inbox, "SELECT first, last FROM jetpay_inbox_range") == [(2, 2)]
+        assert await sqlite_inbox.last_contiguous_event_id() == 3
+        await sqlite_inbox.replay_dead_letter(1)
+        assert await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9) == events(1)
+
+    @pytest.mark.asyncio
+    async def test_only_the_owner_counts_a_failure(self, sqlite_inbox: SqliteInbox) -> None:
+        """A worker that has lost an event can't set it aside for the one that has it."""
+        await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
+
+        with pytest.raises(LeaseLostError, match="event 1 was taken over"):
+            await sqlite_inbox.record_failure(event(1), owner="b", error="x", max_attempts=1)
+        assert await sqlite_inbox.dead_letters() == ()
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("limit", [None, 2], ids=["no limit", "limit"])
+    async def test_without_a_limit_or_dead_letters_events_are_tried_for_ever(
+        self, shop: Shop, disk: SqliteInbox, inbox: MemoryInbox, limit: int | None
+    ) -> None:
+        """Nothing is set aside if that was not asked for, or if the inbox can't."""
+        shop.failing = {1}
+        receiver = receiver_for(shop, disk if limit is None else inbox, max_attempts=limit)
+
+        answers = [await receiver.receive(delivery_of(1), TOKEN) for _ in range(5)]
+
+        assert {(answer.status, answer.dead) for answer in answers} == {(500, 0)}
+        assert isinstance(disk, DeadLetterInbox)
+        assert not isinstance(inbox, DeadLetterInbox)
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+    async def test_a_hook_that_fails_changes_nothing(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+    ) -> None:
+        """The event is a dead letter, whatever `on_dead_letter` raises."""
+
+        async def on_dead_letter(letter: DeadLetter) -> None:
+            raise error
+
+        shop.failing = {1}
+        receiver = receiver_for(shop, disk, max_attempts=1, on_dead_letter=on_dead_letter)
+
+        assert (await receiver.receive(delivery_of(1), TOKEN)).dead == 1
+        assert len(await disk.dead_letters()) == 1
+        assert "on_dead_letter failed for event 1" in caplog.text
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("step", ["hook", "inbox"])
+    async def test_a_cancelled_request_is_no_failure_of_them(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        """When the server cancels the request in the middle of it, the cancellation goes on."""
+        waiting = asyncio.Event()
+
+        async def wait(*_: object, **__: object) -> None:
+            waiting.set()
+            await asyncio.Event().wait()
+
+        if step == "inbox":
+            monkeypatch.setattr(disk, "record_failure", wait)
+        shop.failing = {1}
+        receiver = receiver_for(shop, disk, max_attempts=1, on_dead_letter=wait)
+        receiving = asyncio.create_task(receiver.receive(delivery_of(1), TOKEN))
+        await waiting.wait()
+        receiving.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+
+    @pytest.mark.asyncio
+    async def test_an_inbox_that_cannot_count_stops_the_delivery(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Trouble with the inbox while a failure is counted is answered like any other trouble with it."""
+
+        async def fail(event: Event, **_: object) -> None:
+            raise LeaseLostError("taken over")
+
+        monkeypatch.setattr(disk, "record_failure", fail)
+        shop.failing = {1}
+        answer = await receiver_for(shop, disk).receive(delivery_of(1, 2), TOKEN)
+
+        assert (answer.status, answer.reason, answer.left) == (500, "lease_lost", 2)
+        assert shop.seen == [1]
+        assert "the inbox failed (lease_lost)" in caplog.text
