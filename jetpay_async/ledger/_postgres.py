@@ -56,7 +56,7 @@ DIALECT = Dialect(
 _SCHEMA_LOCK = 5_803_377_120_764_118_317
 _SUBMISSION_LOCK = 1_486_097_356_930_022_453
 
-_PAGE = 10_000
+_PAGE_SIZE = 10_000
 """Debits in one statement of a submission."""
 
 # What a URL does not set itself. A dead network is noticed before the lease is over.
@@ -69,20 +69,23 @@ _DEFAULTS: dict[str, str | int] = {
     "tcp_user_timeout": 10_000,
 }
 
-_WAIT = 30.0
-"""Seconds to wait for the locks of other sessions."""
+# What PGCLIENTENCODING or a URL may not set: an id or a reason may be in any language.
+_FIXED = {"client_encoding": "UTF8"}
 
-_STATEMENT = 60.0
-"""Seconds for one statement."""
+_LOCK_TIMEOUT_SECONDS = 30.0
+"""How long to wait for the locks of other sessions."""
 
-_SUBMISSION = 600.0
-"""Seconds to wait for another submission, which may be a million debits."""
+_STATEMENT_TIMEOUT_SECONDS = 60.0
+"""How long one statement may take."""
+
+_SUBMISSION_TIMEOUT_SECONDS = 600.0
+"""How long to wait for another submission, which may be a million debits, or for a migration."""
 
 _IDLE_SHARE = 3
 """A connection that stands still within a transaction keeps others waiting: for no more than this part of a lease."""
 
-_IDLE_LEAST = 0.1
-"""Seconds that a transaction may always stand still: none at all would mean for ever."""
+_MIN_IDLE_SECONDS = 0.1
+"""How long a transaction may always stand still: none at all would mean for ever."""
 
 
 class PostgresBackend:
@@ -99,8 +102,11 @@ class PostgresBackend:
 
     def __init__(self, url: str) -> None:
         given = _read(url)
-        self._conninfo = make_conninfo("", **{**_DEFAULTS, **given})
+        self._conninfo = make_conninfo("", **{**_DEFAULTS, **given, **_FIXED})
         self._secrets = [str(given[name]) for name in ("password", "sslpassword") if given.get(name)]
+        self._schema_chosen = any(
+            "search_path" in str(options) for options in (given.get("options"), os.environ.get("PGOPTIONS"))
+        )
         host = f"{given.get('host') or ''}:{given.get('port') or ''}".rstrip(":")
         self.name = f"{given.get('dbname') or 'of PostgreSQL'} at {host or 'its usual place'}"
 
@@ -112,8 +118,8 @@ class PostgresBackend:
         """
         connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
         try:
-            opened = PostgresConnection(connection)
-            opened.prepare(self.name, create=create)
+            opened = PostgresConnection(connection, self.name, schema_chosen=self._schema_chosen)
+            opened.prepare(create=create)
         except BaseException:
             connection.close()
             raise
@@ -150,6 +156,7 @@ def _read(url: str) -> dict[str, Any]:
 
 
 _ADVICE = {
+    "0A000": "it may be a standby, which can't be written: give the URL of the primary",
     "25006": "it can't be written: give the URL of the primary, not of a standby",
     "25P03": "this process was paused within a transaction: run the same again",
     "3D000": "create the database first",
@@ -158,7 +165,11 @@ _ADVICE = {
     "53100": "its disk is full: make room, and run the same again",
     "53": "the server lacks resources: give it more, and run the same again",
     "55P03": "another connection holds what this one needs: end that one, and run the same again",
-    "57014": "that took too long: look what the server is busy with, and run the same again",
+    "57014": "an administrator canceled the statement, or it took too long: see what the server is busy with, and run "
+    "the same again",
+    "57P01": "an administrator ended the connection, or stopped the server: run the same again once the server runs",
+    "57P03": "the server is starting or stopping, or is a standby that can't be read: run the same again later, or "
+    "give the URL of the primary",
     "57": "the server was stopped: start it, and run the same again",
     "28": "check the user and the password",
     "58": "the server's disk does not work as it should: check it, and run the same again",
@@ -176,35 +187,59 @@ def _advice(error: psycopg.Error) -> str:
 
 
 class PostgresConnection:
-    """One connection."""
+    """One connection.
+
+    Args:
+        connection: The driver's, with autocommit.
+        name: What errors call the ledger.
+        schema_chosen: Whether the URL says in which schema the tables are, if there are several.
+    """
 
     statements = Statements(DIALECT)
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], name: str, *, schema_chosen: bool) -> None:
         self._connection = connection
-        self._idle = _WAIT
-        self._name = ""
+        self._name = name
+        self._schema_chosen = schema_chosen
+        self._idle = _LOCK_TIMEOUT_SECONDS
         self._prepared = False
 
-    def prepare(self, name: str, *, create: bool) -> None:
-        """Make the tables if there are none, and check what there is.
+    def prepare(self, *, create: bool) -> None:
+        """Make the tables if there are none, or bring them up to date, and check what there is.
 
         Raises:
             LedgerError: It can't be used.
         """
         encoding = self._connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
-            raise LedgerError(f"the database {name} is in {encoding}; a ledger needs one in UTF8")
-        self._name = name
+            raise LedgerError(f"the database {self._name} is in {encoding}; a ledger needs one in UTF8")
         self.begin(writes=False)
         # Before the lock: a ledger that is up to date can be read by a user who may write nothing.
         pending = self._pending_migrations()
-        self.commit()
         if pending is None and not create:
-            raise LedgerNotFoundError(f"there is no ledger in {name}; check the URL")
+            raise LedgerNotFoundError(f"there is no ledger in {self._name}; check the URL")
+        self._refuse_other_schemas()
+        self.commit()
         if pending is None or pending:
             self._make_or_migrate()
         self._prepared = True
+
+    def _refuse_other_schemas(self) -> None:
+        if self._schema_chosen:
+            return
+        for (schema,) in self.query(
+            """
+            SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relname = 'jetpay_ledger' AND c.relkind = 'r' AND NOT pg_table_is_visible(c.oid)
+            ORDER BY n.nspname
+            """,
+            {},
+        ):
+            raise LedgerError(
+                f"the database {self._name} has another ledger in schema {schema!r}, which knows nothing of this one: "
+                "a debit that is in both would be captured twice; remove one of them, or, if they are of different "
+                "accounts, say in the URL which one is meant: ?options=-csearch_path%3DSCHEMA"
+            )
 
     def _make_or_migrate(self) -> None:
         self.begin(writes=True)
@@ -213,6 +248,7 @@ class PostgresConnection:
         # Another process may have made or migrated them meanwhile.
         pending = self._pending_migrations()
         if pending is None:
+            self._refuse_other_schemas()
             for statement in _sql.schema(DIALECT):
                 self.change(statement, {})
         elif pending:
@@ -246,13 +282,21 @@ class PostgresConnection:
         )
 
     def begin(self, *, writes: bool) -> None:
-        """Open a transaction, whose settings are its own: a pooler may lend the connection to others in between."""
+        """Open a transaction, whose settings are its own: a pooler may lend the connection to others in between.
+
+        Without JIT: what a statement costs where a scan of a table is forbidden but can't be avoided, as of a table of
+        one row, makes the server compile each of them.
+
+        Raises:
+            LedgerError: Another release has migrated the ledger while it was open.
+        """
         transaction = self._connection.execute(
             f"""BEGIN ISOLATION LEVEL READ COMMITTED {"READ WRITE" if writes else "READ ONLY"};
             SET LOCAL synchronous_commit = on;
             SET LOCAL enable_seqscan = off;
-            SET LOCAL lock_timeout = '{_WAIT:g}s';
-            SET LOCAL statement_timeout = '{_STATEMENT:g}s';
+            SET LOCAL jit = off;
+            SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS:g}s';
+            SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT_SECONDS:g}s';
             SET LOCAL idle_in_transaction_session_timeout = '{self._idle * 1000:.0f}ms'
             {f";{self.statements.version}" if self._prepared else ""}""".encode()
         )
@@ -295,7 +339,7 @@ class PostgresConnection:
         """Add debits, each once within its batch, and return how many are new."""
         count = 0
         left = iter(rows)
-        while page := list(islice(left, _PAGE)):
+        while page := list(islice(left, _PAGE_SIZE)):
             count += self.change(
                 """INSERT INTO jetpay_debit (id, debit_id)
                 SELECT id, debit_id FROM unnest(CAST(:ids AS bigint[]), CAST(:debit_ids AS text[])) AS p (id, debit_id)
@@ -313,11 +357,14 @@ class PostgresConnection:
     def _wait_long(self) -> None:
         """Wait as long as a submission may take, until the end of the transaction."""
         for setting in ("lock_timeout", "statement_timeout"):
-            self.change("SELECT set_config(:setting, :value, true)", {"setting": setting, "value": f"{_SUBMISSION:g}s"})
+            self.change(
+                "SELECT set_config(:setting, :value, true)",
+                {"setting": setting, "value": f"{_SUBMISSION_TIMEOUT_SECONDS:g}s"},
+            )
 
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""
-        self._idle = min(self._idle, max(_IDLE_LEAST, lease / _IDLE_SHARE))
+        self._idle = min(self._idle, max(_MIN_IDLE_SECONDS, lease / _IDLE_SHARE))
         owner: int = self.query(
             self.statements.register,
             {
