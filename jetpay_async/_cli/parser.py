@@ -193,8 +193,9 @@ def _add_capture(add_parser: AddParser) -> None:
         run=dispatch.capture,
         usage="""%(prog)s DEBIT_ID [DEBIT_ID ...] [--json]
        %(prog)s FILE|- --ledger LEDGER --batch NAME [--column NAME]
-                      [--concurrency N] [--rate N] [--dry-run] [--json]
-                      [--out FILE] [--raw]""",
+                      [--concurrency N] [--rate N] [--restored]
+                      [--account LABEL] [--accept-rejections]
+                      [--dry-run] [--json] [--out FILE] [--raw]""",
         epilog=_FILES + EXIT_STATUSES + _BATCH_STATUSES,
     )
     parser.add_argument(
@@ -216,6 +217,19 @@ def _add_capture(add_parser: AddParser) -> None:
     parser.add_argument("--concurrency", type=_number(int, 1), metavar="N", help="captures at a time (64)")
     parser.add_argument(
         "--rate", type=_number(float, 0.001), metavar="N", help="captures per second, of all processes on the ledger"
+    )
+    parser.add_argument(
+        "--restored",
+        action="store_true",
+        help="the ledger was restored from a backup or an older replica: read each debit's status before sending",
+    )
+    parser.add_argument(
+        "--account", metavar="LABEL", help="a label of your account, not the token; a ledger of another one is refused"
+    )
+    parser.add_argument(
+        "--accept-rejections",
+        action="store_true",
+        help="do not stop when the first captures are all answered by 403 or 404, as for a wrong account",
     )
     parser.add_argument(
         "--dry-run",
@@ -310,7 +324,7 @@ def _add_state(parser: argparse.ArgumentParser, summary: str) -> None:
     )
 
 
-_STATES = ("pending", "sending", "captured", "rejected", "unknown")
+_STATES = ("pending", "sending", "captured", "accepted", "rejected", "unknown")
 
 _LEDGER_STATUSES = """\
 exit status:

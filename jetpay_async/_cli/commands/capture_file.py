@@ -19,7 +19,7 @@ from jetpay_async._cli.io.exporter import STDOUT, OutputFileError, choose_destin
 from jetpay_async._cli.io.ledger_names import FILE, command_line, name_options
 from jetpay_async._cli.io.signals import stop_on_signals
 from jetpay_async._cli.progress.display import choose_display
-from jetpay_async._cli.progress.model import ProgressSampler
+from jetpay_async._cli.progress.model import ProgressSampler, outcome_counts
 from jetpay_async.client import JetpayClient
 from jetpay_async.errors import ConfigurationError, JetpayError, OutcomeUnknownError
 from jetpay_async.ledger import CapturesStoppedError, Ledger
@@ -46,6 +46,9 @@ class CaptureFileRequest:
     column: str | None
     concurrency: int
     rate: float | None
+    restored: bool
+    account: str | None
+    accept_rejections: bool
     out: str | None
     raw: bool
     as_json: bool
@@ -94,7 +97,9 @@ async def _capture(request: CaptureFileRequest, debits: Debits, destination: Des
 def _status_of(report: Report) -> ExitStatus:
     if report.unknown:
         return ExitStatus.UNKNOWN
-    return ExitStatus.REJECTED if report.rejected else ExitStatus.DONE
+    if report.rejected:
+        return ExitStatus.REJECTED
+    return ExitStatus.ACCEPTED if report.accepted else ExitStatus.DONE
 
 
 class _StoppedEarlyError(Exception):
@@ -128,13 +133,20 @@ class _Run:
         display = choose_display(as_json=request.as_json)
         async with (
             JetpayClient.from_env(max_connections=request.concurrency, user_agent_suffix="jetpay-cli") as client,
-            client.durable_captures(request.ledger, concurrency=request.concurrency, rate=request.rate) as captures,
+            client.durable_captures(
+                request.ledger,
+                concurrency=request.concurrency,
+                rate=request.rate,
+                restored=request.restored,
+                account=request.account,
+                accept_rejections=request.accept_rejections,
+            ) as captures,
         ):
             stored = await find_stored(request.ledger, request.batch)
             if stored is not None and stored.sending:
                 write_message(
                     f"{stored.sending:,} debits are in doubt since an earlier run ended, or in flight in another run; "
-                    "they are resolved once their requests can no longer arrive, within a minute or so"
+                    "they are resolved once their requests can no longer arrive, which takes a minute or two"
                 )
             with display.showing(request.batch) as show:
                 batch = await captures.submit(request.batch, self._until_interrupted(debits))
@@ -162,7 +174,7 @@ async def _wait(batch: Batch, show: Show, interval: float) -> Report:
         while True:
             await asyncio.sleep(interval)
             progress = await batch.progress()
-            if not progress.complete:  # the end is shown below
+            if not progress.complete or progress.accepted:  # the end is shown below
                 show(sampler.measure(progress))
 
     watcher = asyncio.create_task(watch())
@@ -179,12 +191,13 @@ def _write_report(request: CaptureFileRequest, report: Report, *, duplicates: in
     if request.as_json:
         write_result(to_json({"event": "report", **attrs.asdict(report), "duplicates": duplicates}))
         return
-    counts = (
-        f"{report.captured:,} of {report.total:,} captured, {report.rejected:,} rejected, {report.unknown:,} unknown"
-    )
+    captured, *others = outcome_counts(report)
+    counts = ", ".join((captured.replace(" ", f" of {report.total:,} ", 1), *others))
     lines = [f"{report.key}: {counts}{repeated(duplicates)}"]
     if report.rejected or report.unknown:
         lines.append(f"Which, and why: {command_line('captures list', request.ledger, request.batch)}")
+    if report.accepted:
+        lines.append("Accepted ones are not final yet and are not sent again; the same command checks their status.")
     if report.unknown:
         lines.append("Unknown ones may have been captured; the same command checks their status again.")
     if request.out == STDOUT:

@@ -46,7 +46,7 @@ async def _batches(ledger: str, batch: str | None) -> list[BatchInfo]:
         return [info for info in await opened.batches() if batch in {None, info.key}]
 
 
-_COUNTS = ("total", "captured", "rejected", "unknown", "sending", "pending")
+_COUNTS = ("total", "captured", "accepted", "rejected", "unknown", "sending", "pending")
 _HEADER = ["BATCH", "SUBMITTED (UTC)", *(name.upper() for name in _COUNTS), ""]
 
 

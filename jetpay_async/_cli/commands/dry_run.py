@@ -73,7 +73,8 @@ def _plan(debits: Debits, stored: Progress | None, same: int) -> str:
             "it would be refused: choose another name for another list"
         )
     left = stored.total - stored.finished
+    accepted = f" and {stored.accepted:,} accepted" if stored.accepted else ""
     return (
         f"exists with these debits, {stored.captured:,} captured and {stored.rejected:,} rejected; "
-        f"{left:,} would be captured, and the status of {stored.unknown:,} unknown ones checked again"
+        f"{left:,} would be captured, and the status of {stored.unknown:,} unknown{accepted} ones checked again"
     )

@@ -99,7 +99,7 @@ def _run(calls: Sequence[_ClientCall], *, as_json: bool) -> ExitStatus:
                     statuses.append(exit_status(error))
                     _report_error(error, as_json=as_json)
                 else:
-                    statuses.append(ExitStatus.DONE)
+                    statuses.append(ExitStatus.DONE if _is_final(result) else ExitStatus.ACCEPTED)
                     _report_result(call, result, as_json=as_json)
 
     try:
@@ -111,11 +111,17 @@ def _run(calls: Sequence[_ClientCall], *, as_json: bool) -> ExitStatus:
     return gravest(statuses)
 
 
+def _is_final(result: _Result) -> bool:
+    return not isinstance(result, Preauthorization | Capture) or result.final
+
+
 def _report_result(call: _ClientCall, result: _Result, *, as_json: bool) -> None:
     if not as_json:
         write_result(_in_words(call, result))
         return
     fields = {} if result is None else attrs.asdict(result, recurse=False)
+    if isinstance(result, Preauthorization | Capture):
+        fields["final"] = result.final
     _write_json("done", {"operation": call.operation, "debit_id": call.debit_id, **fields})
 
 
@@ -128,6 +134,11 @@ def _write_json(outcome: str, fields: dict[str, Any]) -> None:
 
 def _in_words(call: _ClientCall, result: _Result) -> str:
     match result:
+        case Preauthorization(final=False) | Capture(final=False):
+            return (
+                f"{result.debit_id}  {result.state}\n"
+                f"Accepted, but not final yet. To see how it ends: jetpay status {shlex.quote(result.debit_id)}"
+            )
         case Preauthorization():
             return (
                 f"{result.debit_id}  {result.state}  {result.amount}\n"

@@ -141,7 +141,6 @@ class AuditReport:
     problems: tuple[Problem, ...]
 
 
-_DONE = frozenset({TransactionState.PAID, TransactionState.COMPLETED})
 _ENDED = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
 
 
@@ -149,7 +148,7 @@ def classify(result: Capture | JetpayError) -> OrderOutcome:
     """Classify the result of an order."""
     match result:
         case Capture():
-            return OrderOutcome.CAPTURED if result.state in _DONE else OrderOutcome.ACCEPTED
+            return OrderOutcome.CAPTURED if result.final else OrderOutcome.ACCEPTED
         case TransactionFailedError():
             return OrderOutcome.FAILED
         case OutcomeUnknownError():

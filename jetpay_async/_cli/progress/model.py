@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from jetpay_async.ledger import Progress
+from jetpay_async.ledger import Progress, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ProgressSample", "ProgressSampler", "Show", "counts", "duration"]
+__all__ = ["ProgressSample", "ProgressSampler", "Show", "counts", "duration", "outcome_counts"]
 
 
 @attrs.frozen(kw_only=True)
@@ -62,15 +62,26 @@ Show: TypeAlias = "Callable[[ProgressSample], None]"
 def counts(sample: ProgressSample) -> list[str]:
     """Write the counts of a batch and, unless it is complete, its rate and the time that is left."""
     progress = sample.progress
-    finished = [
-        f"{progress.captured:,} captured",
-        f"{progress.rejected:,} rejected",
-        f"{progress.unknown:,} unknown",
-    ]
+    finished = outcome_counts(progress)
     if progress.complete:
         return finished
+    waiting = progress.waiting
+    if waiting is not None and not progress.pending:  # a rate would only decay
+        debits = f"{waiting.debits:,} {'debit' if waiting.debits == 1 else 'debits'}"
+        return [*finished, f"waiting {duration(waiting.seconds)} to resolve {debits} in doubt"]
     left = "?" if sample.seconds_left is None else duration(sample.seconds_left)
     return [*finished, f"{progress.sending:,} in flight", f"{sample.per_second:,.0f}/s", f"{left} left"]
+
+
+def outcome_counts(batch: Progress | Report) -> list[str]:
+    """Write how many debits of a batch have each outcome; accepted ones only if there are any."""
+    accepted = [f"{batch.accepted:,} accepted"] if batch.accepted else []
+    return [
+        f"{batch.captured:,} captured",
+        *accepted,
+        f"{batch.rejected:,} rejected",
+        f"{batch.unknown:,} unknown",
+    ]
 
 
 def duration(seconds: float) -> str:

@@ -53,12 +53,16 @@ class Bar:
             yield show
 
 
-_STYLES = {"rejected": "yellow", "unknown": "bold red"}
+_STYLES = {"accepted": "cyan", "rejected": "yellow", "unknown": "bold red"}
 
 
 def _colored(sample: ProgressSample) -> Text:
     """Highlight the counts of debits that need attention."""
-    attention = {"rejected": sample.progress.rejected, "unknown": sample.progress.unknown}
+    attention = {
+        "accepted": sample.progress.accepted,
+        "rejected": sample.progress.rejected,
+        "unknown": sample.progress.unknown,
+    }
     parts: list[Text] = []
     for text in counts(sample):
         name = text.split()[-1]

@@ -105,6 +105,7 @@ def test_json(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch)
         "key": "n1",
         "total": 20,
         "captured": 20,
+        "accepted": 0,
         "rejected": 0,
         "unknown": 0,
         "duplicates": 1,

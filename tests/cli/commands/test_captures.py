@@ -87,10 +87,10 @@ def test_status_of_all_batches(jetpay: Jetpay, three: list[str]) -> None:
 
     header, first, second = run.out.splitlines()
     assert header.split() == [
-        *("BATCH", "SUBMITTED", "(UTC)", "TOTAL", "CAPTURED", "REJECTED", "UNKNOWN", "SENDING", "PENDING")
+        *("BATCH", "SUBMITTED", "(UTC)", "TOTAL", "CAPTURED", "ACCEPTED", "REJECTED", "UNKNOWN", "SENDING", "PENDING")
     ]
-    assert re.fullmatch(r"n1 +20\d\d-..-.. ..:..:.. +3 +1 +1 +1 +0 +0  complete", first)
-    assert re.fullmatch(r"the second one  20\d\d-..-.. ..:..:.. +2 +0 +0 +0 +0 +2  0% done", second)
+    assert re.fullmatch(r"n1 +20\d\d-..-.. ..:..:.. +3 +1 +0 +1 +1 +0 +0  complete", first)
+    assert re.fullmatch(r"the second one  20\d\d-..-.. ..:..:.. +2 +0 +0 +0 +0 +0 +2  0% done", second)
     assert first.index(" 1 ") == header.index("CAPTURED") + len("CAPTURED") - 2
     assert (run.status, run.err) == (0, "")
 
@@ -111,6 +111,8 @@ def test_status_of_one_batch_as_json(jetpay: Jetpay, three: list[str]) -> None:
         "pending": 1,
         "sending": 0,
         "captured": 0,
+        "accepted": 0,
+        "waiting": None,
         "rejected": 0,
         "unknown": 0,
         "complete": False,

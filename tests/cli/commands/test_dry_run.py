@@ -72,6 +72,8 @@ def test_a_dry_run_of_a_batch_that_has_begun(jetpay: Jetpay, sandbox: Sandbox) -
         "pending": 0,
         "sending": 0,
         "captured": 2,
+        "accepted": 0,
+        "waiting": None,
         "rejected": 0,
         "unknown": 0,
         "of_these": 2,

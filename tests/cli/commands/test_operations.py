@@ -73,6 +73,7 @@ def test_preauthorize_as_json(jetpay: Jetpay, sandbox: Sandbox) -> None:
         "from_credit_card_id": payer.credit_card_id,
         "state": "preauthorized",
         "attempts": 1,
+        "final": True,
     }
     assert (run.status, run.err) == (0, "")
 

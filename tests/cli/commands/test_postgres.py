@@ -36,7 +36,7 @@ def test_a_ledger_in_postgres(
     assert (absent.status, absent.err.startswith("jetpay: there is no ledger in")) == (2, True)
     assert (run.status, run.out.splitlines()[0]) == (1, "n1: 19 of 20 captured, 1 rejected, 0 unknown")
     assert "password=***" in run.out
-    assert re.search(r"^n1 .* 20 +19 +1 +0 +0 +0  complete$", status.out, re.MULTILINE)
+    assert re.search(r"^n1 .* 20 +19 +0 +1 +0 +0 +0  complete$", status.out, re.MULTILINE)
     assert listed.out.startswith(f"n1  {debit_ids[3]}  rejected")
     assert "exists with these debits, 19 captured and 1 rejected" in dry.out
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 21

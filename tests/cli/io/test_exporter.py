@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jetpay_async import ConfigurationError
+from jetpay_async._cli.io import console
 from jetpay_async._cli.io.exporter import OutputFileError, choose_destination
 from jetpay_async.ledger import DebitState, LedgerItem
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.usefixtures("empty_directory")
+
+
+@pytest.fixture(autouse=True)
+def _new_process() -> None:
+    """Forget the streams that failed in another test."""
+    console.open_streams()
 
 
 def item(**changes: str) -> LedgerItem:

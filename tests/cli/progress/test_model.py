@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from jetpay_async._cli.progress import model
-from jetpay_async.ledger import Progress
-from tests.cli.conftest import CommandResult
-
-Jetpay = Callable[..., CommandResult]
-
-pytestmark = pytest.mark.usefixtures("short_timeouts", "empty_directory")
-
-
-def stands(finished: int) -> Progress:
-    return Progress(total=1000, pending=1000 - finished, sending=0, captured=finished, rejected=0, unknown=0)
+from jetpay_async.ledger import Progress, Waiting
+from tests.cli.lists import progress_of
 
 
 def test_the_rate_is_that_of_the_last_half_minute() -> None:
     """What was done in the hours before does not count for the rate, and for what is left."""
     times = iter([0.0, 0.0, 10.0, 40.0, 50.0])
-    pacer = model.ProgressSampler(lambda: next(times))
+    sampler = model.ProgressSampler(lambda: next(times))
 
-    paces = [pacer.measure(stands(finished)) for finished in (0, 0, 500, 530, 600)]
+    samples = [sampler.measure(progress_of(finished)) for finished in (0, 0, 500, 530, 600)]
 
-    assert [round(sample.per_second, 2) for sample in paces] == [0.0, 0.0, 50.0, 1.0, 7.0]
-    assert [sample.seconds_left for sample in paces] == [None, None, 10.0, 470.0, pytest.approx(400 / 7)]
+    assert [round(sample.per_second, 2) for sample in samples] == [0.0, 0.0, 50.0, 1.0, 7.0]
+    assert [sample.seconds_left for sample in samples] == [None, None, 10.0, 470.0, pytest.approx(400 / 7)]
 
 
 @pytest.mark.parametrize(
@@ -41,3 +33,36 @@ def test_the_rate_is_that_of_the_last_half_minute() -> None:
 def test_durations(seconds: float, text: str) -> None:
     """A time is written as people read it."""
     assert model.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        pytest.param({}, "1 captured, 0 rejected, 0 unknown, 3 in flight, 2/s, 9 s left", id="working"),
+        pytest.param({"accepted": 2}, "1 captured, 2 accepted, 0 rejected, 0 unknown, 3 in flight, 2/s", id="accepted"),
+        pytest.param(
+            {"waiting": Waiting(debits=3, seconds=32.4)},
+            "1 captured, 0 rejected, 0 unknown, waiting 32 s to resolve 3 debits in doubt",
+            id="waiting",
+        ),
+        pytest.param(
+            {"waiting": Waiting(debits=1, seconds=75.0)},
+            "1 captured, 0 rejected, 0 unknown, waiting 1 min 15 s to resolve 1 debit in doubt",
+            id="waiting for one",
+        ),
+        pytest.param(
+            {"waiting": Waiting(debits=3, seconds=32.4), "pending": 5},
+            "1 captured, 0 rejected, 0 unknown, 3 in flight, 2/s, 9 s left",
+            id="both",
+        ),
+    ],
+)
+def test_waiting_is_shown_apart_from_working(changes: dict[str, Any], text: str) -> None:
+    """A batch that only waits for debits in doubt shows how long, instead of a rate that decays."""
+    progress = Progress(
+        **{"total": 9, "pending": 0, "sending": 3, "captured": 1, "rejected": 0, "unknown": 0, **changes}
+    )
+
+    shown = model.counts(model.ProgressSample(progress=progress, per_second=2.0, seconds_left=9.0))
+
+    assert ", ".join(shown).startswith(text)
