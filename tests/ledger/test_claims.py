@@ -214,7 +214,7 @@ def test_captured_counts_more_than_accepted(connection: Connection) -> None:
 
 @pytest.mark.parametrize("state", [DebitState.REJECTED, DebitState.UNKNOWN])
 def test_what_another_batch_leaves_open_is_resolved_first(connection: Connection, state: DebitState) -> None:
-    """A debit that another batch may have sent is not sent before its status proves something, after the other's time."""
+    """A debit that another batch may have sent is not sent before its status, read late enough, allows it."""
     submit(connection, "other", 1)
     record(connection, 1, state, *claim(connection, 1, 1), seen_state="declined")
 
