@@ -17,6 +17,9 @@ __all__ = [
     "preauthorize",
     "sandbox",
     "status",
+    "webhooks_dead_letters_discard",
+    "webhooks_dead_letters_list",
+    "webhooks_dead_letters_replay",
     "webhooks_explain",
 ]
 
@@ -94,5 +97,26 @@ def captures_retry_rejected(**options: Any) -> int:
 def webhooks_explain(**options: Any) -> int:
     """Run ``jetpay webhooks explain``."""
     from jetpay_async._cli.commands.webhooks import explain as command
+
+    return command(**options)
+
+
+def webhooks_dead_letters_list(**options: Any) -> int:
+    """Run ``jetpay webhooks dead-letters list``."""
+    from jetpay_async._cli.commands.dead_letters import list_dead_letters as command
+
+    return command(**options)
+
+
+def webhooks_dead_letters_replay(**options: Any) -> int:
+    """Run ``jetpay webhooks dead-letters replay``."""
+    from jetpay_async._cli.commands.dead_letters import replay as command
+
+    return command(**options)
+
+
+def webhooks_dead_letters_discard(**options: Any) -> int:
+    """Run ``jetpay webhooks dead-letters discard``."""
+    from jetpay_async._cli.commands.dead_letters import discard as command
 
     return command(**options)

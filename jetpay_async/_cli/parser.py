@@ -378,7 +378,51 @@ def _add_webhooks(add_parser: AddParser) -> None:
         help="verify as of this time: seconds since the epoch or ISO 8601, UTC unless it has an offset",
     )
     _add_json(parser, "the explanation")
+    _add_dead_letters(add_nested)
 
+
+def _add_dead_letters(add_parser: AddParser) -> None:
+    dead_letters = add_parser(
+        "dead-letters",
+        help="events that could not be handled",
+        description="Inspect, replay and discard events that could not be handled, in the file of a SqliteInbox.",
+    )
+    add_nested = dead_letters.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    parser = _add_inbox(add_nested, "list", "list them", run=dispatch.webhooks_dead_letters_list)
+    _add_json(parser, "each, one per line,")
+    parser = _add_inbox(
+        add_nested,
+        "replay",
+        "store them again; a running receiver handles them, after later events of their transactions",
+        run=dispatch.webhooks_dead_letters_replay,
+    )
+    _add_event_ids(parser)
+    parser = _add_inbox(
+        add_nested, "discard", "forget them; they count as handled", run=dispatch.webhooks_dead_letters_discard
+    )
+    _add_event_ids(parser)
+
+
+def _add_inbox(add_parser: AddParser, name: str, summary: str, *, run: Callable[..., int]) -> argparse.ArgumentParser:
+    parser = _add(add_parser, name, summary, run=run, epilog=_INBOX_STATUSES)
+    parser.add_argument("--inbox", required=True, metavar="FILE", help="the file of the receiver's SqliteInbox")
+    parser.add_argument("--source", default="", metavar="NAME", help="the source of the SqliteInbox, if it has one")
+    return parser
+
+
+def _add_event_ids(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "event_ids", nargs="+", type=_number(int, 0, 2**63 - 1), metavar="ID", help="the id of an event"
+    )
+
+
+_INBOX_STATUSES = """\
+exit status:
+  0    done
+  2    an invalid argument, or an event that is not a dead letter; nothing was
+       changed
+  3    the inbox can't be read or written
+"""
 
 _EXPLAIN_STATUSES = """\
 exit status:

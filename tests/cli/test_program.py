@@ -90,6 +90,7 @@ def test_help_lists_commands_environment_and_statuses(jetpay: Jetpay, arguments:
     "command",
     [
         *("demo", "sandbox", "preauthorize", "capture", "status", "cancel", "webhooks explain"),
+        *("webhooks dead-letters list", "webhooks dead-letters replay", "webhooks dead-letters discard"),
         *("captures status", "captures list", "captures export", "captures retry-rejected"),
     ],
 )
