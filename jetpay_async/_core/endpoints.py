@@ -101,7 +101,7 @@ def _token_fault(token: str, base_url: str) -> str | None:
 def origin(base_url: str) -> str:
     """Return the origin of a URL that was checked, the same for the same API: loopback is one, whatever its port."""
     parts = urlsplit(base_url)
-    host = (parts.hostname or "").rstrip(".")
+    host = parts.hostname or ""
     if is_loopback(host):
         return "loopback"
     port = "" if parts.port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{parts.port}"

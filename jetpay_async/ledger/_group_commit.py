@@ -44,6 +44,7 @@ class GroupCommitExecutor:
         self._loop = asyncio.get_running_loop()
         self._queued: SimpleQueue[_QueuedWork[Any] | None] = SimpleQueue()
         """None is the end."""
+        self._closing = False
         self._ending = False
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -82,14 +83,15 @@ class GroupCommitExecutor:
         Raises:
             LedgerError: The ledger can't be read or written.
         """
-        if self._closed.done():
+        if self._closing or self._closed.done():
             raise LedgerError(f"the ledger {self._backend.name} is closed; open it again")
         future: asyncio.Future[_T] = self._loop.create_future()
         self._queued.put(_QueuedWork(operation, future, writes, last))
         return await future
 
     async def close(self) -> None:
-        """Carry out what was ordered, and disconnect."""
+        """Carry out what was ordered, and disconnect. Whatever is ordered from now on is refused."""
+        self._closing = True
         self._queued.put(None)
         await asyncio.shield(self._closed)
 
