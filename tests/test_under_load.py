@@ -31,7 +31,7 @@ async def test_every_debit_is_captured_exactly_once() -> None:
     """Each preauthorize is done or unknown, each debit known to the client is captured once, nothing is left over."""
     tasks_before = asyncio.all_tasks()
     told: list[OutcomeUnknownError] = []
-    async with Sandbox(seed=20261122, rejects_second_capture=False) as sandbox:
+    async with Sandbox(seed=20261122, refuses_second_capture=False) as sandbox:
         for route in ("preauthorize", "capture"):
             for fault in trouble(route):
                 sandbox.faults.add(fault)

@@ -48,7 +48,7 @@ class Sandbox:
         latency: Seconds that pass before each request is worked on.
         ssl_context: To serve https.
         clock: The time of events and of the deliveries' tokens, and every delay.
-        rejects_second_capture: Whether the service answers another capture of a captured debit with a 409. False makes
+        refuses_second_capture: Whether the service answers another capture of a captured debit with a 409. False makes
             it take the money again, which shows whether it is the client that never captures twice.
         slow_bank_seconds: How long after a capture the state of `CardBehavior.later` follows.
         delivery: How webhooks are delivered; ``DeliveryPolicy(speedup=1000)`` for tests.
@@ -63,7 +63,7 @@ class Sandbox:
         latency: float = 0.0,
         ssl_context: SSLContext | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        rejects_second_capture: bool = True,
+        refuses_second_capture: bool = True,
         slow_bank_seconds: float = 1.0,
         delivery: DeliveryPolicy = _AS_DOCUMENTED,
     ) -> None:
@@ -72,7 +72,7 @@ class Sandbox:
             seed=seed,
             now=clock.time,
             defer=lambda action: timers.later(slow_bank_seconds, action),
-            rejects_second_capture=rejects_second_capture,
+            refuses_second_capture=refuses_second_capture,
         )
         self._keys = KeyRing()
         self._webhooks = Webhooks(self._account.new_id, public_callbacks=delivery.public_callbacks)

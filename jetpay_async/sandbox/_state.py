@@ -204,7 +204,7 @@ class Account:
         seed: Where the identifiers come from; the same seed gives the same ones.
         now: Seconds since the epoch.
         defer: Run something after the bank's delay.
-        rejects_second_capture: Whether another capture of a captured debit is a 409.
+        refuses_second_capture: Whether another capture of a captured debit is a 409.
     """
 
     def __init__(
@@ -213,11 +213,11 @@ class Account:
         seed: int,
         now: Callable[[], float],
         defer: Callable[[Callable[[], object]], None],
-        rejects_second_capture: bool,
+        refuses_second_capture: bool,
     ) -> None:
         self._random = Random(seed)  # noqa: S311 - reproducible on purpose
         self._defer = defer
-        self._rejects_second_capture = rejects_second_capture
+        self._refuses_second_capture = refuses_second_capture
         self.events = EventLog(now)
         self.contacts: dict[str, Contact] = {}
         self.credit_cards: dict[str, CreditCard] = {}
@@ -303,7 +303,7 @@ class Account:
             raise RejectedError(404, "Debit not found")
         if debit.from_credit_card_id is None:
             raise RejectedError(409, "Debit was not preauthorized: there is nothing to capture")
-        if debit.state is not TransactionState.PREAUTHORIZED and (self._rejects_second_capture or debit.state in _OVER):
+        if debit.state is not TransactionState.PREAUTHORIZED and (self._refuses_second_capture or debit.state in _OVER):
             raise RejectedError(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
         behavior = self.credit_cards[debit.from_credit_card_id].behavior
         if behavior.later is not None:

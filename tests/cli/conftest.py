@@ -72,7 +72,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     It processes a second capture of a debit as well: only the client prevents that.
     """
     monkeypatch.setattr(RetryPolicy, "delay", lambda *_: 0.0)
-    made = Sandbox(slow_bank_seconds=0.01, rejects_second_capture=False)
+    made = Sandbox(slow_bank_seconds=0.01, refuses_second_capture=False)
     with running(made):
         monkeypatch.setenv("JETPAY_API_TOKEN", made.api_token)
         monkeypatch.setenv("JETPAY_BASE_URL", made.url)

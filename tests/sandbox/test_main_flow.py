@@ -73,7 +73,7 @@ async def test_second_capture_is_rejected(caller: Caller) -> None:
 async def test_unguarded_service_takes_the_money_again(card_number: str) -> None:
     """Without its guard the service takes the money at every capture, and lists the debits that were captured twice."""
     async with (
-        Sandbox(rejects_second_capture=False, slow_bank_seconds=0) as sandbox,
+        Sandbox(refuses_second_capture=False, slow_bank_seconds=0) as sandbox,
         aiohttp.ClientSession() as session,
     ):
         caller = Caller(sandbox, session)
@@ -92,7 +92,7 @@ async def test_unguarded_service_takes_the_money_again(card_number: str) -> None
 @pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
 async def test_capture_of_a_debit_that_is_over_is_rejected(state: str, *, guarded: bool) -> None:
     """A cancelled or failed debit can't be captured, whatever the guard."""
-    async with Sandbox(rejects_second_capture=guarded) as sandbox, aiohttp.ClientSession() as session:
+    async with Sandbox(refuses_second_capture=guarded) as sandbox, aiohttp.ClientSession() as session:
         caller = Caller(sandbox, session)
         debit_id = await caller.reserve()
         sandbox.set_state(debit_id, state)

@@ -45,7 +45,7 @@ async def capture_batch(plan: Plan, policy: RetryPolicy, on_progress: OnProgress
     Returns:
         What the ledger and the sandbox recorded.
     """
-    sandbox = Sandbox(seed=plan.seed, latency=_LATENCY_SECONDS, rejects_second_capture=False)
+    sandbox = Sandbox(seed=plan.seed, latency=_LATENCY_SECONDS, refuses_second_capture=False)
     with tempfile.TemporaryDirectory(prefix="jetpay-demo-") as directory:
         ledger = Path(directory, "captures.db")
         async with (

@@ -111,7 +111,7 @@ async def charge_cards(plan: Plan, on_progress: OnProgress) -> RunRecord:
         slow_bank_seconds=_SLOW_BANK_SECONDS,
         delivery=_DELIVERIES,
         # A second capture is paid a second time here: only the client can prevent it.
-        rejects_second_capture=False,
+        refuses_second_capture=False,
     )
     if plan.faults:
         sandbox.faults.add(*_FAULTS)

@@ -52,7 +52,7 @@ class CapturedBatch:
 
 @pytest.fixture(scope="module")
 def captured_batch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CapturedBatch]:
-    sandbox = Sandbox(rejects_second_capture=False)
+    sandbox = Sandbox(refuses_second_capture=False)
     directory = tmp_path_factory.mktemp("night")
     made = directory / "c.db"
     source = directory / "debits.txt"
