@@ -1,4 +1,4 @@
-"""One thread that owns the connection, and commits whatever has queued up as one transaction.
+"""One thread that owns the connection, and commits all units of work that have queued up as one transaction.
 
 That is what makes a durable outcome cheap: while the disk is busy with one commit, the next one gathers.
 """
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
+from jetpay_async._core.fork import ForkGuard
+from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger._backend import UnitOfWork
 from jetpay_async.ledger.errors import LedgerError
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from jetpay_async.ledger._backend import Backend, Connection
 
 _T = TypeVar("_T")
+
+_MAX_TRIES = 20
+"""Tries of a transaction that collides with those of other owners; at each try one of them gets through."""
 
 
 @attrs.frozen(eq=False)
@@ -32,28 +37,29 @@ class _QueuedWork(Generic[_T]):
     last: bool
 
 
-# Times that a transaction is tried which others are in the way of; each try, one of them gets through.
-_TRIES = 20
+_Result: TypeAlias = tuple["asyncio.Future[Any]", object, Exception | None]
+"""Of a unit of work: whose it is, what it returned, and the error if it failed."""
 
 
 class GroupCommitExecutor:
-    """Takes operations from the event loop and carries them out, in order, in its thread."""
+    """Takes units of work from the event loop and carries them out, in order, in its thread."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._loop = asyncio.get_running_loop()
-        self._queued: SimpleQueue[_QueuedWork[Any] | None] = SimpleQueue()
-        """None is the end."""
+        self._fork_guard = ForkGuard()
+        self._queue: SimpleQueue[_QueuedWork[Any] | None] = SimpleQueue()
+        """None ends the thread."""
         self._closing = False
         self._ending = False
+        """The same, as far as the thread knows."""
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._thread: threading.Thread | None = None
         self.commits = 0
         """Transactions that wrote something."""
 
     def another(self) -> GroupCommitExecutor:
-        """Make another commits at the same ledger."""
+        """Make another executor for the same ledger, with a connection of its own."""
         return GroupCommitExecutor(self._backend)
 
     async def open(self, *, create: bool) -> None:
@@ -63,16 +69,15 @@ class GroupCommitExecutor:
             LedgerError: The ledger can't be used.
         """
         # A daemon: a program that forgets to close must still be able to end; a commit is whole or not at all.
-        self._thread = threading.Thread(target=self._serve, args=(create,), name="jetpay-ledger", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._serve, args=(create,), name="jetpay-ledger", daemon=True).start()
         try:
             await asyncio.shield(self._opened)
         except asyncio.CancelledError:
-            self._queued.put(None)
+            self._end()
             raise
 
     async def run(self, operation: UnitOfWork[_T], *, writes: bool = True, last: bool = False) -> _T:
-        """Carry out an operation; it is durable when this returns.
+        """Carry out a unit of work; it is durable when this returns.
 
         Args:
             operation: What to do with the connection, in the thread.
@@ -81,24 +86,36 @@ class GroupCommitExecutor:
                 one order.
 
         Raises:
-            LedgerError: The ledger can't be read or written.
+            LedgerError: The ledger can't be read or written, or is closed.
+            ConfigurationError: The process was forked since.
         """
+        if self._fork_guard.forked:
+            # The thread stayed with the parent.
+            raise ConfigurationError(
+                f"the ledger {self._backend.name} was opened before a fork; open it again in the child"
+            )
         if self._closing or self._closed.done():
             raise LedgerError(f"the ledger {self._backend.name} is closed; open it again")
         future: asyncio.Future[_T] = self._loop.create_future()
-        self._queued.put(_QueuedWork(operation, future, writes, last))
+        self._queue.put(_QueuedWork(operation, future, writes, last))
         return await future
 
     async def close(self) -> None:
-        """Carry out what was ordered, and disconnect. Whatever is ordered from now on is refused."""
+        """Carry out what has queued up, and disconnect."""
+        self._end()
+        if not self._fork_guard.forked:
+            await asyncio.shield(self._closed)
+
+    def _end(self) -> None:
         self._closing = True
-        self._queued.put(None)
-        await asyncio.shield(self._closed)
+        self._queue.put(None)
+
+    # --- in the thread
 
     def _serve(self, create: bool) -> None:  # noqa: FBT001 - a thread's target
         try:
             connection = self._backend.connect(create=create)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever opens
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller of open()
             self._deliver([(self._opened, None, self._translate(error)), (self._closed, None, None)])
             return
         self._deliver([(self._opened, None, None)])
@@ -109,14 +126,14 @@ class GroupCommitExecutor:
         self._deliver([(self._closed, None, None)])
 
     def _gather(self) -> list[_QueuedWork[Any]]:
-        """Wait for an order, and take with it all that can share its transaction; nothing at the end."""
+        """Wait for work, and take with it all that can share its transaction; nothing at the end."""
         queued: list[_QueuedWork[Any]] = []
-        while not self._ending and not (queued and self._queued.empty()):
-            order = self._queued.get()
-            if order is None:
+        while not self._ending and not (queued and self._queue.empty()):
+            work = self._queue.get()
+            if work is None:
                 self._ending = True
             else:
-                queued.append(order)
+                queued.append(work)
         return sorted(queued, key=attrgetter("last"))
 
     def _transact(self, connection: Connection, queued: list[_QueuedWork[Any]]) -> list[_Result]:
@@ -125,51 +142,50 @@ class GroupCommitExecutor:
             tries += 1
             try:
                 return self._try(connection, queued)
-            except Exception as error:  # noqa: BLE001 - it belongs to those who ordered
+            except Exception as error:  # noqa: BLE001 - it belongs to the callers of run()
                 with contextlib.suppress(Exception):  # a lost connection can't roll back, and need not
                     connection.rollback()
-                if tries < _TRIES and self._backend.repeatable(error):
+                if tries < _MAX_TRIES and self._backend.repeatable(error):
                     continue
                 failure = self._translate(error)
-                return [(order.future, None, failure) for order in queued]
+                return [(work.future, None, failure) for work in queued]
 
     def _try(self, connection: Connection, queued: list[_QueuedWork[Any]]) -> list[_Result]:
-        writes = any(order.writes for order in queued)
+        writes = any(work.writes for work in queued)
         connection.begin(writes=writes)
-        results = [self._carry_out(connection, order) for order in queued]
+        results = [_carry_out(connection, work) for work in queued]
         connection.commit()
         self.commits += writes
         return results
 
-    def _carry_out(self, connection: Connection, order: _QueuedWork[Any]) -> _Result:
-        try:
-            return order.future, order.operation(connection), None
-        except LedgerError as error:
-            # It has changed nothing, so that what the others did stands.
-            return order.future, None, error
-
     def _translate(self, error: Exception) -> Exception:
-        said = self._backend.explain(error)
-        if said is None:
+        explanation = self._backend.explain(error)
+        if explanation is None:
             return error
-        failure = LedgerError(said)
+        failure = LedgerError(explanation)
         failure.__cause__ = error
         return failure
 
     def _deliver(self, results: list[_Result]) -> None:
-        # The loop may have been closed under a program that forgot to close the ledger.
+        # The loop may have been closed by a program that forgot to close the ledger.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_certain_after, results)
+            self._loop.call_soon_threadsafe(_set_results, results)
 
 
-_Result: TypeAlias = tuple["asyncio.Future[Any]", object, Exception | None]
+def _carry_out(connection: Connection, work: _QueuedWork[Any]) -> _Result:
+    try:
+        return work.future, work.operation(connection), None
+    except LedgerError as error:
+        # It has changed nothing, so that the work that shares its transaction is valid.
+        return work.future, None, error
 
 
-def _certain_after(results: list[_Result]) -> None:
+def _set_results(results: list[_Result]) -> None:
     for future, value, error in results:
         if future.done():
             continue
         if error is None:
             future.set_result(value)
         else:
+            # Each caller gets an error of its own: raising one adds the caller's frames to it.
             future.set_exception(copy.copy(error) if len(results) > 1 else error)

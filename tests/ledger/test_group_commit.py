@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from jetpay_async import ConfigurationError
+from jetpay_async._core import fork
 from jetpay_async.ledger import Ledger, LedgerError, UnknownBatchError, _repository
+from jetpay_async.ledger._backend import Connection
+from jetpay_async.ledger._group_commit import GroupCommitExecutor
 
 
 @pytest.fixture
@@ -21,14 +24,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "captures.db"
 
 
+async def occupy(commits: GroupCommitExecutor) -> tuple[asyncio.Future[bool], threading.Event]:
+    """Have the thread be in the middle of a transaction until the event is set."""
+    busy, gate = threading.Event(), threading.Event()
+
+    def wait(_: Connection) -> bool:
+        busy.set()
+        return gate.wait(30)
+
+    occupied = asyncio.ensure_future(commits.run(wait))
+    assert await asyncio.to_thread(busy.wait, 30)
+    return occupied, gate
+
+
 @pytest.mark.asyncio
 async def test_operations_that_meet_share_a_commit(path: Path) -> None:
-    """What is ordered while another commit is under way is committed together; and in order."""
+    """Work that comes while another commit is under way is committed together, in order."""
     async with Ledger(path) as ledger:
         commits = ledger.commits
-        gate = threading.Event()
-        first = asyncio.ensure_future(commits.run(lambda _: gate.wait(5)))
-        await asyncio.sleep(0.05)
+        first, gate = await occupy(commits)
         before = commits.commits
         numbers = [asyncio.ensure_future(commits.run(partial(_return, number=n))) for n in range(20)]
         await asyncio.sleep(0)
@@ -44,9 +58,7 @@ async def test_a_transaction_that_fails_fails_for_all_its_parts(path: Path) -> N
     """Nothing of a transaction that failed counts; the next one is not concerned."""
     async with Ledger(path) as ledger:
         commits = ledger.commits
-        gate = threading.Event()
-        first = asyncio.ensure_future(commits.run(lambda _: gate.wait(5)))
-        await asyncio.sleep(0.05)
+        first, gate = await occupy(commits)
         insert = partial(_insert, key="a")
         shared = [
             asyncio.ensure_future(commits.run(insert)),
@@ -75,9 +87,7 @@ def _insert(connection: Any, key: str) -> None:
 async def test_what_the_ledger_refuses_spoils_no_other_part(path: Path) -> None:
     """An operation that the ledger refuses has changed nothing: those that shared its transaction stand."""
     async with Ledger(path) as ledger:
-        gate = threading.Event()
-        first = asyncio.ensure_future(ledger.commits.run(lambda _: gate.wait(5)))
-        await asyncio.sleep(0.05)
+        first, gate = await occupy(ledger.commits)
         rejected = asyncio.ensure_future(ledger.progress("none"))
         kept = asyncio.ensure_future(ledger.commits.run(partial(_insert, key="a")))
         await asyncio.sleep(0)
@@ -91,7 +101,7 @@ async def test_what_the_ledger_refuses_spoils_no_other_part(path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_an_order_that_is_no_longer_wanted_is_carried_out_all_the_same(path: Path) -> None:
+async def test_work_that_nobody_waits_for_any_more_is_carried_out(path: Path) -> None:
     """Who stops waiting gets no answer, and nobody else is disturbed."""
     async with Ledger(path) as ledger:
         unwanted = asyncio.ensure_future(ledger.commits.run(partial(_insert, key="a")))
@@ -147,3 +157,34 @@ asyncio.run(main())
             return (await ledger.progress("night")).total
 
     assert asyncio.run(read()) == 1
+
+
+@pytest.mark.asyncio
+async def test_work_that_comes_while_the_ledger_closes_is_refused(path: Path) -> None:
+    """Nothing waits for a thread that has ended: what comes too late is an error at once."""
+    async with Ledger(path) as ledger:
+        commits = ledger.commits
+        first, gate = await occupy(commits)
+        closing = asyncio.ensure_future(commits.close())
+        await asyncio.sleep(0)
+
+        with pytest.raises(LedgerError, match="is closed; open it again"):
+            async with asyncio.timeout(5):
+                await ledger.batches()
+
+        gate.set()
+        assert await first
+        await closing
+
+
+@pytest.mark.asyncio
+async def test_a_forked_child_opens_a_ledger_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread stays with the parent: in a child the ledger is an error, and neither work nor closing hangs."""
+    async with Ledger(path) as ledger:
+        with monkeypatch.context() as child:
+            child.setattr(fork, "_generation", fork._generation + 1)
+
+            with pytest.raises(ConfigurationError, match="opened before a fork; open it again in the child"):
+                await ledger.batches()
+            async with asyncio.timeout(5):
+                await ledger.commits.close()
