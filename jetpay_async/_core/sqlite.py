@@ -277,6 +277,9 @@ class Explanation:
 _LOCKED = Explanation("locked", "another process holds it: end that process's transaction")
 
 _EXPLANATIONS = {
+    sqlite3.SQLITE_READONLY_DBMOVED: Explanation(
+        "unavailable", "it was moved or removed while it was open: put it back"
+    ),
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_FULL: Explanation("full", "the disk is full: make room"),
@@ -298,9 +301,14 @@ def explain(error: sqlite3.Error | OSError) -> Explanation | None:
     """Say what an error of SQLite, or of the file system, means and what to do; None if it is a rare one."""
     if isinstance(error, OSError):
         return _EXPLANATIONS[sqlite3.SQLITE_FULL if error.errno in _NO_SPACE else sqlite3.SQLITE_CANTOPEN]
-    return _EXPLANATIONS.get(_primary_code(error))
+    return _EXPLANATIONS.get(_code(error)) or _EXPLANATIONS.get(_primary_code(error))
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Errors of the module itself have none.
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR))
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    # The low byte is the primary code; the rest tells kinds of it apart. Errors of the module itself have none.
-    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+    # The low byte is the primary code; the rest tells kinds of it apart.
+    return _code(error) & 0xFF

@@ -65,28 +65,28 @@ class Connection(Protocol):
         ...
 
     def renew(self, owner: int, lease: float) -> bool:
-        """Say that the owner is alive; False if the ledger does not name it any more."""
+        """Record that the owner is alive; return False if the ledger does not name it any more."""
         ...
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners that are dead out of the ledger; what they were sending is then anybody's to resolve.
+        """Remove the dead owners from the ledger: any owner may then take over what they were sending.
 
         Raises:
-            LedgerError: This owner is out of it itself.
+            LedgerError: This owner was removed itself.
         """
 
     def leave(self, owner: int) -> None:
-        """Take this owner out of the ledger."""
+        """Remove this owner from the ledger."""
 
     def close(self) -> None:
         """Close the connection."""
 
 
 class Backend(Protocol):
-    """A place for a ledger."""
+    """A place where a ledger is kept."""
 
     name: str
-    """What errors call it; holds no password."""
+    """Its name in errors, without a password."""
     leases: bool
     """Whether an owner that is paused counts as dead after its lease."""
 
@@ -103,7 +103,7 @@ class Backend(Protocol):
         ...
 
     def repeatable(self, error: Exception) -> bool:
-        """Say whether others were in the way, so that the same transaction may go through when it is tried again."""
+        """Return whether the transaction collided with another one, and may go through when it is tried again."""
         ...
 
 

@@ -26,7 +26,14 @@ _RENEWALS = 4
 
 
 class OwnerLease:
-    """The registration of one owner in the ledger."""
+    """The registration of one owner in the ledger.
+
+    Args:
+        commits: The ledger's executor.
+        seconds: How long the owner counts as alive without renewing.
+        clock: Wall clock and monotonic clock.
+        lapses: Whether it counts as dead after that time; otherwise a lock shows that it is alive.
+    """
 
     def __init__(self, commits: GroupCommitExecutor, seconds: float, clock: Clock, *, lapses: bool) -> None:
         self._commits = commits
@@ -35,7 +42,7 @@ class OwnerLease:
         self._lapses = lapses
         self._began = (0.0, 0.0)
         self.owner = 0
-        """Its number."""
+        """Its number in the ledger."""
 
     @property
     def renewed_every(self) -> float:
@@ -48,7 +55,7 @@ class OwnerLease:
         return self.refusal if self._lapses else None
 
     async def take(self) -> None:
-        """Register.
+        """Register the owner.
 
         Raises:
             LedgerError: The ledger can't be written.
@@ -82,11 +89,11 @@ class OwnerLease:
         return f"{why}; others may go on with its debits, so it sends nothing more: run the same again"
 
     def refusal(self) -> str | None:
-        """Say why nothing may be sent any more, or None if it may."""
+        """Return why nothing may be sent any more, or None if requests may leave."""
         return "the lease on the debit had run out before anything left" if self._passed() >= self._limit else None
 
     async def leave(self) -> None:
-        """Take it out of the ledger; what it was sending is then anybody's to resolve.
+        """Remove the owner from the ledger; any other may then take over what it was sending.
 
         Raises:
             LedgerError: The ledger can't be written.

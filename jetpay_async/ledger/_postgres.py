@@ -1,11 +1,11 @@
 """A ledger in PostgreSQL, for the processes of many machines.
 
-A commit is on the disk when it returns, whatever the server's default. An owner says that it is alive by renewing its
-lease, by the server's clock, the only one that all owners share; one that lets it run out is taken for dead.
+A commit is on the disk when it returns, whatever the server's default. An owner shows that it is alive by renewing its
+lease, by the server's clock, the only one that all owners share; an owner whose lease has run out counts as dead.
 
 Transactions that write take their locks in one order, so that they don't wait for each other in a circle: batches by
-number, then the row of the rate, then debits. Where two owners want the same debit in two batches, the unique index of
-what is being sent lets one of them through; the other's transaction is undone and tried again.
+number, then the row of the rate, then debits. Where two owners claim the same debit in two batches, the unique index of
+the debits that are being sent lets one of them through; the other's transaction is rolled back and tried again.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ _MIN_IDLE_SECONDS = 0.1
 
 
 class PostgresBackend:
-    """One database.
+    """A ledger's database.
 
     Args:
         url: ``postgresql://``.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: The URL can't be read.
     """
 
     leases = True
@@ -111,7 +111,7 @@ class PostgresBackend:
         self.name = f"{given.get('dbname') or 'of PostgreSQL'} at {host or 'its usual place'}"
 
     def connect(self, *, create: bool) -> PostgresConnection:
-        """Connect, and make the tables if there are none.
+        """Connect, and make the tables or bring them up to date.
 
         Raises:
             LedgerError: It can't be used.
@@ -135,7 +135,7 @@ class PostgresBackend:
         return f"the ledger {self.name}: {said}; {_advice(error)}"
 
     def repeatable(self, error: Exception) -> bool:
-        """Say whether others were in the way, so that the same transaction may go through when it is tried again."""
+        """Return whether the transaction collided with another one, and may go through when it is tried again."""
         if isinstance(error, psycopg.errors.UniqueViolation):
             return error.diag.constraint_name == "jetpay_debit_sending"
         return isinstance(error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure)
@@ -187,7 +187,7 @@ def _advice(error: psycopg.Error) -> str:
 
 
 class PostgresConnection:
-    """One connection.
+    """One connection to a ledger's database.
 
     Args:
         connection: The driver's, with autocommit.
@@ -378,20 +378,20 @@ class PostgresConnection:
         return owner
 
     def renew(self, owner: int, lease: float) -> bool:
-        """Say that the owner is alive; False if that comes too late."""
+        """Renew the owner's lease; return False if it has run out."""
         return self.change(self.statements.renew, {"owner": owner, "lease": lease}) == 1
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners whose lease has run out of the ledger.
+        """Remove the owners whose lease has run out from the ledger.
 
         Raises:
-            LedgerError: This one is out of it.
+            LedgerError: This owner was removed itself.
         """
         _sql.require_owner(self, owner)
         self.change(self.statements.remove_lapsed, {"owner": owner})
 
     def leave(self, owner: int) -> None:
-        """Take this owner out of the ledger."""
+        """Remove this owner from the ledger."""
         self.change(self.statements.remove_owner, {"owner": owner})
 
     def close(self) -> None:

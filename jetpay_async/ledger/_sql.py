@@ -1,10 +1,10 @@
 """The ledger's tables and statements, the same for SQLite and PostgreSQL but for what a `Dialect` fills in.
 
 A debit's ``id`` is its batch's number and its position: ``batch << 32 | position``. So a batch, and a chunk of it, is a
-range of ids, and each index is a small one: of the debits in one state. Every statement of a run's steady state looks
-at one of those, so none slows down as the table grows.
+range of ids. The indexes are partial: each holds the debits in one state. Every statement that a run repeats uses one
+of those, so none slows down as the table grows.
 
-The unique index of what is being sent is the ledger's last word: no debit is under way twice, whatever its batches.
+The unique index of the debits that are being sent guarantees that no debit is in flight twice, whatever its batches.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ CHUNK_SIZE = 250
 
 @attrs.frozen
 class Dialect:
-    """How one backend spells what the other spells differently."""
+    """What differs between the backends' SQL."""
 
     key: str
-    """The type of a number that the backend gives out."""
+    """The type of a primary key that the database assigns."""
     number: str
+    """The type of a 64-bit integer."""
     real: str
+    """The type of a double-precision number."""
     now: str
     """Seconds since the epoch, on the clock that all owners share."""
     among: str
@@ -47,17 +49,17 @@ class Dialect:
     outcomes: str
     """``:outcomes``, JSON, as a table."""
     pending: str
-    """How to insist on the index of the pending debits."""
+    """The hint to use the index of the pending debits."""
     sending: str
-    """How to insist on the index of those being sent, which are few: their ids span the whole batch."""
+    """The hint to use the index of the debits that are being sent: they are few, but their ids span the whole batch."""
     claim: str
-    """What keeps two claims from waiting for each other."""
+    """The clause that keeps two claims from waiting for each other."""
     often_changed: str
-    """How to look after a table whose rows all change."""
+    """The storage options of a table whose rows all change."""
 
 
 def schema(dialect: Dialect) -> list[str]:
-    """The statements that make an empty ledger."""
+    """Return the statements that make an empty ledger of the current version."""
     key, number, real = dialect.key, dialect.number, dialect.real
     return [
         f"""CREATE TABLE jetpay_ledger (
@@ -90,7 +92,7 @@ def schema(dialect: Dialect) -> list[str]:
 
 
 def span(batch: int, chunk: int | None = None) -> dict[str, int]:
-    """The ids of a batch, or of a chunk of it: from ``low``, and below ``high``."""
+    """Return the range of the ids of a batch, or of a chunk of it: from ``low``, and below ``high``."""
     if chunk is None:
         return {"low": batch << 32, "high": (batch + 1) << 32}
     low = (batch << 32) + chunk * CHUNK_SIZE

@@ -68,7 +68,12 @@ _CLOCK_STEP_SECONDS = 0.1
 
 
 class SqliteBackend:
-    """One file."""
+    """A ledger's file.
+
+    Args:
+        path: The file; a symbolic link is followed.
+        clock: Wall clock and monotonic clock.
+    """
 
     leases = False
 
@@ -78,11 +83,12 @@ class SqliteBackend:
         self._clock = clock
 
     def connect(self, *, create: bool) -> SqliteConnection:
-        """Open the file.
+        """Open the file, and make the tables or bring them up to date.
 
         Raises:
             LedgerError: It can't be used.
-            ConfigurationError: This platform can't.
+            FileIdentityError: The same: it has another name.
+            ConfigurationError: SQLite is too old, or the platform lacks file locks.
         """
         if sys.platform == "win32":  # pragma: no cover - not measured there
             raise ConfigurationError("a ledger in a file needs flock, which this platform lacks; use PostgreSQL")
@@ -113,7 +119,7 @@ class SqliteBackend:
         return f"the ledger {self.path}: {error}; {explanation.advice}, {_NEXT_STEPS[explanation.reason]}"
 
     def repeatable(self, error: Exception) -> bool:
-        """Say no: a transaction that writes has all others wait, so that none is in its way."""
+        """Return False: transactions that write wait for each other, so none of them collides."""
         del error
         return False
 
@@ -130,7 +136,7 @@ _NEXT_STEPS: dict[sqlite.Reason, str] = {
 
 
 class SqliteConnection:
-    """One connection."""
+    """One connection to a ledger's file."""
 
     statements = Statements(DIALECT)
 
@@ -224,13 +230,13 @@ class SqliteConnection:
         return self._connection.executemany(statement, rows).rowcount
 
     def guard_submission(self) -> None:
-        """Nothing: a transaction that writes keeps all others waiting anyway."""
+        """Do nothing: transactions that write wait for each other anyway."""
 
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""
         del lease  # the lock tells
         token = secrets.token_hex(8)
-        # Held before the ledger names it: whoever finds the name can tell from the lock.
+        # Locked before the ledger names it: others take an owner whose lock is free for dead.
         self._lock = OwnerLock(self._lock_path(token))
         owner: int = self.query(
             self.statements.register,
@@ -238,7 +244,7 @@ class SqliteConnection:
                 "token": token,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "clock": self._set_to(),
+                "clock": self._clock_offset(),
                 "lease": None,
             },
         )[0][0]
@@ -250,19 +256,19 @@ class SqliteConnection:
         return bool(self.query(self.statements.is_owner, {"owner": owner}))
 
     def expire_owners(self, owner: int) -> None:
-        """Take the owners whose lock nobody holds out of the ledger.
+        """Remove the owners whose lock nobody holds from the ledger.
 
         Raises:
-            LedgerError: This one is out of it.
+            LedgerError: This owner was removed itself.
         """
         _sql.require_owner(self, owner)
         for other, token, clock in self.query(self.statements.others, {"owner": owner}):
             self._remove_if_dead(other, token, clock)
 
     def leave(self, owner: int) -> None:
-        """Take this owner out of the ledger, and with it the idle ones that are dead.
+        """Remove this owner from the ledger, and with it the dead ones that hold no debit.
 
-        If it leaves a debit in doubt, it stays there for the next one to remove_owner.
+        An owner that leaves a debit in doubt stays there: its clock tells the next one how long to wait.
         """
         for other, token, clock in self.query(self.statements.idle_others, {"owner": owner}):
             self._remove_if_dead(other, token, clock)
@@ -279,14 +285,14 @@ class SqliteConnection:
         path = self._lock_path(token)
         if not is_released(path):
             return
-        if abs(clock - self._set_to()) > _CLOCK_STEP_SECONDS:
-            # Whether its requests can still be on their way can't be told by the times that it recorded.
+        if abs(clock - self._clock_offset()) > _CLOCK_STEP_SECONDS:
+            # The times that it recorded don't tell how long ago its requests left.
             self.change(self.statements.wait_anew, {"owner": owner})
         self.change(self.statements.remove_owner, {"owner": owner})
         path.unlink(missing_ok=True)
 
-    def _set_to(self) -> float:
-        """Say what the clock is set to: the same until somebody sets it, or the machine is started again."""
+    def _clock_offset(self) -> float:
+        """Return the wall clock minus the monotonic clock: it changes when the clock is set or the machine restarts."""
         return self._time() - self._monotonic()
 
     def _lock_path(self, token: str) -> Path:

@@ -1,4 +1,4 @@
-"""The debits of a submission, checked and kept aside until all are known: in memory while few, in a file when many."""
+"""The debits of a submission, checked and staged until all are known: in memory while few, in a file when many."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-_IN_MEMORY = 1 << 20
+_MAX_BYTES_IN_MEMORY = 1 << 20
 
 
 class StagedDebits:
     """Debit ids in the order they were given."""
 
     def __init__(self) -> None:
-        # An id holds no control characters, so that a line holds an id.
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed by __exit__
+        # One id in each line: it has no control characters.
+        self._file = tempfile.SpooledTemporaryFile(max_size=_MAX_BYTES_IN_MEMORY)  # noqa: SIM115 - closed by __exit__
         self._sum = 0
         self.given = 0
-        """How many there are."""
+        """How many there are, repetitions included."""
 
     def __enter__(self) -> Self:
         return self
@@ -43,11 +43,11 @@ class StagedDebits:
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same debits in whatever order."""
+        """A hash that is the same for the same debits in any order."""
         return f"{self._sum % (1 << 128):032x}"
 
     async def fill(self, debit_ids: Iterable[str] | AsyncIterable[str]) -> None:
-        """Take all, or refuse the first that can't be one.
+        """Add all of them, or refuse the first that can't be a debit's id.
 
         Raises:
             InvalidArgumentError: ``debit_ids`` is no collection of ids.

@@ -4,7 +4,7 @@
 
     JetpayError
      ├── LedgerError              the ledger can't be read or written; nothing is sent without it
-     │    ├── LedgerNotFoundError there is none
+     │    ├── LedgerNotFoundError there is no ledger at this place
      │    ├── BatchMismatchError  the batch exists, with other debits
      │    ├── LedgerMismatchError the ledger belongs to another API or account
      │    ├── UnknownBatchError   there is no such batch
@@ -35,12 +35,12 @@ __all__ = [
 class LedgerError(JetpayError):
     """The ledger can't be read or written: a full disk, a damaged file, a lost connection, a newer schema.
 
-    Nothing is sent without the ledger. What was sent before is in it, and settled by the next run.
+    Nothing is sent without the ledger. What was sent before is recorded in it, and resolved by the next run.
     """
 
 
 class LedgerNotFoundError(LedgerError):
-    """There is no ledger where one was to be, and none was to be made."""
+    """There is no ledger at this place, and ``create`` is False."""
 
 
 class LedgerMismatchError(LedgerError):
@@ -66,7 +66,7 @@ class ChunkBusyError(LedgerError):
 
     @property
     def retryable(self) -> bool:
-        """Always: the ledger knows what is done."""
+        """Always: what is done is recorded in the ledger, and is not done again."""
         return True
 
 
@@ -77,7 +77,7 @@ class CapturesStoppedError(JetpayError):
 
     Attributes:
         key: The batch.
-        progress: Where it stands; None if the ledger could not tell.
+        progress: Where it stands; None if the ledger can't be read.
     """
 
     def __init__(self, message: str, *, key: str, progress: Progress | None) -> None:
@@ -90,7 +90,7 @@ class CapturesStoppedError(JetpayError):
 
     @property
     def retryable(self) -> bool:
-        """Always: the ledger knows what is done."""
+        """Always: what is done is recorded in the ledger, and is not done again."""
         return True
 
 

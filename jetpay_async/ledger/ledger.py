@@ -1,4 +1,4 @@
-"""The ledger of captures: what was intended, and what became of it."""
+"""A ledger of captures: what was intended, and what became of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KEY_LIMIT = 255
 
 
 class Ledger:
-    """A ledger opened to read it, to submit batches or to correct them; it captures nothing and needs no client.
+    """A ledger opened to read it, to submit batches or to correct them. It captures nothing, and needs no client.
 
     ::
 
@@ -38,16 +38,29 @@ class Ledger:
             for batch in await ledger.batches():
                 print(batch.key, batch.progress)
 
-    It holds debit ids, states, times and reasons: never a token.
+    It holds debit ids, states, times and reasons: never a token. A file is made readable by its owner alone.
+
+    **What a ledger promises**, it promises for the captures that go through it: each of its debits is captured once,
+    by however many processes, and in however many of its batches the debit is. It does not know of other ways. A debit
+    that is in another ledger too, or that `JetpayClient.capture` captures elsewhere, may be captured twice, since the
+    API does not tell the second request from the first. So choose one way, and one ledger, for the debits of an
+    account. Of several ledgers in one PostgreSQL database (two roles with a schema each, for example) the URL has to
+    say which one is meant: ``?options=-csearch_path%3DSCHEMA``.
+
+    **A file has one name.** It is on a local disk of one machine, has no hard links, and is not mounted by itself into
+    a container (mount its directory). While it is open it is not moved, removed or replaced by a copy.
+
+    A ledger of an older release is brought up to date when it is opened and no run is alive. One of a newer release is
+    refused.
 
     Args:
         ledger: The path of a file on a local disk, or a ``postgresql://`` URL, which needs
             ``pip install 'jetpay-async[postgres]'``.
         create: Whether to make the file, or the tables, if there are none.
-        clock: Time, for tests.
+        clock: The wall clock and the monotonic clock; replaced by tests.
 
     Raises:
-        ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
+        ConfigurationError: ``ledger`` is neither a path nor such a URL, or its driver is not installed.
     """
 
     def __init__(self, ledger: str | os.PathLike[str], *, create: bool = True, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -60,6 +73,8 @@ class Ledger:
 
         Raises:
             LedgerError: It can't be used; the message says what to do.
+            LedgerNotFoundError: There is none, and ``create`` is False.
+            ConfigurationError: SQLite is too old.
         """
         commits = GroupCommitExecutor(self._backend)
         await commits.open(create=self._create)
@@ -87,9 +102,9 @@ class Ledger:
             LedgerError: The ledger can't be written.
         """
         check_key(key)
-        with StagedDebits() as spool:
-            await spool.fill(debit_ids)
-            # On a connection of its own: a million take longer than a lease, which must be renewed meanwhile.
+        with StagedDebits() as staged:
+            await staged.fill(debit_ids)
+            # On a connection of its own: a million debits take longer than a lease, which has to be renewed meanwhile.
             commits = self.commits.another()
             await commits.open(create=False)
             try:
@@ -97,17 +112,17 @@ class Ledger:
                     lambda connection: _repository.submit(
                         connection,
                         key,
-                        spool.numbered(),
-                        given=spool.given,
-                        chunks=spool.chunks,
-                        fingerprint=spool.fingerprint,
+                        staged.numbered(),
+                        given=staged.given,
+                        chunks=staged.chunks,
+                        fingerprint=staged.fingerprint,
                     )
                 )
             finally:
                 await commits.close()
 
     async def batches(self) -> list[BatchInfo]:
-        """Tell of each batch where it stands, the oldest first.
+        """Return each batch and where it stands, the oldest first.
 
         Raises:
             LedgerError: The ledger can't be read.
@@ -118,7 +133,7 @@ class Ledger:
         """Return where a batch stands, and what it waits for.
 
         Raises:
-            UnknownBatchError: There is none of this key.
+            UnknownBatchError: The ledger has no batch of this key.
             LedgerError: The ledger can't be read.
         """
         batch = await self.find(key)
@@ -133,7 +148,7 @@ class Ledger:
 
         Raises:
             InvalidArgumentError: There is no such state.
-            UnknownBatchError: There is none of this key.
+            UnknownBatchError: The ledger has no batch of this key.
             LedgerError: The ledger can't be read.
         """
         wanted = None if state is None else _check_state(state)
@@ -149,22 +164,22 @@ class Ledger:
                 return
 
     async def chunks_left(self, key: str) -> list[int]:
-        """List the chunks of a batch that have debits without an outcome: what is left to do with `run_chunk`.
+        """Return the chunks of a batch that have debits without an outcome: what is left to do with `run_chunk`.
 
         Raises:
-            UnknownBatchError: There is none of this key.
+            UnknownBatchError: The ledger has no batch of this key.
             LedgerError: The ledger can't be read.
         """
         batch = await self.find(key)
         return await self._run(partial(_repository.chunks_left, batch=batch), writes=False)
 
     async def retry_rejected(self, key: str) -> int:
-        """Put the rejected debits of a batch back, to be captured by the next run; say how many there were.
+        """Make the rejected debits of a batch pending again, for the next run to capture; return how many there were.
 
         The next run reads the status of each before it sends anything.
 
         Raises:
-            UnknownBatchError: There is none of this key.
+            UnknownBatchError: The ledger has no batch of this key.
             LedgerError: The ledger can't be written.
         """
         batch = await self.find(key)
@@ -174,7 +189,7 @@ class Ledger:
         """Return the number of a batch.
 
         Raises:
-            UnknownBatchError: There is none of this key.
+            UnknownBatchError: The ledger has no batch of this key.
             LedgerError: The ledger can't be read.
         """
         check_key(key)
@@ -187,7 +202,7 @@ class Ledger:
 
     @property
     def commits(self) -> GroupCommitExecutor:
-        """Where its operations are carried out."""
+        """What carries its operations out."""
         if self._commits is None:
             raise ConfigurationError("the ledger is not open; use it within `async with`")
         return self._commits
@@ -197,10 +212,10 @@ class Ledger:
 
 
 def check_key(key: str) -> None:
-    """Refuse a name that no batch can have.
+    """Refuse a key that no batch can have.
 
     Raises:
-        InvalidArgumentError: It is none.
+        InvalidArgumentError: It is no such key.
     """
     if not isinstance(key, str) or not key or len(key) > _KEY_LIMIT or not key.isprintable():
         raise InvalidArgumentError(

@@ -357,6 +357,7 @@ def test_newer_tables_are_refused(connection: sqlite3.Connection) -> None:
         (sqlite3.SQLITE_LOCKED, "locked", "another process holds it"),
         (sqlite3.SQLITE_FULL, "full", "disk is full"),
         (sqlite3.SQLITE_READONLY, "readonly", "permissions"),
+        (sqlite3.SQLITE_READONLY_DBMOVED, "unavailable", "put it back"),
         (sqlite3.SQLITE_CORRUPT, "damaged", "restore a copy"),
         (sqlite3.SQLITE_NOTADB, "damaged", "check the path"),
         (sqlite3.SQLITE_CANTOPEN, "unavailable", "check that the directory exists"),
