@@ -24,6 +24,7 @@ _ENVIRONMENT = """\
 environment:
   JETPAY_API_TOKEN  the API token, from Jetpay's dashboard or a sandbox
   JETPAY_BASE_URL   the URL of the API; the production service if not set
+  HTTPS_PROXY       the URL of a proxy, for hosts that NO_PROXY does not name
 
 """
 
@@ -82,6 +83,13 @@ def _add(
 
 def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", dest="as_json", action="store_true", help=f"write {what} as JSON")
+
+
+def _add_connection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout", type=_number(float, 0.001), metavar="SECONDS", help="for each operation, its retries included (30)"
+    )
+    parser.add_argument("--proxy", metavar="URL", help="send every request through this proxy (HTTPS_PROXY)")
 
 
 def _add_raw(parser: argparse.ArgumentParser) -> None:
@@ -182,6 +190,7 @@ def _add_preauthorize(add_parser: AddParser) -> None:
     parser.add_argument(
         "--statement", required=True, metavar="TEXT", help="what the payer's bank statement shows, up to 30 characters"
     )
+    _add_connection(parser)
     _add_json(parser, "the outcome")
 
 
@@ -191,11 +200,13 @@ def _add_capture(add_parser: AddParser) -> None:
         "capture",
         "capture the full amount of preauthorized debits",
         run=dispatch.capture,
-        usage="""%(prog)s DEBIT_ID [DEBIT_ID ...] [--json]
+        usage="""%(prog)s DEBIT_ID [DEBIT_ID ...] [--timeout SECONDS] [--proxy URL]
+                      [--json]
        %(prog)s FILE|- --ledger LEDGER --batch NAME [--column NAME]
                       [--concurrency N] [--rate N] [--restored]
                       [--account LABEL] [--accept-rejections]
-                      [--dry-run] [--json] [--out FILE] [--raw]""",
+                      [--timeout SECONDS] [--proxy URL] [--dry-run] [--json]
+                      [--out FILE] [--raw]""",
         epilog=_FILES + EXIT_STATUSES + _BATCH_STATUSES,
     )
     parser.add_argument(
@@ -243,6 +254,7 @@ def _add_capture(add_parser: AddParser) -> None:
         "in .jsonl; - is stdout",
     )
     _add_raw(parser)
+    _add_connection(parser)
     _add_json(parser, "the outcome of each debit, or the progress and the report of a batch, one per line,")
 
 
@@ -338,6 +350,7 @@ exit status:
 def _add_status(add_parser: AddParser) -> None:
     parser = _add(add_parser, "status", "show the state of a transaction", run=dispatch.status)
     parser.add_argument("transaction_id", metavar="ID", help="of a transaction, or of a debit")
+    _add_connection(parser)
     _add_json(parser, "it")
 
 
@@ -346,6 +359,7 @@ def _add_cancel(add_parser: AddParser) -> None:
         add_parser, "cancel", "cancel a transaction of which no funds have been pulled yet", run=dispatch.cancel
     )
     parser.add_argument("transaction_id", metavar="ID", help="of a transaction, or of a debit")
+    _add_connection(parser)
     _add_json(parser, "the outcome")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jetpay_async._cli.commands.dry_run import find_stored, repeated, report_dry_run
+from jetpay_async._cli.io.connection import Connection
 from jetpay_async._cli.io.console import to_json, write_message, write_result
 from jetpay_async._cli.io.debit_reader import read_debits
 from jetpay_async._cli.io.exit_codes import ExitStatus, gravest
@@ -20,7 +21,6 @@ from jetpay_async._cli.io.ledger_names import FILE, command_line, name_options
 from jetpay_async._cli.io.signals import stop_on_signals
 from jetpay_async._cli.progress.display import choose_display
 from jetpay_async._cli.progress.model import ProgressSampler, outcome_counts
-from jetpay_async.client import JetpayClient
 from jetpay_async.errors import ConfigurationError, JetpayError, OutcomeUnknownError
 from jetpay_async.ledger import CapturesStoppedError, Ledger
 
@@ -51,6 +51,7 @@ class CaptureFileRequest:
     accept_rejections: bool
     out: str | None
     raw: bool
+    connection: Connection
     as_json: bool
 
 
@@ -132,7 +133,7 @@ class _Run:
         request = self._request
         display = choose_display(as_json=request.as_json)
         async with (
-            JetpayClient.from_env(max_connections=request.concurrency, user_agent_suffix="jetpay-cli") as client,
+            request.connection.open_client(max_connections=request.concurrency) as client,
             client.durable_captures(
                 request.ledger,
                 concurrency=request.concurrency,

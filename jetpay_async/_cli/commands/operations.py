@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
+from jetpay_async._cli.io.connection import Connection
 from jetpay_async._cli.io.console import to_json, write_message, write_result
 from jetpay_async._cli.io.exit_codes import ExitStatus, exit_status, gravest
 from jetpay_async.client import JetpayClient
@@ -26,7 +27,15 @@ __all__ = ["cancel", "capture_each", "preauthorize", "status"]
 
 
 def preauthorize(
-    *, contact_id: str, credit_card_id: str, amount: Decimal, to_bank_account_id: str, statement: str, as_json: bool
+    *,
+    contact_id: str,
+    credit_card_id: str,
+    amount: Decimal,
+    to_bank_account_id: str,
+    statement: str,
+    timeout: float | None,
+    proxy: str | None,
+    as_json: bool,
 ) -> int:
     """Reserve an amount on a saved card."""
 
@@ -39,33 +48,34 @@ def preauthorize(
             statement=statement,
         )
 
-    return _run([_ClientCall("preauthorize", None, call)], as_json=as_json)
+    connection = Connection(timeout=timeout, proxy=proxy)
+    return _run([_ClientCall("preauthorize", None, call)], connection, as_json=as_json)
 
 
-def capture_each(*, debit_ids: Sequence[str], as_json: bool) -> int:
+def capture_each(*, debit_ids: Sequence[str], connection: Connection, as_json: bool) -> int:
     """Capture the full amount of each debit, one after the other."""
 
     def request(debit_id: str) -> _ClientCall:
         return _ClientCall("capture", debit_id, lambda client: client.capture(debit_id))
 
     # A debit that is named twice is captured once.
-    return _run([request(debit_id) for debit_id in dict.fromkeys(debit_ids)], as_json=as_json)
+    return _run([request(debit_id) for debit_id in dict.fromkeys(debit_ids)], connection, as_json=as_json)
 
 
-def status(*, transaction_id: str, as_json: bool) -> int:
+def status(*, transaction_id: str, timeout: float | None, proxy: str | None, as_json: bool) -> int:
     """Show the state of a transaction."""
     request = _ClientCall(
         "transaction_status", transaction_id, lambda client: client.transaction_status(transaction_id)
     )
-    return _run([request], as_json=as_json)
+    return _run([request], Connection(timeout=timeout, proxy=proxy), as_json=as_json)
 
 
-def cancel(*, transaction_id: str, as_json: bool) -> int:
+def cancel(*, transaction_id: str, timeout: float | None, proxy: str | None, as_json: bool) -> int:
     """Cancel a transaction."""
     request = _ClientCall(
         "cancel_transaction", transaction_id, lambda client: client.cancel_transaction(transaction_id)
     )
-    return _run([request], as_json=as_json)
+    return _run([request], Connection(timeout=timeout, proxy=proxy), as_json=as_json)
 
 
 _Result: TypeAlias = Preauthorization | Capture | TransactionStatus | None
@@ -79,7 +89,7 @@ class _ClientCall:
     make: Callable[[JetpayClient], Awaitable[_Result]]
 
 
-def _run(calls: Sequence[_ClientCall], *, as_json: bool) -> ExitStatus:
+def _run(calls: Sequence[_ClientCall], connection: Connection, *, as_json: bool) -> ExitStatus:
     """Make one call after the other, and report each outcome."""
     statuses: list[ExitStatus] = []
 
@@ -89,7 +99,7 @@ def _run(calls: Sequence[_ClientCall], *, as_json: bool) -> ExitStatus:
         _report_error(error, as_json=as_json)
 
     async def run() -> None:
-        async with JetpayClient.from_env(on_unknown=report_unknown, user_agent_suffix="jetpay-cli") as client:
+        async with connection.open_client(on_unknown=report_unknown) as client:
             for call in calls:
                 try:
                     result = await call.make(client)

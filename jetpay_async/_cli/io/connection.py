@@ -1,0 +1,70 @@
+"""How a command reaches the API: the client from the environment, with a proxy and a timeout if there are any."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import attrs
+
+from jetpay_async._core.endpoints import PRODUCTION_URL
+from jetpay_async.client import JetpayClient
+from jetpay_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Connection"]
+
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+_NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
+
+
+@attrs.frozen(kw_only=True)
+class Connection:
+    """The options of every command that calls the API."""
+
+    timeout: float | None = None
+    """Seconds for each operation; the client's default if None."""
+    proxy: str | None = None
+    """The URL of a proxy; the one of the environment if None."""
+
+    def open_client(self, **options: Any) -> JetpayClient:
+        """Make the client.
+
+        Args:
+            **options: Of `JetpayClient.from_env`.
+
+        Raises:
+            ConfigurationError: The environment has no token, or the proxy's URL is not valid.
+        """
+        if self.proxy is not None:
+            os.environ.update(_environment_of(self.proxy))
+        if self.timeout is not None:
+            options["timeout"] = self.timeout
+        # Without a proxy the client may rely on a direct connection, and resolves lost requests earlier.
+        return JetpayClient.from_env(user_agent_suffix="jetpay-cli", trust_env=_has_proxy(), **options)
+
+
+def _environment_of(proxy: str) -> Mapping[str, str]:
+    """Return the variables that lead every request through a proxy.
+
+    Raises:
+        ConfigurationError: It is no URL of a proxy. The message does not repeat it: it may hold a password.
+    """
+    try:
+        parts = urlsplit(proxy)
+        valid = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigurationError("argument --proxy: is not the URL of a proxy, such as http://proxy.example:3128")
+    return {**dict.fromkeys(_PROXY_VARIABLES, proxy), **dict.fromkeys(_NO_PROXY_VARIABLES, "")}
+
+
+def _has_proxy() -> bool:
+    """Tell whether the environment names a proxy for the API."""
+    api = urlsplit(os.environ.get("JETPAY_BASE_URL") or PRODUCTION_URL)
+    return api.scheme in getproxies() and not proxy_bypass(api.hostname or "")
