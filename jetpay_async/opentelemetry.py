@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING
 
 try:
     from opentelemetry import metrics, trace
-except ImportError as error:
-    raise ImportError("jetpay_async.opentelemetry needs opentelemetry: pip install 'jetpay-async[otel]'") from error
+except ImportError as _missing:
+    raise ImportError("jetpay_async.opentelemetry needs opentelemetry: pip install 'jetpay-async[otel]'") from _missing
 
 from jetpay_async._version import __version__
 from jetpay_async.telemetry import AttemptResult

@@ -32,10 +32,10 @@ try:
     from procrastinate.exceptions import ConnectorException
     from procrastinate.jobs import Status
     from procrastinate.retry import BaseRetryStrategy, RetryDecision
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "jetpay_async.procrastinate needs procrastinate: pip install 'jetpay-async[distributed]'"
-    ) from error
+    ) from _missing
 
 from jetpay_async._batch.worker_pool import BatchLimits
 from jetpay_async._core.backoff import exponential_backoff

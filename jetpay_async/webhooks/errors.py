@@ -108,14 +108,17 @@ class WebhookError(JetpayError):
 
     # What the constructor of `JetpayError` sets is the same for every delivery, and rejecting a forged one must cost
     # next to nothing: so these are class attributes, and that constructor is not called.
-    operation = debit_id = status = request_id = None
-    attempts = 0
-    elapsed = 0.0
+    operation: str | None = None
+    debit_id: str | None = None
+    status: int | None = None
+    request_id: str | None = None
+    attempts: int = 0
+    elapsed: float = 0.0
 
     def __init__(self, reason: Reason, facts: Mapping[str, Fact] | None = None, /) -> None:
-        self.message = reason.message
+        self.message: str = reason.message
         self.reason = reason
-        self.facts = facts or {}
+        self.facts: Mapping[str, Fact] = facts or {}
 
     @property
     def status_hint(self) -> int:

@@ -439,7 +439,7 @@ def _unstructure_delivery(delivery: Delivery) -> dict[str, object]:
     return {"webhookId": delivery.webhook_id, "events": [_unstructure_event(event) for event in delivery.events]}
 
 
-converter = cattrs.Converter()
+converter: cattrs.Converter = cattrs.Converter()
 """Structures parsed JSON into `Delivery` and `Event` (of the right class), and unstructures them to what was sent."""
 converter.register_structure_hook(Delivery, _structure_delivery)
 converter.register_structure_hook(Event, _structure_event)

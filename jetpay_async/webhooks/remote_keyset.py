@@ -70,7 +70,7 @@ class RemoteKeySet:
         for name, seconds in (("max_age", max_age), ("cooldown", cooldown), ("timeout", timeout)):
             check_seconds(name, seconds, configuration=True)
         check_seconds("max_stale", max_stale, zero=True, configuration=True)
-        self.url = _jwks_url(url)
+        self.url: str = _jwks_url(url)
         self._fetch = fetch or _fetch_with_aiohttp
         self._max_age = max_age
         self._max_stale = max_stale
