@@ -23,14 +23,16 @@ another of its chunk is queued stays "doing" for ever, and keeps the lock.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 try:
+    from procrastinate import App  # noqa: TC002 - `typing.get_type_hints` reads it
     from procrastinate.exceptions import ConnectorException
-    from procrastinate.jobs import Status
+    from procrastinate.jobs import Job, Status
     from procrastinate.retry import BaseRetryStrategy, RetryDecision
 except ImportError as _missing:
     raise ImportError(
@@ -42,23 +44,27 @@ from jetpay_async._core.backoff import exponential_backoff
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
+from jetpay_async.client import JetpayClient  # noqa: TC001 - `typing.get_type_hints` reads it
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.ledger import ChunkBusyError, Ledger, UnknownBatchError, _repository
+from jetpay_async.ledger import (
+    ChunkBusyError,
+    DurableCaptures,
+    Ledger,
+    Progress,
+    Report,
+    Submitted,
+    UnknownBatchError,
+    _repository,
+)
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._batch_reader import BatchReader
 from jetpay_async.ledger.durable_captures import DEFAULT_FOLLOW_UP_SECONDS
+from jetpay_async.outcomes import CaptureOutcome  # noqa: TC001 - `typing.get_type_hints` reads it
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from procrastinate import App
-    from procrastinate.jobs import Job
-
-    from jetpay_async.client import JetpayClient
-    from jetpay_async.ledger import DurableCaptures, Progress, Report, Submitted
     from jetpay_async.ledger._backend import UnitOfWork
-    from jetpay_async.outcomes import CaptureOutcome
 
 __all__ = ["ProcrastinateCaptures", "durable_captures"]
 

@@ -113,6 +113,19 @@ class CommitExecutor(Protocol):
     `GroupCommitExecutor` does so in a thread of its own. A simulation may do so at once, in the event loop.
     """
 
+    async def open(self, *, create: bool) -> None:
+        """Connect.
+
+        Args:
+            create: Whether to make a ledger if there is none.
+
+        Raises:
+            LedgerError: The ledger can't be used.
+        """
+
+    async def close(self) -> None:
+        """Carry out what was ordered, and disconnect."""
+
     async def run(self, operation: UnitOfWork[_T], *, writes: bool = True, last: bool = False) -> _T:
         """Carry out a unit of work; it is durable when this returns.
 
@@ -126,3 +139,7 @@ class CommitExecutor(Protocol):
             LedgerError: The ledger can't be read or written.
         """
         ...
+
+
+MakeCommitExecutor: TypeAlias = "Callable[[Backend], CommitExecutor]"
+"""Makes what is not open yet."""

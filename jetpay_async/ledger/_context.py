@@ -10,6 +10,8 @@ from jetpay_async._core.clock import Clock
 from jetpay_async._core.executor import CallExecutor, Options
 from jetpay_async._core.single_flight import SingleFlight
 from jetpay_async.errors import AuthenticationError, ConfigurationError
+from jetpay_async.ledger._backend import MakeCommitExecutor
+from jetpay_async.ledger._group_commit import GroupCommitExecutor
 
 if TYPE_CHECKING:
     from jetpay_async.errors import JetpayError
@@ -28,6 +30,8 @@ class ClientContext:
     clock: Clock
     origin: str
     """Of the API, as `jetpay_async._core.endpoints.origin` gives it."""
+    commit_executor: MakeCommitExecutor = GroupCommitExecutor
+    """What carries operations on the ledger out."""
 
     @property
     def send_within(self) -> float:

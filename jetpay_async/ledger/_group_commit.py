@@ -58,10 +58,6 @@ class GroupCommitExecutor:
         self.commits = 0
         """Transactions that wrote something."""
 
-    def another(self) -> GroupCommitExecutor:
-        """Make another executor for the same ledger, with a connection of its own."""
-        return GroupCommitExecutor(self._backend)
-
     async def open(self, *, create: bool) -> None:
         """Connect.
 

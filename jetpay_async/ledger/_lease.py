@@ -15,8 +15,7 @@ from jetpay_async.ledger.errors import LedgerError
 if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock
     from jetpay_async._core.send_guard import PreSendCheck
-    from jetpay_async.ledger._backend import Connection
-    from jetpay_async.ledger._group_commit import GroupCommitExecutor
+    from jetpay_async.ledger._backend import CommitExecutor, Connection
 
 _USED_SHARE = 0.8
 """The share of a lease in which requests may leave: clocks differ, and a write takes a moment."""
@@ -35,7 +34,7 @@ class OwnerLease:
         lapses: Whether it counts as dead after that time; otherwise a lock shows that it is alive.
     """
 
-    def __init__(self, commits: GroupCommitExecutor, seconds: float, clock: Clock, *, lapses: bool) -> None:
+    def __init__(self, commits: CommitExecutor, seconds: float, clock: Clock, *, lapses: bool) -> None:
         self._commits = commits
         self._seconds = seconds
         self._clock = clock

@@ -387,7 +387,7 @@ class PostgresConnection:
         Raises:
             LedgerError: This owner was removed itself.
         """
-        _sql.require_owner(self, owner)
+        _sql.require_owner(self.query(self.statements.is_owner, {"owner": owner}))
         self.change(self.statements.remove_lapsed, {"owner": owner})
 
     def leave(self, owner: int) -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jetpay_async._core.migrations import NewerSchemaError
-    from jetpay_async.ledger._backend import Connection
 
 SCHEMA_VERSION = 2
 """Written into each new ledger; `jetpay_async.ledger.migrations` brings older ones up to it."""
@@ -317,13 +316,16 @@ class Statements:
         }
 
 
-def require_owner(connection: Connection, owner: int) -> None:
+def require_owner(found: Sequence[object]) -> None:
     """Stop an owner that another one has taken for dead.
+
+    Args:
+        found: What `Statements.is_owner` returned.
 
     Raises:
         LedgerError: The ledger does not name it any more.
     """
-    if not connection.query(connection.statements.is_owner, {"owner": owner}):
+    if not found:
         raise LedgerError(
             "another run took this one for ended, and may go on with its debits; it sends nothing more: run the same "
             "again"

@@ -261,7 +261,7 @@ class SqliteConnection:
         Raises:
             LedgerError: This owner was removed itself.
         """
-        _sql.require_owner(self, owner)
+        _sql.require_owner(self.query(self.statements.is_owner, {"owner": owner}))
         for other, token, clock in self.query(self.statements.others, {"owner": owner}):
             self._remove_if_dead(other, token, clock)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from jetpay_async._batch.worker_pool import BatchLimits
 from jetpay_async._core.log import logger
@@ -11,24 +14,18 @@ from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.ledger import _intents, _repository
 from jetpay_async.ledger._batch_reader import BatchReader
-from jetpay_async.ledger._context import Moment
+from jetpay_async.ledger._context import ClientContext, Moment
 from jetpay_async.ledger._lease import OwnerLease
 from jetpay_async.ledger._pipeline import POLL_INTERVAL_SECONDS, CapturePipeline
 from jetpay_async.ledger._repository import Scope
 from jetpay_async.ledger.errors import CapturesStoppedError, ChunkBusyError, LedgerError
 from jetpay_async.ledger.ledger import Ledger, check_key
 from jetpay_async.ledger.records import ChunkReport, DebitState, Progress, Report
+from jetpay_async.outcomes import CaptureOutcome  # noqa: TC001 - `typing.get_type_hints` reads it
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable
-    from types import TracebackType
-    from typing import Self
-
     from jetpay_async._core.clock import Clock
     from jetpay_async.ledger._backend import CommitExecutor, UnitOfWork
-    from jetpay_async.ledger._context import ClientContext
-    from jetpay_async.outcomes import CaptureOutcome
 
 __all__ = ["Batch", "DurableCaptures", "run_chunk"]
 
@@ -81,7 +78,7 @@ class DurableCaptures:
         account: str | None,
         accept_rejections: bool,
     ) -> None:
-        self._ledger = Ledger(ledger, clock=context.clock)
+        self._ledger = Ledger(ledger, clock=context.clock, commit_executor=context.commit_executor)
         self._context = context
         self._limits = BatchLimits(concurrency=concurrency, rate=rate)
         self._lease_seconds = check_seconds("lease_seconds", lease_seconds)

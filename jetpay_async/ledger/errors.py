@@ -14,12 +14,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from jetpay_async.errors import JetpayError
-
-if TYPE_CHECKING:
-    from jetpay_async.ledger.records import Progress
+from jetpay_async.ledger.records import Progress  # noqa: TC001 - `typing.get_type_hints` reads it
 
 __all__ = [
     "BatchMismatchError",

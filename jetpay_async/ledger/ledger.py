@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.ledger import _repository
+from jetpay_async.ledger._backend import CommitExecutor, MakeCommitExecutor  # noqa: TC001 - `typing.get_type_hints` reads it
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._group_commit import GroupCommitExecutor
 from jetpay_async.ledger._staging import StagedDebits
 from jetpay_async.ledger.records import BatchInfo, DebitState, LedgerItem, Progress, Submitted
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-    from types import TracebackType
-    from typing import Self
-
-    from jetpay_async._core.clock import Clock
     from jetpay_async.ledger._backend import Connection
 
 __all__ = ["Ledger"]
@@ -58,15 +56,24 @@ class Ledger:
             ``pip install 'jetpay-async[postgres]'``.
         create: Whether to make the file, or the tables, if there are none.
         clock: The wall clock and the monotonic clock; replaced by tests.
+        commit_executor: What makes the executor of its operations; replaced by simulations.
 
     Raises:
         ConfigurationError: ``ledger`` is neither a path nor such a URL, or its driver is not installed.
     """
 
-    def __init__(self, ledger: str | os.PathLike[str], *, create: bool = True, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        ledger: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
+        commit_executor: MakeCommitExecutor = GroupCommitExecutor,
+    ) -> None:
         self._backend = choose_backend(ledger, clock)
         self._create = create
-        self._commits: GroupCommitExecutor | None = None
+        self._make_executor = commit_executor
+        self._commits: CommitExecutor | None = None
 
     async def __aenter__(self) -> Self:
         """Open it.
@@ -76,7 +83,7 @@ class Ledger:
             LedgerNotFoundError: There is none, and ``create`` is False.
             ConfigurationError: SQLite is too old.
         """
-        commits = GroupCommitExecutor(self._backend)
+        commits = self._make_executor(self._backend)
         await commits.open(create=self._create)
         self._commits = commits
         return self
@@ -105,7 +112,7 @@ class Ledger:
         with StagedDebits() as staged:
             await staged.fill(debit_ids)
             # On a connection of its own: a million debits take longer than a lease, which has to be renewed meanwhile.
-            commits = self.commits.another()
+            commits = self._make_executor(self._backend)
             await commits.open(create=False)
             try:
                 return await commits.run(
@@ -201,7 +208,7 @@ class Ledger:
         return self._backend.leases
 
     @property
-    def commits(self) -> GroupCommitExecutor:
+    def commits(self) -> CommitExecutor:
         """What carries its operations out."""
         if self._commits is None:
             raise ConfigurationError("the ledger is not open; use it within `async with`")
