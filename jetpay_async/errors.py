@@ -128,7 +128,7 @@ class JetpayError(Exception):
 
     def __str__(self) -> str:
         context = [
-            f"{name}={value}"
+            f"{name}={_shown(value)}"
             for name, value in (
                 ("operation", self.operation),
                 ("debit_id", self.debit_id),
@@ -139,6 +139,12 @@ class JetpayError(Exception):
             if value is not None
         ]
         return f"{self.message} [{', '.join(context)}]" if context else self.message
+
+
+def _shown(value: object) -> str:
+    """Escape what would not print: some of it comes from the network."""
+    text = str(value)
+    return text if text.isprintable() else ascii(text)
 
 
 class ConfigurationError(JetpayError):
@@ -225,9 +231,9 @@ class OutcomeUnknownError(JetpayError):
         when = self.started_at.isoformat(timespec="milliseconds") if self.started_at else "an unknown time"
         parts = [super().__str__(), f"Asked at {when}: {asked or 'nothing'}."]
         if self.state is not None:
-            parts.append(f"Last known state: {self.state}.")
+            parts.append(f"Last known state: {_shown(self.state)}.")
         if self.reason:
-            parts.append(f"Cause: {self.reason}.")
+            parts.append(f"Cause: {_shown(self.reason)}.")
         if self.next_step:
             parts.append(self.next_step)
         return " ".join(parts)
