@@ -1,13 +1,14 @@
-"""What to send: arguments in, a `Call` out. Pure.
+"""What to send: arguments in, a `Call` out; and what a response's JSON says of it. Pure.
 
-Each `ApiOperation` declares once what sending it twice would mean; nothing else in the package decides that.
+Each `ApiOperation` declares once what sending it twice would mean, and what each state of its transaction says about
+it; nothing else in the package decides that.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Generic, TypeVar
 from urllib.parse import quote
@@ -17,8 +18,18 @@ import attrs
 from jetpay_async._core import json
 from jetpay_async._core.http import find_request_id
 from jetpay_async._core.schema import CancelReply, CaptureReply, PreauthorizeReply, ResponseDecoder, StatusReply
+from jetpay_async._core.text import printable
 from jetpay_async.errors import Context, InvalidArgumentError, TransactionFailedError
-from jetpay_async.models import Capture, JSONValue, Preauthorization, TransactionState, TransactionStatus
+from jetpay_async.models import (
+    CAPTURED_STATES,
+    IN_PROGRESS_STATES,
+    RESERVED_STATES,
+    Capture,
+    JSONValue,
+    Preauthorization,
+    TransactionState,
+    TransactionStatus,
+)
 from jetpay_async.money import Amount, to_amount
 
 _T = TypeVar("_T")
@@ -35,22 +46,22 @@ class ReplaySafety(Enum):
     RESOLVE = "resolve"
     """Read the transaction's status, then decide."""
     NEVER = "never"
-    """There is nothing to read it from: never again."""
+    """Its transaction is not known: never send it again."""
 
 
 @attrs.define
 class ResponseContext:
-    """What is known of a call besides what its reply says."""
+    """What is known of a call besides what its response says."""
 
     attempts: int
     elapsed: float
     status: int = 200
-    """Of the reply that decided."""
+    """Of the response that decided."""
     headers: Mapping[str, str] = {}
-    """Of the same reply."""
+    """Of the same response."""
 
-    def context(self, call: Call[_T], *, debit_id: str | None = None) -> Context:
-        """What an error tells of its circumstances."""
+    def error_context(self, call: Call[_T], *, debit_id: str | None = None) -> Context:
+        """Return what an error reports of its circumstances."""
         return Context(
             operation=call.operation.name,
             debit_id=debit_id or call.debit_id,
@@ -61,18 +72,20 @@ class ResponseContext:
         )
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class StatusMapping(Generic[_T]):
-    """What the states of a transaction say about an operation on it."""
+    """What the states of a transaction say about an operation on it. Any other state says nothing."""
 
     done: frozenset[TransactionState]
-    """It has happened."""
+    """It was carried out."""
+    in_progress: frozenset[TransactionState] = frozenset()
+    """The API has accepted it, and has not finished it."""
     undone: frozenset[TransactionState]
-    """It has not happened, and can."""
+    """It was not carried out, and can be."""
     over: frozenset[TransactionState]
-    """It has not happened, and can't any more."""
+    """It was not carried out, and can't be any more."""
     result: Callable[[Call[_T], TransactionStatus, ResponseContext], _T]
-    """The result, from a status that says ``done``."""
+    """The result, from a status that says that it is done or in progress."""
 
 
 @attrs.frozen
@@ -81,12 +94,26 @@ class ApiOperation(Generic[_T]):
 
     name: str
     method: str
-    resend: ReplaySafety
+    replay_safety: ReplaySafety
     read: Callable[[Call[_T], dict[str, JSONValue], ResponseContext], _T]
-    """From the JSON of a 2xx to the result. Raises `ValueError` if that is not what it says, `TransactionFailedError`
-    if it says that the transaction is over."""
-    goal: StatusMapping[_T] | None = None
-    """For `ReplaySafety.RESOLVE`."""
+    """From the JSON of a 2xx to the result. Raises `ValueError` if that is not what it says, `UndecidedStateError` if
+    it says a state that decides nothing, `TransactionFailedError` if it says that the transaction is over."""
+    states: StatusMapping[_T] | None = None
+    """None for a read."""
+
+
+class UndecidedStateError(ValueError):
+    """A 2xx names its transaction, in a state that says neither that the operation is done nor that it isn't.
+
+    Args:
+        state: That state.
+        debit_id: The transaction.
+    """
+
+    def __init__(self, state: TransactionState, debit_id: str) -> None:
+        super().__init__(f"the response says that the transaction is {printable(state)}")
+        self.state = state
+        self.debit_id = debit_id
 
 
 @attrs.define
@@ -200,97 +227,148 @@ def _read_statement(value: str) -> str:
     return statement
 
 
-_preauthorize_shape = ResponseDecoder(PreauthorizeReply)
-_capture_shape = ResponseDecoder(CaptureReply)
-_status_shape = ResponseDecoder(StatusReply)
-_cancel_shape = ResponseDecoder(CancelReply)
+_preauthorize_decoder = ResponseDecoder(PreauthorizeReply)
+_capture_decoder = ResponseDecoder(CaptureReply)
+_status_decoder = ResponseDecoder(StatusReply)
+_cancel_decoder = ResponseDecoder(CancelReply)
 
-_PAID = frozenset({TransactionState.PAID, TransactionState.COMPLETED})
-_LOST = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
-_RESERVED = frozenset({TransactionState.PREAUTHORIZED})
+_ENDED_STATES = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
+_PREAUTHORIZED = frozenset({TransactionState.PREAUTHORIZED})
 
 
 def _read_preauthorize(
-    call: Call[Preauthorization], document: dict[str, JSONValue], facts: ResponseContext
+    call: Call[Preauthorization], document: dict[str, JSONValue], context: ResponseContext
 ) -> Preauthorization:
-    reply = _preauthorize_shape.read(document)
+    """Need what identifies the debit, and its state; of the rest, compare what there is with what was asked."""
+    reply = _preauthorize_decoder.read(document)
     asked = call.arguments
-    amount = Decimal(asked["amount"])
-    if not reply.debit_id:
-        raise ValueError("the reply names no debit")
-    # A reply that belongs to another request would tie this customer's booking to somebody else's money.
-    if (reply.contact_id, reply.from_credit_card_id) != (asked["contact_id"], asked["credit_card_id"]):
-        raise ValueError("the reply is about another contact or card")
-    if reply.amount != amount:
-        raise ValueError(f"the reply is about another amount, {reply.amount}")
-    if reply.transaction_state in _LOST:
-        raise transaction_failed_error(
-            call,
-            TransactionStatus(transaction_id=reply.debit_id, state=reply.transaction_state, raw=document),
-            facts,
-            debit_id=reply.debit_id,
-        )
+    debit_id, state = reply.debit_id, reply.transaction_state
+    if not debit_id:
+        raise ValueError("the response names no debit")
+    # A response that belongs to another request would tie this customer's booking to somebody else's money.
+    if not _agrees(reply.contact_id, asked["contact_id"]):
+        raise ValueError("the response is about another contact")
+    if not _agrees(reply.from_credit_card_id, asked["credit_card_id"]):
+        raise ValueError("the response is about another card")
+    if not _is_amount(reply.amount, Decimal(asked["amount"])):
+        raise ValueError(f"the response is about another amount, {printable(str(reply.amount), 40)}")
+    if state in _ENDED_STATES:
+        status = TransactionStatus(transaction_id=debit_id, state=state, raw=document)
+        raise transaction_failed_error(call, status, context, debit_id=debit_id)
+    if state not in RESERVED_STATES | IN_PROGRESS_STATES:
+        raise UndecidedStateError(state, debit_id)
+    statement, bank_account_id = reply.statement, reply.to_bank_account_id
     return Preauthorization(
-        debit_id=reply.debit_id,
-        amount=amount,
-        statement=reply.statement,
-        to_bank_account_id=reply.to_bank_account_id,
-        contact_id=reply.contact_id,
-        from_credit_card_id=reply.from_credit_card_id,
-        state=reply.transaction_state,
+        debit_id=debit_id,
+        amount=Decimal(asked["amount"]),
+        statement=statement if isinstance(statement, str) else asked["statement"],
+        to_bank_account_id=bank_account_id if isinstance(bank_account_id, str) else asked["to_bank_account_id"],
+        contact_id=asked["contact_id"],
+        from_credit_card_id=asked["credit_card_id"],
+        state=state,
         raw=document,
-        attempts=facts.attempts,
-        elapsed=facts.elapsed,
+        attempts=context.attempts,
+        elapsed=context.elapsed,
     )
 
 
-def _read_capture(call: Call[Capture], document: dict[str, JSONValue], facts: ResponseContext) -> Capture:
-    reply = _capture_shape.read(document)
-    if reply.identifier != call.debit_id:
-        raise ValueError("the reply is about another debit")
-    if reply.state in _RESERVED:
-        raise ValueError("the reply says that the debit is still preauthorized")
-    if reply.state in _LOST:
-        status = TransactionStatus(transaction_id=reply.identifier, state=reply.state, raw=document)
-        raise transaction_failed_error(call, status, facts)
+_is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}").fullmatch
+
+
+def _canonical(identifier: str) -> str:
+    """Spell an id in one way: UUIDs are written in both cases, with and without hyphens."""
+    text = identifier.casefold()
+    return text.replace("-", "") if _is_uuid(text) else text
+
+
+def _agrees(value: JSONValue, asked: str) -> bool:
+    """Say whether an id in a response, if there is one, is the one that was asked for."""
+    if value is None or value == asked:
+        return True
+    return isinstance(value, str) and _canonical(value) == _canonical(asked)
+
+
+def _is_amount(value: JSONValue, asked: Decimal) -> bool:
+    """Say whether an amount in a response, if there is one, is the one that was asked for, however it is written."""
+    if value is None:
+        return True
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | str):
+        return False
+    try:
+        return Decimal(value) == asked
+    except InvalidOperation:
+        return False
+
+
+def _confirmed_preauthorization(
+    call: Call[Preauthorization], status: TransactionStatus, context: ResponseContext
+) -> Preauthorization:
+    asked = call.arguments
+    return Preauthorization(
+        debit_id=status.transaction_id,
+        amount=Decimal(asked["amount"]),
+        statement=asked["statement"],
+        to_bank_account_id=asked["to_bank_account_id"],
+        contact_id=asked["contact_id"],
+        from_credit_card_id=asked["credit_card_id"],
+        state=status.state,
+        raw=status.raw,
+        attempts=context.attempts,
+        elapsed=context.elapsed,
+    )
+
+
+def _read_capture(call: Call[Capture], document: dict[str, JSONValue], context: ResponseContext) -> Capture:
+    reply = _capture_decoder.read(document)
+    debit_id = call.arguments["debit_id"]
+    state = reply.state
+    if not _agrees(reply.identifier, debit_id):
+        raise ValueError("the response is about another debit")
+    if state in _PREAUTHORIZED:
+        raise ValueError("the response says that the debit is still preauthorized")
+    if state in _ENDED_STATES:
+        status = TransactionStatus(transaction_id=debit_id, state=state, raw=document)
+        raise transaction_failed_error(call, status, context)
+    if state not in CAPTURED_STATES and state not in IN_PROGRESS_STATES:
+        raise UndecidedStateError(state, debit_id)
     return Capture(
-        debit_id=reply.identifier,
-        state=reply.state,
+        debit_id=debit_id,
+        state=state,
         raw=document,
-        attempts=facts.attempts,
-        elapsed=facts.elapsed,
+        attempts=context.attempts,
+        elapsed=context.elapsed,
     )
 
 
-def _confirmed_capture(call: Call[Capture], status: TransactionStatus, facts: ResponseContext) -> Capture:
+def _confirmed_capture(call: Call[Capture], status: TransactionStatus, context: ResponseContext) -> Capture:
     return Capture(
         debit_id=call.arguments["debit_id"],
         state=status.state,
         confirmed_by_status=True,
         raw=status.raw,
-        attempts=facts.attempts,
-        elapsed=facts.elapsed,
+        attempts=context.attempts,
+        elapsed=context.elapsed,
     )
 
 
 def _read_status(
-    call: Call[TransactionStatus], document: dict[str, JSONValue], facts: ResponseContext
+    call: Call[TransactionStatus], document: dict[str, JSONValue], context: ResponseContext
 ) -> TransactionStatus:
-    reply = _status_shape.read(document)
+    reply = _status_decoder.read(document)
     return TransactionStatus(
         transaction_id=call.arguments["identifier"],
         state=reply.state,
-        fail_reason=reply.fail_reason,
-        fail_direction=reply.fail_direction,
+        fail_reason=reply.fail_reason if isinstance(reply.fail_reason, str) else None,
+        fail_direction=reply.fail_direction if isinstance(reply.fail_direction, str) else None,
         raw=document,
-        attempts=facts.attempts,
-        elapsed=facts.elapsed,
+        attempts=context.attempts,
+        elapsed=context.elapsed,
     )
 
 
 def _read_cancel(_: Call[None], document: dict[str, JSONValue], __: ResponseContext) -> None:
-    if not _cancel_shape.read(document).ok:
-        raise ValueError("the reply says neither that it was cancelled nor why not")
+    if not _cancel_decoder.read(document).ok:
+        raise ValueError("the response says neither that it was cancelled nor why not")
 
 
 def _confirmed_cancel(_: Call[None], __: TransactionStatus, ___: ResponseContext) -> None:
@@ -298,27 +376,46 @@ def _confirmed_cancel(_: Call[None], __: TransactionStatus, ___: ResponseContext
 
 
 def transaction_failed_error(
-    call: Call[_T], status: TransactionStatus, facts: ResponseContext, *, debit_id: str | None = None
+    call: Call[_T], status: TransactionStatus, context: ResponseContext, *, debit_id: str | None = None
 ) -> TransactionFailedError:
     """Make the error for a transaction that is in a final state other than the one asked for."""
-    reason = f" ({status.fail_reason})" if status.fail_reason else ""
+    reason = printable(status.fail_reason or "")
     return TransactionFailedError(
-        f"the transaction is {status.state}{reason}, and final",
-        detail=status.fail_reason or "",
+        f"the transaction is {printable(status.state)}{f' ({reason})' if reason else ''}, and final",
+        detail=reason,
         state=status.state,
         fail_reason=status.fail_reason,
         fail_direction=status.fail_direction,
-        **facts.context(call, debit_id=debit_id),
+        **context.error_context(call, debit_id=debit_id),
     )
 
 
-PREAUTHORIZE = ApiOperation("preauthorize", "POST", ReplaySafety.NEVER, _read_preauthorize)
+PREAUTHORIZE = ApiOperation(
+    "preauthorize",
+    "POST",
+    ReplaySafety.NEVER,
+    _read_preauthorize,
+    # Read only where the response named the debit, and left its state open: nothing is ever sent again.
+    StatusMapping(
+        done=RESERVED_STATES,
+        in_progress=IN_PROGRESS_STATES,
+        undone=frozenset(),
+        over=_ENDED_STATES,
+        result=_confirmed_preauthorization,
+    ),
+)
 CAPTURE = ApiOperation(
     "capture",
     "POST",
     ReplaySafety.RESOLVE,
     _read_capture,
-    StatusMapping(done=_PAID, undone=_RESERVED, over=_LOST, result=_confirmed_capture),
+    StatusMapping(
+        done=CAPTURED_STATES,
+        in_progress=IN_PROGRESS_STATES,
+        undone=_PREAUTHORIZED,
+        over=_ENDED_STATES,
+        result=_confirmed_capture,
+    ),
 )
 STATUS = ApiOperation("transaction_status", "GET", ReplaySafety.IDEMPOTENT, _read_status)
 # That a cancelled transaction reads "cancelled", and that a reservation is released this way, is inferred.
@@ -329,8 +426,8 @@ CANCEL = ApiOperation(
     _read_cancel,
     StatusMapping(
         done=frozenset({TransactionState.CANCELLED}),
-        undone=_RESERVED | {TransactionState.REQUESTED, TransactionState.INITIATED},
-        over=_PAID | {TransactionState.FAILED},
+        undone=_PREAUTHORIZED | {TransactionState.REQUESTED, TransactionState.INITIATED},
+        over=CAPTURED_STATES | {TransactionState.FAILED},
         result=_confirmed_cancel,
     ),
 )

@@ -1,13 +1,17 @@
 """What came back: (call, status, headers, bytes) in, a value or an error out. Pure and total.
 
-======================  =========================================================================================
-the reply               what it means
-======================  =========================================================================================
-2xx, the right JSON     the result
-4xx, a JSON object      the API said no: an `APIError`
-anything else           `Unanswered`: nobody who knows has spoken. A page of a proxy, a redirect, a 5xx, JSON of
-                        another shape. For a write that is an unknown outcome, never a failure.
-======================  =========================================================================================
+=================================  ==================================================================================
+the response                       what it means
+=================================  ==================================================================================
+2xx, the right JSON                the result
+400, 401, 402, 403, 404, 405,      the API said no: an `APIError`. For a capture, 409 may be about an earlier request
+409, 410, 413, 415, 422, 429,      of ours: see `executor`
+a JSON object
+anything else                      `Unanswered`: nobody who knows has spoken. A page of a proxy, a redirect, a 5xx,
+                                   another 4xx (408, 425 and 499 are said of requests that go on), JSON of another
+                                   shape, a state that decides nothing. For a write that is an unknown outcome, never
+                                   a failure.
+=================================  ==================================================================================
 
 That the API's errors are JSON objects (FastAPI's ``{"detail": ...}``) is inferred.
 """
@@ -19,7 +23,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from jetpay_async._core import json
 from jetpay_async._core.http import ResolveBound, find_request_id, read_retry_after
-from jetpay_async._core.operations import Call, ResponseContext
+from jetpay_async._core.operations import Call, ResponseContext, UndecidedStateError
+from jetpay_async._core.text import printable
 from jetpay_async.errors import (
     APIError,
     AuthenticationError,
@@ -33,7 +38,7 @@ from jetpay_async.errors import (
 
 if TYPE_CHECKING:
     from jetpay_async._core.http import RawResponse
-    from jetpay_async.models import JSONValue
+    from jetpay_async.models import JSONValue, TransactionState
 
 _T = TypeVar("_T")
 
@@ -47,7 +52,8 @@ class Unanswered(Exception):  # noqa: N818 - an outcome, which the caller turns 
         status: The HTTP status, if there was one.
         request_id: The service's id, if a header carried one.
         retry_after: Seconds, if a header asked to wait.
-        debit_id: The debit that an otherwise unusable reply named.
+        debit_id: The debit that an otherwise unusable response named.
+        state: The state of that debit, where that is all that is wrong with the response: it decides nothing.
         bound: Which time must pass before the status can prove that the request did nothing.
     """
 
@@ -60,24 +66,29 @@ class Unanswered(Exception):  # noqa: N818 - an outcome, which the caller turns 
         request_id: str | None = None,
         retry_after: float | None = None,
         debit_id: str | None = None,
+        state: TransactionState | None = None,
         bound: ResolveBound = ResolveBound.TIMEOUT,
     ) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = printable(" ".join(reason.split()))
         self.started = started
         self.status = status
         self.request_id = request_id
         self.retry_after = retry_after
         self.debit_id = debit_id
+        self.state = state
         self.bound = bound
 
 
-def read(call: Call[_T], reply: RawResponse, *, attempts: int, elapsed: float, now: float) -> _T:
-    """Turn a reply into the operation's result.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read(call: Call[_T], response: RawResponse, *, attempts: int, elapsed: float, now: float) -> _T:
+    """Turn a response into the operation's result.
 
     Args:
         call: What was asked.
-        reply: What came back.
+        response: What came back.
         attempts: How many requests were made, this one included.
         elapsed: Seconds since the call began.
         now: Seconds since the epoch, to read a ``Retry-After`` date with.
@@ -87,73 +98,102 @@ def read(call: Call[_T], reply: RawResponse, *, attempts: int, elapsed: float, n
         Unanswered: It is no usable answer.
     """
     try:
-        document = json.parse_object(reply.body)
+        document = json.parse_object(response.body.removeprefix(_BYTE_ORDER_MARK))
     except ValueError as error:
-        raise _unanswered(reply, now, str(error)) from None
-    facts = ResponseContext(attempts, elapsed, reply.status, reply.headers)
-    if 200 <= reply.status < 300:
+        raise _unanswered(response, now, str(error)) from None
+    context = ResponseContext(attempts, elapsed, response.status, response.headers)
+    if 200 <= response.status < 300:
         try:
-            return call.operation.read(call, document, facts)
+            return call.operation.read(call, document, context)
+        except UndecidedStateError as undecided:
+            raise _unanswered(
+                response, now, str(undecided), debit_id=undecided.debit_id, state=undecided.state
+            ) from None
         except ValueError as error:
             debit_id = document.get("debit_id")
             named = debit_id if isinstance(debit_id, str) and debit_id else None
-            raise _unanswered(reply, now, str(error), debit_id=named) from None
-    if 400 <= reply.status < 500:
-        raise _refusal(call, document, facts, now)
-    raise _unanswered(reply, now, "not an answer to the request")
-
-
-def _unanswered(reply: RawResponse, now: float, reason: str, *, debit_id: str | None = None) -> Unanswered:
-    return Unanswered(
-        f"HTTP {reply.status}, {reason}",
-        started=True,
-        status=reply.status,
-        request_id=find_request_id(reply.headers),
-        retry_after=read_retry_after(reply.headers.get("Retry-After"), now),
-        debit_id=debit_id,
+            raise _unanswered(response, now, str(error), debit_id=named) from None
+    if response.status in _REJECTIONS:
+        raise _rejection(call, document, context, now)
+    detail, _ = _read_detail(document)
+    failed = response.status in _FAILURES and "detail" in document
+    raise _unanswered(
+        response,
+        now,
+        f"which does not say what became of the request{f': {detail}' if detail else ''}",
+        bound=ResolveBound.DIRECT if failed and response.direct else ResolveBound.TIMEOUT,
     )
 
 
-_CLASSES: dict[int, tuple[type[APIError], str]] = {
+def _unanswered(
+    response: RawResponse,
+    now: float,
+    reason: str,
+    *,
+    debit_id: str | None = None,
+    state: TransactionState | None = None,
+    bound: ResolveBound = ResolveBound.TIMEOUT,
+) -> Unanswered:
+    return Unanswered(
+        f"HTTP {response.status}, {reason}",
+        started=True,
+        status=response.status,
+        request_id=find_request_id(response.headers),
+        retry_after=read_retry_after(response.headers.get("Retry-After"), now),
+        debit_id=debit_id,
+        state=state,
+        bound=bound,
+    )
+
+
+# The API's own word that it has failed, and is done with the request; other 5xx are said by gateways, of requests that
+# may go on.
+_FAILURES = frozenset({500, 503})
+
+_NOTHING_DONE = (APIError, "nothing was done")
+_REJECTIONS: dict[int, tuple[type[APIError], str]] = {
     400: (InvalidRequestError, "correct the request"),
     401: (AuthenticationError, "check the API token: it may be wrong, expired or revoked"),
+    402: _NOTHING_DONE,
     403: (PermissionDeniedError, "check the token's scopes, and that Jetpay has enabled this call for the account"),
     404: (NotFoundError, "check the ids, and that the token belongs to the account that made them"),
+    405: _NOTHING_DONE,
     409: (ConflictError, "read the transaction's status: its state does not allow this"),
+    410: _NOTHING_DONE,
+    413: _NOTHING_DONE,
+    415: _NOTHING_DONE,
     422: (InvalidRequestError, "correct the fields named"),
+    429: (RateLimitedError, "slow down"),
 }
 
 
-def _refusal(call: Call[_T], document: dict[str, JSONValue], facts: ResponseContext, now: float) -> APIError:
+def _rejection(call: Call[_T], document: dict[str, JSONValue], context: ResponseContext, now: float) -> APIError:
     detail, fields = _read_detail(document)
-    status = facts.status
-    said = f"the API answered {status}: {detail or 'no reason given'}"
-    context = facts.context(call)
-    if status == 429:
-        retry_after = read_retry_after(facts.headers.get("Retry-After"), now)
-        return RateLimitedError(f"{said}; slow down", detail=detail, retry_after=retry_after, **context)
-    error_class, hint = _CLASSES.get(status, (APIError, "nothing was done"))
-    return error_class(f"{said}; {hint}", detail=detail, fields=fields, **context)
+    error_class, hint = _REJECTIONS[context.status]
+    message = f"the API answered {context.status}: {detail or 'no reason given'}; {hint}"
+    error_context = context.error_context(call)
+    if issubclass(error_class, RateLimitedError):
+        retry_after = read_retry_after(context.headers.get("Retry-After"), now)
+        return error_class(message, detail=detail, retry_after=retry_after, **error_context)
+    return error_class(message, detail=detail, fields=fields, **error_context)
 
 
-_DETAIL_LIMIT = 500
 _FIELDS_LIMIT = 100
 
 
 def _read_detail(document: Mapping[str, JSONValue]) -> tuple[str, tuple[FieldError, ...]]:
-    """Read FastAPI's two forms of ``detail``, and keep what else there may be as text."""
+    """Read FastAPI's two forms of ``detail``, and keep what else there may be as text; all of it printable."""
     detail = document.get("detail", document.get("message", document.get("error")))
     if isinstance(detail, str):
-        return detail[:_DETAIL_LIMIT], ()
+        return printable(detail), ()
     if isinstance(detail, Sequence):
         fields = tuple(_read_field(item) for item in detail[:_FIELDS_LIMIT] if isinstance(item, Mapping))
         if fields:
-            text = "; ".join(f"{field.path}: {field.message}" for field in fields)
-            return text[:_DETAIL_LIMIT], fields
+            return printable("; ".join(f"{field.path}: {field.message}" for field in fields)), fields
     if detail is None:
         return "", ()
     try:
-        return json.dump(detail).decode()[:_DETAIL_LIMIT], ()
+        return printable(json.dump(detail).decode()), ()
     except RecursionError:
         return "", ()
 
@@ -162,7 +202,7 @@ def _read_field(item: Mapping[str, JSONValue]) -> FieldError:
     location = item.get("loc")
     parts = location if isinstance(location, Sequence) and not isinstance(location, str) else [location]
     return FieldError(
-        path=".".join(_text(part) for part in parts if part is not None),
+        path=printable(".".join(_text(part) for part in parts if part is not None)),
         message=_text(item.get("msg")),
         type=_text(item.get("type")),
     )
@@ -170,4 +210,4 @@ def _read_field(item: Mapping[str, JSONValue]) -> FieldError:
 
 def _text(value: JSONValue) -> str:
     """Read one word; an array or an object is none."""
-    return "" if value is None or isinstance(value, Mapping | list) else str(value)[:_DETAIL_LIMIT]
+    return "" if value is None or isinstance(value, Mapping | list) else printable(str(value))

@@ -1,13 +1,13 @@
-"""From a reply's JSON to typed values: the one converter.
+"""From a response's JSON to typed values: the one converter.
 
-Strict on purpose: an id is a string, an amount is a JSON number, and nothing is coerced. Unknown fields are left to
-``raw``. The quick hooks say only *that* a document is wrong; where it is wrong is worked out after a failure.
+Strict where something is needed: an id is a string, a state is one, and nothing is coerced. What is not needed is taken
+as it is, or left to ``raw``. The quick hooks say only *that* a document is wrong; where it is wrong is worked out after
+a failure.
 """
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 from cattrs import Converter, transform_error
@@ -22,20 +22,20 @@ _T = TypeVar("_T")
 
 @attrs.define
 class PreauthorizeReply:
-    """The reply to a preauthorize [guide]."""
+    """The response to a preauthorize [guide]: what is needed of it, and what is compared or kept if it is there."""
 
     debit_id: str
-    amount: Decimal
-    statement: str
-    to_bank_account_id: str
-    contact_id: str
-    from_credit_card_id: str
     transaction_state: TransactionState
+    amount: Any = None
+    statement: Any = None
+    to_bank_account_id: Any = None
+    contact_id: Any = None
+    from_credit_card_id: Any = None
 
 
 @attrs.define
 class CaptureReply:
-    """The reply to a capture [guide]."""
+    """The response to a capture [guide]."""
 
     identifier: str
     state: TransactionState
@@ -43,16 +43,16 @@ class CaptureReply:
 
 @attrs.define
 class StatusReply:
-    """The reply to a status read [docs]."""
+    """The response to a status read [docs]: what is needed of it, and what is kept if it is a string."""
 
     state: TransactionState
-    fail_reason: str | None = None
-    fail_direction: str | None = None
+    fail_reason: Any = None
+    fail_direction: Any = None
 
 
 @attrs.define
 class CancelReply:
-    """The reply to a cancellation [docs]."""
+    """The response to a cancellation [docs]."""
 
     ok: bool
 
@@ -61,16 +61,6 @@ def _string(value: object, _: object) -> str:
     if isinstance(value, str):
         return value
     raise TypeError(f"expected a string, not {_json_type(value)}")
-
-
-def _optional_string(value: object, _: object) -> str | None:
-    return None if value is None else _string(value, _)
-
-
-def _amount(value: object, _: object) -> Decimal:
-    if isinstance(value, Decimal | int) and not isinstance(value, bool):
-        return Decimal(value)
-    raise TypeError(f"expected a number, not {_json_type(value)}")
 
 
 _STATES: dict[str, TransactionState] = {state.value: state for state in TransactionState}
@@ -107,8 +97,6 @@ def _explain(error: BaseException, _: object) -> str:
 def _converter(*, detailed: bool) -> Converter:
     converter = Converter(detailed_validation=detailed)
     converter.register_structure_hook(str, _string)
-    converter.register_structure_hook(str | None, _optional_string)
-    converter.register_structure_hook(Decimal, _amount)
     converter.register_structure_hook(TransactionState, _state)
     converter.register_structure_hook(bool, _truth)
     return converter
@@ -119,7 +107,7 @@ _detailed = _converter(detailed=True)
 
 
 class ResponseDecoder(Generic[_T]):
-    """A reply's shape: reads a document into its class, or says where it differs."""
+    """A response's shape: reads a document into its class, or says where it differs."""
 
     def __init__(self, cls: type[_T]) -> None:
         self._cls = cls

@@ -112,7 +112,7 @@ def test_an_operation_is_sent_as_the_guide_says(
     """Each operation has its method and path, and says what sending it twice would mean."""
     assert call.operation is operation
     assert f"{operation.method} {call.path}" == line
-    assert operation.resend is resend
+    assert operation.replay_safety is resend
     assert call.debit_id == (None if operation is PREAUTHORIZE else "debit_123")
 
 
@@ -126,34 +126,42 @@ def test_only_a_preauthorize_has_a_body(call: AnyCall) -> None:
 def test_an_operation_is_named_as_its_method(call: AnyCall) -> None:
     """The name that errors and logs tell is the one that the user called."""
     assert call.operation.name in OPERATION_NAMES
-    assert (call.operation.goal is not None) == (call.operation.resend is ReplaySafety.RESOLVE)
+    assert (call.operation.states is None) == (call.operation.replay_safety is ReplaySafety.IDEMPOTENT)
 
 
 def test_every_state_has_one_meaning_for_an_operation() -> None:
-    """No state says of the same operation that it is done and undone, and each goal knows its end states."""
-    for operation in (CAPTURE, CANCEL):
-        goal = operation.goal
-        assert goal is not None
-        meanings = [goal.done, goal.undone, goal.over]
+    """No state says of the same operation that it is done and undone, and each mapping knows its end states."""
+    for operation in (PREAUTHORIZE, CAPTURE, CANCEL):
+        states = operation.states
+        assert states is not None
+        meanings = [states.done, states.in_progress, states.undone, states.over]
         assert sum(map(len, meanings)) == len(frozenset[TransactionState]().union(*meanings))
         assert all(state.known for meaning in meanings for state in meaning)
-        assert TransactionState.PROCESSING not in goal.done | goal.undone | goal.over
 
 
 def test_a_capture_is_repeated_only_from_one_state() -> None:
-    """Nothing but "preauthorized" proves that a capture did nothing."""
-    assert CAPTURE.goal is not None
-    assert CAPTURE.goal.undone == {"preauthorized"}
-    assert CAPTURE.goal.done == {"paid", "completed"}
-    assert CAPTURE.goal.over == {"failed", "cancelled"}
+    """Nothing but "preauthorized" proves that a capture did nothing, and only paid and completed that it is done."""
+    assert CAPTURE.states is not None
+    assert CAPTURE.states.undone == {"preauthorized"}
+    assert CAPTURE.states.done == {"paid", "completed"}
+    assert CAPTURE.states.in_progress == {"requested", "initiated", "processing"}
+    assert CAPTURE.states.over == {"failed", "cancelled"}
 
 
 def test_a_cancellation_never_contradicts_a_payment() -> None:
     """A paid transaction can't be cancelled any more, and a cancelled one is done."""
-    assert CANCEL.goal is not None
-    assert CANCEL.goal.done == {"cancelled"}
-    assert CANCEL.goal.undone == {"preauthorized", "requested", "initiated"}
-    assert CANCEL.goal.over == {"paid", "completed", "failed"}
+    assert CANCEL.states is not None
+    assert CANCEL.states.done == {"cancelled"}
+    assert CANCEL.states.undone == {"preauthorized", "requested", "initiated"}
+    assert CANCEL.states.over == {"paid", "completed", "failed"}
+
+
+def test_no_state_allows_to_preauthorize_again() -> None:
+    """A preauthorization is never repeated: its mapping only says what became of a debit that the response named."""
+    assert PREAUTHORIZE.states is not None
+    assert PREAUTHORIZE.states.undone == frozenset()
+    assert PREAUTHORIZE.states.done == {"preauthorized", "paid", "completed"}
+    assert PREAUTHORIZE.states.over == {"failed", "cancelled"}
 
 
 # --- ids ----------------------------------------------------------------------------------------------------------
@@ -419,11 +427,11 @@ def test_the_first_bad_argument_is_named() -> None:
     assert caught.value.field == "amount"
 
 
-def test_facts_become_the_context_of_an_error() -> None:
+def test_what_is_known_becomes_the_context_of_an_error() -> None:
     """An error learns the operation, the debit, the status, the request's id, the attempts and the time."""
-    facts = ResponseContext(3, 1.5, 409, {"X-Request-ID": "req_1"})
+    context = ResponseContext(3, 1.5, 409, {"X-Request-ID": "req_1"})
 
-    assert facts.context(operations.capture("debit_123")) == {
+    assert context.error_context(operations.capture("debit_123")) == {
         "operation": "capture",
         "debit_id": "debit_123",
         "status": 409,
@@ -431,5 +439,5 @@ def test_facts_become_the_context_of_an_error() -> None:
         "attempts": 3,
         "elapsed": 1.5,
     }
-    assert facts.context(preauthorize()).get("debit_id") is None
-    assert facts.context(preauthorize(), debit_id="debit_9").get("debit_id") == "debit_9"
+    assert context.error_context(preauthorize()).get("debit_id") is None
+    assert context.error_context(preauthorize(), debit_id="debit_9").get("debit_id") == "debit_9"
