@@ -12,7 +12,8 @@ from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits, Wo
 from jetpay_async._core import operations
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL, check_base_url, origin
-from jetpay_async._core.executor import CallExecutor, Options
+from jetpay_async._core.execution import Options
+from jetpay_async._core.executor import CallExecutor
 from jetpay_async._core.retry import RetryPolicy
 from jetpay_async._core.single_flight import SingleFlight
 from jetpay_async._core.transport import Transport
@@ -57,27 +58,30 @@ class JetpayClient:
             captured = await client.capture(reserved.debit_id)
 
     The API documents no idempotency key. So a write that began to leave is never sent a second time unless the
-    transaction's status proves that the first one did nothing; where nothing can, `OutcomeUnknownError` says so.
+    transaction's status proves that the first one did nothing; where nothing can, `OutcomeUnknownError` says so. Only a
+    state that means done is success, whatever the HTTP status.
 
     Args:
         api_token: The API token of the dashboard, or an async function that returns it, asked before each request:
-            for tokens that rotate.
+            for tokens that rotate. After a 401 it is asked once more before the 401 is believed.
         base_url: `PRODUCTION_URL`, `DEMO_URL` or a sandbox's ``url``; a path prefix is kept.
         session: Your own `aiohttp.ClientSession`, to share its connections. It is never closed and never changed, and
             the token never gets into its defaults. Its cookies, proxy and trace hooks are yours; a middleware that
             sends a write again is stopped before a byte leaves. By default the client opens its own session,
             with no cookies, on first use.
-        timeout: Seconds for one call as a whole: queueing for a connection, all attempts, waiting and settling.
+        timeout: Seconds for one call as a whole: queueing for a connection, all attempts, the pauses between them, and
+            reading the status of what is in doubt.
         max_connections: Connections of the client's own session; further calls wait for one, within their timeout.
-        retry: How often and how patiently to send again what may be sent again.
-        user_agent_suffix: Appended to ``User-Agent``, to tell your application to Jetpay.
+        retry: When to send again what may be sent again.
+        user_agent_suffix: Appended to ``User-Agent``, so that Jetpay can see which application calls.
         trust_env: Whether the client's own session uses ``HTTPS_PROXY`` and the like.
         trusted_origins: Origins such as ``"https://gateway.example.com"`` that the token may be sent to besides
             Jetpay's hosts and loopback; the only way to plain ``http://`` on a network.
-        on_unknown: Called with the `OutcomeUnknownError` of each unknown outcome, also where the call is cancelled
-            and the error is not raised. Synchronous, quick, and best used to write it down; what it raises is logged.
+        on_unknown: Called with the `OutcomeUnknownError` of each unknown outcome, also where the call is cancelled or
+            its event loop ends, and the error is not raised. Synchronous, quick, and best used to store it; what it
+            raises is logged.
         on_operation: Called with an `Operation` for each call when it ends, whatever its end, in the context of the
-            task that carried it through: for metrics and tracing. Synchronous and quick; what it raises is logged.
+            task that made it: for metrics and tracing. Synchronous and quick; what it raises is logged.
             `jetpay_async.opentelemetry.OpenTelemetry` is one.
         clock: Time and chance, for tests.
 
@@ -184,14 +188,16 @@ class JetpayClient:
             statement: What the payer's bank statement shows; at most 30 characters [docs].
 
         Returns:
-            The reservation. Store its ``debit_id``.
+            The reservation. Store its ``debit_id``. If it is not ``final``, the API has accepted it and not finished
+            it (``processing``, for example): its `transaction_status` tells how it ends.
 
         Raises:
             InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
             TransactionFailedError: The reply says that the transaction is failed or cancelled.
             APIError: The API said no, for example for a declined card, or in one of its subclasses.
             NotSentError: Nothing began to leave; calling again is safe.
-            OutcomeUnknownError: It began to leave and no usable answer came.
+            OutcomeUnknownError: It began to leave and no usable answer came. If the response named a debit, in a state
+                that decides nothing, its status was read, and could not tell before the deadline.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
         call = operations.preauthorize(
@@ -201,23 +207,30 @@ class JetpayClient:
             to_bank_account_id=to_bank_account_id,
             statement=statement,
         )
-        return await self._run(call)
+        return await self._execute(call)
 
-    async def capture(self, debit_id: str) -> Capture:
+    async def capture(self, debit_id: str, *, wait_until_final: bool = False) -> Capture:
         """Take the full amount of a preauthorized debit [guide, "Preauthorize and capture"].
 
-        If no usable answer comes, the transaction's status is read, within the same deadline: it may say that the money
-        was taken (the result has ``confirmed_by_status=True``), that it never will be (`TransactionFailedError`), or, once the
-        request can no longer be on its way (`RetryPolicy.resolve_after`), that nothing happened, and the capture is
-        sent again. A refusal is checked against the status too, since the debit may be captured already.
+        If no usable answer comes, the transaction's status is read, within the same deadline. It may say that the money
+        was taken (the result has ``confirmed_by_status=True``), that the capture is in progress, that it never will be
+        done (`TransactionFailedError`), or that nothing happened. That is believed, and the capture is sent again, only
+        if the status was read once the request could no longer be on its way (`RetryPolicy.resolve_after` and
+        ``resolve_after_timeout``), and if no earlier answer said otherwise. A rejection is checked against the status
+        too, since the debit may be captured already.
 
-        Tasks that capture the same debit at the same time share one request and its answer.
+        Tasks that capture the same debit at the same time share one request and its answer. A debit that this client
+        has captured, or whose capture ended as unknown, is not sent again before its status was read.
 
         Args:
             debit_id: From `preauthorize`.
+            wait_until_final: Whether to read the status of a capture that the API has accepted and not finished, until
+                it is done or the deadline comes. By default such a capture is returned at once.
 
         Returns:
-            The capture; ``state`` is ``paid`` as a rule.
+            The capture. If it is ``final``, the money was taken: ``state`` is ``paid`` as a rule. Otherwise it is
+            accepted (``processing``, for example) and may still fail: read `transaction_status` later, or learn it from
+            a webhook; it is never sent again.
 
         Raises:
             InvalidArgumentError: ``debit_id`` can't be one; nothing was sent.
@@ -225,12 +238,13 @@ class JetpayClient:
             APIError: The API said no, in one of its subclasses; nothing was taken.
             NotSentError: Nothing began to leave; calling again is safe.
             ServiceError: Each attempt was lost, and the status proves that none was carried out; calling again is safe.
-            OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
+            OutcomeUnknownError: It may have happened, and the status could not tell before the deadline. Calling again
+                on the same client reads the status first.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        return await self._single_flight.capture(
-            debit_id, self._executor.begin(operations.capture(debit_id), self._options)
-        )
+        call = operations.capture(debit_id)
+        execution = self._executor.begin(call, self._options, wait_until_final=wait_until_final)
+        return await self._single_flight.capture(debit_id, execution)
 
     def durable_captures(
         self,
@@ -260,8 +274,8 @@ class JetpayClient:
                 for many machines, which needs ``pip install 'jetpay-async[postgres]'``.
             concurrency: Captures in flight, at most.
             rate: Captures per second, of all processes and machines that work on the ledger together.
-            lease_seconds: Seconds after which an owner that says nothing counts as dead, for PostgreSQL. It sends
-                nothing more from four fifths of that on. In a file, the kernel tells who is alive.
+            lease_seconds: Seconds after which an owner that has not renewed its lease counts as dead, for PostgreSQL.
+                It sends nothing more from four fifths of that on. In a file, the kernel knows who is alive.
             restored: Whether the ledger was restored from a backup, or comes from an older replica, so that it may have
                 lost the newest commits. Then nothing is sent for the time that a lost request may still take (the
                 client's ``timeout``, a tenth of it, and `RetryPolicy.resolve_after_timeout`), and each debit's status is
@@ -310,26 +324,26 @@ class JetpayClient:
             ServiceError: No usable answer came; it says nothing about the transaction.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        return await self._run(operations.transaction_status(identifier))
+        return await self._execute(operations.transaction_status(identifier))
 
     async def cancel_transaction(self, identifier: str) -> None:
         """Cancel a transaction while no funds have been pulled [docs]; of a preauthorization, release it [inferred].
 
-        Resolution by the transaction's status like a capture: cancelling twice moves no money.
+        If no usable answer comes, the transaction's status is read, as for a capture.
 
         Args:
             identifier: A transaction's id; a debit's id is its transaction's [docs].
 
         Raises:
             InvalidArgumentError: ``identifier`` can't be one; nothing was sent.
-            TransactionFailedError: The transaction ended otherwise: ``state`` says paid, for example.
+            TransactionFailedError: The transaction ended in another way: ``state`` is ``paid``, for example.
             APIError: The API said no, in one of its subclasses; nothing was cancelled.
             NotSentError: Nothing began to leave; calling again is safe.
             ServiceError: Each attempt was lost, and the status proves that none was carried out.
             OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
-        await self._run(operations.cancel_transaction(identifier))
+        await self._execute(operations.cancel_transaction(identifier))
 
     def capture_many(
         self,
@@ -525,7 +539,7 @@ class JetpayClient:
         )
         return pool.outcomes()
 
-    async def _run(self, call: operations.Call[_T]) -> _T:
+    async def _execute(self, call: operations.Call[_T]) -> _T:
         return await self._executor.execute(self._executor.begin(call, self._options))
 
 
@@ -534,10 +548,10 @@ def _make_executor(
 ) -> CallExecutor:
     if on_operation is None:
         return CallExecutor(transport, clock, on_unknown)
-    # Most clients are not watched.
-    from jetpay_async._core.instrumented import InstrumentedExecutor  # noqa: PLC0415
+    # Most clients are not observed.
+    from jetpay_async._core.instrumented import OperationObserver  # noqa: PLC0415
 
-    return InstrumentedExecutor(transport, clock, on_unknown, on_operation)
+    return CallExecutor(transport, clock, on_unknown, OperationObserver(clock, on_operation))
 
 
 def _options(timeout: float, retry: RetryPolicy) -> Options:

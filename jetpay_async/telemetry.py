@@ -39,6 +39,8 @@ class OperationOutcome(StrEnum):
 
     DONE = "done"
     """It has its result."""
+    ACCEPTED = "accepted"
+    """The API has accepted it, and has not finished it: it may still fail."""
     UNDONE = "undone"
     """An earlier capture from a ledger is proven to have done nothing, and will be sent again."""
     NOT_SENT = "not_sent"
@@ -73,6 +75,9 @@ class Attempt:
     """What became of it."""
 
 
+_WITH_RESULT = (OperationOutcome.DONE, OperationOutcome.ACCEPTED)
+
+
 def _show_class(error: BaseException | None) -> str:
     """Leave out the text: the API's words may repeat what was asked."""
     return "None" if error is None else type(error).__name__
@@ -101,6 +106,6 @@ class Operation:
 
     @property
     def confirmed_by_status(self) -> bool:
-        """Whether it is done by the word of the transaction's status, and not of its own reply."""
+        """Whether the transaction's status says what became of it, and not its own response."""
         last = self.attempts[-1].request if self.attempts else self.name
-        return self.outcome is OperationOutcome.DONE and last != self.name
+        return self.outcome in _WITH_RESULT and last != self.name

@@ -38,6 +38,7 @@ SHARED = {
     "_core.log",
     "_core.migrations",
     "_core.sqlite",
+    "_core.text",
     "_core.validation",
 }
 RANKS = [
@@ -49,8 +50,10 @@ RANKS = [
     {"_core.operations", "_core.aiohttp_guard"},
     {"_core.responses", "_core.retry"},
     {"_core.transport"},
+    {"_core.execution"},
+    {"_core.call_errors", "_core.instrumented", "_core.resolve"},
     {"_core.executor"},
-    {"_core.instrumented", "_core.single_flight"},
+    {"_core.single_flight"},
     {
         *("_batch.bloom_filter", "_batch.circuit_breaker", "_batch.concurrency_limit"),
         *("_batch.rate_limit", "_batch.stream"),
@@ -104,6 +107,7 @@ PURE = {
         for name in (
             "backoff",
             "endpoints",
+            "execution",
             "http",
             "json",
             "migrations",
@@ -111,6 +115,7 @@ PURE = {
             "responses",
             "retry",
             "schema",
+            "text",
             "validation",
         )
     ),

@@ -67,7 +67,7 @@ ACTS = {
 async def test_errors_do_not_show_the_token(act: Act, source: str, caplog: pytest.LogCaptureFixture) -> None:
     """Not in their text, attributes, causes, pickles or the locals of their frames, nor in the log at DEBUG."""
     caplog.set_level(logging.DEBUG)
-    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, aiohttp.ClientSession() as session:
+    async with Loopback(scripts={"preauthorize": [act] * 2}).listen() as server, aiohttp.ClientSession() as session:
         async with JetpayClient(
             rotating if source == "rotating" else TOKEN,
             base_url=server.url,
@@ -144,7 +144,7 @@ async def test_error_reporters_do_not_find_the_token(act: Act, source: str) -> N
     def report(_: object) -> None:
         reported.append(collected(frame for frame, _ in traceback.walk_stack(sys._getframe(1))))
 
-    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, aiohttp.ClientSession() as session:
+    async with Loopback(scripts={"preauthorize": [act] * 2}).listen() as server, aiohttp.ClientSession() as session:
         async with JetpayClient(
             rotating if source == "rotating" else TOKEN,
             base_url=server.url,

@@ -29,8 +29,8 @@ from jetpay_async import (
 )
 from jetpay_async._core import operations
 from jetpay_async._core.clock import Clock
-from jetpay_async._core.executor import CallExecutor, Execution
-from jetpay_async._core.instrumented import InstrumentedExecutor
+from jetpay_async._core.execution import Execution
+from jetpay_async._core.instrumented import OperationObserver
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, held, replies, work_then
 from tests.network import FAST, TOKEN, preauthorize
@@ -136,8 +136,8 @@ LOOKS: dict[str, tuple[Act, Row]] = {
     "503": (replies(503, HTML), ("transaction_status", UNANSWERED, 503)),
     "cut": (loopback.cut_body, ("transaction_status", UNANSWERED, None)),
     "429": (replies(429, FASTAPI[429]), ("transaction_status", RATE_LIMITED, 429)),
-    "processing": (status("processing"), ("transaction_status", ANSWERED, 200)),
-    "201": (replies(201, {"state": "processing"}), ("transaction_status", ANSWERED, 201)),
+    "a state nobody knows": (status("pondering"), ("transaction_status", ANSWERED, 200)),
+    "201": (replies(201, {"state": "pondering"}), ("transaction_status", ANSWERED, 201)),
 }
 
 
@@ -155,6 +155,22 @@ async def test_the_reads_that_settle_are_attempts(look: Act, row: Row) -> None:
     assert rows(operation) == [("capture", UNANSWERED, 503), row, ("transaction_status", ANSWERED, 200)]
     assert operation.confirmed_by_status
     assert capture.confirmed_by_status
+
+
+@pytest.mark.parametrize("by_status", [False, True], ids=["by its response", "by its status"])
+@pytest.mark.asyncio
+async def test_an_accepted_capture_is_reported_as_accepted(*, by_status: bool) -> None:
+    """What is in progress has a result, and is not done."""
+    reported: list[Operation] = []
+    answer = replies(503, HTML) if by_status else replies(200, {"identifier": DEBIT_ID, "state": "processing"})
+    scripts = {"capture": [answer], "status": [status("processing")]}
+    async with Loopback(scripts=scripts).listen() as server, watched(server, reported.append) as client:
+        await client.capture(DEBIT_ID)
+
+    (operation,) = reported
+    assert operation.outcome is OperationOutcome.ACCEPTED
+    assert operation.debit_id == DEBIT_ID
+    assert operation.confirmed_by_status is by_status
 
 
 @pytest.mark.asyncio
@@ -494,11 +510,10 @@ async def test_a_client_from_the_environment_is_watched_too(monkeypatch: pytest.
     assert [operation.name for operation in told] == ["transaction_status"]
 
 
-def test_a_client_that_nobody_watches_records_nothing() -> None:
-    """Without a hook the plain runner does the work, which has no part in any of this."""
-    assert type(JetpayClient(TOKEN)._executor) is CallExecutor
-    assert type(JetpayClient(TOKEN, on_operation=print)._executor) is InstrumentedExecutor
-    assert not hasattr(CallExecutor, "_on_operation")
+def test_a_client_that_nobody_observes_records_nothing() -> None:
+    """Without a hook there is no observer, and nothing is kept of the requests."""
+    assert JetpayClient(TOKEN)._executor._observer is None
+    assert isinstance(JetpayClient(TOKEN, on_operation=print)._executor._observer, OperationObserver)
 
 
 # --- many, shared, and from a ledger ---------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from jetpay_async._core.executor import CallExecutor, Execution, Options
+    from jetpay_async._core.execution import Execution, Options
+    from jetpay_async._core.executor import CallExecutor
     from jetpay_async._core.operations import Call
     from jetpay_async._core.single_flight import SingleFlight
     from jetpay_async.errors import JetpayError

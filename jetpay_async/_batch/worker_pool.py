@@ -18,7 +18,7 @@ import attrs
 
 from jetpay_async._batch.admission import AdmissionControl, Slot
 from jetpay_async._batch.stream import OutcomeStream
-from jetpay_async._core.executor import Execution
+from jetpay_async._core.execution import Execution
 from jetpay_async._core.log import logger
 from jetpay_async._core.operations import Call
 from jetpay_async.errors import (
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from jetpay_async._batch.operation import BatchOperation
     from jetpay_async._core.clock import Clock
-    from jetpay_async._core.executor import CallExecutor, Options
+    from jetpay_async._core.execution import Options
+    from jetpay_async._core.executor import CallExecutor
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

@@ -1,133 +1,68 @@
-"""Carry one call through, within one deadline: attempts, waiting, settling.
+"""Carry one call out, within one deadline: attempts, and the pauses between them.
 
-What may be sent again is declared in `_calls`, when is decided in `_retry`; here it is done.
+What sending an operation twice would mean is declared in `operations`, what follows an attempt is decided in `retry`,
+what a status proves in `resolve`; here it is done.
 
-An outcome is *in_doubt* from the moment a write begins to leave until a usable answer comes. A in_doubt call ends in
-exactly one of three ways: the status proves what happened, the status proves that nothing happened (and it may be sent
+A call is *in doubt* from the moment a write begins to leave until a usable answer comes. It ends in exactly one of
+three ways: the status proves what happened, the status proves that nothing happened (and the request may be sent
 again), or `OutcomeUnknownError`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import math
+import weakref
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
-from jetpay_async._core import responses
+from jetpay_async._core import call_errors, responses
+from jetpay_async._core.execution import CallObserver, Execution, OnFailure, Options
+from jetpay_async._core.fork import after_fork_in_child
 from jetpay_async._core.http import ResolveBound
 from jetpay_async._core.log import logger
-from jetpay_async._core.operations import (
-    Call,
-    ReplaySafety,
-    ResponseContext,
-    StatusMapping,
-    transaction_failed_error,
-    transaction_status,
-)
+from jetpay_async._core.operations import ReplaySafety, ResponseContext, StatusMapping, transaction_failed_error
+from jetpay_async._core.resolve import Finding, Proof, StatusResolver
 from jetpay_async._core.responses import Unanswered
-from jetpay_async._core.retry import NextAction, RetryDecision, RetryPolicy, decide
+from jetpay_async._core.retry import NextAction, RetryDecision, decide
 from jetpay_async._core.send_guard import PreSendCheck, SendGuard
 from jetpay_async.errors import (
     APIError,
     AuthenticationError,
     ConfigurationError,
-    Context,
+    ConflictError,
     JetpayError,
-    NotSentError,
     OutcomeUnknownError,
     PermissionDeniedError,
     RateLimitedError,
-    ServiceError,
     TransactionFailedError,
 )
-from jetpay_async.models import TransactionState, TransactionStatus
-from jetpay_async.telemetry import Attempt, AttemptResult
+from jetpay_async.models import Capture, TransactionStatus
+from jetpay_async.telemetry import AttemptResult
 
 if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock
-    from jetpay_async._core.http import RawResponse
-    from jetpay_async._core.transport import Transport
+    from jetpay_async._core.http import HttpTransport, RawResponse
+    from jetpay_async._core.operations import Call
 
 _T = TypeVar("_T")
 _Read = TypeVar("_Read")
 
-# A capture is given up after this share of the time that was left when it was sent: the rest is to resolve it in.
+# A capture is given up after this share of the time that was left when it was sent: the rest is to read its status in.
 RESPONSE_SHARE = 2 / 3
 
-# Seconds that a call may be old to count as fresh.
-_MOMENT = 0.001
+# A read may take this share of the time that is left, so that one that stalls is not the last one.
+READ_SHARE = 1 / 2
 
-# Seconds between two looks at a status, however short the policy's delays are.
-_SHORTEST_LOOK = 0.05
+# A call that is no older counts as one that has just begun.
+_FRESH_SECONDS = 0.001
 
 OnUnknown = Callable[[OutcomeUnknownError], None]
-"""Told of each unknown outcome, the cancelled ones included."""
-
-OnFailure = Callable[[int | None, float | None], None]
-"""Told the HTTP status of each attempt without a result, if it had one, and the seconds that the API asked to wait."""
-
-
-@attrs.frozen
-class Options:
-    """What a call may be given differently from another of the same client."""
-
-    timeout: float
-    retry: RetryPolicy
-
-
-@attrs.define(eq=False)
-class Execution(Generic[_T]):
-    """One call on its way, and all that is known of it."""
-
-    call: Call[_T]
-    options: Options
-    began: float
-    """Monotonic."""
-    deadline: float
-    """Monotonic."""
-    on_failure: OnFailure | None = None
-    pre_send_check: PreSendCheck | None = None
-    """Stands before each attempt, besides the deadline."""
-    part_of: Execution[Any] | None = None
-    """What it is carried through for, if that is another call."""
-    attempts: int = 0
-    attempt_began: float = 0.0
-    """When the latest attempt began. Monotonic."""
-    guard: SendGuard | None = None
-    """Of the latest attempt."""
-    in_doubt: bool = False
-    """An earlier request may have been carried out, or may still be."""
-    certain_from: float = -math.inf
-    """A status read that begins earlier, on the monotonic clock, and says "not done" proves nothing."""
-    state: TransactionState | None = None
-    """What the status said last."""
-    trouble: Unanswered | None = None
-    """Why there is no answer."""
-    unanswered: bool = False
-    """Some request for it, of this call or an earlier one, began to leave and was not answered."""
-    trail: list[Attempt] | None = None
-    """The requests so far, where somebody wants to know; the last one may be missing."""
-
-    def mark_in_doubt(self, certain_from: float) -> None:
-        """Note that an earlier request for this call may have been carried out: read the status before sending.
-
-        Args:
-            certain_from: A status read that begins before this time, on the client's monotonic clock, and says "not
-                done" proves nothing: until then the earlier request may still be on its way, or be worked on.
-        """
-        self.in_doubt = True
-        self.unanswered = True
-        self.certain_from = max(self.certain_from, certain_from)
-
-    @property
-    def unknown(self) -> bool:
-        """Whether it would be a guess to say what became of it."""
-        return self.in_doubt or (self.guard is not None and self.guard.started)
+"""Called with the error of each unknown outcome, also where the call is interrupted and the error is not raised."""
 
 
 @attrs.frozen
@@ -138,12 +73,29 @@ class Resolution(Generic[_T]):
 
 
 class CallExecutor:
-    """Carries calls through over one transport."""
+    """Carries calls out over one transport.
 
-    def __init__(self, transport: Transport, clock: Clock, on_unknown: OnUnknown | None) -> None:
+    Args:
+        transport: Sends one request.
+        clock: Time, chance and how to wait.
+        on_unknown: Called for each unknown outcome.
+        observer: Called for each request and each call.
+    """
+
+    def __init__(
+        self,
+        transport: HttpTransport,
+        clock: Clock,
+        on_unknown: OnUnknown | None = None,
+        observer: CallObserver | None = None,
+    ) -> None:
         self._transport = transport
         self._clock = clock
         self._on_unknown = on_unknown
+        self._observer = observer
+        self._resolver = StatusResolver(self._ask_status, clock)
+        self._under_way: set[Execution[Any]] = set()
+        _executors.add(self)
 
     def begin(
         self,
@@ -151,10 +103,20 @@ class CallExecutor:
         options: Options,
         on_failure: OnFailure | None = None,
         pre_send_check: PreSendCheck | None = None,
+        *,
+        wait_until_final: bool = False,
     ) -> Execution[_T]:
-        """Start the clock for a call."""
+        """Start the clock for a call.
+
+        Args:
+            call: What to send.
+            options: Its timeout and retry policy.
+            on_failure: Called with each attempt that brings no result.
+            pre_send_check: Asked before each write leaves.
+            wait_until_final: Whether what the API has accepted is followed until it is done, within the timeout.
+        """
         now = self._clock.monotonic()
-        return Execution(call, options, now, now + options.timeout, on_failure, pre_send_check)
+        return Execution(call, options, now, now + options.timeout, on_failure, pre_send_check, wait_until_final)
 
     def now(self) -> float:
         """Seconds on the clock of all executions."""
@@ -171,7 +133,7 @@ class CallExecutor:
         return self._clock.monotonic() + after
 
     async def execute(self, execution: Execution[_T]) -> _T:
-        """Carry it through.
+        """Carry the call out.
 
         Raises:
             JetpayError: As documented for the client's methods.
@@ -179,255 +141,291 @@ class CallExecutor:
         """
         call = execution.call
         operation = call.operation
-        exchange = self._transport.exchange
+        self._under_way.add(execution)
         try:
             while True:
                 if execution.in_doubt and (resolution := await self._resolve(execution)) is not None:
-                    return self._conclude(execution, resolution)
+                    break
                 failure: Unanswered | APIError
                 try:
-                    within = self._begin(execution)
-                    reply = await exchange(operation.method, call.path, call.body, execution.guard, within=within)
-                    return self._take(reply, execution)
-                except Unanswered as trouble:
-                    execution.trouble = failure = trouble
-                    execution.unanswered |= trouble.started
-                except APIError as refusal:
+                    within = self._begin_attempt(execution)
+                    response = await self._transport.exchange(
+                        operation.method, call.path, call.body, execution.guard, within=within
+                    )
+                    resolution = Resolution(self._read(call, response, execution))
+                except Unanswered as unanswered:
+                    execution.failure = failure = unanswered
+                    execution.unanswered |= unanswered.started
+                except APIError as rejection:
                     execution.guard = None
-                    failure = refusal
-                if (resolution := await self._carry_on(execution, failure)) is not None:
-                    return self._conclude(execution, resolution)
+                    failure = rejection
+                else:
+                    self._note_answer(execution, response)
+                    break
+                if (again := await self._carry_on(execution, failure)) is not None:
+                    resolution = again
+                    break
+            result = resolution.result
+            if execution.wait_until_final:
+                result = await self._follow(execution, result)
         except BaseException as error:
-            self._break_off(execution, error)
+            self._end_without_result(execution, error)
             raise
+        finally:
+            self._under_way.discard(execution)
+        if self._observer is not None:
+            self._observer.call_succeeded(execution, result)
+        return result
 
     async def resolve(self, execution: Execution[_T]) -> _T | None:
-        """Find out what became of a in_doubt request, and send nothing; None if it is proven undone.
+        """Find out what became of a request in doubt, and send nothing; None if it is proven not carried out.
 
         Raises:
-            APIError: It is proven that it never will be done.
+            APIError: It is proven that it never will be carried out.
             OutcomeUnknownError: The status could not tell before the deadline.
         """
-        resolution = await self._resolve(execution)
+        try:
+            resolution = await self._resolve(execution)
+        except BaseException as error:
+            if self._observer is not None:
+                self._observer.call_failed(execution, error)
+            raise
+        if self._observer is not None:
+            if resolution is None:
+                self._observer.call_undone(execution)
+            else:
+                self._observer.call_succeeded(execution, resolution.result)
         return None if resolution is None else resolution.result
 
     def waiter_timeout_error(self, execution: Execution[_T]) -> JetpayError:
         """Make the error for a caller whose time is up while the call goes on for another."""
         if execution.unknown:
             return self._unknown(execution, "no answer in time; the request is still under way for another caller")
-        return self._failure(NotSentError, execution, "nothing was sent in time")
+        return call_errors.not_sent(execution, self._clock, "nothing was sent in time")
+
+    # --- one attempt
+
+    def _begin_attempt(self, execution: Execution[_T]) -> float:
+        """Count an attempt, and give it a guard if it is a write; return how many seconds it may take."""
+        replay_safety = execution.call.operation.replay_safety
+        execution.attempts += 1
+        execution.attempt_began = now = self._clock.monotonic()
+        within = execution.deadline - now
+        if within > execution.options.timeout - _FRESH_SECONDS:
+            # The same number for each fresh call: what aiohttp needs for it is made once.
+            within = execution.options.timeout
+        if replay_safety is ReplaySafety.IDEMPOTENT:
+            return within * READ_SHARE if execution.attempts < execution.options.retry.max_attempts else within
+        response_timeout = within * RESPONSE_SHARE if replay_safety is ReplaySafety.RESOLVE else within
+        execution.guard = SendGuard(execution.deadline, self._clock, response_timeout, execution.pre_send_check)
+        return within
+
+    def _read(self, call: Call[_Read], response: RawResponse, execution: Execution[_T]) -> _Read:
+        elapsed = self._clock.monotonic() - execution.began
+        return responses.read(call, response, attempts=execution.attempts, elapsed=elapsed, now=self._clock.time())
+
+    def _note_answer(self, execution: Execution[_T], response: RawResponse) -> None:
+        name = execution.call.operation.name
+        if self._observer is not None:
+            self._observer.attempt_ended(
+                execution, name, execution.attempt_began, AttemptResult.ANSWERED, response.status
+            )
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s %s: answered, attempt %d", name, execution.call.debit_id or "", execution.attempts)
+
+    # --- what follows it
 
     async def _carry_on(self, execution: Execution[_T], failure: Unanswered | APIError) -> Resolution[_T] | None:
         """Do what follows an attempt without a result; None if that is another round."""
         decision = self._decide(execution, failure)
-        if decision.step is NextAction.STOP:
-            if isinstance(failure, Unanswered):
-                raise self._stopped(execution)
-            return await self._confirm(execution, failure)
-        if decision.step is NextAction.SETTLE:
-            bound = failure.bound if isinstance(failure, Unanswered) else ResolveBound.TIMEOUT
-            execution.mark_in_doubt(self.certain_from(execution, bound))
-        else:
+        if decision.action is NextAction.AGAIN:
             await self._clock.sleep(decision.delay)
+            return None
+        if isinstance(failure, APIError):
+            return await self._confirm(execution, failure)
+        if decision.action is NextAction.STOP:
+            raise call_errors.stopped(execution, self._clock) or self._unknown(execution, failure.reason)
+        execution.mark_in_doubt(self.certain_from(execution, failure.bound))
+        if failure.state is not None:
+            execution.note_state(failure.state)
         return None
 
     def _decide(self, execution: Execution[_T], failure: Unanswered | APIError) -> RetryDecision:
-        happened = classify(failure)
+        result = classify(failure)
+        name = execution.call.operation.name
+        if self._observer is not None:
+            self._observer.attempt_ended(execution, name, execution.attempt_began, result, failure.status)
         retry_after = failure.retry_after if isinstance(failure, Unanswered | RateLimitedError) else None
         if execution.on_failure is not None:
             execution.on_failure(failure.status, retry_after)
-        operation = execution.call.operation
-        decision = decide(
-            happened,
-            operation.resend,
-            execution.options.retry,
-            attempt=execution.attempts,
-            remaining=self.remaining(execution),
-            chance=self._clock.random(),
-            retry_after=retry_after,
-        )
-        logger.info(
-            "%s %s: attempt %d was %s; next: %s",
-            operation.name,
-            execution.call.debit_id or "",
-            execution.attempts,
-            happened,
-            decision.step.value,
-        )
+        if self._renews_token(execution, failure):
+            decision = RetryDecision(NextAction.AGAIN)
+        elif isinstance(failure, Unanswered) and failure.state is not None:
+            decision = RetryDecision(NextAction.RESOLVE)
+        else:
+            decision = decide(
+                result,
+                execution.call.operation.replay_safety,
+                execution.options.retry,
+                attempt=execution.attempts,
+                remaining=self.remaining(execution),
+                chance=self._clock.random(),
+                retry_after=retry_after,
+            )
+        _log_failure(execution, failure, decision)
         return decision
 
-    def _begin(self, execution: Execution[_T]) -> float:
-        """Count an attempt, and give it a guard if it is a write; return how many seconds it may take."""
-        resend = execution.call.operation.resend
-        execution.attempts += 1
-        execution.attempt_began = now = self._clock.monotonic()
-        within = execution.deadline - now
-        if within > execution.options.timeout - _MOMENT:
-            # The same number for each fresh call: what aiohttp needs for it is made once.
-            within = execution.options.timeout
-        if resend is not ReplaySafety.IDEMPOTENT:
-            patience = within * RESPONSE_SHARE if resend is ReplaySafety.RESOLVE else within
-            execution.guard = SendGuard(execution.deadline, self._clock, patience, execution.pre_send_check)
-        return within
+    def _renews_token(self, execution: Execution[_T], failure: Unanswered | APIError) -> bool:
+        """Say whether to ask for the token again, once a call: it may have been replaced meanwhile.
 
-    def _take(self, reply: RawResponse, execution: Execution[_T]) -> _T:
-        """Make the result of the reply to an attempt."""
-        call = execution.call
-        result = self._read(call, reply, execution)
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s %s: done, attempt %d", call.operation.name, call.debit_id or "", execution.attempts)
-        return result
+        A 401 means that nothing was done, so the request may be sent again.
+        """
+        if not isinstance(failure, AuthenticationError) or execution.token_renewed or not self._transport.token_changes:
+            return False
+        execution.token_renewed = True
+        return True
 
-    def _conclude(self, execution: Execution[_T], resolution: Resolution[_T]) -> _T:  # noqa: ARG002 - who watches needs it
-        """Make the result of what the status says."""
-        return resolution.result
-
-    def _break_off(self, execution: Execution[_T], error: BaseException) -> None:
-        """Leave a record of what may have happened, if it was cancelled."""
-        if not isinstance(error, asyncio.CancelledError):
-            return
-        if execution.guard is not None:
-            execution.guard.seal()
-        if execution.unknown:
-            if not execution.in_doubt:
-                execution.mark_in_doubt(self.certain_from(execution))
-            error.add_note(str(self._unknown(execution, "the call was cancelled")))
-
-    def _read(self, call: Call[_Read], reply: RawResponse, execution: Execution[_T]) -> _Read:
-        elapsed = self._clock.monotonic() - execution.began
-        return responses.read(call, reply, attempts=execution.attempts, elapsed=elapsed, now=self._clock.time())
+    # --- what the status says
 
     async def _resolve(self, execution: Execution[_T]) -> Resolution[_T] | None:
-        """Find out what became of a in_doubt request; None if it is proven undone, and may be sent again."""
-        goal = _goal(execution.call)
+        """Find out what became of a request in doubt; None if it is proven not carried out, and may be sent again."""
+        finding = await self._resolver.resolve(execution, _states(execution), certain_from=execution.certain_from)
+        if (resolution := self._conclude(execution, finding)) is not None:
+            return resolution
+        if isinstance(finding.obstacle, ConfigurationError) and not execution.unanswered:
+            execution.in_doubt = False
+            raise finding.obstacle
+        if finding.proof is Proof.NOTHING:
+            reason = call_errors.reason_of(execution)
+            if finding.obstacle is not None:
+                reason = f"{reason}, and the status can't be read: {finding.obstacle}"
+            raise self._unknown(execution, reason) from finding.obstacle
+        execution.in_doubt = False
+        execution.guard = None
+        if execution.attempts >= execution.options.retry.max_attempts:
+            raise call_errors.proven_undone(execution, self._clock)
+        return None
+
+    async def _confirm(self, execution: Execution[_T], rejection: APIError) -> Resolution[_T]:
+        """Read the status before a rejection is believed: the debit may be captured already.
+
+        A rejection is believed at once if the status does not contradict it, unless
+
+        - it is a 409, which may be said of a request that is being worked on: not before `RetryPolicy.resolve_after`;
+        - an earlier request of ours was not answered: only once the status proves that nothing was done.
+        """
+        not_about_this = isinstance(rejection, AuthenticationError | PermissionDeniedError | RateLimitedError)
+        if execution.call.operation.replay_safety is not ReplaySafety.RESOLVE or not_about_this:
+            raise rejection
         policy = execution.options.retry
         certain_from = execution.certain_from
-        look = 0
+        enough_at = math.inf
+        max_reads: float = policy.max_attempts
+        undecided = execution.unanswered and not isinstance(rejection, TransactionFailedError)
+        if isinstance(rejection, ConflictError):
+            certain_from = max(certain_from, self._clock.monotonic() + policy.resolve_after)
+            enough_at = certain_from
+            max_reads = math.inf
+        if undecided:
+            enough_at = max_reads = math.inf
+        finding = await self._resolver.resolve(
+            execution, _states(execution), certain_from=certain_from, enough_at=enough_at, max_reads=max_reads
+        )
+        if (resolution := self._conclude(execution, finding)) is not None:
+            return resolution
+        too_early = isinstance(rejection, ConflictError) and self._clock.monotonic() < certain_from
+        if finding.proof is Proof.NOTHING and (undecided or too_early):
+            execution.mark_in_doubt(certain_from)
+            raise self._unknown(execution, rejection.message) from rejection
+        raise rejection
+
+    def _conclude(self, execution: Execution[_T], finding: Finding) -> Resolution[_T] | None:
+        """Make the result of what was found, or raise that the transaction is over; None if there is neither."""
+        status = finding.status
+        if status is None or finding.proof is Proof.NOT_DONE:
+            return None
+        context = ResponseContext(execution.attempts, self._clock.monotonic() - execution.began)
+        if finding.proof is Proof.OVER:
+            raise transaction_failed_error(execution.call, status, context)
+        return Resolution(_states(execution).result(execution.call, status, context))
+
+    async def _follow(self, execution: Execution[_T], result: _T) -> _T:
+        """Read the status of what the API has accepted until it is done; at the deadline, return what it was last."""
+        if not isinstance(result, Capture) or result.final:
+            return result
+        execution.note_state(result.state)
+        if execution.on_accepted is not None:
+            execution.on_accepted(result)
+        finding = await self._resolver.resolve(
+            execution, _states(execution), certain_from=math.inf, wait_until_final=True
+        )
+        resolution = self._conclude(execution, finding)
+        return result if resolution is None else resolution.result
+
+    async def _ask_status(
+        self, call: Call[TransactionStatus], execution: Execution[Any]
+    ) -> tuple[RawResponse, TransactionStatus]:
+        """Send one status read on behalf of an execution."""
         while True:
-            look += 1
-            asked_at = self._clock.monotonic()
-            if (status := await self._look(execution)) is not None:
-                execution.state = status.state
-                if status.state in goal.done:
-                    return Resolution(goal.result(execution.call, status, self._facts(execution)))
-                if status.state in goal.over:
-                    raise transaction_failed_error(execution.call, status, self._facts(execution))
-                # Read any earlier, "preauthorized" may only mean that the request has not arrived yet.
-                if status.state in goal.undone and asked_at >= certain_from:
-                    execution.in_doubt = False
-                    execution.guard = None
-                    if execution.attempts >= policy.max_attempts:
-                        message = f"not done: the transaction is still {status.state}; calling again is safe"
-                        raise self._failure(ServiceError, execution, message)
-                    return None
-            now = self._clock.monotonic()
-            wait = max(policy.delay(look, self._clock.random()), _SHORTEST_LOOK)
-            if now < certain_from:
-                wait = min(wait, certain_from - now)
-            if now + wait >= execution.deadline:
-                raise self._unknown(execution, _reason(execution))
-            await self._clock.sleep(wait)
+            began = self._clock.monotonic()
+            within = self.remaining(execution) * READ_SHARE
+            result, http_status = AttemptResult.CANCELLED, None
+            try:
+                response = await self._transport.exchange(
+                    call.operation.method, call.path, call.body, None, within=within
+                )
+                http_status = response.status
+                status = self._read(call, response, execution)
+                result = AttemptResult.ANSWERED
+            except (Unanswered, APIError) as failure:
+                result, http_status = classify(failure), failure.status
+                if self._renews_token(execution, failure):
+                    continue
+                raise
+            finally:
+                if self._observer is not None:
+                    self._observer.attempt_ended(execution, call.operation.name, began, result, http_status)
+            return response, status
 
-    async def _look(self, execution: Execution[_T]) -> TransactionStatus | None:
-        """Read the status once; None if it can't be read now."""
-        call = transaction_status(execution.call.debit_id or "")
-        failure: JetpayError
-        try:
-            return (await self._ask(call, execution))[1]
-        except (Unanswered, RateLimitedError):
-            return None
-        except (APIError, ConfigurationError) as error:
-            failure = error
-        raise self._unknown(execution, f"{_reason(execution)}, and the status can't be read: {failure}") from failure
+    # --- calls without a result
 
-    async def _ask(self, call: Call[TransactionStatus], execution: Execution[_T]) -> tuple[int, TransactionStatus]:
-        """Send a read once; return the HTTP status with its result."""
-        # Half of the time that is left, so that a look that stalls is not the last one.
-        within = self.remaining(execution) / 2
-        reply = await self._transport.exchange(call.operation.method, call.path, call.body, None, within=within)
-        return reply.status, self._read(call, reply, execution)
+    def _end_without_result(self, execution: Execution[_T], error: BaseException) -> None:
+        """Report what may have happened, however the call was broken off."""
+        if not isinstance(error, JetpayError):
+            if execution.guard is not None:
+                execution.guard.seal()
+            if execution.unknown and execution in self._under_way:
+                if not execution.in_doubt:
+                    execution.mark_in_doubt(self.certain_from(execution))
+                error.add_note(str(self._unknown(execution, _why_broken_off(error))))
+        if self._observer is not None:
+            self._observer.call_failed(execution, error)
 
-    async def _confirm(self, execution: Execution[_T], failure: APIError) -> Resolution[_T] | None:
-        """Ask the status whether a refusal is the last word; None if it leaves an earlier attempt in_doubt."""
-        call = execution.call
-        no_word_on_it = isinstance(failure, AuthenticationError | PermissionDeniedError | RateLimitedError)
-        if call.operation.resend is not ReplaySafety.RESOLVE or no_word_on_it:
-            raise failure
-        goal = _goal(call)
-        status = await self._read_status(execution)
-        if status is not None:
-            execution.state = status.state
-            if status.state in goal.done:
-                return Resolution(goal.result(call, status, self._facts(execution)))
-            if status.state in goal.over and isinstance(failure, TransactionFailedError):
-                raise transaction_failed_error(call, status, self._facts(execution))
-        if execution.unanswered and (status is None or status.state not in goal.undone | goal.over):
-            # It may be an earlier request of ours that stands in the way of this one.
-            execution.mark_in_doubt(self.certain_from(execution))
-            return None
-        raise failure
+    def report_under_way(self) -> None:
+        """Report what is under way as unknown, since the process ends and nobody will wait for it any more."""
+        while self._under_way:
+            execution = self._under_way.pop()
+            if execution.unknown:
+                self._unknown(execution, "the process ended before there was an answer")
 
-    async def _read_status(self, execution: Execution[_T]) -> TransactionStatus | None:
-        options = Options(self.remaining(execution), execution.options.retry)
-        read = self.begin(transaction_status(execution.call.debit_id or ""), options)
-        read.part_of = execution
-        try:
-            return await self.execute(read)
-        except JetpayError:
-            return None
-
-    def _facts(self, execution: Execution[_T]) -> ResponseContext:
-        return ResponseContext(execution.attempts, self._clock.monotonic() - execution.began)
-
-    def _stopped(self, execution: Execution[_T]) -> JetpayError:
-        """Make the error for a call that is given up without an answer."""
-        reads = execution.call.operation.resend is ReplaySafety.IDEMPOTENT
-        if reads and execution.unanswered:
-            return self._failure(ServiceError, execution, "no usable answer; calling again is safe")
-        if execution.trouble is not None and execution.trouble.started:
-            return self._unknown(execution, _reason(execution))
-        return self._failure(NotSentError, execution, "nothing was sent; calling again is safe")
-
-    def _failure(
-        self, error_class: type[NotSentError | ServiceError], execution: Execution[_T], message: str
-    ) -> NotSentError | ServiceError:
-        return error_class(f"{message} ({_reason(execution)})", **self._context(execution))
+    def forget_under_way(self) -> None:
+        """Leave what is under way to the process that this one was forked from."""
+        self._under_way.clear()
 
     def _unknown(self, execution: Execution[_T], reason: str) -> OutcomeUnknownError:
-        """Make the error for an unknown outcome, and tell it to the log and the hook."""
-        call = execution.call
-        started_at = None
-        if execution.guard is not None and execution.guard.started_at is not None:
-            ago = self._clock.monotonic() - execution.guard.started_at
-            started_at = datetime.fromtimestamp(self._clock.time() - ago, UTC)
-        context = self._context(execution)
-        error = OutcomeUnknownError(
-            "the request began to leave and no usable answer came: it may have been carried out",
-            arguments=call.arguments,
-            started_at=started_at,
-            state=execution.state,
-            reason=reason,
-            next_step=_next_step(call, context.get("debit_id")),
-            **context,
+        """Make the error for an unknown outcome, and report it to the log and the hook."""
+        error = call_errors.unknown(execution, self._clock, reason)
+        logger.warning(
+            "outcome unknown: %s",
+            error,
+            extra={"operation": error.operation, "debit_id": error.debit_id, "reason": reason},
         )
-        logger.warning("outcome unknown: %s", error)
         if self._on_unknown is not None:
             try:
                 self._on_unknown(error)
-            except Exception:  # noqa: BLE001 - the outcome must reach its caller whatever the hook does
-                logger.exception("on_unknown failed for %s %s", call.operation.name, error.debit_id or "")
+            except BaseException:  # noqa: BLE001 - whatever the hook does, the outcome must reach its caller
+                logger.exception("on_unknown failed for %s %s", error.operation, error.debit_id or "")
         return error
-
-    def _context(self, execution: Execution[_T]) -> Context:
-        trouble = execution.trouble
-        return Context(
-            operation=execution.call.operation.name,
-            debit_id=execution.call.debit_id or (trouble.debit_id if trouble is not None else None),
-            status=trouble.status if trouble is not None else None,
-            request_id=trouble.request_id if trouble is not None else None,
-            attempts=execution.attempts,
-            elapsed=self._clock.monotonic() - execution.began,
-        )
 
 
 def classify(failure: Unanswered | APIError) -> AttemptResult:
@@ -439,22 +437,61 @@ def classify(failure: Unanswered | APIError) -> AttemptResult:
     return AttemptResult.UNANSWERED if failure.started else AttemptResult.NOT_SENT
 
 
-def _goal(call: Call[_T]) -> StatusMapping[_T]:
-    if call.operation.goal is None:  # pragma: no cover - declared beside ReplaySafety.RESOLVE
-        raise AssertionError(f"{call.operation.name} can't be resolution")
-    return call.operation.goal
+def _states(execution: Execution[_T]) -> StatusMapping[_T]:
+    states = execution.call.operation.states
+    if states is None:  # pragma: no cover - only reads have none, and nothing is in doubt of them
+        raise AssertionError(f"{execution.call.operation.name} can't be resolved")
+    return states
 
 
-def _reason(execution: Execution[_T]) -> str:
-    return execution.trouble.reason if execution.trouble is not None else "an earlier call was left without an answer"
+def _why_broken_off(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "the call was cancelled"
+    if isinstance(error, GeneratorExit):
+        return "the event loop ended before there was an answer"
+    return f"the call was broken off by {type(error).__name__}"
 
 
-def _next_step(call: Call[_T], debit_id: str | None) -> str:
-    if call.operation.resend is ReplaySafety.RESOLVE:
-        return (
-            f"Read transaction_status({debit_id!r}) until it is final; calling {call.operation.name}() again on the "
-            f"same client does that first."
-        )
-    if debit_id is not None:
-        return f"The reply named debit {debit_id!r}: read its transaction_status() before asking again."
-    return "Look for it among the account's transactions at Jetpay before asking again."
+_RESULT_IN_WORDS = {
+    AttemptResult.RATE_LIMITED: "was rejected for now",
+    AttemptResult.REJECTED: "was rejected",
+    AttemptResult.UNANSWERED: "got no usable response",
+    AttemptResult.NOT_SENT: "was not sent",
+}
+
+
+def _log_failure(execution: Execution[_T], failure: Unanswered | APIError, decision: RetryDecision) -> None:
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    name, debit_id = execution.call.operation.name, execution.transaction_id or None
+    reason = failure.reason if isinstance(failure, Unanswered) else failure.message
+    pause = f" in {decision.delay:.3g} s" if decision.action is NextAction.AGAIN else ""
+    logger.info(
+        "%s %s: attempt %d %s (%s%s); next: %s%s",
+        name,
+        debit_id or "",
+        execution.attempts,
+        _RESULT_IN_WORDS[classify(failure)],
+        reason,
+        f"; request id {failure.request_id}" if failure.request_id else "",
+        decision.action.value,
+        pause,
+        extra={"operation": name, "debit_id": debit_id, "reason": reason},
+    )
+
+
+_executors: weakref.WeakSet[CallExecutor] = weakref.WeakSet()
+
+
+def _report_at_exit() -> None:
+    for executor in list(_executors):
+        executor.report_under_way()
+
+
+def _forget_in_child() -> None:
+    for executor in list(_executors):
+        executor.forget_under_way()
+
+
+atexit.register(_report_at_exit)
+after_fork_in_child(_forget_in_child)

@@ -46,6 +46,11 @@ class RawResponse:
 class HttpTransport(Protocol):
     """What the executor sends requests by. The client's is `transport.Transport`; a simulation has another."""
 
+    @property
+    def token_changes(self) -> bool:
+        """Whether the token is asked for before each request, so that the next one may have another."""
+        ...
+
     async def exchange(
         self, method: str, path: str, body: bytes, guard: SendGuard | None, *, within: float
     ) -> RawResponse:

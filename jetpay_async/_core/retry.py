@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 
 import attrs
 
+from jetpay_async._core.backoff import exponential_backoff
 from jetpay_async._core.operations import ReplaySafety
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.telemetry import AttemptResult
 
@@ -16,7 +17,7 @@ __all__ = ["RetryPolicy"]
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """How often, and how patiently, a request is sent again where that can't move money twice.
+    """How often, and after what pauses, a request is sent again where that can't move money twice.
 
     What may be sent again is not a matter of policy: a read always, a capture once its status proves that the earlier
     one did nothing, any write that never began to leave. The deadline of the call (``timeout``) bounds everything.
@@ -52,9 +53,7 @@ class RetryPolicy:
         if type(self.max_attempts) is not int or self.max_attempts < 1:
             raise ConfigurationError(f"RetryPolicy: max_attempts={self.max_attempts!r} must be an int of at least 1")
         for name in ("base_delay", "max_delay", "resolve_after", "resolve_after_timeout"):
-            value = getattr(self, name)
-            if type(value) not in {int, float} or not 0 <= value <= sys.float_info.max:
-                raise ConfigurationError(f"RetryPolicy: {name}={value!r} must be a number of seconds, 0 or more")
+            check_seconds(f"RetryPolicy: {name}", getattr(self, name), zero=True, configuration=True)
         if self.resolve_after_timeout < self.resolve_after:
             raise ConfigurationError(
                 f"RetryPolicy: resolve_after_timeout={self.resolve_after_timeout!r} must not be less than "
@@ -65,23 +64,23 @@ class RetryPolicy:
 
     def delay(self, attempt: int, chance: float) -> float:
         """Seconds to wait after this attempt (1, 2, ...); ``chance`` is a random number in [0, 1)."""
-        longest = min(self.max_delay, self.base_delay * 2.0 ** min(attempt - 1, 64))
+        longest = exponential_backoff(attempt, base=self.base_delay, longest=self.max_delay)
         return longest * (0.5 + chance / 2)
 
 
 class NextAction(Enum):
     """What to do next."""
 
-    AGAIN = "again"
-    SETTLE = "resolve"
+    AGAIN = "send again"
+    RESOLVE = "read the transaction's status"
     STOP = "stop"
 
 
 @attrs.frozen
 class RetryDecision:
-    """A step, and how long to wait before it."""
+    """What to do next, and how long to wait before it."""
 
-    step: NextAction
+    action: NextAction
     delay: float = 0.0
 
 
@@ -89,8 +88,8 @@ _STOP = RetryDecision(NextAction.STOP)
 
 
 def decide(
-    happened: AttemptResult,
-    resend: ReplaySafety,
+    result: AttemptResult,
+    replay_safety: ReplaySafety,
     policy: RetryPolicy,
     *,
     attempt: int,
@@ -98,28 +97,28 @@ def decide(
     chance: float,
     retry_after: float | None = None,
 ) -> RetryDecision:
-    """Decide what follows an attempt.
+    """Decide what follows an attempt without a result.
 
     Args:
-        happened: What became of it.
-        resend: What sending the operation twice would mean.
+        result: What became of it.
+        replay_safety: What sending the operation twice would mean.
         policy: The caller's policy.
         attempt: Which attempt it was: 1, 2, ...
         remaining: Seconds until the deadline.
         chance: A random number in [0, 1).
         retry_after: Seconds that the service asked to wait.
     """
-    if happened is AttemptResult.UNANSWERED and resend is ReplaySafety.RESOLVE:
-        return RetryDecision(NextAction.SETTLE)
-    if attempt >= policy.max_attempts or not _may_leave_again(happened, resend, policy):
+    if result is AttemptResult.UNANSWERED and replay_safety is ReplaySafety.RESOLVE:
+        return RetryDecision(NextAction.RESOLVE)
+    if attempt >= policy.max_attempts or not _may_leave_again(result, replay_safety, policy):
         return _STOP
     delay = max(policy.delay(attempt, chance), retry_after or 0.0)
     return RetryDecision(NextAction.AGAIN, delay) if delay < remaining else _STOP
 
 
-def _may_leave_again(happened: AttemptResult, resend: ReplaySafety, policy: RetryPolicy) -> bool:
-    if happened is AttemptResult.NOT_SENT:
+def _may_leave_again(result: AttemptResult, replay_safety: ReplaySafety, policy: RetryPolicy) -> bool:
+    if result is AttemptResult.NOT_SENT:
         return True
-    if happened is AttemptResult.RATE_LIMITED:
-        return resend is ReplaySafety.IDEMPOTENT or policy.resend_rate_limited
-    return happened is AttemptResult.UNANSWERED and resend is ReplaySafety.IDEMPOTENT
+    if result is AttemptResult.RATE_LIMITED:
+        return replay_safety is ReplaySafety.IDEMPOTENT or policy.resend_rate_limited
+    return result is AttemptResult.UNANSWERED and replay_safety is ReplaySafety.IDEMPOTENT

@@ -1,41 +1,70 @@
 """Captures, one request for each debit at a time, and none forgotten.
 
-Tasks that capture the same debit at the same time share one request and its answer. The first of them carries it
-through; if that one is cancelled, the next takes over where it stood.
+Tasks that capture the same debit at the same time share one request and its answer. The first of them carries it out;
+if that one is cancelled, the next takes over where it stood.
 
-A capture whose outcome stayed unknown is remembered: the next one for that debit, on this client, reads the status
-before it sends anything.
+What this client knows of a debit is used by its next capture: one whose outcome stayed unknown, or that was accepted or
+captured, reads the status before it sends anything, and a status that lags behind what was seen sends nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
 
 from jetpay_async.errors import APIError, RateLimitedError
+from jetpay_async.models import TransactionState
 
 if TYPE_CHECKING:
-    from jetpay_async._core.executor import CallExecutor, Execution
+    from jetpay_async._core.execution import Execution
+    from jetpay_async._core.executor import CallExecutor
     from jetpay_async.models import Capture
 
 UNRESOLVED_LIMIT = 100_000
-"""Debits of unknown outcome that are remembered; beyond that the oldest are forgotten."""
+"""Debits in doubt, or accepted, that are remembered; beyond that the oldest are forgotten."""
+
+CAPTURED_LIMIT = 10_000
+"""Captured debits that are remembered: enough for the seconds that a status may lag behind. The API itself refuses to
+capture what it knows to be captured."""
+
+_V = TypeVar("_V")
+
+
+@attrs.frozen
+class UnresolvedCapture:
+    """What is known of a capture without a final result."""
+
+    certain_from: float
+    """See `Execution.certain_from`."""
+    seen_state: TransactionState | None
+    """See `Execution.seen_state`."""
 
 
 class _SharedCall:
     """A capture under way, and who else waits for its answer."""
 
-    __slots__ = ("execution", "followers")
+    __slots__ = ("accepted", "execution", "followers")
 
     def __init__(self, execution: Execution[Capture]) -> None:
+        execution.on_accepted = self.accept
         self.execution = execution
+        self.accepted: Capture | None = None
+        """Its result, while it is followed until it is final."""
         self.followers: list[asyncio.Future[Capture | None]] = []
 
+    def accept(self, capture: Capture) -> None:
+        """Give the followers the result that is followed from now on."""
+        self.accepted = capture
+        self.land(capture)
+
     def land(self, outcome: Capture | Exception | None) -> None:
-        """Tell the followers; None tells them to carry on themselves."""
-        for follower in self.followers:
-            if follower.done():
+        """Give the followers the outcome; None means that one of them must carry on."""
+        followers, self.followers = self.followers, []
+        for follower in followers:
+            if follower.done() or follower.get_loop().is_closed():
                 continue
             if isinstance(outcome, Exception):
                 # Each task raises its own: a traceback shared between tasks grows with each of them.
@@ -47,12 +76,17 @@ class _SharedCall:
 
 
 class SingleFlight:
-    """All captures of a client that are under way."""
+    """All captures of a client that are under way.
+
+    Args:
+        executor: Carries them out.
+    """
 
     def __init__(self, executor: CallExecutor) -> None:
         self._executor = executor
         self._in_flight: dict[str, _SharedCall] = {}
-        self._unresolved: dict[str, float] = {}
+        self._unresolved: dict[str, UnresolvedCapture] = {}
+        self._captured: dict[str, TransactionState] = {}
 
     async def capture(self, debit_id: str, execution: Execution[Capture]) -> Capture:
         """Capture a debit, or share the answer of the capture that is under way.
@@ -61,20 +95,24 @@ class SingleFlight:
             JetpayError: As documented for `JetpayClient.capture`.
         """
         while (shared := self._in_flight.get(debit_id)) is not None:
-            if (capture := await self._follow(shared, execution)) is not None:
+            waits = execution.wait_until_final
+            capture = shared.accepted if shared.accepted and not waits else await self._follow(shared, execution)
+            if capture is not None and (capture.final or not waits):
                 return capture
-        if (certain_from := self._unresolved.pop(debit_id, None)) is not None:
-            execution.mark_in_doubt(certain_from)
+        self._recall(debit_id, execution)
         shared = self._in_flight[debit_id] = _SharedCall(execution)
         try:
             capture = await self._executor.execute(execution)
         except BaseException as error:
             del self._in_flight[debit_id]
-            if _leaves_doubt(execution, error):
-                self._remember(debit_id, execution)
+            if _stays_in_doubt(execution, error):
+                self._note_unresolved(debit_id, execution)
+            else:
+                self._unresolved.pop(debit_id, None)
             shared.land(error if isinstance(error, Exception) else None)
             raise
         del self._in_flight[debit_id]
+        self._note_result(debit_id, execution, capture)
         shared.land(capture)
         return capture
 
@@ -87,7 +125,7 @@ class SingleFlight:
 
         Args:
             debit_id: The debit.
-            execution: With its doubt noted.
+            execution: Marked in doubt.
 
         Raises:
             JetpayError: The debit is over, or its status could not tell before the deadline.
@@ -95,9 +133,7 @@ class SingleFlight:
         while (shared := self._in_flight.get(debit_id)) is not None:
             if (capture := await self._follow(shared, execution)) is not None:
                 return capture
-        if (certain_from := self._unresolved.get(debit_id)) is not None:
-            # A request of this client may be on its way for longer than the one that is asked about.
-            execution.mark_in_doubt(certain_from)
+        self._recall(debit_id, execution)
         shared = self._in_flight[debit_id] = _SharedCall(execution)
         try:
             capture = await self._executor.resolve(execution)
@@ -105,10 +141,15 @@ class SingleFlight:
             del self._in_flight[debit_id]
             if isinstance(error, APIError):
                 self._unresolved.pop(debit_id, None)
+            elif debit_id in self._unresolved:
+                self._note_unresolved(debit_id, execution)
             shared.land(error if isinstance(error, Exception) else None)
             raise
         del self._in_flight[debit_id]
-        self._unresolved.pop(debit_id, None)
+        if capture is None:
+            self._unresolved.pop(debit_id, None)
+        else:
+            self._note_result(debit_id, execution, capture)
         shared.land(capture)
         return capture
 
@@ -125,16 +166,42 @@ class SingleFlight:
                 execution.mark_in_doubt(self._executor.certain_from(shared.execution))
             raise
 
-    def _remember(self, debit_id: str, execution: Execution[Capture]) -> None:
+    def _recall(self, debit_id: str, execution: Execution[Capture]) -> None:
+        """Mark a capture with what is known of its debit."""
+        if (unresolved := self._unresolved.get(debit_id)) is not None:
+            # A request of this client may be on its way for longer than one that the execution was marked for.
+            execution.mark_in_doubt(unresolved.certain_from)
+            execution.seen_state = execution.seen_state or unresolved.seen_state
+        elif (state := self._captured.get(debit_id)) is not None:
+            # Nothing is unanswered, and no time needs to pass: a state that was seen ends sending.
+            execution.in_doubt = True
+            execution.seen_state = state
+
+    def _note_unresolved(self, debit_id: str, execution: Execution[Capture]) -> None:
         if not execution.in_doubt:
             execution.mark_in_doubt(self._executor.certain_from(execution))
-        self._unresolved[debit_id] = execution.certain_from
-        if len(self._unresolved) > UNRESOLVED_LIMIT:
-            del self._unresolved[next(iter(self._unresolved))]
+        unresolved = UnresolvedCapture(execution.certain_from, execution.seen_state)
+        _put_last(self._unresolved, debit_id, unresolved, UNRESOLVED_LIMIT)
+
+    def _note_result(self, debit_id: str, execution: Execution[Capture], capture: Capture) -> None:
+        if capture.final:
+            self._unresolved.pop(debit_id, None)
+            _put_last(self._captured, debit_id, capture.state, CAPTURED_LIMIT)
+        else:
+            unresolved = UnresolvedCapture(execution.certain_from, capture.state)
+            _put_last(self._unresolved, debit_id, unresolved, UNRESOLVED_LIMIT)
 
 
-def _leaves_doubt(execution: Execution[Capture], error: BaseException) -> bool:
-    """Only the API's word ends a doubt; anything else, an interruption or a fault of our own, leaves it."""
+def _put_last(known: dict[str, _V], debit_id: str, value: _V, limit: int) -> None:
+    """Remember it as the latest, and forget the oldest beyond the limit."""
+    known.pop(debit_id, None)
+    known[debit_id] = value
+    if len(known) > limit:
+        del known[next(iter(known))]
+
+
+def _stays_in_doubt(execution: Execution[Capture], error: BaseException) -> bool:
+    """Only an answer of the API ends a doubt; anything else, an interruption or a fault of our own, leaves it."""
     if isinstance(error, RateLimitedError) and not execution.options.retry.resend_rate_limited:
         return True
     return execution.unknown and not isinstance(error, APIError)

@@ -126,6 +126,11 @@ class Transport:
         """Whether it can't be used any more."""
         return self._closed or (self._session is not None and self._session.closed)
 
+    @property
+    def token_changes(self) -> bool:
+        """Whether the token is asked for before each request, so that the next one may have another."""
+        return not isinstance(self._token, Credential)
+
     async def exchange(
         self, method: str, path: str, body: bytes, guard: SendGuard | None, *, within: float
     ) -> RawResponse:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jetpay_async._core.clock import Clock
-from jetpay_async._core.executor import CallExecutor, Options
+from jetpay_async._core.execution import Options
+from jetpay_async._core.executor import CallExecutor
 from jetpay_async._core.single_flight import SingleFlight
 from jetpay_async.errors import AuthenticationError, ConfigurationError
 from jetpay_async.ledger._backend import MakeCommitExecutor

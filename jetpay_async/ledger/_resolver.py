@@ -19,7 +19,7 @@ from jetpay_async.outcomes import Rejected, Unknown, captured, undone
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jetpay_async._core.executor import Execution
+    from jetpay_async._core.execution import Execution
     from jetpay_async.ledger._context import ClientContext
     from jetpay_async.ledger._recorder import Recorder
     from jetpay_async.models import Capture

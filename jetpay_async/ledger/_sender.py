@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jetpay_async._batch.admission import AdmissionControl
-    from jetpay_async._core.executor import Execution
+    from jetpay_async._core.execution import Execution
     from jetpay_async.ledger._account_check import AccountCheck
     from jetpay_async.ledger._claimer import ClaimedDebit, Claimer
     from jetpay_async.ledger._context import ClientContext

@@ -1,632 +1,550 @@
-"""A capture of unknown outcome reads the status, and decides only on what proves something."""
+"""What a status read proves, and when: the whole table, and the reads until one proves something."""
 
 from __future__ import annotations
 
-import asyncio
-from email.utils import formatdate
+import math
 
-import attrs
 import pytest
 
 from jetpay_async import (
-    APIError,
-    Capture,
+    ConfigurationError,
     ConflictError,
-    InvalidRequestError,
-    JetpayClient,
-    NotSentError,
     OutcomeUnknownError,
-    RateLimitedError,
-    RetryPolicy,
-    ServiceError,
     TransactionFailedError,
     TransactionState,
 )
-from jetpay_async._core import responses
-from jetpay_async._core.clock import Clock
-from tests import loopback
-from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, replies, work_then
-from tests.network import FAST, TOKEN, preauthorize
+from jetpay_async._core.http import RawResponse, ResolveBound
+from jetpay_async._core.operations import CANCEL, CAPTURE, PREAUTHORIZE, ApiOperation
+from jetpay_async._core.resolve import Proof, prove
+from tests.core import scripted
+from tests.core.scripted import ScriptedService, Sent, answer, begin, executor, from_memory, lost, says
+from tests.loopback import DEBIT_ID, FASTAPI
 
-PATIENT = attrs.evolve(FAST, resolve_after=60.0, resolve_after_timeout=60.0)
+# --- the table ------------------------------------------------------------------------------------------------------
+
+CERTAIN_FROM = 100.0
+IN_TIME, TOO_EARLY, NEVER_LEFT = 100.0, 99.999, None
+DONE, ACCEPTED, OVER, NOT_DONE, NOTHING = Proof
+
+# The state that is read; what it proves where the read left in time, too early, and never; and where a state other than
+# "not done" was seen before, again in time.
+CAPTURE_PROOFS = [
+    ("preauthorized", NOT_DONE, NOTHING, NOTHING, NOTHING),
+    ("paid", DONE, DONE, NOTHING, DONE),
+    ("completed", DONE, DONE, NOTHING, DONE),
+    ("failed", OVER, OVER, NOTHING, OVER),
+    ("cancelled", OVER, OVER, NOTHING, OVER),
+    ("processing", ACCEPTED, ACCEPTED, NOTHING, ACCEPTED),
+    ("requested", ACCEPTED, ACCEPTED, NOTHING, ACCEPTED),
+    ("initiated", ACCEPTED, ACCEPTED, NOTHING, ACCEPTED),
+    ("pondering", NOTHING, NOTHING, NOTHING, NOTHING),
+]
+CANCEL_PROOFS = [
+    ("preauthorized", NOT_DONE, NOTHING, NOTHING, NOTHING),
+    ("requested", NOT_DONE, NOTHING, NOTHING, NOTHING),
+    ("initiated", NOT_DONE, NOTHING, NOTHING, NOTHING),
+    ("cancelled", DONE, DONE, NOTHING, DONE),
+    ("paid", OVER, OVER, NOTHING, OVER),
+    ("completed", OVER, OVER, NOTHING, OVER),
+    ("failed", OVER, OVER, NOTHING, OVER),
+    ("processing", NOTHING, NOTHING, NOTHING, NOTHING),
+    ("pondering", NOTHING, NOTHING, NOTHING, NOTHING),
+]
+PREAUTHORIZE_PROOFS = [
+    ("preauthorized", DONE, DONE, NOTHING, DONE),
+    ("paid", DONE, DONE, NOTHING, DONE),
+    ("completed", DONE, DONE, NOTHING, DONE),
+    ("failed", OVER, OVER, NOTHING, OVER),
+    ("cancelled", OVER, OVER, NOTHING, OVER),
+    ("processing", ACCEPTED, ACCEPTED, NOTHING, ACCEPTED),
+    ("requested", ACCEPTED, ACCEPTED, NOTHING, ACCEPTED),
+    ("initiated", ACCEPTED, ACCEPTED, NOTHING, ACCEPTED),
+    ("pondering", NOTHING, NOTHING, NOTHING, NOTHING),
+]
+Row = tuple[ApiOperation[object], str, float | None, str | None, Proof]
+ROWS: list[Row] = [
+    (operation, state, true_at, seen, proof)  # type: ignore[misc] # whatever their results are
+    for operation, proofs in ((CAPTURE, CAPTURE_PROOFS), (CANCEL, CANCEL_PROOFS), (PREAUTHORIZE, PREAUTHORIZE_PROOFS))
+    for state, *expected in proofs
+    for (true_at, seen), proof in zip(
+        ((IN_TIME, None), (TOO_EARLY, None), (NEVER_LEFT, None), (IN_TIME, "processing")), expected, strict=True
+    )
+]
 
 
-def connect(
-    server: Loopback, *, timeout: float = 2.0, retry: RetryPolicy = FAST, clock: Clock | None = None
-) -> JetpayClient:
-    return JetpayClient(TOKEN, base_url=server.url, timeout=timeout, retry=retry, clock=clock or Clock())
+def named(row: Row) -> str:
+    operation, state, true_at, seen, _ = row
+    when = {IN_TIME: "in time", TOO_EARLY: "too early", NEVER_LEFT: "never left"}[true_at]
+    return f"{operation.name}, {state} {when}{f' after {seen}' if seen else ''}"
 
 
-def status(state: str, **more: str) -> Act:
-    return replies(200, {"state": state, **more})
+@pytest.mark.parametrize("row", ROWS, ids=named)
+def test_what_a_status_proves(row: Row) -> None:
+    """Only states that mean done prove "done"; "not done" needs a fresh read, in time, that nothing belies."""
+    operation, state, true_at, seen, proof = row
+    assert operation.states is not None
+
+    assert (
+        prove(
+            operation.states,
+            TransactionState(state),
+            true_at=true_at,
+            certain_from=CERTAIN_FROM,
+            seen_state=None if seen is None else TransactionState(seen),
+        )
+        is proof
+    )
 
 
-@pytest.mark.parametrize("state", ["paid", "completed"])
+def test_the_table_is_complete() -> None:
+    """Each state that this release knows, and one that it does not, has its row for each operation."""
+    states = {*map(str, TransactionState), "pondering"}
+
+    for proofs in (CAPTURE_PROOFS, CANCEL_PROOFS, PREAUTHORIZE_PROOFS):
+        assert {state for state, *_ in proofs} == states
+
+
+@pytest.mark.parametrize(
+    ("state", "proof"),
+    [
+        ("requested", NOTHING),
+        ("initiated", NOTHING),
+        ("processing", ACCEPTED),
+        ("paid", DONE),
+        ("failed", OVER),
+        ("preauthorized", NOT_DONE),
+    ],
+)
+def test_a_debit_that_nobody_asked_to_capture_is_not_in_progress(state: str, proof: Proof) -> None:
+    """States that come before "preauthorized", too, show no capture where no request was made."""
+    assert CAPTURE.states is not None
+
+    found = prove(CAPTURE.states, TransactionState(state), true_at=1.0, certain_from=-math.inf, requested=False)
+
+    assert found is proof
+
+
+# --- the reads ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bound", "seconds"), [(ResolveBound.DIRECT, 5.0), (ResolveBound.TIMEOUT, 60.0)], ids=["direct", "timeout"]
+)
 @pytest.mark.asyncio
-async def test_a_lost_reply_is_settled_by_the_status(state: str) -> None:
-    """A status of paid or completed is the capture's result, marked as confirmed_by_status."""
-    scripts = {"capture": [loopback.hang_up], "status": [status(state)]}
-    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
-        capture = await client.capture(DEBIT_ID)
+async def test_a_capture_is_sent_again_only_after_the_time_of_its_attempt(bound: ResolveBound, seconds: float) -> None:
+    """The short time holds only where the other side lost a direct connection; a status read earlier sends nothing."""
+    service = ScriptedService(scripts={"capture": [lost(bound)]})
 
-    assert capture == Capture(debit_id=DEBIT_ID, state=TransactionState(state), confirmed_by_status=True, raw={})
-    assert capture.raw == {"state": state}
-    assert capture.attempts == 1
+    capture = await executor(service).execute(begin(executor(service)))
 
-
-@pytest.mark.parametrize("state", ["failed", "cancelled"])
-@pytest.mark.asyncio
-async def test_a_status_of_failure_is_the_error_that_says_so(state: str) -> None:
-    """A final state other than paid raises with the state and the API's reason."""
-    told = status(state, fail_reason="account_frozen", fail_direction="pull")
-    scripts = {"capture": [loopback.hang_up], "status": [told]}
-    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
-        with pytest.raises(TransactionFailedError, match="account_frozen") as caught:
-            await client.capture(DEBIT_ID)
-
-    assert caught.value.state == state
-    assert caught.value.fail_reason == "account_frozen"
-    assert caught.value.fail_direction == "pull"
-    assert caught.value.debit_id == DEBIT_ID
-    assert server.count("capture") == 1
-
-
-@pytest.mark.asyncio
-async def test_an_early_preauthorized_proves_nothing() -> None:
-    """A capture that the server carries out late is not sent again while it may still be on its way."""
-
-    async def late(exchange: Exchange) -> None:
-        exchange.hang_up()
-        await asyncio.sleep(0.15)
-        exchange.work()
-
-    async with Loopback(scripts={"capture": [late]}).listen() as server:
-        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.3, resolve_after_timeout=0.3)) as client:
-            capture = await client.capture(DEBIT_ID)
-
-    assert capture.confirmed_by_status
-    assert server.captures == 1
-    assert server.count("capture") == 1
-    assert server.count("status") > 1
-
-
-@pytest.mark.asyncio
-async def test_the_tests_find_a_capture_that_is_sent_too_early() -> None:
-    """With no resolve time the same server takes the money twice: the harness can see what it is there to see."""
-
-    async def late(exchange: Exchange) -> None:
-        exchange.hang_up()
-        await asyncio.sleep(0.1)
-        exchange.work()
-
-    async with Loopback(scripts={"capture": [late]}).listen() as server:
-        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.0, resolve_after_timeout=0.0)) as client:
-            await client.capture(DEBIT_ID)
-        await asyncio.sleep(0.15)
-
-    assert server.captures == 2
-
-
-@pytest.mark.asyncio
-async def test_a_proven_undone_capture_is_sent_again() -> None:
-    """Still preauthorized once the first request can't be on its way any more: captured again, once."""
-    async with Loopback(scripts={"capture": [loopback.hang_up]}).listen() as server, connect(server) as client:
-        capture = await client.capture(DEBIT_ID)
-
-    assert not capture.confirmed_by_status
-    assert capture.attempts == 2
-    assert server.captures == 1
-
-
-@pytest.mark.asyncio
-async def test_the_settle_time_is_waited_on_the_clock() -> None:
-    """Between losing the reply and capturing again lie at least `resolve_after` seconds."""
-    now = 1000.0
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-        slept.append(seconds)
-
-    clock = Clock(monotonic=lambda: now, sleep=sleep)
-    retry = RetryPolicy(base_delay=1.0, max_delay=4.0, resolve_after=5.0, resolve_after_timeout=5.0)
-    async with Loopback(scripts={"capture": [loopback.hang_up]}).listen() as server:
-        async with connect(server, timeout=30.0, retry=retry, clock=clock) as client:
-            capture = await client.capture(DEBIT_ID)
-
-    assert capture.attempts == 2
-    assert sum(slept) == pytest.approx(5.0)
-    assert capture.elapsed == pytest.approx(5.0)
-
-
-UNREADABLE = {
-    "no answer": [loopback.hang_up] * 2000,
-    "reset": [loopback.reset] * 2000,
-    "503": [replies(503, HTML)] * 2000,
-    "429": [replies(429, FASTAPI[429])] * 2000,
-    "HTML": [replies(200, HTML)] * 2000,
-    "wrong shape": [replies(200, {"status": "paid"})] * 2000,
-    "silence": [loopback.silence] * 2000,
-    "processing": [status("processing")] * 2000,
-    "a state nobody knows": [status("pondering")] * 2000,
-}
-
-
-@pytest.mark.parametrize("script", UNREADABLE.values(), ids=UNREADABLE)
-@pytest.mark.asyncio
-async def test_a_status_that_does_not_tell_leaves_it_unknown(script: list[Act]) -> None:
-    """An unreachable or undecided status is never read as not captured."""
-    scripts = {"capture": [loopback.hang_up], "status": list(script)}
-    async with Loopback(scripts=scripts).listen() as server, connect(server, timeout=0.3) as client:
-        with pytest.raises(OutcomeUnknownError) as caught:
-            await client.capture(DEBIT_ID)
-
-    error = caught.value
-    assert server.count("capture") == 1
-    assert error.operation == "capture"
-    assert error.debit_id == DEBIT_ID
-    assert error.arguments == {"debit_id": DEBIT_ID}
-    assert error.started_at is not None
-    assert error.reason
-    assert "transaction_status('debit_123')" in error.next_step
-    assert error.elapsed <= 0.6
-
-
-@pytest.mark.parametrize("code", [400, 401, 403, 404])
-@pytest.mark.asyncio
-async def test_a_status_that_may_not_be_read_is_not_asked_again(code: int) -> None:
-    """If the API refuses the status itself, asking on is useless: the outcome is unknown at once."""
-    scripts = {"capture": [work_then(loopback.hang_up)], "status": [replies(code, FASTAPI[code])]}
-    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
-        with pytest.raises(OutcomeUnknownError, match="status can't be read") as caught:
-            await client.capture(DEBIT_ID)
-
-    assert server.count("status") == 1
-    assert isinstance(caught.value.__cause__, APIError)
+    assert (capture.attempts, capture.confirmed_by_status) == (2, False)
+    assert [sent.at - scripted.START for sent in service.sent if sent.route == "capture"] == [0.0, seconds]
+    assert [sent.at for sent in service.sent if sent.route == "status"][-1] == scripted.START + seconds
 
 
 @pytest.mark.asyncio
-async def test_silence_leaves_time_to_settle() -> None:
-    """A server that takes the money and says nothing is given up early enough to read the status."""
-    scripts = {"capture": [work_then(loopback.silence)]}
-    async with Loopback(scripts=scripts).listen() as server, connect(server, timeout=0.3) as client:
-        capture = await client.capture(DEBIT_ID)
+async def test_the_latest_time_of_several_attempts_counts() -> None:
+    """An attempt with the short time does not shorten that of an earlier one with the long time."""
+    service = ScriptedService(scripts={"capture": [lost(), lost(ResolveBound.DIRECT)]})
+    client = executor(service)
+    execution = begin(client, timeout=1000.0)
+    execution.mark_in_doubt(client.now() + 300.0)
 
-    assert capture.confirmed_by_status
-    assert capture.elapsed < 0.3
+    capture = await client.execute(execution)
+
+    assert capture.attempts == 3
+    assert [sent.at - scripted.START for sent in service.sent if sent.route == "capture"] == [300.0, 360.0, 365.0]
 
 
 @pytest.mark.asyncio
-async def test_silence_without_work_stays_unknown_until_it_can_be_proven() -> None:
-    """A silent server that may still take the money is not asked again before the resolve time is over."""
-    async with Loopback(scripts={"capture": [loopback.silence]}).listen() as server:
-        async with connect(server, timeout=0.3, retry=PATIENT) as client:
-            with pytest.raises(OutcomeUnknownError) as caught:
-                await client.capture(DEBIT_ID)
+async def test_a_call_that_can_not_wait_so_long_ends_as_unknown_at_its_deadline() -> None:
+    """The time is longer than the call: it ends as unknown, having read the status to the end, and sent nothing."""
+    unknown: list[OutcomeUnknownError] = []
+    service = ScriptedService(scripts={"capture": [lost(seconds=20.0)]})
+    client = executor(service, unknown)
+    execution = begin(client, timeout=30.0)
+
+    with pytest.raises(OutcomeUnknownError, match="connection lost") as caught:
+        await client.execute(execution)
+
+    assert unknown == [caught.value]
+    assert caught.value.state == "preauthorized"
+    assert service.count("capture") == 1
+    assert service.now <= scripted.START + 30.0
+    assert (execution.in_doubt, execution.certain_from) == (True, scripted.START + 80.0)
+
+
+@pytest.mark.parametrize("state", ["processing", "initiated", "requested", "paid"])
+@pytest.mark.asyncio
+async def test_a_status_that_goes_back_sends_nothing(state: str) -> None:
+    """What was seen once ends sending, also if a replica that lags behind says "preauthorized" later."""
+    service = ScriptedService(scripts={"capture": [lost()]})
+    client = executor(service)
+    execution = begin(client, timeout=300.0)
+    execution.mark_in_doubt(-math.inf)
+    execution.seen_state = TransactionState(state)
+
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await client.execute(execution)
 
     assert caught.value.state == "preauthorized"
-    assert server.count("capture") == 1
+    assert service.count("capture") == 0
 
 
 @pytest.mark.asyncio
-async def test_attempts_are_bounded_and_end_as_proven_undone() -> None:
-    """After the last attempt the proof that none was carried out is passed on: nothing was taken."""
-    async with Loopback(scripts={"capture": [replies(503, HTML)] * 9}).listen() as server, connect(server) as client:
-        with pytest.raises(ServiceError, match="still preauthorized; calling again is safe") as caught:
-            await client.capture(DEBIT_ID)
+async def test_an_unknown_state_seen_once_ends_sending() -> None:
+    """Nobody knows what it means, so it may mean that the capture is under way."""
+    service = ScriptedService(scripts={"capture": [lost()], "status": [says("pondering")]})
+    client = executor(service)
+    execution = begin(client, timeout=300.0)
 
-    assert caught.value.attempts == server.count("capture") == FAST.max_attempts
-    assert caught.value.status == 503
-    assert server.captures == 0
+    with pytest.raises(OutcomeUnknownError):
+        await client.execute(execution)
 
-
-REFUSALS = [400, 404, 409, 422]
-
-
-@pytest.mark.parametrize("code", REFUSALS)
-@pytest.mark.asyncio
-async def test_a_refusal_of_what_is_captured_already_is_success(code: int) -> None:
-    """A 4xx for an already captured debit is success once the status says paid."""
-    scripts = {"capture": [replies(code, FASTAPI[code])]}
-    async with Loopback(state="paid", scripts=scripts).listen() as server, connect(server) as client:
-        capture = await client.capture(DEBIT_ID)
-
-    assert capture.confirmed_by_status
-    assert capture.state == "paid"
-
-
-@pytest.mark.parametrize("answer", [replies(503, HTML), replies(404, FASTAPI[404])], ids=["unreachable", "not found"])
-@pytest.mark.asyncio
-async def test_a_refusal_stands_where_the_status_does_not_contradict(answer: Act) -> None:
-    """The API's no is the outcome if the status can't be read: this request took nothing."""
-    scripts = {"capture": [replies(409, FASTAPI[409])], "status": [answer] * 9}
-    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
-        with pytest.raises(ConflictError):
-            await client.capture(DEBIT_ID)
-
-    assert server.count("capture") == 1
+    assert execution.seen_state == "pondering"
+    assert service.count("capture") == 1
 
 
 @pytest.mark.asyncio
-async def test_a_refusal_after_a_doubt_is_checked_until_it_is_certain() -> None:
-    """If an earlier attempt may stand in the way of the second, only the status decides."""
-    scripts = {
-        "capture": [loopback.hang_up, replies(409, FASTAPI[409])],
-        "status": [status("preauthorized")] * 20,
-    }
-    server = Loopback(scripts=scripts)
+async def test_a_status_from_memory_proves_nothing() -> None:
+    """A read that something in this process answered was true at some time, and says nothing of now."""
+    service = ScriptedService(scripts={"capture": [lost()], "status": [from_memory("preauthorized")] * 100})
+    client = executor(service)
 
-    async def confirm(exchange: Exchange) -> None:
-        server.scripts["status"] = [status("processing"), status("processing"), status("paid")]
-        await exchange.reply(409, FASTAPI[409])
+    with pytest.raises(OutcomeUnknownError):
+        await client.execute(begin(client, timeout=90.0))
 
-    scripts["capture"][1] = confirm
-    async with server.listen(), connect(server) as client:
-        capture = await client.capture(DEBIT_ID)
+    assert service.count("capture") == 1
 
-    assert capture.confirmed_by_status
+
+@pytest.mark.asyncio
+async def test_a_status_from_a_cache_is_as_old_as_it_says() -> None:
+    """What a response spent in caches is subtracted from the time of asking."""
+    old = says("preauthorized", age=4.0)
+    service = ScriptedService(scripts={"capture": [lost(ResolveBound.DIRECT)], "status": [old] * 100})
+    client = executor(service)
+
+    capture = await client.execute(begin(client))
+
     assert capture.attempts == 2
+    assert [sent.at - scripted.START for sent in service.sent if sent.route == "capture"][1] >= 9.0
 
 
 @pytest.mark.asyncio
-async def test_a_refusal_after_an_earlier_call_s_doubt_is_checked_too() -> None:
-    """It makes no difference whether the earlier attempt belongs to this call or to the one before."""
-    server = Loopback(scripts={"capture": [loopback.hang_up], "status": [replies(401, FASTAPI[401])]})
+async def test_a_momentary_404_of_the_status_is_read_again() -> None:
+    """A replica that does not know the debit yet costs a pause, not the outcome."""
+    missing = answer(404, FASTAPI[404])
+    service = ScriptedService(scripts={"capture": [lost(works=True)], "status": [missing, missing]})
+    client = executor(service)
 
-    async def confirm(exchange: Exchange) -> None:
-        server.scripts["status"] = [status("processing"), status("paid")]
-        await exchange.reply(409, FASTAPI[409])
-
-    async with server.listen(), connect(server) as client:
-        with pytest.raises(OutcomeUnknownError):
-            await client.capture(DEBIT_ID)
-        server.scripts["capture"] = [confirm]
-        capture = await client.capture(DEBIT_ID)
+    capture = await client.execute(begin(client, timeout=8.0))
 
     assert capture.confirmed_by_status
-    assert capture.attempts == 1
+    assert service.count("status") == 3
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 422])
+@pytest.mark.asyncio
+async def test_a_lasting_rejection_of_the_status_ends_the_reads(code: int) -> None:
+    """What will be said again is not asked again: the outcome is unknown at once, because of that."""
+    service = ScriptedService(scripts={"capture": [lost()], "status": [answer(code, {"detail": "no"})] * 9})
+    client = executor(service)
+
+    with pytest.raises(OutcomeUnknownError, match=f"the status can't be read: the API answered {code}: no") as caught:
+        await client.execute(begin(client))
+
+    assert service.count("status") == 1
+    assert caught.value.__cause__ is not None
 
 
 @pytest.mark.asyncio
-async def test_a_refusal_of_what_was_only_delayed_stands() -> None:
-    """Attempts that never left, or were rate-limited, leave nothing in doubt: the refusal is the answer."""
-    scripts = {
-        "capture": [replies(429, FASTAPI[429]), replies(409, FASTAPI[409])],
-        "status": [status("processing")] * 99,
-    }
-    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
-        with pytest.raises(ConflictError):
-            await client.capture(DEBIT_ID)
+async def test_a_read_that_stalls_is_not_the_last_one() -> None:
+    """Each read takes at most half of the time that is left."""
 
-    assert server.count("status") == 1
+    def stall(service: ScriptedService, sent: Sent) -> RawResponse:
+        service.now += sent.within
+        return lost()(service, sent)
+
+    service = ScriptedService(scripts={"capture": [lost(works=True)], "status": [stall, stall]})
+    client = executor(service)
+
+    capture = await client.execute(begin(client, timeout=20.0))
+
+    assert capture.confirmed_by_status
+    assert next(sent.within for sent in service.sent if sent.route == "status") == 10.0
+
+
+# --- rejections -----------------------------------------------------------------------------------------------------
+
+IN_PROGRESS = answer(409, {"detail": "a capture of this debit is in progress"})
 
 
 @pytest.mark.asyncio
-async def test_a_capture_answered_by_failed_tells_the_reason() -> None:
-    """A 200 that says failed is an error, with the reason from the status."""
-    scripts = {
-        "capture": [replies(200, {"identifier": DEBIT_ID, "state": "failed"})],
-        "status": [status("failed", fail_reason="insufficient_funds", fail_direction="pull")],
-    }
-    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
-        with pytest.raises(TransactionFailedError, match="insufficient_funds") as caught:
-            await client.capture(DEBIT_ID)
+async def test_a_conflict_is_believed_once_its_time_has_passed() -> None:
+    """A 409 may be about a request that is being worked on: the status is read for `resolve_after`, nothing is sent."""
+    service = ScriptedService(scripts={"capture": [IN_PROGRESS]})
+    client = executor(service)
 
-    assert caught.value.fail_reason == "insufficient_funds"
-    assert server.count("capture") == 1
+    with pytest.raises(ConflictError):
+        await client.execute(begin(client))
+
+    assert service.count("capture") == 1
+    assert [sent.at - scripted.START for sent in service.sent][-1] == 5.0
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [{"identifier": "debit_999", "state": "paid"}, {"identifier": DEBIT_ID, "state": "preauthorized"}],
-    ids=["another debit", "still preauthorized"],
+    "unreadable",
+    [answer(403, FASTAPI[403]), answer(404, FASTAPI[404]), from_memory("paid")],
+    ids=["403", "404", "memory"],
 )
 @pytest.mark.asyncio
-async def test_a_reply_that_contradicts_the_request_is_no_answer(answer: dict[str, str]) -> None:
-    """A reply about another debit, or one that says it is not done, leaves it to the status."""
-    async with Loopback(scripts={"capture": [work_then(replies(200, answer))]}).listen() as server:
-        async with connect(server) as client:
-            capture = await client.capture(DEBIT_ID)
+async def test_a_conflict_is_believed_after_its_time_if_the_status_does_not_tell(unreadable: scripted.Act) -> None:
+    """Nothing of ours is unanswered, so a status that can't be read leaves the conflict as it is."""
+    service = ScriptedService(scripts={"capture": [IN_PROGRESS], "status": [unreadable] * 99})
+    client = executor(service)
 
-    assert capture.confirmed_by_status
-    assert capture.debit_id == DEBIT_ID
+    with pytest.raises(ConflictError):
+        await client.execute(begin(client))
+
+    assert scripted.START + 5.0 <= service.now < scripted.START + 10.0
 
 
 @pytest.mark.asyncio
-async def test_an_accepted_capture_in_an_unknown_state_is_carried_through() -> None:
-    """The API said 200 with a state of its own: that is its answer."""
-    answer = {"identifier": DEBIT_ID, "state": "settling", "extra": {"kept": True}}
-    async with Loopback(scripts={"capture": [replies(200, answer)]}).listen() as server, connect(server) as client:
-        capture = await client.capture(DEBIT_ID)
+async def test_a_conflict_before_its_time_is_unknown() -> None:
+    """Where the deadline comes first, nobody can say yet."""
+    service = ScriptedService(scripts={"capture": [IN_PROGRESS]})
+    client = executor(service)
+    execution = begin(client, timeout=3.0)
 
-    assert capture.state == "settling"
-    assert not capture.state.known
-    assert capture.raw == answer
+    with pytest.raises(OutcomeUnknownError, match="a capture of this debit is in progress"):
+        await client.execute(execution)
 
-
-WAITS = {
-    "seconds": (replies(429, FASTAPI[429], Retry_After="7"), 7.0),
-    "a date": (replies(429, FASTAPI[429], Retry_After=formatdate(1_000_007, usegmt=True)), 7.0),
-    "nothing": (replies(429, FASTAPI[429]), 0.005),
-    "nonsense": (replies(429, FASTAPI[429], Retry_After="soon"), 0.005),
-}
-
-
-@pytest.mark.parametrize(("act", "wait"), WAITS.values(), ids=WAITS)
-@pytest.mark.parametrize("operation", ["preauthorize", "capture"])
-@pytest.mark.asyncio
-async def test_a_rate_limited_write_waits_as_told_and_goes_again(act: Act, wait: float, operation: str) -> None:
-    """429 counts as not processed: it is sent again after `Retry-After`, or after the backoff."""
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    clock = Clock(sleep=sleep, time=lambda: 1_000_000.0, random=lambda: 0.999999)
-    async with Loopback(scripts={operation: [act]}).listen() as server:
-        async with connect(server, timeout=20.0, clock=clock) as client:
-            result = await (preauthorize(client) if operation == "preauthorize" else client.capture(DEBIT_ID))
-
-    assert result.attempts == 2
-    assert slept == [pytest.approx(wait, rel=0.01)]
-    assert server.captures + server.preauthorizations == 1
+    assert (execution.in_doubt, execution.certain_from) == (True, scripted.START + 5.0)
 
 
 @pytest.mark.parametrize(
-    ("act", "retry"),
+    ("states", "told"),
     [
-        (replies(429, FASTAPI[429], Retry_After="7"), attrs.evolve(FAST, resend_rate_limited=False)),
-        (replies(429, FASTAPI[429], Retry_After="3600"), FAST),
+        (["preauthorized", "paid"], "paid"),
+        (["preauthorized", "processing"], "processing"),
+        (["pondering", "completed"], "completed"),
     ],
-    ids=["switched off", "longer than the deadline"],
+    ids=str,
 )
 @pytest.mark.asyncio
-async def test_a_rate_limit_that_can_not_be_waited_for_is_raised(act: Act, retry: RetryPolicy) -> None:
-    """The caller learns how long to wait where the client does not."""
-    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, connect(server, retry=retry) as client:
-        with pytest.raises(RateLimitedError) as caught:
-            await preauthorize(client)
+async def test_a_conflict_with_a_capture_that_is_done_is_success(states: list[str], told: str) -> None:
+    """Whoever captured the debit: its state is the result."""
+    service = ScriptedService(scripts={"capture": [IN_PROGRESS], "status": [says(state) for state in states]})
+    client = executor(service)
 
-    assert caught.value.retry_after in {7.0, 3600.0}
-    assert server.count("preauthorize") == 1
+    capture = await client.execute(begin(client))
+
+    assert (capture.state, capture.confirmed_by_status, capture.final) == (told, True, told != "processing")
 
 
-@pytest.mark.parametrize("act", [loopback.hang_up, replies(503, HTML), replies(200, HTML), loopback.cut_body])
+@pytest.mark.parametrize("code", [400, 404, 405, 409, 410, 422])
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
 @pytest.mark.asyncio
-async def test_a_read_is_repeated_until_it_is_answered(act: Act) -> None:
-    """Reading moves no money: whatever fails, it is read again."""
-    async with Loopback(scripts={"status": [act, act]}).listen() as server, connect(server) as client:
-        read = await client.transaction_status(DEBIT_ID)
+async def test_a_rejection_because_the_debit_is_over_says_so(state: str, code: int) -> None:
+    """The status was read, so the error has its state and its reason."""
+    over = answer(200, {"state": state, "fail_reason": "account_frozen", "fail_direction": "pull"})
+    service = ScriptedService(scripts={"capture": [answer(code, {"detail": "no"})], "status": [over]})
+    client = executor(service)
 
-    assert read.state == "preauthorized"
-    assert server.count("status") == 3  # aiohttp repeats a GET of its own on a dropped connection
+    with pytest.raises(TransactionFailedError, match="account_frozen") as caught:
+        await client.execute(begin(client))
+
+    assert (caught.value.state, caught.value.fail_reason, caught.value.fail_direction) == (
+        state,
+        "account_frozen",
+        "pull",
+    )
 
 
+@pytest.mark.parametrize("code", [400, 422])
+@pytest.mark.parametrize(
+    "read", [lost(), answer(404, FASTAPI[404]), says("requested")], ids=["lost", "404", "requested"]
+)
 @pytest.mark.asyncio
-async def test_a_read_that_stays_unanswered_is_a_service_error() -> None:
-    """A read has no unknown outcome: it says that the service gave no usable answer."""
-    async with Loopback(scripts={"status": [replies(503, HTML, X_Request_ID="req-1")] * 9}).listen() as server:
-        async with connect(server) as client:
-            with pytest.raises(ServiceError, match="HTTP 503") as caught:
-                await client.transaction_status(DEBIT_ID)
+async def test_a_rejection_stands_where_the_status_does_not_contradict(code: int, read: scripted.Act) -> None:
+    """Nothing of ours is unanswered: this request took nothing, whether the status can be read or not."""
+    service = ScriptedService(scripts={"capture": [answer(code, {"detail": "no"})], "status": [read] * 99})
+    client = executor(service)
 
-    assert caught.value.attempts == FAST.max_attempts
-    assert caught.value.request_id == "req-1"
-    assert caught.value.status == 503
-    assert caught.value.retryable
+    with pytest.raises(Exception, match=f"the API answered {code}: no"):
+        await client.execute(begin(client))
+
+    assert service.count("capture") == 1
+    assert service.count("status") <= scripted.POLICY.max_attempts
 
 
+@pytest.mark.parametrize("code", [400, 404, 409, 422])
 @pytest.mark.asyncio
-async def test_a_lost_cancellation_is_settled_too() -> None:
-    """A cancellation whose reply is lost is done if the status says cancelled."""
-    async with Loopback(scripts={"cancel": [work_then(loopback.hang_up)]}).listen() as server:
-        async with connect(server) as client:
-            await client.cancel_transaction(DEBIT_ID)
+async def test_a_rejection_after_an_unanswered_request_needs_proof(code: int) -> None:
+    """An earlier request of ours may be why this one was rejected: as long as the status can't tell, it is unknown."""
+    service = ScriptedService(
+        scripts={
+            "capture": [lost(ResolveBound.DIRECT), answer(code, {"detail": "no"})],
+            "status": [*[says("preauthorized")] * 5, *[lost()] * 999],
+        }
+    )
+    client = executor(service)
+    execution = begin(client)
 
-    assert server.state == "cancelled"
-    assert server.count("cancel") == 1
+    with pytest.raises(OutcomeUnknownError, match=f"the API answered {code}"):
+        await client.execute(execution)
+
+    assert execution.in_doubt
+    assert service.count("capture") == 2
 
 
+@pytest.mark.parametrize("code", [400, 404, 409, 422])
 @pytest.mark.asyncio
-async def test_a_cancellation_that_comes_too_late_says_what_happened() -> None:
-    """A lost cancellation of what turns out to be paid is an error with that state."""
-    async with Loopback(state="paid", scripts={"cancel": [loopback.hang_up]}).listen() as server:
-        async with connect(server) as client:
-            with pytest.raises(TransactionFailedError) as caught:
-                await client.cancel_transaction(DEBIT_ID)
+async def test_a_rejection_after_a_request_that_is_proven_undone_stands(code: int) -> None:
+    """Both requests did nothing, as the status proves: the rejection is the outcome."""
+    service = ScriptedService(scripts={"capture": [lost(ResolveBound.DIRECT), answer(code, {"detail": "no"})]})
+    client = executor(service)
 
-    assert caught.value.state == "paid"
-    assert server.count("cancel") == 1
+    with pytest.raises(Exception, match=f"the API answered {code}: no"):
+        await client.execute(begin(client))
+
+    assert service.captures == 0
 
 
+# --- what is accepted -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["requested", "initiated", "processing"])
 @pytest.mark.asyncio
-async def test_a_cancellation_that_is_not_confirmed_is_no_answer() -> None:
-    """`{"ok": false}` is neither a yes nor a documented no: the status decides."""
-    async with (
-        Loopback(scripts={"cancel": [replies(200, {"ok": False})]}).listen() as server,
-        connect(server) as client,
-    ):
-        await client.cancel_transaction(DEBIT_ID)
+async def test_an_accepted_capture_is_returned_at_once(state: str) -> None:
+    """A capture in progress is a result that is not final, and no status is read."""
+    service = ScriptedService(scripts={"capture": [answer(200, {"identifier": DEBIT_ID, "state": state})]})
+    client = executor(service)
 
-    assert server.count("cancel") == 2
-    assert server.state == "cancelled"
+    capture = await client.execute(begin(client))
+
+    assert (capture.state, capture.final) == (state, False)
+    assert service.count("status") == 0
 
 
+@pytest.mark.parametrize("state", ["requested", "initiated", "processing"])
 @pytest.mark.asyncio
-async def test_an_unknown_preauthorize_names_the_debit_if_the_reply_did() -> None:
-    """Nothing that the reply told is lost, even where the reply as a whole can't be used."""
-    partial = replies(200, {"debit_id": "debit_777", "amount": "not a number"}, X_Request_ID="req-2")
-    async with Loopback(scripts={"preauthorize": [partial]}).listen() as server, connect(server) as client:
-        with pytest.raises(OutcomeUnknownError) as caught:
-            await preauthorize(client)
+async def test_a_status_can_say_that_a_capture_is_accepted(state: str) -> None:
+    """A capture whose response was lost is accepted if its status says that it is in progress."""
+    service = ScriptedService(scripts={"capture": [lost()], "status": [says(state)]})
+    client = executor(service)
 
-    assert caught.value.debit_id == "debit_777"
-    assert caught.value.request_id == "req-2"
-    assert "transaction_status" in caught.value.next_step
+    capture = await client.execute(begin(client))
 
-
-@pytest.mark.parametrize("field", ["contact_id", "from_credit_card_id", "amount"])
-@pytest.mark.asyncio
-async def test_a_preauthorization_of_something_else_is_not_taken_for_ours(field: str) -> None:
-    """A reply about another card, contact or amount is not the answer to this request."""
-    server = Loopback()
-
-    async def other(exchange: Exchange) -> None:
-        await exchange.reply(200, {**server.answer(exchange.request), field: 1 if field == "amount" else "other"})
-
-    server.scripts["preauthorize"] = [other]
-    async with server.listen(), connect(server) as client:
-        with pytest.raises(OutcomeUnknownError, match="another"):
-            await preauthorize(client)
-
-
-@pytest.mark.asyncio
-async def test_a_preauthorization_that_failed_is_an_error() -> None:
-    """A 200 that says failed reserves nothing: it is an error that names the debit."""
-    server = Loopback()
-
-    async def failed(exchange: Exchange) -> None:
-        await exchange.reply(200, {**server.answer(exchange.request), "transaction_state": "failed"})
-
-    server.scripts["preauthorize"] = [failed]
-    async with server.listen(), connect(server) as client:
-        with pytest.raises(TransactionFailedError) as caught:
-            await preauthorize(client)
-
-    assert caught.value.debit_id == DEBIT_ID
-    assert caught.value.state == "failed"
+    assert (capture.state, capture.final, capture.confirmed_by_status) == (state, False, True)
+    assert service.count("capture") == 1
 
 
 @pytest.mark.asyncio
-async def test_fields_of_a_422_are_paths_and_messages() -> None:
-    """A validation error names each field."""
-    async with Loopback(scripts={"preauthorize": [replies(422, FASTAPI[422])]}).listen() as server:
-        async with connect(server) as client:
-            with pytest.raises(InvalidRequestError, match=r"body\.amount: must be positive") as caught:
-                await preauthorize(client)
+async def test_an_accepted_capture_is_followed_until_it_is_final() -> None:
+    """With `wait_until_final`, the status is read until it says that the capture is done."""
+    accepted = answer(200, {"identifier": DEBIT_ID, "state": "processing"})
+    reads = [says("processing"), lost(), says("preauthorized"), says("pondering"), says("completed")]
+    service = ScriptedService(scripts={"capture": [accepted], "status": reads})
+    client = executor(service)
 
-    (field,) = caught.value.fields
-    assert (field.path, field.message, field.type) == ("body.amount", "must be positive", "value_error")
+    capture = await client.execute(begin(client, wait_until_final=True))
 
-
-@pytest.mark.asyncio
-async def test_a_doubt_is_settled_before_the_next_capture() -> None:
-    """After an unknown outcome, capturing again on the same client reads the status before it sends anything."""
-    scripts = {"capture": [work_then(loopback.hang_up)], "status": [replies(503, HTML)] * 500}
-    server = Loopback(scripts=scripts)
-    async with server.listen(), connect(server, timeout=0.1) as client:
-        with pytest.raises(OutcomeUnknownError):
-            await client.capture(DEBIT_ID)
-        with pytest.raises(OutcomeUnknownError) as again:
-            await client.capture(DEBIT_ID)
-        server.scripts["status"].clear()
-        capture = await client.with_options(timeout=2.0).capture(DEBIT_ID)
-
-    assert again.value.attempts == 0
-    assert again.value.reason == "an earlier call was left without an answer"
-    assert capture.confirmed_by_status
-    assert capture.attempts == 0
-    assert server.count("capture") == 1
+    assert (capture.state, capture.final, capture.confirmed_by_status) == ("completed", True, True)
+    assert (service.count("capture"), service.count("status")) == (1, 5)
 
 
 @pytest.mark.asyncio
-async def test_a_doubt_survives_a_fault_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever interrupts a capture that had begun to leave, the next one reads the status first."""
+async def test_an_accepted_capture_that_fails_is_an_error() -> None:
+    """Followed, it may turn out to have failed."""
+    accepted = answer(200, {"identifier": DEBIT_ID, "state": "processing"})
+    service = ScriptedService(scripts={"capture": [accepted], "status": [says("processing"), says("failed")]})
+    client = executor(service)
 
-    def broken(*_: object, **__: object) -> None:
-        raise LookupError("a fault of our own")
+    with pytest.raises(TransactionFailedError):
+        await client.execute(begin(client, wait_until_final=True))
 
-    async with Loopback().listen() as server, connect(server) as client:
-        with monkeypatch.context() as fault:
-            fault.setattr(responses, "read", broken)
-            with pytest.raises(LookupError):
-                await client.capture(DEBIT_ID)
-        capture = await client.capture(DEBIT_ID)
 
-    assert capture.confirmed_by_status
-    assert server.captures == server.count("capture") == 1
+@pytest.mark.parametrize(
+    ("read", "confirmed"),
+    [(says("processing"), True), (lost(), False), (answer(403, FASTAPI[403]), False)],
+    ids=["read", "lost", "403"],
+)
+@pytest.mark.asyncio
+async def test_an_accepted_capture_stays_accepted_at_the_deadline(read: scripted.Act, *, confirmed: bool) -> None:
+    """It is known to be accepted, however little the status says until then."""
+    accepted = answer(200, {"identifier": DEBIT_ID, "state": "processing"})
+    service = ScriptedService(scripts={"capture": [accepted], "status": [read] * 99})
+    client = executor(service)
+
+    capture = await client.execute(begin(client, timeout=30.0, wait_until_final=True))
+
+    assert (capture.state, capture.final, capture.confirmed_by_status) == ("processing", False, confirmed)
+    assert service.now <= scripted.START + 30.0
 
 
 @pytest.mark.asyncio
-async def test_a_doubt_after_a_fault_of_our_own_is_not_proven_away_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The resolve time of such a doubt counts from the fault: an early "preauthorized" sends nothing again."""
+async def test_a_final_capture_is_not_followed() -> None:
+    """`wait_until_final` costs nothing where there is nothing to wait for."""
+    service = ScriptedService()
+    client = executor(service)
 
-    def broken(*_: object, **__: object) -> None:
-        raise LookupError("a fault of our own")
+    capture = await client.execute(begin(client, wait_until_final=True))
 
-    undone = replies(200, {"identifier": DEBIT_ID, "state": "paid"})
-    async with Loopback(scripts={"capture": [undone]}).listen() as server:
-        async with connect(server, timeout=0.2, retry=PATIENT) as client:
-            with monkeypatch.context() as fault:
-                fault.setattr(responses, "read", broken)
-                with pytest.raises(LookupError):
-                    await client.capture(DEBIT_ID)
-            with pytest.raises(OutcomeUnknownError):
-                await client.capture(DEBIT_ID)
+    assert capture.final
+    assert service.count("status") == 0
 
-    assert server.count("capture") == 1
+
+@pytest.mark.parametrize("state", ["declined", "error", "expired", "pondering"])
+@pytest.mark.asyncio
+async def test_an_unknown_state_of_a_capture_is_resolved_by_the_status(state: str) -> None:
+    """A 200 in a state that nobody knows is no success: the status decides, and nothing is sent again."""
+    odd = answer(200, {"identifier": DEBIT_ID, "state": state})
+    service = ScriptedService(
+        scripts={"capture": [odd], "status": [says(state), says("preauthorized"), says("failed")]}
+    )
+    client = executor(service)
+
+    with pytest.raises(TransactionFailedError):
+        await client.execute(begin(client, timeout=300.0))
+
+    assert service.count("capture") == 1
+
+
+@pytest.mark.parametrize("later", ["declined", "preauthorized"])
+@pytest.mark.asyncio
+async def test_an_unknown_state_that_stays_is_an_unknown_outcome(later: str) -> None:
+    """If the status does not help, nobody knows; "preauthorized" is no proof any more."""
+    odd = answer(200, {"identifier": DEBIT_ID, "state": "declined"})
+    service = ScriptedService(scripts={"capture": [odd], "status": [says(later)] * 999})
+    client = executor(service)
+
+    with pytest.raises(OutcomeUnknownError, match="the transaction is declined") as caught:
+        await client.execute(begin(client, timeout=300.0))
+
+    assert caught.value.state == later
+    assert service.count("capture") == 1
 
 
 @pytest.mark.asyncio
-async def test_doubts_are_bounded() -> None:
-    """A client that never gets an answer does not grow without end."""
-    from jetpay_async._core import single_flight
+async def test_a_client_that_is_closed_meanwhile_leaves_it_unknown() -> None:
+    """A read that can't be made at all is a reason to stop reading."""
 
-    limit, single_flight.UNRESOLVED_LIMIT = single_flight.UNRESOLVED_LIMIT, 2
-    try:
-        async with Loopback(
-            scripts={"capture": [loopback.hang_up] * 3, "status": [replies(401, FASTAPI[401])] * 3}
-        ).listen() as server:
-            async with connect(server) as client:
-                for number in range(3):
-                    with pytest.raises(OutcomeUnknownError):
-                        await client.capture(f"debit_{number}")
+    def closed(_: ScriptedService, __: Sent) -> RawResponse:
+        raise ConfigurationError("the client is closed; make a new one")
 
-                assert list(client._single_flight._unresolved) == ["debit_1", "debit_2"]
-    finally:
-        single_flight.UNRESOLVED_LIMIT = limit
+    service = ScriptedService(scripts={"capture": [lost()], "status": [closed]})
+    client = executor(service)
+
+    with pytest.raises(OutcomeUnknownError, match="the client is closed"):
+        await client.execute(begin(client))
 
 
-def test_not_sent_and_unknown_are_apart() -> None:
-    """Neither of the two is the other: catching one never catches what needs the other's care."""
-    assert not issubclass(NotSentError, OutcomeUnknownError)
-    assert not issubclass(OutcomeUnknownError, NotSentError | APIError | ServiceError)
+def test_no_mark_without_a_time() -> None:
+    """An execution is marked in doubt with the time from which its status can be believed; the latest counts."""
+    execution = begin(executor(ScriptedService()))
 
+    execution.mark_in_doubt(20.0)
+    execution.mark_in_doubt(10.0)
 
-@pytest.mark.asyncio
-async def test_a_deadline_that_passes_while_waiting_ends_the_looking() -> None:
-    """A process that wakes up after its deadline asks nobody any more, and does not wait for an answer for ever."""
-    now = 1000.0
-
-    async def oversleep(_: float) -> None:
-        nonlocal now
-        now += 3600.0
-
-    scripts = {"capture": [loopback.hang_up], "status": [status("processing"), loopback.silence]}
-    clock = Clock(monotonic=lambda: now, sleep=oversleep)
-    async with Loopback(scripts=scripts).listen() as server, connect(server, timeout=30.0, clock=clock) as client:
-        with pytest.raises(OutcomeUnknownError):
-            async with asyncio.timeout(0.5):
-                await client.capture(DEBIT_ID)
-
-    assert server.count("status") == 1
-
-
-@pytest.mark.asyncio
-async def test_a_deadline_that_passed_before_a_read_reads_nothing() -> None:
-    """The same holds for a read: no time left means no request."""
-    now = 1000.0
-
-    async def oversleep(_: float) -> None:
-        nonlocal now
-        now += 3600.0
-
-    clock = Clock(monotonic=lambda: now, sleep=oversleep)
-    async with Loopback(scripts={"status": [replies(503, HTML), loopback.silence]}).listen() as server:
-        async with connect(server, timeout=30.0, clock=clock) as client:
-            with pytest.raises(ServiceError, match="deadline had passed"):
-                async with asyncio.timeout(0.5):
-                    await client.transaction_status(DEBIT_ID)
-
-    assert server.count("status") == 1
+    assert (execution.in_doubt, execution.unanswered, execution.certain_from) == (True, True, 20.0)

@@ -19,41 +19,41 @@ from jetpay_async.telemetry import AttemptResult
 POLICY = RetryPolicy(max_attempts=3, base_delay=1.0, max_delay=8.0)
 CAREFUL = attrs.evolve(POLICY, resend_rate_limited=False)
 
-UNSENT, UNANSWERED, RATE_LIMITED, REFUSED = (
+UNSENT, UNANSWERED, RATE_LIMITED, REJECTED = (
     AttemptResult.NOT_SENT,
     AttemptResult.UNANSWERED,
     AttemptResult.RATE_LIMITED,
     AttemptResult.REJECTED,
 )
-READ, SETTLE, STOP = ReplaySafety
+READ, RESOLVE, NEVER = ReplaySafety
 again, resolve, stop = NextAction
 
 # What happened, the operation, the policy -> what follows the first attempt, and what follows the last.
 DECISIONS = [
     (UNSENT, READ, POLICY, again, stop),
-    (UNSENT, SETTLE, POLICY, again, stop),
-    (UNSENT, STOP, POLICY, again, stop),
+    (UNSENT, RESOLVE, POLICY, again, stop),
+    (UNSENT, NEVER, POLICY, again, stop),
     (UNANSWERED, READ, POLICY, again, stop),
-    (UNANSWERED, SETTLE, POLICY, resolve, resolve),
-    (UNANSWERED, STOP, POLICY, stop, stop),
+    (UNANSWERED, RESOLVE, POLICY, resolve, resolve),
+    (UNANSWERED, NEVER, POLICY, stop, stop),
     (RATE_LIMITED, READ, POLICY, again, stop),
-    (RATE_LIMITED, SETTLE, POLICY, again, stop),
-    (RATE_LIMITED, STOP, POLICY, again, stop),
-    (REFUSED, READ, POLICY, stop, stop),
-    (REFUSED, SETTLE, POLICY, stop, stop),
-    (REFUSED, STOP, POLICY, stop, stop),
+    (RATE_LIMITED, RESOLVE, POLICY, again, stop),
+    (RATE_LIMITED, NEVER, POLICY, again, stop),
+    (REJECTED, READ, POLICY, stop, stop),
+    (REJECTED, RESOLVE, POLICY, stop, stop),
+    (REJECTED, NEVER, POLICY, stop, stop),
     (UNSENT, READ, CAREFUL, again, stop),
-    (UNSENT, SETTLE, CAREFUL, again, stop),
-    (UNSENT, STOP, CAREFUL, again, stop),
+    (UNSENT, RESOLVE, CAREFUL, again, stop),
+    (UNSENT, NEVER, CAREFUL, again, stop),
     (UNANSWERED, READ, CAREFUL, again, stop),
-    (UNANSWERED, SETTLE, CAREFUL, resolve, resolve),
-    (UNANSWERED, STOP, CAREFUL, stop, stop),
+    (UNANSWERED, RESOLVE, CAREFUL, resolve, resolve),
+    (UNANSWERED, NEVER, CAREFUL, stop, stop),
     (RATE_LIMITED, READ, CAREFUL, again, stop),
-    (RATE_LIMITED, SETTLE, CAREFUL, stop, stop),
-    (RATE_LIMITED, STOP, CAREFUL, stop, stop),
-    (REFUSED, READ, CAREFUL, stop, stop),
-    (REFUSED, SETTLE, CAREFUL, stop, stop),
-    (REFUSED, STOP, CAREFUL, stop, stop),
+    (RATE_LIMITED, RESOLVE, CAREFUL, stop, stop),
+    (RATE_LIMITED, NEVER, CAREFUL, stop, stop),
+    (REJECTED, READ, CAREFUL, stop, stop),
+    (REJECTED, RESOLVE, CAREFUL, stop, stop),
+    (REJECTED, NEVER, CAREFUL, stop, stop),
 ]
 
 
@@ -62,29 +62,32 @@ def named(row: tuple[AttemptResult, ReplaySafety, RetryPolicy, NextAction, NextA
 
 
 @pytest.mark.parametrize(
-    ("happened", "resend", "policy", "first", "last"), DECISIONS, ids=[named(row) for row in DECISIONS]
+    ("result", "replay_safety", "policy", "first", "last"), DECISIONS, ids=[named(row) for row in DECISIONS]
 )
 def test_what_follows_an_attempt(
-    happened: AttemptResult, resend: ReplaySafety, policy: RetryPolicy, first: NextAction, last: NextAction
+    result: AttemptResult, replay_safety: ReplaySafety, policy: RetryPolicy, first: NextAction, last: NextAction
 ) -> None:
     """What may be sent again depends on what happened and on the operation, and ends with the attempts."""
     steps = [
-        decide(happened, resend, policy, attempt=attempt, remaining=60, chance=0.5).step for attempt in (1, 2, 3, 4)
+        decide(result, replay_safety, policy, attempt=attempt, remaining=60, chance=0.5).action
+        for attempt in (1, 2, 3, 4)
     ]
 
     assert steps == [first, first, last, last]
 
 
 def test_the_table_is_complete() -> None:
-    """Each way an attempt can end, each kind of operation and each policy has its row, once."""
-    rows = {(happened, resend, policy) for happened, resend, policy, _, _ in DECISIONS}
+    """Each way an attempt can end without a result, each kind of operation and each policy has its row, once."""
+    rows = {(result, replay_safety, policy) for result, replay_safety, policy, _, _ in DECISIONS}
+    without_result = set(AttemptResult) - {AttemptResult.ANSWERED, AttemptResult.CANCELLED}
 
-    assert len(rows) == len(DECISIONS) == len(AttemptResult) * len(ReplaySafety) * 2
+    assert len(rows) == len(DECISIONS) == len(without_result) * len(ReplaySafety) * 2
+    assert {result for result, _, _ in rows} == without_result
 
 
 @given(
-    happened=st.sampled_from(AttemptResult),
-    resend=st.sampled_from([SETTLE, STOP]),
+    result=st.sampled_from(AttemptResult),
+    replay_safety=st.sampled_from([RESOLVE, NEVER]),
     attempt=st.integers(1, 100),
     remaining=st.floats(-10, 1000),
     chance=st.floats(0, 1, exclude_max=True),
@@ -93,8 +96,8 @@ def test_the_table_is_complete() -> None:
 )
 def test_a_write_that_may_have_happened_is_never_sent_again(
     *,
-    happened: AttemptResult,
-    resend: ReplaySafety,
+    result: AttemptResult,
+    replay_safety: ReplaySafety,
     attempt: int,
     remaining: float,
     chance: float,
@@ -105,11 +108,11 @@ def test_a_write_that_may_have_happened_is_never_sent_again(
     policy = RetryPolicy(max_attempts=100, resend_rate_limited=rate_limited)
 
     decision = decide(
-        happened, resend, policy, attempt=attempt, remaining=remaining, chance=chance, retry_after=retry_after
+        result, replay_safety, policy, attempt=attempt, remaining=remaining, chance=chance, retry_after=retry_after
     )
 
-    if decision.step is again:
-        assert happened is UNSENT or (happened is RATE_LIMITED and rate_limited)
+    if decision.action is again:
+        assert result is UNSENT or (result is RATE_LIMITED and rate_limited)
         assert decision.delay < remaining
 
 
@@ -151,7 +154,7 @@ def test_a_wait_ends_before_the_deadline(retry_after: float | None, remaining: f
 
 def test_settling_does_not_wait() -> None:
     """A in_doubt capture is looked at right away; how long to wait is known when the status is."""
-    assert decide(UNANSWERED, SETTLE, POLICY, attempt=1, remaining=0.0, chance=0.9, retry_after=9.0) == RetryDecision(
+    assert decide(UNANSWERED, RESOLVE, POLICY, attempt=1, remaining=0.0, chance=0.9, retry_after=9.0) == RetryDecision(
         resolve
     )
 
@@ -243,6 +246,17 @@ def test_a_policy_takes_whole_seconds_and_none(arguments: dict[str, Any]) -> Non
     policy = RetryPolicy(**arguments)
 
     assert {name: getattr(policy, name) for name in arguments} == arguments
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"resolve_after": 90}, {"resolve_after_timeout": 4.9}, {"resolve_after": 3, "resolve_after_timeout": 2}],
+    ids=str,
+)
+def test_the_longer_time_is_never_the_shorter_one(arguments: dict[str, Any]) -> None:
+    """What is not known to be over takes at least as long as what is known to be over."""
+    with pytest.raises(ConfigurationError, match=r"^RetryPolicy: resolve_after_timeout=.* must not be less than "):
+        RetryPolicy(**arguments)
 
 
 def test_a_policy_is_a_value() -> None:

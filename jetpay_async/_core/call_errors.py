@@ -1,0 +1,94 @@
+"""The errors of calls that end without an answer, made from what is known of the call."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from jetpay_async._core.operations import ReplaySafety
+from jetpay_async.errors import Context, NotSentError, OutcomeUnknownError, ServiceError
+
+if TYPE_CHECKING:
+    from jetpay_async._core.clock import Clock
+    from jetpay_async._core.execution import Execution
+    from jetpay_async._core.operations import Call
+
+_T = TypeVar("_T")
+
+
+def unknown(execution: Execution[_T], clock: Clock, reason: str) -> OutcomeUnknownError:
+    """Make the error for an unknown outcome."""
+    call = execution.call
+    started_at = None
+    if execution.guard is not None and execution.guard.started_at is not None:
+        ago = clock.monotonic() - execution.guard.started_at
+        started_at = datetime.fromtimestamp(clock.time() - ago, UTC)
+    context = _context(execution, clock)
+    return OutcomeUnknownError(
+        "the request was sent but no usable response was received; it may have been carried out",
+        arguments=call.arguments,
+        started_at=started_at,
+        state=execution.state,
+        reason=reason,
+        next_step=_next_step(call, context.get("debit_id")),
+        **context,
+    )
+
+
+def stopped(execution: Execution[_T], clock: Clock) -> NotSentError | ServiceError | None:
+    """Make the error for a call that is given up without an answer; None if its outcome is unknown."""
+    if execution.call.operation.replay_safety is ReplaySafety.IDEMPOTENT and execution.unanswered:
+        return _failure(ServiceError, execution, clock, "no usable answer; calling again is safe")
+    if execution.failure is not None and execution.failure.started:
+        return None
+    return not_sent(execution, clock, "nothing was sent; calling again is safe")
+
+
+def not_sent(execution: Execution[_T], clock: Clock, message: str) -> NotSentError:
+    """Make the error for a call of which nothing left."""
+    return _failure(NotSentError, execution, clock, message)
+
+
+def proven_undone(execution: Execution[_T], clock: Clock) -> ServiceError:
+    """Make the error for a call that each time was not carried out, as its transaction's status proves."""
+    message = f"not done: the transaction is still {execution.state}; calling again is safe"
+    return _failure(ServiceError, execution, clock, message)
+
+
+def reason_of(execution: Execution[_T]) -> str:
+    """Say why there is no answer."""
+    if execution.failure is not None:
+        return execution.failure.reason
+    if not execution.unanswered:
+        return f"this client has captured the debit before, and was told that it is {execution.seen_state}"
+    return "an earlier call was left without an answer"
+
+
+_Failure = TypeVar("_Failure", NotSentError, ServiceError)
+
+
+def _failure(error_class: type[_Failure], execution: Execution[_T], clock: Clock, message: str) -> _Failure:
+    return error_class(f"{message} ({reason_of(execution)})", **_context(execution, clock))
+
+
+def _context(execution: Execution[_T], clock: Clock) -> Context:
+    failure = execution.failure
+    return Context(
+        operation=execution.call.operation.name,
+        debit_id=execution.transaction_id or None,
+        status=failure.status if failure is not None else None,
+        request_id=failure.request_id if failure is not None else None,
+        attempts=execution.attempts,
+        elapsed=clock.monotonic() - execution.began,
+    )
+
+
+def _next_step(call: Call[_T], debit_id: str | None) -> str:
+    if call.operation.replay_safety is ReplaySafety.RESOLVE:
+        return (
+            f"Read transaction_status({debit_id!r}) until it is final; calling {call.operation.name}() again on the "
+            f"same client does that first."
+        )
+    if debit_id is not None:
+        return f"The response named debit {debit_id!r}: read its transaction_status() before asking again."
+    return "Look for it among the account's transactions at Jetpay before asking again."

@@ -1,0 +1,636 @@
+"""A capture of unknown outcome reads the status, and decides only on what proves something."""
+
+from __future__ import annotations
+
+import asyncio
+from email.utils import formatdate
+
+import attrs
+import pytest
+
+from jetpay_async import (
+    APIError,
+    Capture,
+    ConflictError,
+    InvalidRequestError,
+    JetpayClient,
+    NotSentError,
+    OutcomeUnknownError,
+    RateLimitedError,
+    RetryPolicy,
+    ServiceError,
+    TransactionFailedError,
+    TransactionState,
+)
+from jetpay_async._core import responses
+from jetpay_async._core.clock import Clock
+from tests import loopback
+from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, replies, work_then
+from tests.network import FAST, TOKEN, preauthorize
+
+PATIENT = attrs.evolve(FAST, resolve_after=60.0, resolve_after_timeout=60.0)
+
+
+def connect(
+    server: Loopback, *, timeout: float = 2.0, retry: RetryPolicy = FAST, clock: Clock | None = None
+) -> JetpayClient:
+    return JetpayClient(TOKEN, base_url=server.url, timeout=timeout, retry=retry, clock=clock or Clock())
+
+
+def status(state: str, **more: str) -> Act:
+    return replies(200, {"state": state, **more})
+
+
+@pytest.mark.parametrize("state", ["paid", "completed"])
+@pytest.mark.asyncio
+async def test_a_lost_reply_is_resolved_by_the_status(state: str) -> None:
+    """A status of paid or completed is the capture's result, marked as confirmed_by_status."""
+    scripts = {"capture": [loopback.hang_up], "status": [status(state)]}
+    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
+        capture = await client.capture(DEBIT_ID)
+
+    assert capture == Capture(debit_id=DEBIT_ID, state=TransactionState(state), confirmed_by_status=True, raw={})
+    assert capture.raw == {"state": state}
+    assert capture.attempts == 1
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+@pytest.mark.asyncio
+async def test_a_status_of_failure_is_the_error_that_says_so(state: str) -> None:
+    """A final state other than paid raises with the state and the API's reason."""
+    told = status(state, fail_reason="account_frozen", fail_direction="pull")
+    scripts = {"capture": [loopback.hang_up], "status": [told]}
+    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
+        with pytest.raises(TransactionFailedError, match="account_frozen") as caught:
+            await client.capture(DEBIT_ID)
+
+    assert caught.value.state == state
+    assert caught.value.fail_reason == "account_frozen"
+    assert caught.value.fail_direction == "pull"
+    assert caught.value.debit_id == DEBIT_ID
+    assert server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_an_early_preauthorized_proves_nothing() -> None:
+    """A capture that the server carries out late is not sent again while it may still be on its way."""
+
+    async def late(exchange: Exchange) -> None:
+        exchange.hang_up()
+        await asyncio.sleep(0.15)
+        exchange.work()
+
+    async with Loopback(scripts={"capture": [late]}).listen() as server:
+        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.3, resolve_after_timeout=0.3)) as client:
+            capture = await client.capture(DEBIT_ID)
+
+    assert capture.confirmed_by_status
+    assert server.captures == 1
+    assert server.count("capture") == 1
+    assert server.count("status") > 1
+
+
+@pytest.mark.asyncio
+async def test_the_tests_find_a_capture_that_is_sent_too_early() -> None:
+    """With no time to wait, the same server takes the money twice: the harness can see what it is there to see."""
+
+    async def late(exchange: Exchange) -> None:
+        exchange.hang_up()
+        await asyncio.sleep(0.1)
+        exchange.work()
+
+    async with Loopback(scripts={"capture": [late]}).listen() as server:
+        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.0, resolve_after_timeout=0.0)) as client:
+            await client.capture(DEBIT_ID)
+        await asyncio.sleep(0.15)
+
+    assert server.captures == 2
+
+
+@pytest.mark.asyncio
+async def test_a_proven_undone_capture_is_sent_again() -> None:
+    """Still preauthorized once the first request can't be on its way any more: captured again, once."""
+    async with Loopback(scripts={"capture": [loopback.hang_up]}).listen() as server, connect(server) as client:
+        capture = await client.capture(DEBIT_ID)
+
+    assert not capture.confirmed_by_status
+    assert capture.attempts == 2
+    assert server.captures == 1
+
+
+@pytest.mark.asyncio
+async def test_the_time_is_waited_on_the_clock() -> None:
+    """Between losing the reply and capturing again lie at least `resolve_after` seconds."""
+    now = 1000.0
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        slept.append(seconds)
+
+    clock = Clock(monotonic=lambda: now, sleep=sleep)
+    retry = RetryPolicy(base_delay=1.0, max_delay=4.0, resolve_after=5.0, resolve_after_timeout=5.0)
+    async with Loopback(scripts={"capture": [loopback.hang_up]}).listen() as server:
+        async with connect(server, timeout=30.0, retry=retry, clock=clock) as client:
+            capture = await client.capture(DEBIT_ID)
+
+    assert capture.attempts == 2
+    assert sum(slept) == pytest.approx(5.0)
+    assert capture.elapsed == pytest.approx(5.0)
+
+
+UNREADABLE = {
+    "no answer": [loopback.hang_up] * 2000,
+    "reset": [loopback.reset] * 2000,
+    "503": [replies(503, HTML)] * 2000,
+    "429": [replies(429, FASTAPI[429])] * 2000,
+    "HTML": [replies(200, HTML)] * 2000,
+    "wrong shape": [replies(200, {"status": "paid"})] * 2000,
+    "silence": [loopback.silence] * 2000,
+    "404": [replies(404, FASTAPI[404])] * 2000,
+    "a state nobody knows": [status("pondering")] * 2000,
+}
+
+
+@pytest.mark.parametrize("script", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.asyncio
+async def test_a_status_that_does_not_tell_leaves_it_unknown(script: list[Act]) -> None:
+    """An unreachable or undecided status is never read as not captured."""
+    scripts = {"capture": [loopback.hang_up], "status": list(script)}
+    async with Loopback(scripts=scripts).listen() as server, connect(server, timeout=0.3) as client:
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await client.capture(DEBIT_ID)
+
+    error = caught.value
+    assert server.count("capture") == 1
+    assert error.operation == "capture"
+    assert error.debit_id == DEBIT_ID
+    assert error.arguments == {"debit_id": DEBIT_ID}
+    assert error.started_at is not None
+    assert error.reason
+    assert "transaction_status('debit_123')" in error.next_step
+    assert error.elapsed <= 0.6
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 422])
+@pytest.mark.asyncio
+async def test_a_status_that_may_not_be_read_is_not_asked_again(code: int) -> None:
+    """If the API rejects the status itself, asking on is useless: the outcome is unknown at once."""
+    scripts = {"capture": [work_then(loopback.hang_up)], "status": [replies(code, FASTAPI[code])]}
+    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
+        with pytest.raises(OutcomeUnknownError, match="status can't be read") as caught:
+            await client.capture(DEBIT_ID)
+
+    assert server.count("status") == 1
+    assert isinstance(caught.value.__cause__, APIError)
+
+
+@pytest.mark.asyncio
+async def test_silence_leaves_time_to_resolve() -> None:
+    """A server that takes the money and says nothing is given up early enough to read the status."""
+    scripts = {"capture": [work_then(loopback.silence)]}
+    async with Loopback(scripts=scripts).listen() as server, connect(server, timeout=0.3) as client:
+        capture = await client.capture(DEBIT_ID)
+
+    assert capture.confirmed_by_status
+    assert capture.elapsed < 0.3
+
+
+@pytest.mark.asyncio
+async def test_silence_without_work_stays_unknown_until_it_can_be_proven() -> None:
+    """A silent server that may still take the money is not asked again before the resolve time is over."""
+    async with Loopback(scripts={"capture": [loopback.silence]}).listen() as server:
+        async with connect(server, timeout=0.3, retry=PATIENT) as client:
+            with pytest.raises(OutcomeUnknownError) as caught:
+                await client.capture(DEBIT_ID)
+
+    assert caught.value.state == "preauthorized"
+    assert server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_attempts_are_bounded_and_end_as_proven_undone() -> None:
+    """After the last attempt the proof that none was carried out is passed on: nothing was taken."""
+    async with Loopback(scripts={"capture": [replies(503, HTML)] * 9}).listen() as server, connect(server) as client:
+        with pytest.raises(ServiceError, match="still preauthorized; calling again is safe") as caught:
+            await client.capture(DEBIT_ID)
+
+    assert caught.value.attempts == server.count("capture") == FAST.max_attempts
+    assert caught.value.status == 503
+    assert server.captures == 0
+
+
+REJECTIONS = [400, 404, 409, 422]
+
+
+@pytest.mark.parametrize("code", REJECTIONS)
+@pytest.mark.asyncio
+async def test_a_rejection_of_what_is_captured_already_is_success(code: int) -> None:
+    """A 4xx for an already captured debit is success once the status says paid."""
+    scripts = {"capture": [replies(code, FASTAPI[code])]}
+    async with Loopback(state="paid", scripts=scripts).listen() as server, connect(server) as client:
+        capture = await client.capture(DEBIT_ID)
+
+    assert capture.confirmed_by_status
+    assert capture.state == "paid"
+
+
+@pytest.mark.parametrize("answer", [replies(503, HTML), replies(404, FASTAPI[404])], ids=["unreachable", "not found"])
+@pytest.mark.asyncio
+async def test_a_rejection_stands_where_the_status_does_not_contradict(answer: Act) -> None:
+    """The API's no is the outcome if the status can't be read: this request took nothing."""
+    scripts = {"capture": [replies(409, FASTAPI[409])], "status": [answer] * 9}
+    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
+        with pytest.raises(ConflictError):
+            await client.capture(DEBIT_ID)
+
+    assert server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_rejection_after_what_is_in_doubt_is_checked_until_it_is_certain() -> None:
+    """If an earlier attempt may stand in the way of the second, only the status decides."""
+    scripts = {
+        "capture": [loopback.hang_up, replies(409, FASTAPI[409])],
+        "status": [status("preauthorized")] * 20,
+    }
+    server = Loopback(scripts=scripts)
+
+    async def confirm(exchange: Exchange) -> None:
+        server.scripts["status"] = [status("processing"), status("processing"), status("paid")]
+        await exchange.reply(409, FASTAPI[409])
+
+    scripts["capture"][1] = confirm
+    async with server.listen(), connect(server) as client:
+        capture = await client.capture(DEBIT_ID)
+
+    assert capture.confirmed_by_status
+    assert capture.attempts == 2
+
+
+@pytest.mark.asyncio
+async def test_a_rejection_after_an_earlier_call_s_unknown_outcome_is_checked_too() -> None:
+    """It makes no difference whether the earlier attempt belongs to this call or to the one before."""
+    server = Loopback(scripts={"capture": [loopback.hang_up], "status": [replies(401, FASTAPI[401])]})
+
+    async def confirm(exchange: Exchange) -> None:
+        server.scripts["status"] = [status("processing"), status("paid")]
+        await exchange.reply(409, FASTAPI[409])
+
+    async with server.listen(), connect(server) as client:
+        with pytest.raises(OutcomeUnknownError):
+            await client.capture(DEBIT_ID)
+        server.scripts["capture"] = [confirm]
+        capture = await client.capture(DEBIT_ID)
+
+    assert capture.confirmed_by_status
+    assert capture.attempts == 1
+
+
+@pytest.mark.asyncio
+async def test_a_rejection_of_what_was_only_delayed_stands() -> None:
+    """Attempts that never left, or were rate-limited, leave nothing in doubt: the rejection is the answer."""
+    scripts = {
+        "capture": [replies(429, FASTAPI[429]), replies(422, FASTAPI[422])],
+        "status": [status("pondering")] * 99,
+    }
+    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
+        with pytest.raises(InvalidRequestError):
+            await client.capture(DEBIT_ID)
+
+    assert server.count("capture") == 2
+
+
+@pytest.mark.asyncio
+async def test_a_capture_answered_by_failed_tells_the_reason() -> None:
+    """A 200 that says failed is an error, with the reason from the status."""
+    scripts = {
+        "capture": [replies(200, {"identifier": DEBIT_ID, "state": "failed"})],
+        "status": [status("failed", fail_reason="insufficient_funds", fail_direction="pull")],
+    }
+    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
+        with pytest.raises(TransactionFailedError, match="insufficient_funds") as caught:
+            await client.capture(DEBIT_ID)
+
+    assert caught.value.fail_reason == "insufficient_funds"
+    assert server.count("capture") == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"identifier": "debit_999", "state": "paid"}, {"identifier": DEBIT_ID, "state": "preauthorized"}],
+    ids=["another debit", "still preauthorized"],
+)
+@pytest.mark.asyncio
+async def test_a_reply_that_contradicts_the_request_is_no_answer(answer: dict[str, str]) -> None:
+    """A reply about another debit, or one that says it is not done, leaves it to the status."""
+    async with Loopback(scripts={"capture": [work_then(replies(200, answer))]}).listen() as server:
+        async with connect(server) as client:
+            capture = await client.capture(DEBIT_ID)
+
+    assert capture.confirmed_by_status
+    assert capture.debit_id == DEBIT_ID
+
+
+@pytest.mark.asyncio
+async def test_a_capture_in_progress_is_accepted() -> None:
+    """The API said 200 with a state of progress: that is its answer, and `wait_until_final` reads on."""
+    answer = {"identifier": DEBIT_ID, "state": "processing", "extra": {"kept": True}}
+    scripts = {"capture": [replies(200, answer)] * 2, "status": [status("processing"), status("paid")]}
+    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
+        accepted = await client.capture(DEBIT_ID)
+        captured = await client.capture("debit_2", wait_until_final=True)
+
+    assert (accepted.state, accepted.final, accepted.raw) == ("processing", False, answer)
+    assert captured.final
+    assert captured.confirmed_by_status
+
+
+WAITS = {
+    "seconds": (replies(429, FASTAPI[429], Retry_After="7"), 7.0),
+    "a date": (replies(429, FASTAPI[429], Retry_After=formatdate(1_000_007, usegmt=True)), 7.0),
+    "nothing": (replies(429, FASTAPI[429]), 0.005),
+    "nonsense": (replies(429, FASTAPI[429], Retry_After="soon"), 0.005),
+}
+
+
+@pytest.mark.parametrize(("act", "wait"), WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize("operation", ["preauthorize", "capture"])
+@pytest.mark.asyncio
+async def test_a_rate_limited_write_waits_as_told_and_goes_again(act: Act, wait: float, operation: str) -> None:
+    """429 counts as not processed: it is sent again after `Retry-After`, or after the backoff."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    clock = Clock(sleep=sleep, time=lambda: 1_000_000.0, random=lambda: 0.999999)
+    async with Loopback(scripts={operation: [act]}).listen() as server:
+        async with connect(server, timeout=20.0, clock=clock) as client:
+            result = await (preauthorize(client) if operation == "preauthorize" else client.capture(DEBIT_ID))
+
+    assert result.attempts == 2
+    assert slept == [pytest.approx(wait, rel=0.01)]
+    assert server.captures + server.preauthorizations == 1
+
+
+@pytest.mark.parametrize(
+    ("act", "retry"),
+    [
+        (replies(429, FASTAPI[429], Retry_After="7"), attrs.evolve(FAST, resend_rate_limited=False)),
+        (replies(429, FASTAPI[429], Retry_After="3600"), FAST),
+    ],
+    ids=["switched off", "longer than the deadline"],
+)
+@pytest.mark.asyncio
+async def test_a_rate_limit_that_can_not_be_waited_for_is_raised(act: Act, retry: RetryPolicy) -> None:
+    """The caller learns how long to wait where the client does not."""
+    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, connect(server, retry=retry) as client:
+        with pytest.raises(RateLimitedError) as caught:
+            await preauthorize(client)
+
+    assert caught.value.retry_after in {7.0, 3600.0}
+    assert server.count("preauthorize") == 1
+
+
+@pytest.mark.parametrize("act", [loopback.hang_up, replies(503, HTML), replies(200, HTML), loopback.cut_body])
+@pytest.mark.asyncio
+async def test_a_read_is_repeated_until_it_is_answered(act: Act) -> None:
+    """Reading moves no money: whatever fails, it is read again."""
+    async with Loopback(scripts={"status": [act, act]}).listen() as server, connect(server) as client:
+        read = await client.transaction_status(DEBIT_ID)
+
+    assert read.state == "preauthorized"
+    assert server.count("status") == 3  # aiohttp repeats a GET of its own on a dropped connection
+
+
+@pytest.mark.asyncio
+async def test_a_read_that_stays_unanswered_is_a_service_error() -> None:
+    """A read has no unknown outcome: it says that the service gave no usable answer."""
+    async with Loopback(scripts={"status": [replies(503, HTML, X_Request_ID="req-1")] * 9}).listen() as server:
+        async with connect(server) as client:
+            with pytest.raises(ServiceError, match="HTTP 503") as caught:
+                await client.transaction_status(DEBIT_ID)
+
+    assert caught.value.attempts == FAST.max_attempts
+    assert caught.value.request_id == "req-1"
+    assert caught.value.status == 503
+    assert caught.value.retryable
+
+
+@pytest.mark.asyncio
+async def test_a_lost_cancellation_is_resolved_too() -> None:
+    """A cancellation whose reply is lost is done if the status says cancelled."""
+    async with Loopback(scripts={"cancel": [work_then(loopback.hang_up)]}).listen() as server:
+        async with connect(server) as client:
+            await client.cancel_transaction(DEBIT_ID)
+
+    assert server.state == "cancelled"
+    assert server.count("cancel") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_cancellation_that_comes_too_late_says_what_happened() -> None:
+    """A lost cancellation of what turns out to be paid is an error with that state."""
+    async with Loopback(state="paid", scripts={"cancel": [loopback.hang_up]}).listen() as server:
+        async with connect(server) as client:
+            with pytest.raises(TransactionFailedError) as caught:
+                await client.cancel_transaction(DEBIT_ID)
+
+    assert caught.value.state == "paid"
+    assert server.count("cancel") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_cancellation_that_is_not_confirmed_is_no_answer() -> None:
+    """`{"ok": false}` is neither a yes nor a documented no: the status decides."""
+    async with (
+        Loopback(scripts={"cancel": [replies(200, {"ok": False})]}).listen() as server,
+        connect(server) as client,
+    ):
+        await client.cancel_transaction(DEBIT_ID)
+
+    assert server.count("cancel") == 2
+    assert server.state == "cancelled"
+
+
+@pytest.mark.asyncio
+async def test_an_unknown_preauthorize_names_the_debit_if_the_reply_did() -> None:
+    """Nothing that the reply told is lost, even where the reply as a whole can't be used."""
+    partial = replies(200, {"debit_id": "debit_777", "amount": "not a number"}, X_Request_ID="req-2")
+    async with Loopback(scripts={"preauthorize": [partial]}).listen() as server, connect(server) as client:
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await preauthorize(client)
+
+    assert caught.value.debit_id == "debit_777"
+    assert caught.value.request_id == "req-2"
+    assert "transaction_status" in caught.value.next_step
+
+
+@pytest.mark.parametrize("field", ["contact_id", "from_credit_card_id", "amount"])
+@pytest.mark.asyncio
+async def test_a_preauthorization_of_something_else_is_not_taken_for_ours(field: str) -> None:
+    """A reply about another card, contact or amount is not the answer to this request."""
+    server = Loopback()
+
+    async def other(exchange: Exchange) -> None:
+        await exchange.reply(200, {**server.answer(exchange.request), field: 1 if field == "amount" else "other"})
+
+    server.scripts["preauthorize"] = [other]
+    async with server.listen(), connect(server) as client:
+        with pytest.raises(OutcomeUnknownError, match="another"):
+            await preauthorize(client)
+
+
+@pytest.mark.asyncio
+async def test_a_preauthorization_that_failed_is_an_error() -> None:
+    """A 200 that says failed reserves nothing: it is an error that names the debit."""
+    server = Loopback()
+
+    async def failed(exchange: Exchange) -> None:
+        await exchange.reply(200, {**server.answer(exchange.request), "transaction_state": "failed"})
+
+    server.scripts["preauthorize"] = [failed]
+    async with server.listen(), connect(server) as client:
+        with pytest.raises(TransactionFailedError) as caught:
+            await preauthorize(client)
+
+    assert caught.value.debit_id == DEBIT_ID
+    assert caught.value.state == "failed"
+
+
+@pytest.mark.asyncio
+async def test_fields_of_a_422_are_paths_and_messages() -> None:
+    """A validation error names each field."""
+    async with Loopback(scripts={"preauthorize": [replies(422, FASTAPI[422])]}).listen() as server:
+        async with connect(server) as client:
+            with pytest.raises(InvalidRequestError, match=r"body\.amount: must be positive") as caught:
+                await preauthorize(client)
+
+    (field,) = caught.value.fields
+    assert (field.path, field.message, field.type) == ("body.amount", "must be positive", "value_error")
+
+
+@pytest.mark.asyncio
+async def test_what_is_in_doubt_is_resolved_before_the_next_capture() -> None:
+    """After an unknown outcome, capturing again on the same client reads the status before it sends anything."""
+    scripts = {"capture": [work_then(loopback.hang_up)], "status": [replies(503, HTML)] * 500}
+    server = Loopback(scripts=scripts)
+    async with server.listen(), connect(server, timeout=0.1) as client:
+        with pytest.raises(OutcomeUnknownError):
+            await client.capture(DEBIT_ID)
+        with pytest.raises(OutcomeUnknownError) as again:
+            await client.capture(DEBIT_ID)
+        server.scripts["status"].clear()
+        capture = await client.with_options(timeout=2.0).capture(DEBIT_ID)
+
+    assert again.value.attempts == 0
+    assert again.value.reason == "an earlier call was left without an answer"
+    assert capture.confirmed_by_status
+    assert capture.attempts == 0
+    assert server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_what_is_in_doubt_survives_a_fault_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever interrupts a capture that had begun to leave, the next one reads the status first."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("a fault of our own")
+
+    async with Loopback().listen() as server, connect(server) as client:
+        with monkeypatch.context() as fault:
+            fault.setattr(responses, "read", broken)
+            with pytest.raises(LookupError):
+                await client.capture(DEBIT_ID)
+        capture = await client.capture(DEBIT_ID)
+
+    assert capture.confirmed_by_status
+    assert server.captures == server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_what_is_in_doubt_after_a_fault_of_our_own_is_not_proven_away_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The resolve time of such a capture counts from the fault: an early "preauthorized" sends nothing again."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("a fault of our own")
+
+    undone = replies(200, {"identifier": DEBIT_ID, "state": "paid"})
+    async with Loopback(scripts={"capture": [undone]}).listen() as server:
+        async with connect(server, timeout=0.2, retry=PATIENT) as client:
+            with monkeypatch.context() as fault:
+                fault.setattr(responses, "read", broken)
+                with pytest.raises(LookupError):
+                    await client.capture(DEBIT_ID)
+            with pytest.raises(OutcomeUnknownError):
+                await client.capture(DEBIT_ID)
+
+    assert server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_what_is_remembered_is_bounded() -> None:
+    """A client that never gets an answer does not grow without end."""
+    from jetpay_async._core import single_flight
+
+    limit, single_flight.UNRESOLVED_LIMIT = single_flight.UNRESOLVED_LIMIT, 2
+    try:
+        async with Loopback(
+            scripts={"capture": [loopback.hang_up] * 3, "status": [replies(401, FASTAPI[401])] * 3}
+        ).listen() as server:
+            async with connect(server) as client:
+                for number in range(3):
+                    with pytest.raises(OutcomeUnknownError):
+                        await client.capture(f"debit_{number}")
+
+                assert list(client._single_flight._unresolved) == ["debit_1", "debit_2"]
+    finally:
+        single_flight.UNRESOLVED_LIMIT = limit
+
+
+def test_not_sent_and_unknown_are_apart() -> None:
+    """Neither of the two is the other: catching one never catches what needs the other's care."""
+    assert not issubclass(NotSentError, OutcomeUnknownError)
+    assert not issubclass(OutcomeUnknownError, NotSentError | APIError | ServiceError)
+
+
+@pytest.mark.asyncio
+async def test_a_deadline_that_passes_while_waiting_ends_the_reads() -> None:
+    """A process that wakes up after its deadline asks nobody any more, and does not wait for an answer for ever."""
+    now = 1000.0
+
+    async def oversleep(_: float) -> None:
+        nonlocal now
+        now += 3600.0
+
+    scripts = {"capture": [loopback.hang_up], "status": [status("pondering"), loopback.silence]}
+    clock = Clock(monotonic=lambda: now, sleep=oversleep)
+    async with Loopback(scripts=scripts).listen() as server, connect(server, timeout=30.0, clock=clock) as client:
+        with pytest.raises(OutcomeUnknownError):
+            async with asyncio.timeout(0.5):
+                await client.capture(DEBIT_ID)
+
+    assert server.count("status") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_deadline_that_passed_before_a_read_reads_nothing() -> None:
+    """The same holds for a read: no time left means no request."""
+    now = 1000.0
+
+    async def oversleep(_: float) -> None:
+        nonlocal now
+        now += 3600.0
+
+    clock = Clock(monotonic=lambda: now, sleep=oversleep)
+    async with Loopback(scripts={"status": [replies(503, HTML), loopback.silence]}).listen() as server:
+        async with connect(server, timeout=30.0, clock=clock) as client:
+            with pytest.raises(ServiceError, match="deadline had passed"):
+                async with asyncio.timeout(0.5):
+                    await client.transaction_status(DEBIT_ID)
+
+    assert server.count("status") == 1
