@@ -278,8 +278,8 @@ class JetpayClient:
                 It sends nothing more from four fifths of that on. In a file, the kernel knows who is alive.
             restored: Whether the ledger was restored from a backup, or comes from an older replica, so that it may have
                 lost the newest commits. Then nothing is sent for the time that a lost request may still take (the
-                client's ``timeout``, a tenth of it, and `RetryPolicy.resolve_after_timeout`), and each debit's status is
-                read first. Say True until the batches that the ledger holds, and those submitted since the copy was
+                client's ``timeout``, a tenth of it, and `RetryPolicy.resolve_after_timeout`), and each debit's status
+                is read first. Say True until the batches that the ledger holds, and those submitted since the copy was
                 made, are complete.
             account: A label of your account, at most 255 characters: not the token. The ledger keeps the first one that
                 it is given, and refuses another.
