@@ -135,14 +135,16 @@ async def test_a_mistaken_filter_costs_a_read_and_no_more(monkeypatch: pytest.Mo
 
 
 @pytest.mark.asyncio
-async def test_another_batch_asks_anew() -> None:
-    """A batch remembers nothing of an earlier one: whether to ask again is its caller's business."""
+async def test_another_batch_reads_the_status_first() -> None:
+    """What an earlier batch of the same client has captured is not sent again: its status says what became of it."""
     async with RecordingServer().listen() as server, connect(server) as client:
         await capture(client, ["debit_1"])
-        await capture(client, ["debit_1"])
+        again = await capture(client, ["debit_1"])
 
-    assert server.count("capture") == 2
-    assert server.count("status") == 0
+    outcome = again["debit_1"]
+    assert isinstance(outcome, Captured)
+    assert outcome.confirmed_by_status
+    assert (server.count("capture"), server.count("status")) == (1, 1)
 
 
 # --- not sent ---------------------------------------------------------------------------------------------------------
