@@ -17,6 +17,7 @@ from jetpay_async._cli.io.exit_codes import ExitStatus
 
 __all__ = [
     "GuardedStream",
+    "escaped",
     "final_status",
     "open_streams",
     "to_json",
@@ -57,22 +58,39 @@ def write_output(text: str) -> bool:
     Returns:
         Whether stdout took it.
     """
-    return write_lines(f"{text}\n")
+    return write_lines(f"{escaped(text)}\n")
 
 
 def write_lines(lines: str) -> bool:
     """Write whole lines to stdout, at once; what its encoding can't hold is written as an escape.
 
+    Data that is piped to another program keeps its control characters; a terminal would obey them.
+
     Returns:
         Whether stdout took it.
     """
     encoding = sys.stdout.encoding
+    lines = escaped(lines) if sys.stdout.isatty() else lines
     return _write("stdout", lines.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def write_message(text: str) -> None:
     """Write a message to stderr, if it can be written."""
-    _write("stderr", f"jetpay: {text}\n")
+    _write("stderr", f"jetpay: {escaped(text)}\n")
+
+
+def escaped(text: str, *, keep: str = "\n") -> str:
+    """Write control characters, bidirectional marks and the like as escapes: the API's texts may hold them.
+
+    Args:
+        text: From anywhere.
+        keep: Characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def write_result(result: str) -> None:

@@ -109,6 +109,35 @@ def test_streams_that_the_shell_has_closed(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == "jetpay: stdout can't be written: it is closed\n"
 
 
+FOREIGN = "a\x1b[31m\x07\r\u202eb\u200b\u00e9"
+SAFE = "a\\x1b[31m\\x07\\r\\u202eb\\u200b\u00e9"
+
+
+def test_foreign_text_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither stdout nor stderr gets a control character or a bidirectional mark; line ends stay."""
+    console.write_output(f"{FOREIGN}\n{FOREIGN}")
+    console.write_message(FOREIGN)
+
+    assert capsys.readouterr() == (f"{SAFE}\n{SAFE}\n", f"jetpay: {SAFE}\n")
+
+
+@pytest.mark.parametrize(("terminal", "written"), [(True, SAFE), (False, FOREIGN)])
+def test_data_is_escaped_for_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, terminal: bool, written: str
+) -> None:
+    """What another program reads is not changed."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+
+    console.write_lines(f"{FOREIGN}\n")
+
+    assert capsys.readouterr().out == f"{written}\n"
+
+
+def test_a_line_of_its_own_can_not_be_forged() -> None:
+    """Where a text is to be one line, its line ends are escaped as well."""
+    assert console.escaped("a\nb", keep="") == "a\\nb"
+
+
 def test_a_library_that_writes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guarded stream behaves like its stream, but writing to it never raises."""
     failing = Failing(errno.EIO)

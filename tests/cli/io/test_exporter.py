@@ -182,6 +182,9 @@ def test_a_reader_that_leaves_ends_the_writing(monkeypatch: pytest.MonkeyPatch) 
         def fileno(self) -> int:
             raise OSError
 
+        def isatty(self) -> bool:
+            return False
+
     monkeypatch.setattr(sys, "stdout", Closed())
 
     assert write("-", item(), item()) == 0
