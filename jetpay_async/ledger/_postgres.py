@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jetpay_async._core.migrations import NewerSchemaError
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.ledger import _sql
+from jetpay_async.ledger import _checks, _sql
 from jetpay_async.ledger._sql import Dialect, Statements
 from jetpay_async.ledger.errors import LedgerError, LedgerNotFoundError
 from jetpay_async.ledger.migrations import migrations
@@ -263,14 +263,14 @@ class PostgresConnection:
         try:
             return list(migrations(DIALECT).after(found))
         except NewerSchemaError as error:
-            raise LedgerError(_sql.newer_schema_message(self._name, error)) from None
+            raise LedgerError(_checks.newer_schema_message(self._name, error)) from None
 
     def _migrate(self, pending: list[tuple[int, Sequence[str]]]) -> None:
         # Others finish the transaction that they are in; whoever comes later finds the new version.
         self.change("LOCK TABLE jetpay_ledger, jetpay_owner IN ACCESS EXCLUSIVE MODE", {})
         self.change(self.statements.remove_all_lapsed, {})
         for host, pid in self.query(self.statements.any_owner, {}):
-            raise LedgerError(_sql.migration_blocked_message(self._name, pending, host, pid))
+            raise LedgerError(_checks.migration_blocked_message(self._name, pending, host, pid))
         for _, statements in pending:
             for statement in statements:
                 self.change(statement, {})
@@ -303,7 +303,7 @@ class PostgresConnection:
         if self._prepared:
             while transaction.nextset():
                 pass
-            _sql.check_version(transaction.fetchall()[0][0], self._name)
+            _checks.check_version(transaction.fetchall()[0][0], self._name)
 
     def commit(self) -> None:
         """Make it durable."""
@@ -387,7 +387,7 @@ class PostgresConnection:
         Raises:
             LedgerError: This owner was removed itself.
         """
-        _sql.require_owner(self.query(self.statements.is_owner, {"owner": owner}))
+        _checks.require_owner(self.query(self.statements.is_owner, {"owner": owner}))
         self.change(self.statements.remove_lapsed, {"owner": owner})
 
     def leave(self, owner: int) -> None:

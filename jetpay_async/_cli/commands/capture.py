@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 from typing import TYPE_CHECKING
 
-from jetpay_async._cli.io.connection import Connection
+from jetpay_async._cli.io.connection import ConnectionOptions
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def capture(
         _check_ids(debits, [option for option, value in given.items() if value])
         from jetpay_async._cli.commands.operations import capture_each  # noqa: PLC0415 - one of two forms
 
-        return capture_each(debit_ids=debits, connection=Connection(timeout=timeout, proxy=proxy), as_json=as_json)
+        return capture_each(
+            debit_ids=debits, connection=ConnectionOptions(timeout=timeout, proxy=proxy), as_json=as_json
+        )
 
     if len(debits) > 1:
         raise ConfigurationError(
@@ -86,7 +88,7 @@ def capture(
             accept_rejections=accept_rejections,
             out=out,
             raw=raw,
-            connection=Connection(timeout=timeout, proxy=proxy),
+            connection=ConnectionOptions(timeout=timeout, proxy=proxy),
             as_json=as_json,
         ),
         dry_run=dry_run,

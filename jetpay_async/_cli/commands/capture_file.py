@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jetpay_async._cli.commands.dry_run import find_stored, repeated, report_dry_run
-from jetpay_async._cli.io.connection import Connection
+from jetpay_async._cli.io.connection import ConnectionOptions
 from jetpay_async._cli.io.console import to_json, write_message, write_result
 from jetpay_async._cli.io.debit_reader import read_debits
 from jetpay_async._cli.io.exit_codes import ExitStatus, gravest
@@ -51,7 +51,7 @@ class CaptureFileRequest:
     accept_rejections: bool
     out: str | None
     raw: bool
-    connection: Connection
+    connection: ConnectionOptions
     as_json: bool
 
 

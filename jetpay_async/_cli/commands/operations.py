@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from jetpay_async._cli.io.connection import Connection
+from jetpay_async._cli.io.connection import ConnectionOptions
 from jetpay_async._cli.io.console import to_json, write_message, write_result
 from jetpay_async._cli.io.exit_codes import ExitStatus, exit_status, gravest
 from jetpay_async.client import JetpayClient
@@ -48,11 +48,11 @@ def preauthorize(
             statement=statement,
         )
 
-    connection = Connection(timeout=timeout, proxy=proxy)
+    connection = ConnectionOptions(timeout=timeout, proxy=proxy)
     return _run([_ClientCall("preauthorize", None, call)], connection, as_json=as_json)
 
 
-def capture_each(*, debit_ids: Sequence[str], connection: Connection, as_json: bool) -> int:
+def capture_each(*, debit_ids: Sequence[str], connection: ConnectionOptions, as_json: bool) -> int:
     """Capture the full amount of each debit, one after the other."""
 
     def request(debit_id: str) -> _ClientCall:
@@ -67,7 +67,7 @@ def status(*, transaction_id: str, timeout: float | None, proxy: str | None, as_
     request = _ClientCall(
         "transaction_status", transaction_id, lambda client: client.transaction_status(transaction_id)
     )
-    return _run([request], Connection(timeout=timeout, proxy=proxy), as_json=as_json)
+    return _run([request], ConnectionOptions(timeout=timeout, proxy=proxy), as_json=as_json)
 
 
 def cancel(*, transaction_id: str, timeout: float | None, proxy: str | None, as_json: bool) -> int:
@@ -75,7 +75,7 @@ def cancel(*, transaction_id: str, timeout: float | None, proxy: str | None, as_
     request = _ClientCall(
         "cancel_transaction", transaction_id, lambda client: client.cancel_transaction(transaction_id)
     )
-    return _run([request], Connection(timeout=timeout, proxy=proxy), as_json=as_json)
+    return _run([request], ConnectionOptions(timeout=timeout, proxy=proxy), as_json=as_json)
 
 
 _Result: TypeAlias = Preauthorization | Capture | TransactionStatus | None
@@ -89,7 +89,7 @@ class _ClientCall:
     make: Callable[[JetpayClient], Awaitable[_Result]]
 
 
-def _run(calls: Sequence[_ClientCall], connection: Connection, *, as_json: bool) -> ExitStatus:
+def _run(calls: Sequence[_ClientCall], connection: ConnectionOptions, *, as_json: bool) -> ExitStatus:
     """Make one call after the other, and report each outcome."""
     statuses: list[ExitStatus] = []
 

@@ -16,14 +16,14 @@ from jetpay_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Connection"]
+__all__ = ["ConnectionOptions"]
 
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 _NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 
 
 @attrs.frozen(kw_only=True)
-class Connection:
+class ConnectionOptions:
     """The options of every command that calls the API."""
 
     timeout: float | None = None
