@@ -155,6 +155,7 @@ NAMED_IN_PLAIN_TERMS = (
     "CONTRIBUTING.md",
     "benchmarks",
     "conftest.py",
+    "docs/receiving.md",
     "jetpay_async/_batch",
     "jetpay_async/_cli",
     "jetpay_async/models.py",
@@ -176,6 +177,7 @@ NAMED_IN_PLAIN_TERMS = (
     "tests/test_money.py",
     "tests/test_testing.py",
     "tests/typing",
+    "tests/webhooks",
 )
 """The folders and files that are searched so far."""
 

@@ -32,7 +32,7 @@ class Trusting:
         return decode(body)
 
 
-class Refusing:
+class Rejecting:
     def __init__(self, error: WebhookError) -> None:
         self.error = error
 

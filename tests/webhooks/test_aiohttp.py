@@ -63,7 +63,7 @@ async def test_the_handler_alone_leaves_the_receiver_open(receiver: WebhookRecei
 
 
 @pytest.mark.asyncio
-async def test_several_tokens_are_refused(receiver: WebhookReceiver, paid: list[str]) -> None:
+async def test_several_tokens_are_rejected(receiver: WebhookReceiver, paid: list[str]) -> None:
     """Which of two different tokens counts must not depend on who reads them."""
     app = web.Application()
     app.router.add_post(PATH, handler(receiver))

@@ -98,7 +98,7 @@ async def test_a_body_at_the_limit_is_taken() -> None:
 
 @pytest.mark.asyncio
 async def test_a_larger_body_is_not_read_on() -> None:
-    """A body above the limit is refused at the part that exceeds it; nothing more is asked for."""
+    """A body above the limit is rejected at the part that exceeds it; nothing more is asked for."""
     receiver = Receiver()
 
     assert await request(receiver, part(b" " * 60, more=True), part(b" " * 41, more=True)) == (
@@ -118,7 +118,7 @@ async def test_a_sender_that_has_gone_gets_no_answer() -> None:
 
 
 @pytest.mark.asyncio
-async def test_several_tokens_are_refused_unread() -> None:
+async def test_several_tokens_are_rejected_unread() -> None:
     """Which of two different tokens counts must not depend on who reads them."""
     receiver = Receiver()
     headers = ((b"authorization", b"Bearer x"), (b"Authorization", b"Bearer y"))
@@ -137,7 +137,7 @@ async def test_no_token_is_the_receivers_to_judge() -> None:
 
 @pytest.mark.asyncio
 async def test_only_posts_are_deliveries() -> None:
-    """Any other method is refused, with the one that is allowed."""
+    """Any other method is rejected, with the one that is allowed."""
     assert await request(Receiver(), method="GET") == (405, {b"content-length": b"0", b"allow": b"POST"})
 
 
@@ -229,7 +229,7 @@ async def test_a_cancelled_lifespan_is_cancelled() -> None:
 
 
 @pytest.mark.asyncio
-async def test_other_protocols_are_refused() -> None:
+async def test_other_protocols_are_rejected() -> None:
     """Webhooks don't come by web socket."""
     with pytest.raises(ValueError, match="not websocket"):
         await speak(Receiver(), {"type": "websocket"})

@@ -148,7 +148,7 @@ class TestDeadLetters:
         assert (await receiver.receive(delivery_of(1), TOKEN)).skipped == 1
 
     @pytest.mark.asyncio
-    async def test_what_is_no_dead_letter_is_refused(self, disk: SqliteInbox) -> None:
+    async def test_what_is_no_dead_letter_is_rejected(self, disk: SqliteInbox) -> None:
         """A wrong id changes nothing, and says so."""
         await handle(disk, 1)
         for step in (disk.replay_dead_letter, disk.discard_dead_letter):

@@ -90,20 +90,20 @@ class Receiver:
 @asynccontextmanager
 async def receivers(sandbox: Sandbox, database: Path, *, mode: str) -> AsyncGenerator[list[Receiver]]:
     """Two of them, each registered for every event to come."""
-    crew = [Receiver(database, sandbox.url, mode) for _ in range(2)]
+    pair = [Receiver(database, sandbox.url, mode) for _ in range(2)]
     async with AsyncExitStack() as stack:
-        for receiver in crew:
+        for receiver in pair:
             await receiver.start()
             stack.push_async_callback(receiver.end, signal.SIGKILL)
             sandbox.add_webhook(receiver.url, max_batch_size=40)
-        yield crew
+        yield pair
 
 
-async def trouble(crew: list[Receiver], chance: random.Random, done: Counter[str], enough: asyncio.Event) -> None:
+async def trouble(pair: list[Receiver], chance: random.Random, done: Counter[str], enough: asyncio.Event) -> None:
     """Make it, at random, until it is enough; whoever was ended is running again then."""
     while not enough.is_set():
         await asyncio.sleep(chance.uniform(0.3, 0.8))
-        receiver = chance.choice(crew)
+        receiver = chance.choice(pair)
         kind = chance.choice(TROUBLES)
         if kind == "stalled":
             await receiver.stall(chance.uniform(STALL_SECONDS / 2, STALL_SECONDS))
@@ -164,10 +164,10 @@ async def test_each_event_has_its_effect_exactly_once(sandbox: Sandbox, database
     """Killed, stalled, failing, restarted, doubled and out of order: no event is lost and none has two effects."""
     done: Counter[str] = Counter()
     started = time.monotonic()
-    async with sandbox, SqliteInbox(database) as inbox, receivers(sandbox, database, mode=mode) as crew:
+    async with sandbox, SqliteInbox(database) as inbox, receivers(sandbox, database, mode=mode) as pair:
         await make_events(sandbox, count)
         enough = asyncio.Event()
-        making_trouble = asyncio.create_task(trouble(crew, random.Random(7), done, enough))
+        making_trouble = asyncio.create_task(trouble(pair, random.Random(7), done, enough))
         async with asyncio.timeout(max(60.0, count / 10)):
             while await inbox.last_contiguous_event_id() != count or len(done) < len(TROUBLES):
                 assert not making_trouble.done(), making_trouble.exception()

@@ -1,4 +1,4 @@
-"""The tree of refusals, and the codes that logs and metrics rely on."""
+"""The tree of rejections, and the codes that logs and metrics rely on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = [
 
 
 def test_the_tree() -> None:
-    """Every refusal is a WebhookError, and that a JetpayError."""
+    """Every rejection is a WebhookError, and that a JetpayError."""
     assert issubclass(WebhookError, errors.JetpayError)
     assert all(kind.__bases__ == (WebhookError,) for kind in KINDS)
 

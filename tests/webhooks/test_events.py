@@ -110,7 +110,7 @@ def test_the_example_of_the_docs() -> None:
         ("transactions.credits.created", {"state": "completed", "transactionId": ID}, CreditCompleted),
         ("transactions.created", {"state": "completed", "transactionId": ID}, TransactionCompleted),
         ("transactions.debits.created", {"state": "preauthorized", "transactionId": ID}, TransactionEvent),
-        ("transactions.debits.created", {"state": "settling", "transactionId": ID}, TransactionEvent),
+        ("transactions.debits.created", {"state": "clearing", "transactionId": ID}, TransactionEvent),
         ("transactions.debits.created", {"state": "PAID", "transactionId": ID}, TransactionEvent),
         ("transactions.debits.created", {"transactionId": ID}, UnknownEvent),
         ("transactions.debits.paid", {"state": "paid"}, UnknownEvent),
@@ -321,7 +321,7 @@ def test_an_event_twice() -> None:
 
 @pytest.mark.parametrize("change", [{"type": "x"}, {"data": {"state": "paid", "transactionId": ID}}, {"data": None}])
 def test_two_events_with_one_id(change: dict[str, JSONValue]) -> None:
-    """Two different events with the same id are refused: nobody can tell which of them is true."""
+    """Two different events with the same id are rejected: nobody can tell which of them is true."""
     with pytest.raises(MalformedDeliveryError) as caught:
         decode(body_of(wire(), wire(id=1), wire(**change)))
 
@@ -376,7 +376,7 @@ def test_an_empty_delivery() -> None:
     ids=lambda value: repr(value)[:40],
 )
 def test_no_delivery(body: bytes, problem: str) -> None:
-    """What isn't a delivery is refused with 400, and the facts name the place without showing the content."""
+    """What isn't a delivery is rejected with 400, and the facts name the place without showing the content."""
     with pytest.raises(MalformedDeliveryError) as caught:
         decode(body)
 
@@ -411,7 +411,7 @@ def test_matching() -> None:
             pytest.fail("no match")
 
 
-_TEXTS = st.sampled_from(["paid", "failed", "requested", "settling", "", "transactions.debits.paid", TIME, "kyc"])
+_TEXTS = st.sampled_from(["paid", "failed", "requested", "clearing", "", "transactions.debits.paid", TIME, "kyc"])
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(0, 5) | st.decimals(allow_nan=False, allow_infinity=False) | _TEXTS,
     lambda inner: (
@@ -426,7 +426,7 @@ _EVENTS = st.builds(wire, id=st.integers(0, 4), type=_TEXTS | _JSON, data=_JSON,
 @settings(max_examples=30)
 @given(st.lists(_EVENTS, max_size=6), st.integers(0, 3) | _JSON)
 def test_any_delivery(events: list[dict[str, JSONValue]], webhook_id: JSONValue) -> None:
-    """Any JSON of this shape is decoded into the events it has, in order, data untouched, or is refused as a whole."""
+    """Any JSON of this shape is decoded into the events it has, in order, data untouched, or is rejected as a whole."""
     body = body_of(*events, webhook_id=webhook_id)
     try:
         delivery = decode(body)

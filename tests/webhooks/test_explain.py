@@ -1,4 +1,4 @@
-"""Why a delivery was refused: the right cause, with the figures."""
+"""Why a delivery was rejected: the right cause, with the figures."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_the_signer() -> None:
 
 
 @pytest.mark.parametrize("authorization", [None, "", "x", "Bearer x", token()[:-1]])
-def test_any_refusal_explained(authorization: str | None) -> None:
+def test_any_rejection_explained(authorization: str | None) -> None:
     """The longer explanation begins with the error's own."""
     with pytest.raises(InvalidTokenError) as caught:
         verify(COMPACT, authorization, keys=KEYS, now=NOW)

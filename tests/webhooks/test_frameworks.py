@@ -75,7 +75,7 @@ RECIPES = {
 async def test_a_recipe_receives_the_bytes_as_they_were_sent(
     recipe: Recipe, pages: Pages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Any authentic body is handled once, to the last byte; one too large or not authentic is refused as such."""
+    """Any authentic body is handled once, to the last byte; one too large or not authentic is rejected as such."""
     if importlib.util.find_spec(recipe.needs) is None:
         pytest.skip(f"{recipe.needs} is not installed: pip install --group frameworks")
     async with key_server() as keys:

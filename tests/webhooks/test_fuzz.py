@@ -20,7 +20,7 @@ _AUTHORIZATIONS = st.none() | st.text(max_size=40) | st.binary(max_size=40) | _T
 
 @given(st.binary(max_size=100), _AUTHORIZATIONS)
 def test_any_token(body: bytes, authorization: str | bytes | None) -> None:
-    """Whatever comes without a good signature is refused, and can be explained."""
+    """Whatever comes without a good signature is rejected, and can be explained."""
     with pytest.raises(WebhookError) as caught:
         verify(body, authorization, keys=KEYS, now=NOW)
 
@@ -39,7 +39,7 @@ def test_any_signed_bytes(header: bytes, claims: bytes, body: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_body(body: bytes) -> None:
-    """Any signed body is verified; decoding it gives a delivery or a refusal."""
+    """Any signed body is verified; decoding it gives a delivery or a rejection."""
     assert verify(body, token(claims=claims_for(body)), keys=KEYS, now=NOW).jti
     try:
         decode(body)
@@ -62,7 +62,7 @@ def test_any_key_set(noise: bytes, position: int) -> None:
 
 @given(st.lists(st.tuples(st.binary(max_size=15), st.binary(max_size=10))))
 def test_any_headers(headers: list[tuple[bytes, bytes]]) -> None:
-    """Any header pairs have one Authorization value, none, or are refused."""
+    """Any header pairs have one Authorization value, none, or are rejected."""
     try:
         found = authorization_of([*headers, (b"aUthorization", BODY)])
     except WebhookError as error:

@@ -133,16 +133,16 @@ async def test_a_block_that_raises_marks_nothing(any_inbox: Inbox) -> None:
 
 
 @pytest.mark.asyncio
-async def test_another_accounts_event_is_refused(any_inbox: Inbox) -> None:
+async def test_another_accounts_event_is_rejected(any_inbox: Inbox) -> None:
     """A known id with another creation time is not taken for handled, in the same way however it is known."""
     await handle(any_inbox, 1)
     other = event(1, created_at="2026-01-22T10:15:30.123457Z")
 
     with pytest.raises(
         InboxError, match=r"event 1 was delivered before with another createdAt \(then by webhook 123, now by"
-    ) as refused:
+    ) as rejected:
         await any_inbox.lease([other], owner="b", seconds=SECONDS)
-    assert refused.value.reason == "conflict"
+    assert rejected.value.reason == "conflict"
 
 
 @pytest.mark.asyncio
@@ -155,7 +155,7 @@ async def test_the_same_moment_in_another_zone_is_the_same_event(any_inbox: Inbo
 
 
 @pytest.mark.asyncio
-async def test_a_refused_lease_takes_nothing(any_inbox: Inbox) -> None:
+async def test_a_rejected_lease_takes_nothing(any_inbox: Inbox) -> None:
     """Leasing is all or nothing: the events before a conflicting one are not taken either."""
     await handle(any_inbox, 2)
 

@@ -69,7 +69,7 @@ def test_other_bytes_end_in_a_value_error(text: bytes) -> None:
     ],
     ids=lambda text: text[:24],
 )
-def test_objects_with_two_readings_are_refused(text: bytes) -> None:
+def test_objects_with_two_readings_are_rejected(text: bytes) -> None:
     """A repeated member at any depth, and what isn't one JSON object, is a ValueError."""
     with pytest.raises(ValueError, match=r"\w"):
         read_object(text)

@@ -1,4 +1,4 @@
-"""The heart: what is verified, in which order, and what each refusal is called."""
+"""The heart: what is verified, in which order, and what each rejection is called."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 PADDED = urlsafe_b64encode(hashlib.sha256(BODY).digest()).decode()
 
 
-def refused(
+def rejected(
     authorization: str | bytes | None,
     *,
     body: bytes = BODY,
@@ -208,9 +208,9 @@ def test_accepted(authorization: str | bytes) -> None:
         (token(claims=claims_for(nbf=int(NOW) + 11)), Reason.NOT_YET_VALID),
     ],
 )
-def test_refused(authorization: str | bytes | None, reason: Reason) -> None:
-    """Whatever isn't Jetpay's, or isn't in order, is refused, and the reason names the first thing that is wrong."""
-    error = refused(authorization)
+def test_rejected(authorization: str | bytes | None, reason: Reason) -> None:
+    """Whatever isn't Jetpay's, or isn't in order, is rejected, and the reason names the first thing that is wrong."""
+    error = rejected(authorization)
 
     assert error.reason is reason
     assert error.status_hint == 401
@@ -220,10 +220,10 @@ def test_refused(authorization: str | bytes | None, reason: Reason) -> None:
 @pytest.mark.parametrize(
     ("reason", "kind"),
     [
-        (refused(None), InvalidTokenError),
-        (refused(token(claims=claims_for(b"another body"))), PayloadMismatchError),
-        (refused(token(), now=NOW + 1000), StaleDeliveryError),
-        (refused("Bearer " + "A" * 5000), MalformedDeliveryError),
+        (rejected(None), InvalidTokenError),
+        (rejected(token(claims=claims_for(b"another body"))), PayloadMismatchError),
+        (rejected(token(), now=NOW + 1000), StaleDeliveryError),
+        (rejected("Bearer " + "A" * 5000), MalformedDeliveryError),
     ],
     ids=lambda value: getattr(value, "reason", None),
 )
@@ -235,7 +235,7 @@ def test_the_class_tells_the_kind(reason: WebhookError, kind: type[WebhookError]
 @pytest.mark.parametrize("body", [BODY + b" ", BODY[:-1], b"", b"\x00" * 10])
 def test_another_body(body: bytes) -> None:
     """A token vouches for one body, to the byte."""
-    assert refused(token(), body=body).reason is Reason.PAYLOAD_MISMATCH
+    assert rejected(token(), body=body).reason is Reason.PAYLOAD_MISMATCH
 
 
 @pytest.mark.parametrize(
@@ -261,14 +261,14 @@ def test_the_window(offset: float, leeway: float, reason: Reason | None) -> None
     if reason is None:
         assert verify(BODY, token(), keys=KEYS, now=NOW + offset, leeway=leeway).iat == NOW
     else:
-        assert refused(token(), now=NOW + offset, leeway=leeway).reason is reason
+        assert rejected(token(), now=NOW + offset, leeway=leeway).reason is reason
 
 
 def test_fractions_narrow_the_window() -> None:
     """A fraction of exp doesn't lengthen a token's life."""
     authorization = token(claims=claims_for(exp=Decimal("1800000090.75")))
 
-    assert refused(authorization, now=NOW + 90.5, leeway=0).reason is Reason.EXPIRED
+    assert rejected(authorization, now=NOW + 90.5, leeway=0).reason is Reason.EXPIRED
 
 
 @pytest.mark.parametrize("leeway", [-1, -0.001, 300.001, float("inf"), float("nan")])
@@ -292,7 +292,7 @@ def test_bytes_of_any_kind(kind: type[bytearray | memoryview]) -> None:
 
 
 def test_sizes() -> None:
-    """A body or a token beyond its limit is refused with 413 before anything is read."""
+    """A body or a token beyond its limit is rejected with 413 before anything is read."""
     body = b"x" * 100
     authorization = sign(body, PRIVATE, kid=KID, now=NOW)
 
@@ -302,9 +302,9 @@ def test_sizes() -> None:
     assert (caught.value.reason, caught.value.status_hint) == (Reason.BODY_TOO_LARGE, 413)
     assert caught.value.facts == {"size": 100, "limit": 99}
 
-    assert refused(b"x" * 4096).reason is Reason.WRONG_SCHEME
-    assert refused("x" * 4097).reason is Reason.TOKEN_TOO_LARGE
-    assert refused(None, body=b"x" * (1024 * 1024 + 1)).reason is Reason.BODY_TOO_LARGE
+    assert rejected(b"x" * 4096).reason is Reason.WRONG_SCHEME
+    assert rejected("x" * 4097).reason is Reason.TOKEN_TOO_LARGE
+    assert rejected(None, body=b"x" * (1024 * 1024 + 1)).reason is Reason.BODY_TOO_LARGE
 
 
 @pytest.mark.parametrize(
@@ -321,11 +321,11 @@ def test_sizes() -> None:
 )
 def test_the_order(authorization: str, body: bytes, reason: Reason) -> None:
     """The header comes before the key, the signature before the claims, the claims before the time, the body last."""
-    assert refused(authorization, body=body).reason is reason
+    assert rejected(authorization, body=body).reason is reason
 
 
 def test_the_public_key_as_an_hmac_secret() -> None:
-    """A token signed with HMAC and the public key as the secret is refused before any key is looked at."""
+    """A token signed with HMAC and the public key as the secret is rejected before any key is looked at."""
     import hmac
 
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -334,8 +334,8 @@ def test_the_public_key_as_an_hmac_secret() -> None:
     signed = f"{base64url(json.dump({**HEADER, 'alg': 'HS256'}))}.{base64url(json.dump(claims_for()))}"
     authorization = f"Bearer {signed}.{base64url(hmac.digest(secret, signed.encode(), 'sha256'))}"
 
-    assert refused(authorization).reason is Reason.WRONG_ALGORITHM
-    assert refused(authorization.rpartition(".")[0] + ".").reason is Reason.WRONG_ALGORITHM
+    assert rejected(authorization).reason is Reason.WRONG_ALGORITHM
+    assert rejected(authorization.rpartition(".")[0] + ".").reason is Reason.WRONG_ALGORITHM
 
 
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
@@ -352,12 +352,12 @@ def test_a_header_is_remembered_only_once_it_was_signed() -> None:
     keys = KeySet.from_jwks(jwks(jwk(PRIVATE.public_key())))
     header = token().removeprefix("Bearer ").partition(".")[0].encode()
 
-    refused(token(key=OTHER), keys=keys)
+    rejected(token(key=OTHER), keys=keys)
     assert keys.known_header(header) is None
 
     verify(BODY, token(), keys=keys, now=NOW)
     assert keys.known_header(header) is keys.find(KID)
-    assert refused(token(key=OTHER), keys=keys).reason is Reason.BAD_SIGNATURE
+    assert rejected(token(key=OTHER), keys=keys).reason is Reason.BAD_SIGNATURE
 
 
 def test_the_memory_of_headers_is_bounded() -> None:
@@ -396,7 +396,7 @@ SECRET_BODY = b'{"webhookId":123,"events":[],"secret":"hush-hush"}'
 )
 def test_an_error_holds_nothing_of_the_delivery(authorization: str) -> None:
     """Neither the token, nor the body, nor claims are in an error: in no text, pickle, cause or frame of ours."""
-    error = refused(authorization, body=SECRET_BODY)
+    error = rejected(authorization, body=SECRET_BODY)
     text = shown_by(error)
 
     assert "hush-hush" not in text
@@ -405,7 +405,7 @@ def test_an_error_holds_nothing_of_the_delivery(authorization: str) -> None:
 
 def test_errors_survive_pickling() -> None:
     """A pickled error comes back with its reason, its facts and its explanation."""
-    error = refused(token(), now=NOW + 200)
+    error = rejected(token(), now=NOW + 200)
 
     copy = pickle.loads(pickle.dumps(error))
 

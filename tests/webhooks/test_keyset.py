@@ -31,7 +31,7 @@ def short(value: object) -> str:
     return re.sub(r"[\w=-]{60,}", "...", str(value))
 
 
-def refused(document: object) -> KeysUnavailableError:
+def rejected(document: object) -> KeysUnavailableError:
     with pytest.raises(KeysUnavailableError) as caught:
         KeySet.from_jwks(document)  # type: ignore[arg-type] # on purpose
     assert caught.value.status_hint == 503
@@ -168,7 +168,7 @@ def test_an_unusable_key_does_not_hide_a_usable_one() -> None:
 )
 def test_no_key_set(document: object, reason: Reason) -> None:
     """What isn't a key set, or has no usable key, is an error that asks the sender to come again."""
-    error = refused(document)
+    error = rejected(document)
 
     assert error.reason is reason
     assert error.__context__ is None
@@ -176,7 +176,7 @@ def test_no_key_set(document: object, reason: Reason) -> None:
 
 def test_no_key_in_an_error() -> None:
     """The error about two keys of one id shows neither of them."""
-    error = refused({"keys": [GOOD, {**OTHER_GOOD, "kid": KID}]})
+    error = rejected({"keys": [GOOD, {**OTHER_GOOD, "kid": KID}]})
 
     assert str(error.facts) == """{'problem': "two different keys have the id '2026-01'"}"""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jetpay_async._core.clock import Clock
+from jetpay_async.webhooks._lease import EventLease
 from jetpay_async.webhooks.events import Delivery, Event
 from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver, ensure_leased
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
@@ -81,7 +82,7 @@ class TestLease:
 
     @pytest.mark.asyncio
     @pytest.mark.parametrize("moved", ["wall", "monotonic"])
-    async def test_the_fence_holds_after_a_stall(self, shop: Shop, inbox: MemoryInbox, moved: str) -> None:
+    async def test_the_check_in_a_handler_holds_after_a_stall(self, shop: Shop, inbox: MemoryInbox, moved: str) -> None:
         """A handler that asks before its effect is stopped there, whichever clock has noticed the stall."""
         wall, monotonic = FakeClock(), FakeClock()
         sent: list[int] = []
@@ -100,7 +101,26 @@ class TestLease:
         assert answer == DeliveryResponse(status=503, reason="lease_lost", left=1)
         assert sent == [1]
 
-    def test_outside_of_a_receiver_the_fence_is_open(self) -> None:
+    @pytest.mark.asyncio
+    async def test_a_cancelled_release_is_cancelled(self) -> None:
+        """Whoever cancels the task while it releases its lease is not kept waiting; the lease runs out by itself."""
+        releasing = asyncio.Event()
+
+        class Slow(BrokenInbox):
+            async def release(self, *, owner: str) -> None:
+                releasing.set()
+                await asyncio.Event().wait()
+
+        lease = EventLease(Slow(), seconds=30.0, clock=Clock())
+        await lease.acquire(events(1))
+        task = asyncio.create_task(lease.release())
+        await releasing.wait()
+        task.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    def test_outside_of_a_receiver_it_does_nothing(self) -> None:
         """A test that calls a handler itself needs no receiver around it."""
         ensure_leased()
 

@@ -187,7 +187,7 @@ def test_both_ways(authorization: str, *, accepted: bool) -> None:
     ids=["repeated header", "repeated claim", "padding"],
 )
 def test_stricter_than_either(authorization: str) -> None:
-    """What general libraries let pass is refused here: repeated members, padding."""
+    """What general libraries let pass is rejected here: repeated members, padding."""
     assert accepted_by_pyjwt(authorization) or accepted_by_joserfc(authorization)
     assert not accepted_here(authorization)
 

@@ -26,7 +26,7 @@ from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver
 from jetpay_async.webhooks.router import EventRouter
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox
 from jetpay_async.webhooks.verifier import WebhookVerifier
-from tests.webhooks.receivers import TOKEN, BrokenInbox, Refusing, Shop, delivery_of, receiver_for
+from tests.webhooks.receivers import TOKEN, BrokenInbox, Rejecting, Shop, delivery_of, receiver_for
 from tests.webhooks.receiving import body_of, document, events
 from tests.webhooks.signing import KEYS, KID, PRIVATE
 
@@ -238,7 +238,7 @@ class TestConcurrency:
         assert shop.seen == [1, 2]
 
 
-class TestRefusing:
+class TestRejecting:
     @pytest.mark.asyncio
     @pytest.mark.parametrize(
         ("error", "status", "level"),
@@ -252,7 +252,7 @@ class TestRefusing:
         ],
         ids=lambda value: value.reason if isinstance(value, WebhookError) else None,
     )
-    async def test_a_refused_delivery_is_answered_as_the_error_says(
+    async def test_a_rejected_delivery_is_answered_as_the_error_says(
         self,
         inbox: MemoryInbox,
         caplog: pytest.LogCaptureFixture,
@@ -262,7 +262,7 @@ class TestRefusing:
     ) -> None:
         """Verification decides the status; the log tells the reason, and neither the token nor the body."""
         caplog.set_level(logging.DEBUG)
-        receiver = WebhookReceiver(Refusing(error), EventRouter(), inbox=inbox)
+        receiver = WebhookReceiver(Rejecting(error), EventRouter(), inbox=inbox)
 
         answer = await receiver.receive(b'{"secret": "of the body"}', TOKEN)
 
@@ -492,11 +492,11 @@ class TestArguments:
             ("acknowledge", "received"),
         ],
     )
-    def test_nonsense_is_refused(self, shop: Shop, inbox: MemoryInbox, field: str, value: object) -> None:
-        """A setting that can't work is refused when the receiver is made."""
-        with pytest.raises(InvalidArgumentError, match=field) as refused:
+    def test_nonsense_is_rejected(self, shop: Shop, inbox: MemoryInbox, field: str, value: object) -> None:
+        """A setting that can't work is rejected when the receiver is made."""
+        with pytest.raises(InvalidArgumentError, match=field) as rejected:
             receiver_for(shop, inbox, **{field: value})
-        assert refused.value.field == field
+        assert rejected.value.field == field
 
     def test_early_answers_need_a_disk(self, shop: Shop, inbox: MemoryInbox) -> None:
         """An inbox that forgets can't promise to handle an event after the answer."""

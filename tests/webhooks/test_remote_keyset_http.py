@@ -62,7 +62,7 @@ def test_addresses(url: str, expected: str) -> None:
         ("http://10.0.0.1", "without encryption"),
     ],
 )
-def test_addresses_that_are_refused(url: str, problem: str) -> None:
+def test_addresses_that_are_rejected(url: str, problem: str) -> None:
     """Keys come over https, or from this machine, and an address holds no secrets."""
     with pytest.raises(ConfigurationError, match=problem) as caught:
         RemoteKeySet(url)
@@ -82,8 +82,8 @@ def test_addresses_that_are_refused(url: str, problem: str) -> None:
     ],
     ids=str,
 )
-def test_numbers_that_are_refused(numbers: dict[str, float]) -> None:
-    """A number of seconds that switches a protection off is refused."""
+def test_numbers_that_are_rejected(numbers: dict[str, float]) -> None:
+    """A number of seconds that switches a protection off is rejected."""
     with pytest.raises(ConfigurationError, match="must be a number of seconds"):
         RemoteKeySet(URL, **numbers)  # type: ignore[arg-type] # by name
 

@@ -160,7 +160,7 @@ def test_a_payout_never_reaches_the_handler_of_a_payment() -> None:
 
 
 @pytest.mark.parametrize("key", [TransactionPaid, "transactions.*"])
-def test_a_second_handler_for_a_key_is_refused(key: type[Event] | str) -> None:
+def test_a_second_handler_for_a_key_is_rejected(key: type[Event] | str) -> None:
     """Two handlers for the same key are a mistake that is told at once, since only one would run."""
     router = router_for(key)
 
@@ -181,15 +181,15 @@ def test_a_second_handler_for_a_key_is_refused(key: type[Event] | str) -> None:
         pytest.param(PAID, id="an-event"),
     ],
 )
-def test_what_is_no_key_is_refused(key: object) -> None:
-    """A key that could never match is refused when it is given, not when the first event passes by."""
-    with pytest.raises(InvalidArgumentError) as refused:
+def test_what_is_no_key_is_rejected(key: object) -> None:
+    """A key that could never match is rejected when it is given, not when the first event passes by."""
+    with pytest.raises(InvalidArgumentError) as rejected:
         EventRouter().on(cast("str", key))
-    assert refused.value.field == "key"
+    assert rejected.value.field == "key"
 
 
-def test_a_handler_that_is_not_async_is_refused() -> None:
-    """A plain function would run and then fail, after its effect; so it is refused at once."""
+def test_a_handler_that_is_not_async_is_rejected() -> None:
+    """A plain function would run and then fail, after its effect; so it is rejected at once."""
 
     def take(event: Event) -> None: ...
 
@@ -198,7 +198,7 @@ def test_a_handler_that_is_not_async_is_refused() -> None:
 
 
 def test_concurrency_is_at_least_one() -> None:
-    """A router that could never run a handler is refused."""
-    with pytest.raises(InvalidArgumentError) as refused:
+    """A router that could never run a handler is rejected."""
+    with pytest.raises(InvalidArgumentError) as rejected:
         EventRouter(concurrency=0)
-    assert refused.value.field == "concurrency"
+    assert rejected.value.field == "concurrency"

@@ -107,7 +107,7 @@ class TestSqlite:
 
     @pytest.mark.asyncio
     async def test_a_damaged_file_is_told(self, sqlite_inbox: SqliteInbox, path: Path) -> None:
-        """A file that is no database is refused, and is left as it is."""
+        """A file that is no database is rejected, and is left as it is."""
         rubbish = b"not a database at all, but long enough to look at. " * 100
         await asyncio.to_thread(path.write_bytes, rubbish)
 
@@ -130,7 +130,7 @@ class TestSqlite:
                 assert await opening is None
 
     @pytest.mark.asyncio
-    async def test_a_file_with_two_names_is_refused(self, path: Path, tmp_path: Path) -> None:
+    async def test_a_file_with_two_names_is_rejected(self, path: Path, tmp_path: Path) -> None:
         """A hard link would have a log of its own, and each side would miss what the other one marks."""
         async with SqliteInbox(path) as inbox:
             await handle(inbox, 1)
@@ -165,7 +165,7 @@ class TestSqlite:
         assert told.value.reason == "unavailable"
 
     @pytest.mark.asyncio
-    async def test_a_newer_schema_is_refused(self, path: Path) -> None:
+    async def test_a_newer_schema_is_rejected(self, path: Path) -> None:
         """A file that a later release has changed is not written to."""
         async with SqliteInbox(path) as inbox:
             await handle(inbox, 1)

@@ -212,7 +212,7 @@ class TestStored:
 
     @pytest.mark.asyncio
     async def test_it_must_be_entered(self, shop: Shop, disk: SqliteInbox) -> None:
-        """Nothing is promised that nobody would retention: without a worker the receiver refuses to work."""
+        """Nothing is promised that nobody would retention: without a worker the receiver rejects to work."""
         with pytest.raises(ConfigurationError, match="async with receiver"):
             await receiver_for(shop, disk, acknowledge="after_storing").receive(delivery_of(1), TOKEN)
 

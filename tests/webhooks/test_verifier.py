@@ -66,14 +66,14 @@ async def test_time_comes_from_the_clock(clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("leeway", [-1, 301, float("nan")])
 def test_a_leeway_is_checked_at_once(leeway: float) -> None:
-    """A leeway that would let anything pass is refused when the verifier is made, not at the first delivery."""
+    """A leeway that would let anything pass is rejected when the verifier is made, not at the first delivery."""
     with pytest.raises(InvalidArgumentError, match="leeway"):
         WebhookVerifier(KEYS, leeway=leeway)
 
 
 @pytest.mark.asyncio
 async def test_whose_webhook_it_is(clock: FakeClock) -> None:
-    """An authentic delivery for a webhook that isn't mine is refused, if I say which are mine."""
+    """An authentic delivery for a webhook that isn't mine is rejected, if I say which are mine."""
     authorization = sign(BODY, PRIVATE, kid=KID, now=clock.now)
 
     mine = WebhookVerifier(KEYS, webhook_ids={5, 123}, clock=clock.clock)
@@ -222,7 +222,7 @@ async def test_an_error_holds_nothing_of_the_delivery(clock: FakeClock, *, remot
 
 @pytest.mark.asyncio
 async def test_only_an_unknown_key_leads_to_a_fetch(clock: FakeClock) -> None:
-    """A token that is bad in another way is refused without asking for newer keys."""
+    """A token that is bad in another way is rejected without asking for newer keys."""
     fetches = 0
 
     async def fetch(_: str) -> bytes:
@@ -288,7 +288,7 @@ def test_finding_the_token(
 
 
 def test_several_tokens() -> None:
-    """Two different Authorization values are refused, without showing them: readers might choose different ones."""
+    """Two different Authorization values are rejected, without showing them: readers might choose different ones."""
     headers = [(b"authorization", b"Bearer hush"), (b"Authorization", b"Bearer hush-hush")]
 
     with pytest.raises(InvalidTokenError) as caught:

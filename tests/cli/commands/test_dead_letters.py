@@ -84,17 +84,17 @@ def test_discarded_ones_are_forgotten(jetpay: Jetpay, inbox: Path) -> None:
 @pytest.mark.parametrize("command", ["replay", "discard"])
 def test_a_wrong_id_changes_nothing(jetpay: Jetpay, inbox: Path, command: str) -> None:
     """If one of the ids is not that of a dead letter, none of them is touched."""
-    refused = dead_letters(jetpay, command, inbox, "1", "3")
+    rejected = dead_letters(jetpay, command, inbox, "1", "3")
 
-    assert refused.status == 2
-    assert "not a dead letter: 3; nothing was changed" in refused.err
+    assert rejected.status == 2
+    assert "not a dead letter: 3; nothing was changed" in rejected.err
     assert len(dead_letters(jetpay, "list", inbox).out.splitlines()) == 2
 
 
 def test_a_missing_file_is_not_created(jetpay: Jetpay, tmp_path: Path) -> None:
     """A mistyped name is refused, and leaves no empty inbox behind."""
-    refused = dead_letters(jetpay, "list", tmp_path / "inbxo.db")
+    rejected = dead_letters(jetpay, "list", tmp_path / "inbxo.db")
 
-    assert refused.status == 2
-    assert "there is no file" in refused.err
+    assert rejected.status == 2
+    assert "there is no file" in rejected.err
     assert list(tmp_path.iterdir()) == []
