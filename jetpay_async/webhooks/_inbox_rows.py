@@ -321,7 +321,7 @@ class InboxRows:
                 (self._source, key.event_id, owner),
             ).fetchone()
             if counted is None:
-                raise LeaseLostError(f"event {key.event_id} was taken over by another worker")
+                return self._attempts(key.event_id, owner=owner), False
             attempts: int = counted[0]
             if attempts < max_attempts:
                 return attempts, False
@@ -434,6 +434,17 @@ class InboxRows:
             (self._source, event_id, owner, now),
         ).fetchone()
         return row is not None
+
+    def _attempts(self, event_id: int, *, owner: str) -> int:
+        # A handler may fail after it has marked its event in a transaction of its own.
+        row = self._connection.execute(
+            "SELECT attempts FROM jetpay_inbox WHERE source = ? AND event_id = ? AND owner = ?",
+            (self._source, event_id, owner),
+        ).fetchone()
+        if row is None:
+            raise LeaseLostError(f"event {event_id} was taken over by another worker")
+        attempts: int = row[0]
+        return attempts
 
     def _is_stored(self, event_id: int) -> bool:
         row = self._connection.execute(

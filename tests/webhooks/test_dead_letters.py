@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,8 @@ from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
 from tests.webhooks.receiving import FakeClock, body_of, document, event, events, until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jetpay_async.webhooks.events import Event
 
 
@@ -181,6 +185,26 @@ class TestDeadLetters:
         with pytest.raises(LeaseLostError, match="event 1 was taken over"):
             await sqlite_inbox.record_failure(event(1), owner="b", error="x", max_attempts=1)
         assert await sqlite_inbox.dead_letters() == ()
+
+    @pytest.mark.asyncio
+    async def test_a_handler_that_fails_after_its_commit_stops_nothing(
+        self, shop: Shop, disk: SqliteInbox, tmp_path: Path
+    ) -> None:
+        """An event that was marked in the handler's own transaction is done, though the handler raised after that."""
+
+        @shop.router.on("cards.*")
+        async def commit_and_fail(event: Event) -> None:
+            with closing(sqlite3.connect(tmp_path / "inbox.db")) as connection, connection:
+                disk.mark_handled(connection, event)
+            raise ZeroDivisionError
+
+        receiver = receiver_for(shop, disk, max_attempts=1)
+        body = body_of([document(1, type="cards.tokenized"), document(2)])
+        first, second = await receiver.receive(body, TOKEN), await receiver.receive(body, TOKEN)
+
+        assert first == DeliveryResponse(status=500, reason="handler_failed", handled=1, left=1)
+        assert second == DeliveryResponse(status=200, reason="handled", skipped=2)
+        assert await disk.dead_letters() == ()
 
     @pytest.mark.asyncio
     @pytest.mark.parametrize("limit", [None, 2], ids=["no limit", "limit"])
