@@ -190,6 +190,19 @@ def _unresolved(row: Row) -> UnresolvedDebit:
     return UnresolvedDebit(number, debit_id, intent, attempts, max(0.0, wait), seen_state)
 
 
+def expect_lost_requests(connection: Connection, restored_until: float) -> None:
+    """Have every debit without an outcome resolved before it is sent, by this run and by any other.
+
+    Args:
+        connection: The connection.
+        restored_until: When requests that the restored ledger has forgotten can no longer be on their way, on the
+            ledger's clock.
+    """
+    statements = connection.statements
+    for statement in (statements.expect_lost_requests_of_pending, statements.expect_lost_requests_of_sending):
+        connection.change(statement, {"certain_at": restored_until})
+
+
 def sees_others(connection: Connection, owner: int) -> bool:
     """Say whether another owner has debits under way."""
     return bool(connection.query(connection.statements.sees_others, {"owner": owner}))

@@ -198,6 +198,12 @@ class Statements:
             UPDATE jetpay_debit
             SET look_first = 1, intent_at = COALESCE(intent_at, {now}), certain_at = :certain_at
             WHERE id {dialect.among} AND (certain_at IS NULL OR certain_at < :certain_at)"""
+        self.expect_lost_requests_of_pending = f"""
+            UPDATE jetpay_debit
+            SET look_first = 1, intent_at = COALESCE(intent_at, {now}), certain_at = :certain_at
+            WHERE state = 'pending' AND (certain_at IS NULL OR certain_at < :certain_at)"""
+        self.expect_lost_requests_of_sending = """
+            UPDATE jetpay_debit SET certain_at = :certain_at WHERE state = 'sending' AND certain_at < :certain_at"""
         # What is looked at first is not sent by this intent, so that the times of its latest request stay.
         self.mark_sending = f"""
             UPDATE jetpay_debit

@@ -127,6 +127,8 @@ class DurableCaptures:
             return None
         on_ledger = await commits.run(_repository.now, writes=False)
         bound = self._context.certain_after
+        # Recorded, so that a run that is opened without the flag meanwhile, or after this one ends, waits too.
+        await commits.run(partial(_intents.expect_lost_requests, restored_until=on_ledger + bound))
         return Moment(on_ledger + bound, self._context.clock.monotonic() + bound)
 
     async def __aexit__(
