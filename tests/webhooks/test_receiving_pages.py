@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Run by test_frameworks.py, test_own_transaction.py and tests/ledger/test_engines.py.
+# Run by test_frameworks.py, test_own_transaction.py and tests/ledger/test_engine_recipes.py.
 ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_django", "app_sanic", "app_asgi"} | {
     "shop_sqlite",
     "shop_postgres",
