@@ -144,7 +144,7 @@ def _mount_id(path: Path) -> str | None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         with contextlib.suppress(FileNotFoundError):  # no /proc
-            for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines():
+            for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="utf-8").splitlines():
                 if line.startswith("mnt_id:"):
                     return line
     finally:

@@ -69,11 +69,7 @@ class Connection(Protocol):
         ...
 
     def expire_owners(self, owner: int) -> None:
-        """Remove the dead owners from the ledger: any owner may then take over what they were sending.
-
-        Raises:
-            LedgerError: This owner was removed itself.
-        """
+        """Remove the dead owners from the ledger: any owner may then take over what they were sending."""
 
     def leave(self, owner: int) -> None:
         """Remove this owner from the ledger."""

@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jetpay_async._core.migrations import NewerSchemaError
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.ledger import _checks, _sql
+from jetpay_async.ledger import _sql, _version_check
 from jetpay_async.ledger._sql import Dialect, Statements
 from jetpay_async.ledger.errors import LedgerError, LedgerNotFoundError
 from jetpay_async.ledger.migrations import migrations
@@ -263,14 +263,14 @@ class PostgresConnection:
         try:
             return list(migrations(DIALECT).after(found))
         except NewerSchemaError as error:
-            raise LedgerError(_checks.newer_schema_message(self._name, error)) from None
+            raise LedgerError(_version_check.newer_schema_message(self._name, error)) from None
 
     def _migrate(self, pending: list[tuple[int, Sequence[str]]]) -> None:
         # Others finish the transaction that they are in; whoever comes later finds the new version.
         self.change("LOCK TABLE jetpay_ledger, jetpay_owner IN ACCESS EXCLUSIVE MODE", {})
         self.change(self.statements.remove_all_lapsed, {})
         for host, pid in self.query(self.statements.any_owner, {}):
-            raise LedgerError(_checks.migration_blocked_message(self._name, pending, host, pid))
+            raise LedgerError(_version_check.migration_blocked_message(self._name, pending, host, pid))
         for _, statements in pending:
             for statement in statements:
                 self.change(statement, {})
@@ -303,7 +303,7 @@ class PostgresConnection:
         if self._prepared:
             while transaction.nextset():
                 pass
-            _checks.check_version(transaction.fetchall()[0][0], self._name)
+            _version_check.check_version(transaction.fetchall()[0][0], self._name)
 
     def commit(self) -> None:
         """Make it durable."""
@@ -382,12 +382,7 @@ class PostgresConnection:
         return self.change(self.statements.renew, {"owner": owner, "lease": lease}) == 1
 
     def expire_owners(self, owner: int) -> None:
-        """Remove the owners whose lease has run out from the ledger.
-
-        Raises:
-            LedgerError: This owner was removed itself.
-        """
-        _checks.require_owner(self.query(self.statements.is_owner, {"owner": owner}))
+        """Remove the owners whose lease has run out from the ledger."""
         self.change(self.statements.remove_lapsed, {"owner": owner})
 
     def leave(self, owner: int) -> None:

@@ -1,4 +1,4 @@
-"""What a connection checks before it goes on: that its owner still counts, and that the schema is the one it knows."""
+"""What a connection checks of the ledger's schema before it goes on, and what it says if it can't."""
 
 from __future__ import annotations
 
@@ -11,22 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jetpay_async._core.migrations import NewerSchemaError
-
-
-def require_owner(found: Sequence[object]) -> None:
-    """Stop an owner that another one has taken for dead.
-
-    Args:
-        found: What `Statements.is_owner` returned.
-
-    Raises:
-        LedgerError: The ledger does not name it any more.
-    """
-    if not found:
-        raise LedgerError(
-            "another run took this one for ended, and may go on with its debits; it sends nothing more: run the same "
-            "again"
-        )
 
 
 def newer_schema_message(name: str, error: NewerSchemaError) -> str:
