@@ -12,6 +12,7 @@ import attrs
 
 from jetpay_async.ledger import _intents
 from jetpay_async.ledger._intents import Claim, OutcomeRecord
+from jetpay_async.ledger._resolver import Origin
 from jetpay_async.ledger.records import DebitState
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Claimer:
             due = self._context.clock.monotonic() + debit.wait
             if self._restored is not None:
                 due = max(due, self._restored.monotonic)
-            self._resolver.add(debit, due, was_pending=True)
+            self._resolver.add(debit, due, Origin.CLAIM)
         for claim in claims.send:
             claimed = ClaimedDebit(claim, began + claim.delay)
             if self._limits.rate is None:

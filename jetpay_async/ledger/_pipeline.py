@@ -27,7 +27,7 @@ from jetpay_async.ledger._account_check import AccountCheck
 from jetpay_async.ledger._claimer import Claimer, ClaimLimits
 from jetpay_async.ledger._follow_up import FollowUp
 from jetpay_async.ledger._recorder import Recorder
-from jetpay_async.ledger._resolver import RESOLVERS, Resolver
+from jetpay_async.ledger._resolver import RESOLVERS, Origin, Resolver
 from jetpay_async.ledger._sender import Sender
 from jetpay_async.ledger.errors import LedgerError
 from jetpay_async.ledger.records import DebitState
@@ -211,7 +211,8 @@ class CapturePipeline:
         )
         for debit in debits:
             due = self._clock.monotonic() + debit.wait
-            self._resolver.add(debit, due if self._restored is None else max(due, self._restored.monotonic))
+            due = due if self._restored is None else max(due, self._restored.monotonic)
+            self._resolver.add(debit, due, Origin.TAKE_OVER)
         if debits:
             longest = max(debit.wait for debit in debits)
             logger.warning("waiting %.0f s to resolve %d debits of a run that ended", longest, len(debits))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,6 +16,7 @@ from jetpay_async.ledger import _rows
 from jetpay_async.ledger._context import run_wide_error
 from jetpay_async.ledger._intents import OutcomeRecord, UnresolvedDebit
 from jetpay_async.ledger.records import DebitState, Waiting
+from jetpay_async.models import TransactionState
 from jetpay_async.outcomes import Rejected, Unknown, captured, undone
 
 if TYPE_CHECKING:
@@ -30,8 +33,22 @@ RESOLVERS = 16
 # Rounds of status reads that may fail before the outcome is recorded as unknown.
 MAX_RESOLVE_ROUNDS = 3
 
-# A debit whose requests are all lost, and proven so, is given up after this many of them.
+# A debit whose requests are all lost, and proven so, is given up after this many of them, of whatever runs.
 MAX_ATTEMPTS = 15
+
+# And sooner where a run has waited for so many of them itself: each takes more than a minute.
+MAX_LOST_REQUESTS = 5
+
+
+class Origin(Enum):
+    """Why a debit is in doubt."""
+
+    CLAIM = "claim"
+    """An earlier run, or another batch, may have sent it; it was claimed only to be resolved, and can be given back."""
+    OWN_REQUEST = "own request"
+    """A request of this run was not answered."""
+    TAKE_OVER = "take-over"
+    """It was taken over from a run that ended."""
 
 
 @attrs.frozen(order=True)
@@ -41,8 +58,7 @@ class PendingResolution:
     due: float
     """When no request for it can still be on its way; monotonic."""
     debit: UnresolvedDebit = attrs.field(order=False)
-    was_pending: bool = attrs.field(order=False)
-    """Whether it was claimed for nothing but to be resolved, so that it can be given back."""
+    origin: Origin = attrs.field(order=False)
     rounds: int = attrs.field(default=0, order=False)
 
 
@@ -63,6 +79,7 @@ class Resolver:
         self._waiting: list[PendingResolution] = []
         self._due: asyncio.Queue[PendingResolution] = asyncio.Queue()
         self._reading = 0
+        self._lost: Counter[int] = Counter()
 
     @property
     def backlog(self) -> int:
@@ -77,15 +94,15 @@ class Resolver:
         now = self._context.clock.monotonic()
         return Waiting(debits=len(self._waiting), seconds=max(0.0, max(each.due for each in self._waiting) - now))
 
-    def add(self, debit: UnresolvedDebit, due: float, *, was_pending: bool = False) -> None:
+    def add(self, debit: UnresolvedDebit, due: float, origin: Origin) -> None:
         """Resolve a debit.
 
         Args:
             debit: Which.
             due: When no request for it can still be on its way, on the monotonic clock.
-            was_pending: Whether it was claimed for nothing but to be resolved.
+            origin: Why it is in doubt.
         """
-        self._keep(PendingResolution(due, debit, was_pending))
+        self._keep(PendingResolution(due, debit, origin))
 
     def release_due(self) -> None:
         """Begin to resolve what can be resolved by now."""
@@ -105,7 +122,7 @@ class Resolver:
     def _keep(self, resolution: PendingResolution) -> None:
         if not self._stopping:
             heapq.heappush(self._waiting, resolution)
-        elif resolution.was_pending:
+        elif resolution.origin is Origin.CLAIM:
             debit = resolution.debit
             self._recorder.add(
                 OutcomeRecord(
@@ -131,6 +148,8 @@ class Resolver:
         debit = resolution.debit
         execution = context.executor.begin(operations.capture(debit.debit_id), context.options)
         execution.mark_in_doubt(resolution.due)
+        if debit.seen_state is not None:
+            execution.seen_state = TransactionState(debit.seen_state)
         try:
             capture = await context.single_flight.resolve(debit.debit_id, execution)
         except JetpayError as error:
@@ -139,7 +158,7 @@ class Resolver:
         if capture is not None:
             outcome = captured(debit.debit_id, capture)
             self._recorder.add(_rows.write(debit, outcome, earlier=debit.attempts))
-        elif debit.attempts >= MAX_ATTEMPTS and not resolution.was_pending:
+        elif self._is_given_up(resolution):
             message = f"not captured: each of {debit.attempts} requests was lost; trying again later is safe"
             failure = ServiceError(message, operation="capture", debit_id=debit.debit_id)
             rejected = Rejected(debit_id=debit.debit_id, request=None, error=failure)
@@ -148,6 +167,13 @@ class Resolver:
             self._recorder.add(
                 OutcomeRecord(debit.id, debit.debit_id, debit.intent, DebitState.PENDING, debit.attempts)
             )
+
+    def _is_given_up(self, resolution: PendingResolution) -> bool:
+        """Whether enough requests for the debit were lost."""
+        if resolution.origin is Origin.OWN_REQUEST:
+            self._lost[resolution.debit.id] += 1
+        lost = self._lost[resolution.debit.id] >= MAX_LOST_REQUESTS or resolution.debit.attempts >= MAX_ATTEMPTS
+        return lost and resolution.origin is not Origin.CLAIM
 
     def _record_failure(self, resolution: PendingResolution, execution: Execution[Capture], error: JetpayError) -> None:
         debit = resolution.debit
@@ -162,10 +188,11 @@ class Resolver:
             # This client has sent another request meanwhile, which counts too.
             self._keep(attrs.evolve(resolution, due=execution.certain_from))
         elif isinstance(error, OutcomeUnknownError) and (
-            error.state is not None or resolution.rounds + 1 >= MAX_RESOLVE_ROUNDS
+            execution.seen_state is not None or resolution.rounds + 1 >= MAX_RESOLVE_ROUNDS
         ):
             unknown = Unknown(debit_id=debit.debit_id, request=None, error=error)
-            self._recorder.add(_rows.write(debit, unknown, earlier=debit.attempts))
+            record = _rows.write(debit, unknown, earlier=debit.attempts)
+            self._recorder.add(attrs.evolve(record, seen_state=_rows.text(execution.seen_state)))
         else:
             due = now + self._context.options.retry.resolve_after
             self._keep(attrs.evolve(resolution, due=due, rounds=resolution.rounds + 1))

@@ -79,8 +79,8 @@ def write(
         debit.intent,
         kind,
         attempts,
-        transaction_state=None if found is None else found.value,
-        seen_state=beyond_preauthorized(found),
+        transaction_state=text(found),
+        seen_state=None if found is TransactionState.PREAUTHORIZED else text(found),
         error=type(error).__name__,
         status=error.status,
         request_id=error.request_id,
@@ -88,9 +88,9 @@ def write(
     )
 
 
-def beyond_preauthorized(state: TransactionState | None) -> str | None:
-    """Return the state, or None if it leaves open whether a debit can be sent."""
-    return None if state in {None, TransactionState.PREAUTHORIZED} else str(state)
+def text(state: TransactionState | None) -> str | None:
+    """Return a state as it is stored."""
+    return None if state is None else state.value
 
 
 def read(key: str, row: Row) -> CaptureOutcome:

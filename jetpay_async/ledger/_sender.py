@@ -10,7 +10,7 @@ from jetpay_async.errors import JetpayError, NotSentError, ServiceError
 from jetpay_async.ledger import _rows
 from jetpay_async.ledger._context import run_wide_error
 from jetpay_async.ledger._intents import OutcomeRecord, UnresolvedDebit
-from jetpay_async.ledger._resolver import MAX_ATTEMPTS
+from jetpay_async.ledger._resolver import MAX_ATTEMPTS, Origin
 from jetpay_async.ledger.records import DebitState
 from jetpay_async.outcomes import Accepted, Captured, NotSent, Rejected, Unknown, captured, undone
 
@@ -173,12 +173,13 @@ class Sender:
         # By what happened to the request, if the client knows; otherwise the longest time, as the intent has it.
         intended = claimed.start + self._context.certain_after
         certain_from = execution.certain_from if execution.in_doubt else intended
-        seen = _rows.beyond_preauthorized(execution.state)
+        seen = _rows.text(execution.seen_state)
         record = OutcomeRecord(
             claim.id, claim.debit_id, claim.intent, DebitState.SENDING, attempts, resolve_first=True, seen_state=seen
         )
         self._recorder.add(record, certain_from=certain_from)
-        self._resolver.add(UnresolvedDebit(claim.id, claim.debit_id, claim.intent, attempts, 0.0, seen), certain_from)
+        debit = UnresolvedDebit(claim.id, claim.debit_id, claim.intent, attempts, 0.0, seen)
+        self._resolver.add(debit, certain_from, Origin.OWN_REQUEST)
 
     def _give_back_held(self) -> None:
         for claim, outcome in self._account_check.release():

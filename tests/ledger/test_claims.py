@@ -14,6 +14,7 @@ from jetpay_async.ledger._backend import Connection
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._intents import Claim, ClaimResult, OutcomeRecord, UnresolvedDebit
 from jetpay_async.ledger._repository import Scope
+from tests.ledger.owners import add_owner
 from tests.ledger.service import debits
 
 BOUND = 93.0
@@ -26,6 +27,7 @@ def connection(ledger: str) -> Iterator[Connection]:
     with closing(choose_backend(ledger, SYSTEM_CLOCK).connect(create=True)) as connection:
         connection.begin(writes=True)
         submit(connection, "night", 600)
+        add_owner(connection, 2)
         yield connection
         connection.rollback()
 
@@ -378,6 +380,8 @@ def test_a_late_resolution_does_not_undo_a_new_claim(connection: Connection) -> 
     """A resolution that another owner finishes after the debit was claimed anew does not put it back."""
     claim(connection, 1, 1)
     (stale,) = _intents.take_over(connection, [Scope(1)], owner=2)
+    add_owner(connection, 3)
+    connection.change("DELETE FROM jetpay_owner WHERE id = 2", {})
     (fresh,) = _intents.take_over(connection, [Scope(1)], owner=3)
     record(connection, 3, DebitState.PENDING, fresh)
     claim(connection, 2, 1)

@@ -28,8 +28,8 @@ from jetpay_async.ledger import (
     UnknownBatchError,
     _intents,
 )
-from jetpay_async.ledger._postgres import PostgresBackend
 from jetpay_async.ledger._intents import OutcomeRecord
+from jetpay_async.ledger._postgres import PostgresBackend
 from jetpay_async.ledger._repository import Scope
 from jetpay_async.procrastinate import CHUNK_TASK, RESCUE_TASK, ProcrastinateCaptures, RetryLater
 from tests.ledger.service import FAST, LOSE, PAID, WAIT, Service, debits

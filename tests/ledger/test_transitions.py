@@ -15,6 +15,7 @@ from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._intents import OutcomeRecord
 from jetpay_async.ledger._repository import Scope
 from jetpay_async.ledger._transitions import TRANSITIONS, DebitEvent
+from tests.ledger.owners import add_owner
 
 DEAD_OWNER, OWNER, OTHER_OWNER = 7, 8, 9
 INTENT = 3
@@ -31,6 +32,7 @@ def connection(ledger: str) -> Iterator[Connection]:
     with closing(choose_backend(ledger, SYSTEM_CLOCK).connect(create=True)) as connection:
         connection.begin(writes=True)
         _repository.submit(connection, "night", [(0, "debit_0")], given=1, chunks=1, fingerprint="f")
+        add_owner(connection, OTHER_OWNER)
         yield connection
         connection.rollback()
 
@@ -123,7 +125,7 @@ def test_an_event_does_what_the_table_says(connection: Connection, event: DebitE
 @pytest.mark.parametrize("event", [e for (state, e) in TRANSITIONS if state is S.SENDING and e is not E.TAKE_OVER])
 @pytest.mark.parametrize("how", ["another owner", "another intent"])
 def test_an_outcome_of_another_intent_changes_nothing(connection: Connection, event: DebitEvent, how: str) -> None:
-    """What another owner has taken over, or what was claimed anew since, is not changed by an outcome that comes late."""
+    """What another owner took over, or what was claimed anew since, is not changed by an outcome that comes late."""
     put(connection, S.SENDING, owner=OWNER)
     if how == "another owner":
         connection.change("UPDATE jetpay_debit SET owner = :owner", {"owner": OTHER_OWNER})
