@@ -233,8 +233,8 @@ def undone(
         error: What was raised.
         debit_id: The item's.
         request: The item's.
-        trust_rate_limited: Whether a 429, which is no word on the item, means that the API has not processed it, which
-            is inferred; see `RetryPolicy`.
+        trust_rate_limited: Whether a 429 means that the API has not processed the item, which is inferred; see
+            `RetryPolicy`.
     """
     kind: type[Rejected[_R] | NotSent[_R] | Unknown[_R]] = Unknown  # of what is not known to be undone
     if isinstance(error, NotSentError | ServiceError | ConfigurationError | InvalidArgumentError):

@@ -81,7 +81,7 @@ POLL_INTERVAL_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 60.0
 
 # What waits for workers that read a status again waits no longer.
-FOLLOW_UP_PATIENCE_SECONDS = 10.0
+FOLLOW_UP_WAIT_SECONDS = 10.0
 
 _T = TypeVar("_T")
 
@@ -290,7 +290,7 @@ class ProcrastinateCaptures:
     async def _follow_up(self, ledger: Ledger, key: str) -> None:
         """Have workers read the status of the accepted debits, and wait for them, but not for ever."""
         locks = {_lock(key, chunk) for chunk in await self._queue_accepted(ledger, key)}
-        until = SYSTEM_CLOCK.monotonic() + FOLLOW_UP_PATIENCE_SECONDS
+        until = SYSTEM_CLOCK.monotonic() + FOLLOW_UP_WAIT_SECONDS
         while not locks.isdisjoint(await self._queued()) and SYSTEM_CLOCK.monotonic() < until:
             await SYSTEM_CLOCK.sleep(POLL_INTERVAL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What the client tells of what it does, for metrics and tracing.
+"""What the client reports about its calls, for metrics and tracing.
 
 Give `JetpayClient` a function as ``on_operation``; it is called with one `Operation` for each call, when the call ends.
 Without it nothing is recorded. `jetpay_async.opentelemetry` is such a function, for those who use OpenTelemetry.
@@ -64,7 +64,7 @@ class Attempt:
 
     request: str
     """What it asked for: ``"preauthorize"``, ``"capture"``, ``"cancel_transaction"`` or ``"transaction_status"``. A
-    capture that is settled reads the status, so its attempts may be of two kinds."""
+    capture that is resolved reads the status, so its attempts may be of two kinds."""
     started_at: float
     """When it was begun, in seconds since the epoch; waiting for a connection comes after."""
     duration: float
@@ -98,9 +98,9 @@ class Operation:
     started_at: float
     """When it was called, in seconds since the epoch."""
     duration: float
-    """Seconds from the call to its end: attempts, waiting between them, and settling."""
+    """Seconds from the call to its end: attempts, waiting between them, and resolving."""
     attempts: tuple[Attempt, ...] = ()
-    """Its requests in the order in which they were made, the reads of the status that settled it included."""
+    """Its requests in the order in which they were made, the reads of the status that resolved it included."""
     error: BaseException | None = attrs.field(default=None, repr=_show_class)
     """What the caller gets instead of a result: a `JetpayError`, `asyncio.CancelledError`, or an unexpected fault."""
 

@@ -33,7 +33,7 @@ class Row:
     preauthorize: type[JetpayError]
     """What a preauthorize gets."""
     capture: type[JetpayError] | None = None
-    """What a capture gets; None if it settles."""
+    """What a capture gets; None if it is resolved."""
     sends: int = 1
     """How many preauthorizes the server receives."""
     worked: bool = False

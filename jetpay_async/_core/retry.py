@@ -35,7 +35,7 @@ class RetryPolicy:
             anything through a proxy, and whatever this side gave up or was cancelled. It rests on the limits that
             proxies and gateways have by default for one request, 30 or 60 seconds; never less than ``resolve_after``.
         resend_rate_limited: Whether a write answered by 429 may be sent again. That the API has not processed such a
-            request is inferred; say False to have `RateLimitedError` raised at once. A batch then tells of an
+            request is inferred; say False to have `RateLimitedError` raised at once. A batch then reports an
             `Unknown`; a ledger, and the same client's next capture of that debit, read its status first.
 
     Raises:

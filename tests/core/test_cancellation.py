@@ -99,8 +99,8 @@ def test_cancelled_after_it_began_to_leave_it_says_so(name: str, network: Networ
 
 
 @pytest.mark.asyncio
-async def test_cancelled_while_settling_it_says_so() -> None:
-    """Between the lost reply and the status lies doubt, and a cancellation there says so."""
+async def test_cancelled_while_it_is_resolved_it_says_so() -> None:
+    """Between the lost reply and the status the outcome is unknown, and a cancellation there says so."""
     scripts = {"capture": [loopback.hang_up], "status": [loopback.silence]}
     async with Loopback(scripts=scripts).listen() as server:
         async with JetpayClient(TOKEN, base_url=server.url) as client:
@@ -194,7 +194,7 @@ async def test_a_failing_hook_does_not_hide_the_outcome(caplog: pytest.LogCaptur
 
 @pytest.mark.asyncio
 async def test_cancelled_and_tried_again_the_money_is_taken_once() -> None:
-    """A capture that was cancelled on its way is settled first when it is asked for again."""
+    """A capture that was cancelled on its way is resolved first when it is asked for again."""
     server = Loopback()
 
     async def late(exchange: loopback.Exchange) -> None:

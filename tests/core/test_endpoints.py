@@ -48,7 +48,7 @@ NO_HOST = "is not a host of Jetpay, and the API token would be sent there"
 UNENCRYPTED = "is unencrypted, and the API token would be readable on the way"
 NO_URL = "must be https://, a host and at most a port and a path, in plain ASCII"
 
-REFUSED: list[tuple[str, Any, str]] = [
+INVALID: list[tuple[str, Any, str]] = [
     ("None", None, "is a str such as jetpay_async.PRODUCTION_URL, not NoneType"),
     ("bytes", PRODUCTION_URL.encode(), "not bytes"),
     ("a URL object", URL(PRODUCTION_URL), "not URL"),
@@ -125,7 +125,7 @@ def test_a_token_may_go_to_jetpay_loopback_and_trusted_origins(url: str, kept: s
     assert check_base_url(url, TRUSTED) == kept
 
 
-@pytest.mark.parametrize(("url", "reason"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize(("url", "reason"), [row[1:] for row in INVALID], ids=[row[0] for row in INVALID])
 def test_a_token_may_go_nowhere_else(url: Any, reason: str) -> None:
     """Any other URL is refused, by an error that says why and shows no password."""
     with pytest.raises(ConfigurationError) as caught:

@@ -152,7 +152,7 @@ def test_a_wait_ends_before_the_deadline(retry_after: float | None, remaining: f
     assert decision == expected
 
 
-def test_settling_does_not_wait() -> None:
+def test_resolving_does_not_wait() -> None:
     """A in_doubt capture is looked at right away; how long to wait is known when the status is."""
     assert decide(UNANSWERED, RESOLVE, POLICY, attempt=1, remaining=0.0, chance=0.9, retry_after=9.0) == RetryDecision(
         resolve

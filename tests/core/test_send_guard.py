@@ -93,14 +93,14 @@ def begin(guard: SendGuard, transport: FakeTransport | None = None) -> SendGuard
     return guard
 
 
-REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
+NOT_LEAVING: dict[str, tuple[dict[str, Any], bool, str]] = {
     "at the deadline": ({"deadline": 0.0}, False, "the deadline had passed before anything left"),
     "on a connection that closes": ({}, True, "the connection was lost before anything left"),
     "by its check": ({"pre_send_check": lambda: "the lease has lapsed"}, False, "the lease has lapsed"),
 }
 
 
-@pytest.mark.parametrize(("options", "closing", "reason"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("options", "closing", "reason"), NOT_LEAVING.values(), ids=NOT_LEAVING)
 def test_what_may_not_leave_does_not_begin(options: dict[str, Any], closing: bool, reason: str) -> None:
     """A refusal is raised in place of sending, says why, and leaves the request as never sent."""
     guard = make_guard(**options)

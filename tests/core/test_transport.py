@@ -182,7 +182,7 @@ async def test_a_middleware_can_not_send_a_write_after_it_was_given_up() -> None
 @pytest.mark.parametrize("worked", [True, False], ids=["done", "not done"])
 @pytest.mark.asyncio
 async def test_aiohttp_does_not_resend_a_delete_by_itself(worked: bool) -> None:  # the row of the stale connection
-    """A DELETE on a kept-alive connection that the server drops arrives once, and is settled by us."""
+    """A DELETE on a kept-alive connection that the server drops arrives once, and we resolve it."""
     act = work_then(loopback.hang_up) if worked else loopback.hang_up
     server = Loopback(scripts={"cancel": [act]})
     arrived: list[int] = []

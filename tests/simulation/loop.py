@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_PATIENCE = 50
+_MAX_ROUNDS = 50
 
 
 class Deadlock(Exception):  # noqa: N818 - what it is called
@@ -70,7 +70,7 @@ def run(main: Coroutine[Any, Any, _T], loop: VirtualTimeLoop) -> _T:
 
 def _end_tasks(loop: VirtualTimeLoop) -> None:
     """Cancel what is left, again and again: a task of a killed process waits for ever in its clean-up, too."""
-    for _ in range(_PATIENCE):
+    for _ in range(_MAX_ROUNDS):
         if not (left := asyncio.all_tasks(loop)):
             return
         for task in left:

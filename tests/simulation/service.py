@@ -197,16 +197,16 @@ class Network:
         asked_at = service.loop.time()
         cached = service.happens(likely.status_cached)
         kept_away = cached and service.happens(0.5)
-        fate = chance.random()
+        drawn = chance.random()
         delay = chance.uniform(0.01, 0.3)
-        if fate < likely.status_lost:
+        if drawn < likely.status_lost:
             if service.happens(0.5):
                 await self._pass(min(within, delay))
                 raise Unanswered("connection lost", started=True)
             await self._pass(within)
             raise Unanswered("no answer in time", started=True)
         await self._pass(min(delay, within))
-        if fate < likely.status_lost + likely.status_missing:
+        if drawn < likely.status_lost + likely.status_missing:
             return _json(404, {"detail": "not found"}, left_at=asked_at)
         age = 0.0
         state = debit.state_at(asked_at - chance.uniform(0.0, LAG_SECONDS))
@@ -233,40 +233,40 @@ class Network:
             raise Unanswered(guard.refusal, started=False) from None
         service.requests[debit_id] += 1
         service.note(f"{self.name}: CAPTURE {debit_id}")
-        patience = min(within, guard.response_timeout)
-        fate = chance.random()
+        allowed = min(within, guard.response_timeout)
+        drawn = chance.random()
         latency = chance.choice((0.02, 0.3, 3.0, 12.0))
         if debit.state_at(service.loop.time()) == "failed":
-            return await self._answer(guard, 409, {"detail": "the transaction has failed"}, 0.05, patience, None)
+            return await self._answer(guard, 409, {"detail": "the transaction has failed"}, 0.05, allowed, None)
         if debit.working and service.happens(likely.conflict):
-            return await self._answer(guard, 409, {"detail": "a capture is in progress"}, 0.05, patience, None)
-        if debit.declined or (fate < likely.rejected and not debit.processed and not debit.working):
+            return await self._answer(guard, 409, {"detail": "a capture is in progress"}, 0.05, allowed, None)
+        if debit.declined or (drawn < likely.rejected and not debit.processed and not debit.working):
             debit.declined = True
-            return await self._answer(guard, 402, {"detail": "declined"}, latency, patience, None)
-        if fate < likely.rejected + likely.rate_limited:
-            return await self._answer(guard, 429, {"detail": "slow down"}, 0.05, patience, None)
-        if fate < likely.rejected + likely.rate_limited + likely.lost:
+            return await self._answer(guard, 402, {"detail": "declined"}, latency, allowed, None)
+        if drawn < likely.rejected + likely.rate_limited:
+            return await self._answer(guard, 429, {"detail": "slow down"}, 0.05, allowed, None)
+        if drawn < likely.rejected + likely.rate_limited + likely.lost:
             work = None
             if service.happens(likely.worked_on):
                 accepted = service.happens(likely.accepted)
                 work = service.begin_work(debit_id, chance.uniform(0.0, 100.0), accepted=accepted)
                 self.works[work] = None
-            return await self._lose(guard, work, chance.choice(ENDINGS), latency, patience)
+            return await self._lose(guard, work, chance.choice(ENDINGS), latency, allowed)
         accepted = service.happens(likely.accepted)
         work = service.begin_work(debit_id, latency * 0.9, accepted=accepted)
         self.works[work] = None
         document = {"identifier": debit_id, "state": "processing" if accepted else "paid"}
-        return await self._answer(guard, 200, document, latency, patience, work)
+        return await self._answer(guard, 200, document, latency, allowed, work)
 
     async def _answer(  # noqa: PLR0917 - one call says it all
-        self, guard: SendGuard, status: int, document: object, latency: float, patience: float, work: Work | None
+        self, guard: SendGuard, status: int, document: object, latency: float, allowed: float, work: Work | None
     ) -> RawResponse:
         try:
-            await self._pass(min(latency, patience))
+            await self._pass(min(latency, allowed))
         except asyncio.CancelledError:
             self.service.bound_work(work, ResolveBound.TIMEOUT)
             raise
-        if latency >= patience:
+        if latency >= allowed:
             guard.seal()
             self.service.bound_work(work, ResolveBound.TIMEOUT)
             raise Unanswered("no whole response in time", started=True)
@@ -275,11 +275,11 @@ class Network:
         return _json(status, document)
 
     async def _lose(
-        self, guard: SendGuard, work: Work | None, ending: Ending, latency: float, patience: float
+        self, guard: SendGuard, work: Work | None, ending: Ending, latency: float, allowed: float
     ) -> RawResponse:
         bound = ResolveBound.DIRECT if ending in _DIRECT else ResolveBound.TIMEOUT
-        if ending == "silence" or latency >= patience:
-            latency, bound = patience, ResolveBound.TIMEOUT
+        if ending == "silence" or latency >= allowed:
+            latency, bound = allowed, ResolveBound.TIMEOUT
         try:
             await self._pass(latency)
         except asyncio.CancelledError:
@@ -287,7 +287,7 @@ class Network:
             raise
         self.service.note(f"{self.name}: the answer is lost: {ending}")
         self.service.bound_work(work, bound)
-        if ending in _STATUS_OF and latency < patience:
+        if ending in _STATUS_OF and latency < allowed:
             guard.complete()
             body = b"<html>" if ending in _PAGES else json.dumps({"detail": ending}).encode()
             return RawResponse(_STATUS_OF[ending], CIMultiDict(), body, left_at=0.0, direct=True)

@@ -42,11 +42,11 @@ async def play(service: Service, chance: random.Random) -> list[Said]:
     flight = SingleFlight(executor)
     said: list[Said] = []
 
-    async def call(debit_id: str, after: float, timeout: float, patience: float | None) -> None:
+    async def call(debit_id: str, after: float, timeout: float, cancel_after: float | None) -> None:
         await asyncio.sleep(after)
         execution = executor.begin(operations.capture(debit_id), Options(timeout, POLICY))
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(cancel_after):
                 outcome: Capture | JetpayError | None = await flight.capture(debit_id, execution)
         except JetpayError as error:
             outcome = error
@@ -60,8 +60,8 @@ async def play(service: Service, chance: random.Random) -> list[Said]:
     async with asyncio.TaskGroup() as group:
         for _ in range(chance.randint(1, 4)):
             after = chance.choice((0.0, 0.1, 1.0, 10.0, 40.0, 100.0))
-            patience = chance.choice((None, None, None, 0.05, 2.0, 15.0))
-            group.create_task(call(chance.choice(debits), after, chance.choice((3.0, 20.0, 30.0, 100.0)), patience))
+            cancel_after = chance.choice((None, None, None, 0.05, 2.0, 15.0))
+            group.create_task(call(chance.choice(debits), after, chance.choice((3.0, 20.0, 30.0, 100.0)), cancel_after))
     await asyncio.sleep(LONGEST_SECONDS)
     return said
 
