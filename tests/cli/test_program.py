@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -183,3 +184,12 @@ def test_a_result_is_not_lost_with_stdout(sandbox: Sandbox) -> None:
     assert ran.returncode == 74
     assert ran.stderr.startswith("jetpay: stdout can't be written: No space left on device\njetpay: the result is\n")
     assert debit.identifier in ran.stderr
+
+
+def test_the_package_can_be_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``python -m jetpay_async._cli`` ends with the command's exit status."""
+    monkeypatch.setattr(sys, "argv", ["jetpay", "status", "a/b", "--timeout=0"])
+
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("jetpay_async._cli", run_name="__main__")
+    assert "argument --timeout: '0' is not a number of at least 0.001" in capsys.readouterr().err

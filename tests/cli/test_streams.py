@@ -175,3 +175,18 @@ def test_a_deleted_working_directory(sandbox: Sandbox, tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == "jetpay: the working directory has been deleted; change to another directory\n"
     assert sandbox.requests() == 0
+
+
+def test_a_working_directory_that_disappears(
+    jetpay: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that has no working directory does nothing."""
+
+    def gone() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "getcwd", gone)
+
+    run = jetpay("captures", "status", "--ledger=c.db")
+
+    assert (run.status, run.err) == (2, "jetpay: the working directory has been deleted; change to another directory\n")

@@ -93,6 +93,6 @@ async def _outcomes(batch: Batch, on_progress: OnProgress) -> AsyncIterator[Capt
     async for outcome in batch.outcomes():
         done += 1
         confirmed_by_status += isinstance(outcome, Captured) and outcome.confirmed_by_status
-        notes = {"confirmed by status": confirmed_by_status} if confirmed_by_status else {}
+        notes = {"resolved": confirmed_by_status} if confirmed_by_status else {}
         on_progress(StepProgress(step=DemoStep.BATCH, done=done, total=BATCH_SIZE, notes=notes))
         yield outcome

@@ -81,6 +81,7 @@ _DELIVERY_FAULTS = (
 # Batches wait 0.2 s and are sent again after 17 ms; nobody would wait for the minutes of the real service.
 _DELIVERIES = DeliveryPolicy(speedup=300.0)
 _BATCH = 20
+_WEBHOOK_ID = 1  # the sandbox numbers its webhooks
 
 
 def demo(*, count: int, concurrency: int, seed: int, faults: bool, as_json: bool) -> int:
@@ -226,7 +227,7 @@ async def _capture(
 def _note(result: Capture | JetpayError) -> str | None:
     """Name what is special about the result of a capture."""
     if isinstance(result, Capture) and result.confirmed_by_status:
-        return "confirmed by status"
+        return "resolved"
     outcome = classify(result)
     return None if outcome is OrderOutcome.CAPTURED else outcome
 
@@ -269,7 +270,7 @@ class _Endpoint:
     def __init__(self, keys: RemoteKeySet, expected: Callable[[], int], on_progress: OnProgress) -> None:
         router = EventRouter()
         router.on(Event)(self._record)
-        self._receiver = WebhookReceiver(WebhookVerifier(keys), router, inbox=MemoryInbox())
+        self._receiver = WebhookReceiver(WebhookVerifier(keys, webhook_ids={_WEBHOOK_ID}), router, inbox=MemoryInbox())
         self._expected = expected
         self._on_progress = on_progress
         application = web.Application()

@@ -172,14 +172,13 @@ class _Complaints:
     def accepted(self) -> Iterator[tuple[int, str]]:
         """Yield the ids that are valid, each with the number of its place."""
         for place, value in self._reader.read():
-            reason = value.reason if isinstance(value, _Bad) else id_objection(value)
-            if reason is None and isinstance(value, str):
-                reason = self._collapsed(value)
-                self._varied_case = self._varied_case or value != value.lower()
-            if reason is None and isinstance(value, str):
-                yield place, value
-            elif reason is not None:
+            if isinstance(value, _Bad):
+                self._add(place, value.reason)
+            elif (reason := id_objection(value) or self._collapsed(value)) is not None:
                 self._add(place, reason)
+            else:
+                self._varied_case = self._varied_case or value != value.lower()
+                yield place, value
 
     def _collapsed(self, debit_id: str) -> str | None:
         """Say so if an id was rounded and is given again: two debits may have become one."""
@@ -356,11 +355,8 @@ class _Reader:
     def _delimiter(self, first: str) -> str:
         """Choose the delimiter by which the first line has the column, or else the first one that is in it."""
         for delimiter in _DELIMITERS:
-            try:
-                cells = next(csv.reader([first], delimiter=delimiter))
-            except csv.Error:
-                break
-            if any(map(self._is_header, cells)):
+            # Not strict: this never fails, and the same line is read strictly afterwards.
+            if any(map(self._is_header, next(csv.reader([first], delimiter=delimiter)))):
                 return delimiter
         return next((delimiter for delimiter in _DELIMITERS if delimiter in first), ",")
 

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import attrs
 import pytest
 
 from jetpay_async._cli import main
+from jetpay_async._cli.commands import captures as command
 from jetpay_async.ledger import Ledger
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
 from tests.cli.conftest import CommandResult, reserve_many, running, shorten_timeouts
@@ -304,3 +306,31 @@ def test_a_reader_that_goes_away(three: list[str]) -> None:
         )
 
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_an_export_that_can_not_be_written(jetpay: Jetpay, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file on a full disk has the exit status of lost output."""
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    run = jetpay("captures", "export", "--ledger=c.db", "--out=o.csv")
+
+    assert (run.status, run.out) == (74, "")
+    assert run.err.endswith("o.csv: No space left on device\n")
+
+
+def test_a_list_that_nobody_reads_ends_early(jetpay: Jetpay, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the ledger is not read for a reader that has left."""
+    written: list[str] = []
+
+    def leave(line: str) -> bool:
+        written.append(line)
+        return False
+
+    monkeypatch.setattr(command, "write_output", leave)
+
+    assert jetpay("captures", "list", "--ledger=c.db").status == 0
+    assert len(written) == 1

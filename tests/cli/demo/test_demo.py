@@ -105,11 +105,19 @@ def test_a_run_with_faults(jetpay: Jetpay) -> None:
 def test_a_client_that_captures_twice_is_found_out(jetpay: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the client sent its captures twice, the sandbox would pay twice and the demo would exit with 1."""
     once = JetpayClient.capture
+    made: list[Sandbox] = []
+
+    class Recorded(Sandbox):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            made.append(self)
 
     async def twice(self: JetpayClient, debit_id: str) -> Capture:
         await once(self, debit_id)
-        return await once(self, debit_id)
+        async with JetpayClient(made[0].api_token, base_url=made[0].url) as forgetful:
+            return await once(forgetful, debit_id)
 
+    monkeypatch.setattr(demo, "Sandbox", Recorded)
     monkeypatch.setattr(JetpayClient, "capture", twice)
 
     run = jetpay(*SMALL, "--no-faults", "--json")

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,16 @@ def test_a_lost_result_is_written_to_stderr(
     console.write_result("debit_1  paid")
 
     assert capsys.readouterr().err == "jetpay: the result is\ndebit_1  paid\n"
+
+
+def test_what_a_lost_stream_still_holds_is_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter would fail over it at its end."""
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+
+        assert not console.write_output("one")
+
+        full.flush()  # succeeds: it leads nowhere now
 
 
 def test_a_lost_stderr_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
