@@ -133,7 +133,7 @@ class Sender:
         if self._account_check.holds_back(claim, outcome):
             if (wrong := self._account_check.error) is not None:
                 self._stop_run(wrong)
-            elif self._stopping:
+            if self._stopping:
                 self._give_back_held()
             return
         if self._account_check.passed:

@@ -83,8 +83,10 @@ class DirectCommitExecutor:
             raise LedgerError("the ledger is closed; open it again")
         await asyncio.sleep(0.001)
         connection = self._connection
-        if self._dead or connection is None:
+        if self._dead:
             await never()
+        if connection is None:
+            raise LedgerError("the ledger is closed; open it again")
         connection.begin(writes=writes)
         try:
             result = operation(connection)
