@@ -11,7 +11,7 @@ import contextlib
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,12 +25,15 @@ _USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 # have no such method.
 _CAN_NOT_BE_SET = (OSError, ValueError, AttributeError)
 
-_owners: dict[asyncio.WriteTransport, tuple[object, int | None]] = {}
+_Owners: TypeAlias = "dict[asyncio.WriteTransport, tuple[object, int | None]]"
 """The request that each connection is reset for, and the connection's own ``TCP_USER_TIMEOUT`` if that was changed.
 
 A connection goes back to its pool a moment before the request that used it notices, and the next request may own it by
-then. One table for the process, since clients may share a session.
+then.
 """
+
+_of_given_sessions: _Owners = {}
+"""One table for the process, since clients may share a session."""
 
 
 class ConnectionReset:
@@ -38,12 +41,15 @@ class ConnectionReset:
 
     Args:
         unacknowledged_timeout: Seconds for which the kernel may try to deliver what was written, before it resets the
-            connection: it bounds what a process can still deliver that is paused, and closes nothing. None leaves the
-            connection's own value.
+            connection: it bounds what a process can still deliver that is paused, and closes nothing. None for the
+            connections of the client's own session, which are made with it.
     """
 
     def __init__(self, unacknowledged_timeout: float | None = None) -> None:
         self._milliseconds: int | None = None
+        # Of the client's own session, it must not outlive the client: when an event loop ends for good, the requests
+        # under way on it are reported once nothing refers to them any more.
+        self._owners: _Owners = {} if unacknowledged_timeout is None else _of_given_sessions
         if unacknowledged_timeout is not None and _USER_TIMEOUT is not None:
             self._milliseconds = to_milliseconds(unacknowledged_timeout)
 
@@ -57,15 +63,15 @@ class ConnectionReset:
         except _CAN_NOT_BE_SET:
             return False
         changed = None if self._milliseconds is None else self._limit(sock, transport)
-        _owners[transport] = (owner, changed)
+        self._owners[transport] = (owner, changed)
         return True
 
     def disable(self, transport: asyncio.WriteTransport, owner: object) -> None:
         """Have closing deliver again what was written, unless another request owns the connection by now."""
-        entry = _owners.get(transport)
+        entry = self._owners.get(transport)
         if entry is None or entry[0] is not owner:
             return
-        del _owners[transport]
+        del self._owners[transport]
         sock = transport.get_extra_info("socket")
         with contextlib.suppress(*_CAN_NOT_BE_SET):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DELIVER)
@@ -74,13 +80,13 @@ class ConnectionReset:
 
     def forget(self, transport: asyncio.WriteTransport, owner: object) -> None:
         """Leave a connection that was aborted as it is."""
-        entry = _owners.get(transport)
+        entry = self._owners.get(transport)
         if entry is not None and entry[0] is owner:
-            del _owners[transport]
+            del self._owners[transport]
 
     def _limit(self, sock: Any, transport: asyncio.WriteTransport) -> int | None:
         """Set ``TCP_USER_TIMEOUT``; return what it was before any request of ours changed it."""
-        changed = _owners.get(transport, (None, None))[1]
+        changed = self._owners.get(transport, (None, None))[1]
         with contextlib.suppress(*_CAN_NOT_BE_SET):
             if changed is None:
                 changed = int(sock.getsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT))

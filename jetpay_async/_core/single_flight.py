@@ -168,16 +168,18 @@ class SingleFlight:
 
     def _recall(self, debit_id: str, execution: Execution[Capture]) -> None:
         """Mark a capture with what is known of its debit."""
-        if (unresolved := self._unresolved.get(debit_id)) is not None:
-            # A request of this client may be on its way for longer than one that the execution was marked for.
-            execution.mark_in_doubt(unresolved.certain_from)
-            execution.seen_state = execution.seen_state or unresolved.seen_state
-        elif (state := self._captured.get(debit_id)) is not None:
+        if (state := self._captured.get(debit_id)) is not None:
             # Nothing is unanswered, and no time needs to pass: a state that was seen ends sending.
             execution.in_doubt = True
             execution.seen_state = state
+        elif (unresolved := self._unresolved.get(debit_id)) is not None:
+            # A request of this client may be on its way for longer than one that the execution was marked for.
+            execution.mark_in_doubt(unresolved.certain_from)
+            execution.seen_state = execution.seen_state or unresolved.seen_state
 
     def _note_unresolved(self, debit_id: str, execution: Execution[Capture]) -> None:
+        if debit_id in self._captured:
+            return
         if not execution.in_doubt:
             execution.mark_in_doubt(self._executor.certain_from(execution))
         unresolved = UnresolvedCapture(execution.certain_from, execution.seen_state)

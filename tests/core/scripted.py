@@ -23,12 +23,23 @@ from jetpay_async._core.responses import Unanswered
 from tests.loopback import DEBIT_ID
 
 if TYPE_CHECKING:
-    from jetpay_async import Capture, OutcomeUnknownError
+    from jetpay_async import Capture, OutcomeUnknownError, Preauthorization
     from jetpay_async._core.execution import CallObserver, Execution
+    from jetpay_async._core.operations import Call
     from jetpay_async._core.send_guard import SendGuard
 
 START = 1000.0
+PREAUTHORIZED = {
+    "debit_id": DEBIT_ID,
+    "amount": 100.50,
+    "statement": "Test statement",
+    "to_bank_account_id": "bank_789",
+    "contact_id": "contact_123",
+    "from_credit_card_id": "cc_456",
+    "transaction_state": "preauthorized",
+}
 POLICY = RetryPolicy(max_attempts=3, base_delay=1.0, max_delay=2.0, resolve_after=5.0, resolve_after_timeout=60.0)
+CAREFUL = attrs.evolve(POLICY, resend_rate_limited=False)
 
 
 @attrs.define
@@ -50,6 +61,8 @@ class ScriptedService:
     sent: list[Sent] = attrs.Factory(list)
     captures: int = 0
     token_changes: bool = False
+    unreachable: bool = False
+    """Whether nothing leaves."""
     slept: list[float] = attrs.Factory(list)
 
     @property
@@ -65,9 +78,10 @@ class ScriptedService:
         self, method: str, path: str, body: bytes, guard: SendGuard | None, *, within: float
     ) -> RawResponse:
         """Let the request leave, and play the next act of its script."""
-        assert not body
-        route = {"POST": "capture", "GET": "status", "DELETE": "cancel"}[method]
-        assert DEBIT_ID in path
+        route = {"POST": "preauthorize" if body else "capture", "GET": "status", "DELETE": "cancel"}[method]
+        assert body or DEBIT_ID in path
+        if self.unreachable:
+            raise Unanswered("no connection", started=False)
         if guard is not None:
             guard.begin(None)
         self.sent.append(Sent(route, self.now, within))
@@ -113,6 +127,8 @@ def behave(service: ScriptedService, sent: Sent) -> RawResponse:
     if sent.route == "cancel":
         service.state = "cancelled"
         return response(200, {"ok": True})
+    if sent.route == "preauthorize":
+        return response(200, PREAUTHORIZED)
     service.captures += 1
     service.state = "paid"
     return response(200, {"identifier": DEBIT_ID, "state": "paid"})
@@ -142,3 +158,14 @@ def begin(
 ) -> Execution[Capture]:
     """Begin a capture."""
     return executor.begin(operations.capture(DEBIT_ID), Options(timeout, retry), wait_until_final=wait_until_final)
+
+
+def preauthorization() -> Call[Preauthorization]:
+    """Make the call of the guide's preauthorization."""
+    return operations.preauthorize(
+        contact_id="contact_123",
+        credit_card_id="cc_456",
+        amount="100.50",
+        to_bank_account_id="bank_789",
+        statement="Test statement",
+    )

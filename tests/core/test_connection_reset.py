@@ -229,7 +229,7 @@ def test_the_next_owner_of_a_connection_keeps_it_resetting() -> None:
         assert not lingers(sock)
         reset.disable(transport, "second")
 
-    assert transport not in connection_reset._owners
+    assert transport not in reset._owners
 
 
 def test_an_aborted_connection_is_forgotten() -> None:
@@ -239,10 +239,10 @@ def test_an_aborted_connection_is_forgotten() -> None:
         reset.enable(transport, "owner")
 
         reset.forget(transport, "another")
-        assert transport in connection_reset._owners
+        assert transport in reset._owners
         reset.forget(transport, "owner")
 
-        assert transport not in connection_reset._owners
+        assert transport not in reset._owners
         assert lingers(sock)
 
 
@@ -291,7 +291,7 @@ def test_what_has_no_socket_can_not_be_reset(sock: object) -> None:
 
     assert reset.enable(transport, "owner") is False
     assert reset.enable(None, "owner") is False
-    assert transport not in connection_reset._owners
+    assert transport not in reset._owners
 
 
 def test_a_socket_that_is_no_tcp_is_reset_without_a_time() -> None:
@@ -300,9 +300,9 @@ def test_a_socket_that_is_no_tcp_is_reset_without_a_time() -> None:
     transport, reset = transport_of(pair[0]), ConnectionReset(7.0)
 
     assert reset.enable(transport, "owner")
-    assert connection_reset._owners[transport] == ("owner", None)
+    assert reset._owners[transport] == ("owner", None)
     for sock in pair:
         sock.close()
     reset.disable(transport, "owner")
 
-    assert transport not in connection_reset._owners
+    assert transport not in reset._owners
