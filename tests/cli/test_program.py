@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import jetpay_async._cli
 from jetpay_async import (
     APIError,
     ConfigurationError,
@@ -191,5 +192,5 @@ def test_the_package_can_be_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr(sys, "argv", ["jetpay", "status", "a/b", "--timeout=0"])
 
     with pytest.raises(SystemExit, match="2"):
-        runpy.run_module("jetpay_async._cli", run_name="__main__")
+        runpy.run_path(str(Path(jetpay_async._cli.__file__).with_name("__main__.py")), run_name="__main__")
     assert "argument --timeout: '0' is not a number of at least 0.001" in capsys.readouterr().err
