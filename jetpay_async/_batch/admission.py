@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jetpay_async.errors import JetpayError
     from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome
 
+_WITHOUT_RESULT = (Rejected, NotSent, Unknown)
 _RUN_WIDE_ERRORS = (AuthenticationError, ConfigurationError)
 
 
@@ -46,14 +47,6 @@ class AdmissionControl:
         """Start nothing more, for this reason, whatever the service answers."""
         self.breaker.disable(error)
         self._reject_waiting(error)
-
-    def enter_at_once(self) -> bool:
-        """Start an item if nothing at all prevents it."""
-        limiter = self.limiter
-        if self.pacer.unrestricted and limiter.in_flight + 1 <= limiter.limit and self.breaker.error is None:
-            limiter.in_flight += 1
-            return True
-        return False
 
     async def enter(self) -> JetpayError | None:
         """Wait until an item may start; return None, or why nothing is started at present."""
@@ -90,20 +83,24 @@ class AdmissionControl:
             outcome: Of the item. An answer of the service, whatever it says, shows that the service works.
             failure_row: That of the circuit breaker when the item was started.
         """
-        error = outcome.error if isinstance(outcome, Rejected | NotSent | Unknown) else None
-        run_wide = isinstance(error, _RUN_WIDE_ERRORS)
+        breaker = self.breaker
+        error = outcome.error if isinstance(outcome, _WITHOUT_RESULT) else None
+        run_wide = error is not None and isinstance(error, _RUN_WIDE_ERRORS)
         if error is None or (isinstance(outcome, Rejected) and not run_wide):
-            self.breaker.on_answer()
-            self.limiter.on_answer()
+            # As a rule there is nothing to change: no need for two more calls.
+            if breaker.failure_row is not None or breaker.error is not None:
+                breaker.on_answer()
+            if self.limiter.limit < self.limiter.maximum:
+                self.limiter.on_answer()
         elif not isinstance(error, InvalidArgumentError):
             # A lost connection leaves as many outcomes unknown as were in flight, and all reach their deadline at the
             # same time. While statuses are read, that does not show that the next item would fare the same.
-            began_after_failures = failure_row is not None and failure_row == self.breaker.failure_row
+            began_after_failures = failure_row is not None and failure_row == breaker.failure_row
             status_was_read = isinstance(error, OutcomeUnknownError) and error.state is not None
             conclusive = began_after_failures or not status_was_read
-            self.breaker.on_failure(error, run_wide=run_wide, conclusive=conclusive)
-            if self.breaker.error is not None:
-                self._reject_waiting(self.breaker.error)
+            breaker.on_failure(error, run_wide=run_wide, conclusive=conclusive)
+            if breaker.error is not None:
+                self._reject_waiting(breaker.error)
 
     def on_failure(self, generation: int, status: int | None, retry_after: float | None) -> None:
         """Learn from an attempt that brought no result.
@@ -167,9 +164,14 @@ class Slot:
     def enter_at_once(self) -> bool:
         """Start an item if nothing at all prevents it."""
         admission = self._admission
-        self.busy = admission.enter_at_once()
-        self._begin()
-        return self.busy
+        limiter, breaker = admission.limiter, admission.breaker
+        if admission.pacer.unrestricted and limiter.in_flight + 1 <= limiter.limit and breaker.error is None:
+            limiter.in_flight += 1
+            self.busy = True
+            self._generation = limiter.generation
+            self._failure_row = breaker.failure_row
+            return True
+        return False
 
     async def enter(self) -> JetpayError | None:
         """Wait until an item may start, in order of arrival.
@@ -188,7 +190,8 @@ class Slot:
             self._is_probe = True
             error = None
         self.busy = error is None
-        self._begin()
+        self._generation = admission.limiter.generation
+        self._failure_row = admission.breaker.failure_row
         return error
 
     def on_failure(self, status: int | None, retry_after: float | None) -> None:
@@ -199,14 +202,11 @@ class Slot:
 
     def leave(self, outcome: CaptureOutcome | PreauthorizationOutcome | None) -> None:
         """End the item with its outcome; None if it says nothing about the service."""
+        admission = self._admission
         self.busy = False
         if outcome is not None:
-            self._admission.record(outcome, failure_row=self._failure_row)
+            admission.record(outcome, failure_row=self._failure_row)
         if self._is_probe:
             self._is_probe = False
-            self._admission.breaker.end_probe()
-        self._admission.leave()
-
-    def _begin(self) -> None:
-        self._generation = self._admission.limiter.generation
-        self._failure_row = self._admission.breaker.failure_row
+            admission.breaker.end_probe()
+        admission.leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -10,16 +11,17 @@ if TYPE_CHECKING:
 
 SIZE = 1 << 20
 
-# Each member sets two bits in each of two bytes.
+# Each member sets two bits in each of two bytes, one for each half of its hash: the lower 20 bits of a half choose the
+# byte, the others choose the pair of bits.
 _PAIRS = tuple(1 << one | 1 << other for one, other in combinations(range(8), 2))
-_MASKS = (_PAIRS * 3)[:64]  # so that six bits of a hash choose one
+_MASKS = (_PAIRS * 147)[:4096]
 
 
 class BloomFilter:
     """A set of strings in a mebibyte, of which the system provides what is written to.
 
-    One that was never added is taken for a member with a probability of 1 in 15,000 while the filter has 100,000
-    members, 1 in 800 with 300,000, and 1 in 30 with a million. With ten millions it takes nearly all for members.
+    One that was never added is taken for a member with a probability of 1 in 12,000 while the filter has 100,000
+    members, 1 in 900 with 300,000, and 1 in 30 with a million. With ten millions it takes nearly all for members.
     """
 
     __slots__ = ("_bytes",)
@@ -30,15 +32,14 @@ class BloomFilter:
     def update(self, keys: Iterable[str]) -> None:
         """Add strings."""
         marked, masks = self._bytes, _MASKS
-        for number in map(hash, keys):
-            marked[number & 0xFFFFF] |= masks[number >> 20 & 63]
-            marked[number >> 32 & 0xFFFFF] |= masks[number >> 52 & 63]
+        for half in memoryview(array("q", map(hash, keys))).cast("B").cast("I"):
+            marked[half & 0xFFFFF] |= masks[half >> 20]
 
     def may_contain(self, key: str) -> bool:
         """Return False if it was never added."""
         number = hash(key)
-        mask = _MASKS[number >> 20 & 63]
+        mask = _MASKS[number >> 20 & 0xFFF]
         if self._bytes[number & 0xFFFFF] & mask != mask:
             return False
-        mask = _MASKS[number >> 52 & 63]
+        mask = _MASKS[number >> 52 & 0xFFF]
         return self._bytes[number >> 32 & 0xFFFFF] & mask == mask

@@ -25,14 +25,16 @@ class CircuitBreaker:
         clock: Time.
     """
 
-    __slots__ = ("_clock", "_disabled", "_failures", "_probe_at", "_probing", "_row", "error")
+    __slots__ = ("_clock", "_disabled", "_failures", "_probe_at", "_probing", "_rows", "error", "failure_row")
 
     def __init__(self, clock: Clock) -> None:
         self.error: JetpayError | None = None
         """The error that opened it, or the latest one since; None while it is closed."""
+        self.failure_row: int | None = None
+        """Identifies the present row of failures; None if the latest item had an answer."""
         self._clock = clock
         self._failures = 0
-        self._row = 0
+        self._rows = 0
         self._disabled = False
         # Monotonic.
         self._probe_at = -math.inf
@@ -40,17 +42,11 @@ class CircuitBreaker:
 
     def on_answer(self) -> None:
         """Close: the service answered."""
-        if self._failures:
-            self._failures = 0
-            self._row += 1
+        self._failures = 0
+        self.failure_row = None
         if self.error is not None and not self._disabled:
             logger.warning("circuit breaker closed: the service answers again")
             self.error = None
-
-    @property
-    def failure_row(self) -> int | None:
-        """Identifies the present row of failures; None if the latest item had an answer."""
-        return self._row if self._failures else None
 
     def on_failure(self, error: JetpayError, *, run_wide: bool = False, conclusive: bool = True) -> None:
         """Count an item that ended without an answer of the service; open when there are too many of them in a row.
@@ -61,6 +57,9 @@ class CircuitBreaker:
             conclusive: Whether this failure may be the last one that is missing. One that many items in flight had in
                 common, such as a connection that was lost for a second, is not.
         """
+        if self.failure_row is None:
+            self._rows += 1
+            self.failure_row = self._rows
         if conclusive or self._failures < FAILURE_THRESHOLD - 1:
             self._failures += 1
         if self._disabled or not (run_wide or self._failures >= FAILURE_THRESHOLD or self.error is not None):

@@ -15,7 +15,7 @@ class AIMDLimiter:
         concurrency: The maximum, and the limit at the start.
     """
 
-    __slots__ = ("_maximum", "_step", "generation", "in_flight", "limit")
+    __slots__ = ("_step", "generation", "in_flight", "limit", "maximum")
 
     def __init__(self, concurrency: int) -> None:
         self.in_flight = 0
@@ -24,7 +24,8 @@ class AIMDLimiter:
         """The current limit; its fraction is progress towards one more."""
         self.generation: int = 0
         """How many times the limit was cut."""
-        self._maximum = concurrency
+        self.maximum = concurrency
+        """The highest limit."""
         self._step = max(1.0, concurrency / RECOVERY_ROUNDS)
 
     @property
@@ -34,8 +35,8 @@ class AIMDLimiter:
 
     def on_answer(self) -> None:
         """Raise the limit a little: the service answered."""
-        if self.limit < self._maximum:
-            self.limit = min(self._maximum, self.limit + self._step / self.limit)
+        if self.limit < self.maximum:
+            self.limit = min(self.maximum, self.limit + self._step / self.limit)
 
     def on_overload(self, generation: int) -> bool:
         """Halve the limit, once for all the requests that were in flight together.

@@ -50,12 +50,16 @@ class OutcomeStream(Generic[_Outcome]):
         """Add the outcome of the item of this number."""
         if self._early is None:
             self.ready.append(outcome)
+        elif number == self._next_in_order and not self._early:
+            self.ready.append(outcome)
+            self._next_in_order += 1
         else:
             self._early[number] = outcome
             while self._next_in_order in self._early:
                 self.ready.append(self._early.pop(self._next_in_order))
                 self._next_in_order += 1
-        self.wake_consumer()
+        if self._consumer is not None:
+            self.wake_consumer()
 
     def take(self) -> _Outcome:
         """Take the next outcome that is ready, and let one worker that waits for room go on."""

@@ -354,7 +354,6 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
         if not worker.pending:
             return
         worker.pending = False
-        worker.item = worker.call = worker.execution = None
         if self._left:
             self._log_untaken(outcome)
         else:

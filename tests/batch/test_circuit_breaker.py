@@ -68,7 +68,7 @@ def test_each_row_of_failures_has_its_own_identity() -> None:
         harness.breaker.on_answer()
         rows.append(harness.breaker.failure_row)
 
-    assert rows == [None, 0, 0, None, 1, 1, None]
+    assert rows == [None, 1, 1, None, 2, 2, None]
 
 
 def test_a_run_wide_error_opens_it_at_once() -> None:

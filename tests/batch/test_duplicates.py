@@ -25,7 +25,7 @@ def narrow(client: JetpayClient) -> Callable[[CaptureOutcome], None]:
 
     def on_outcome(_: CaptureOutcome) -> None:
         for pool in client._pools:
-            pool._admission.limiter.limit = pool._admission.limiter._maximum = 1
+            pool._admission.limiter.limit = pool._admission.limiter.maximum = 1
 
     return on_outcome
 

@@ -270,7 +270,7 @@ async def test_a_turn_that_comes_when_the_loop_was_left_is_not_used() -> None:
         outcomes = client.capture_many(debits(6), concurrency=2, on_outcome=reported.append)
         await anext(outcomes)
         (pool,) = client._pools
-        pool._admission.limiter.limit = pool._admission.limiter._maximum = 1
+        pool._admission.limiter.limit = pool._admission.limiter.maximum = 1
         await until(lambda: server.in_flight == 1 and len(pool._admission._waiting) == 1)
         began = server.count("capture")
         pool.halt()
