@@ -19,6 +19,7 @@ import attrs
 from jetpay_async._batch.admission import AdmissionControl, Slot
 from jetpay_async._batch.stream import OutcomeStream
 from jetpay_async._core.execution import Execution
+from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.log import logger
 from jetpay_async._core.operations import Call
 from jetpay_async.errors import (
@@ -135,6 +136,7 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
         self._pools = pools
         self._workers: dict[asyncio.Task[None], _Worker[_Item, _Result]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._fork_guard: ForkGuard | None = None
         self._source_lock = asyncio.Lock()
         # No further item is taken.
         self._ended = False
@@ -166,6 +168,8 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
 
     def abandon(self) -> None:
         """Report what is in flight and what was not taken: the event loop will not run again."""
+        if self._belongs_to_parent:
+            return
         self.halt()
         self._left = True
         for task, worker in tuple(self._workers.items()):
@@ -181,12 +185,18 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
         if self._loop is not None and self._loop.is_closed():
             self.abandon()
 
+    @property
+    def _belongs_to_parent(self) -> bool:
+        """Whether this is a copy, in a forked child, of a pool whose items the parent goes on with."""
+        return self._fork_guard is not None and self._fork_guard.forked
+
     async def _generate(self) -> AsyncGenerator[_Outcome, None]:
         stream = self._stream
         ready = stream.ready
         self._pools.add(self)
         _running.add(self)
         loop = self._loop = asyncio.get_running_loop()
+        self._fork_guard = ForkGuard()
         for _ in range(self._concurrency):
             worker: _Worker[_Item, _Result] = _Worker(Slot(self._admission))
             task = loop.create_task(self._work(worker))
@@ -370,7 +380,7 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
 
     def _report_abandoned(self, worker: _Worker[_Item, _Result]) -> None:
         """Report the outcome of an item whose event loop will not run again."""
-        if worker.pending:
+        if worker.pending and not self._belongs_to_parent:
             self._left = True
             with suppress(BaseException):  # whatever the hook does, the others are reported
                 self._report(worker, self._interrupted(worker, "the event loop ended"))

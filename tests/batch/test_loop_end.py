@@ -14,7 +14,8 @@ import pytest
 from jetpay_async import Capture, Captured, CaptureOutcome, ConfigurationError, JetpayClient, TransactionState, Unknown
 from jetpay_async._batch import worker_pool
 from jetpay_async._batch.operation import CaptureOperation
-from jetpay_async._core.executor import Execution
+from jetpay_async._core import fork
+from jetpay_async._core.execution import Execution
 from tests.batch.consumers import not_consumed
 from tests.network import FAST, TOKEN
 from tests.recording_server import RecordingServer, connect, debits, until
@@ -136,6 +137,25 @@ def test_when_the_loop_is_closed_and_the_batch_dropped_all_are_reported(loop: as
     del outcomes
 
     assert names(reported) == ALL
+
+
+@pytest.mark.usefixtures("held")
+def test_a_forked_child_reports_nothing_of_its_parent(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The parent goes on with what is in flight: neither the child's end nor its garbage collector reports it."""
+    reported: list[CaptureOutcome] = []
+    outcomes = start(loop, reported.append)
+    monkeypatch.setattr(fork, "_generation", fork._generation + 1)
+
+    worker_pool._abandon_running()
+    loop.close()
+    del outcomes
+    for task in asyncio.all_tasks(loop):
+        task.get_coro().close()
+
+    assert len(reported) == 1
+    assert not_consumed(caplog) == []
 
 
 @pytest.mark.usefixtures("held")
