@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 _Item = TypeVar("_Item")
 _Outcome = TypeVar("_Outcome", bound="CaptureOutcome | PreauthorizationOutcome")
 
-DEFAULT_TIMEOUT = 30.0
+DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_CONNECTIONS = 100
 
 
@@ -97,7 +97,7 @@ class JetpayClient:
         *,
         base_url: str = PRODUCTION_URL,
         session: aiohttp.ClientSession | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
         max_connections: int = DEFAULT_CONNECTIONS,
         retry: RetryPolicy | None = None,
         user_agent_suffix: str | None = None,
@@ -129,7 +129,7 @@ class JetpayClient:
         cls,
         *,
         session: aiohttp.ClientSession | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
         max_connections: int = DEFAULT_CONNECTIONS,
         retry: RetryPolicy | None = None,
         user_agent_suffix: str | None = None,

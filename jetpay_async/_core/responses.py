@@ -70,7 +70,7 @@ class Unanswered(Exception):  # noqa: N818 - an outcome, which the caller turns 
         bound: ResolveBound = ResolveBound.TIMEOUT,
     ) -> None:
         super().__init__(reason)
-        self.reason = printable(" ".join(reason.split()))
+        self.reason: str = printable(" ".join(reason.split()))
         self.started = started
         self.status = status
         self.request_id = request_id

@@ -119,11 +119,11 @@ class SendGuard:
         self._timer: ResponseTimer | None = None
         self._reset: ConnectionReset | None = None
         self._holds_connection: Callable[[], bool] | None = None
-        self.response_timeout = response_timeout
+        self.response_timeout: float = response_timeout
         """Seconds that the response may take; no more than is left until the deadline, once the request has left."""
         self.own_timer: asyncio.TimerHandle | None = None
         """For the `ResponseTimer`, which knows when a request needs one of its own."""
-        self.direct = False
+        self.direct: bool = False
         """Whether no proxy is known to be in between, and the connection was one that can be reset."""
         self.started_at: float | None = None
         """When the request began to leave, on the monotonic clock."""

@@ -143,15 +143,13 @@ class Transport:
             within -= self._clock.monotonic() - asked
         if within <= 0:  # to aiohttp that would mean no limit
             raise Unanswered("the deadline had passed before anything left", started=False)
-        noted: SendGuard | ReadGuard
+        noted = ReadGuard(self._clock) if guard is None else guard
         failure: Unanswered
         try:
             if guard is None:
-                noted = ReadGuard(self._clock)
                 return await self._converse(
                     session, noted, credential, method=method, path=path, body=body, within=within
                 )
-            noted = guard
             guard.attach(self._timer, self._reset)
             conversation = self._converse(
                 session, guard, credential, method=method, path=path, body=body, within=within

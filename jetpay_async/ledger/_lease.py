@@ -40,7 +40,7 @@ class OwnerLease:
         self._clock = clock
         self._lapses = lapses
         self._began = (0.0, 0.0)
-        self.owner = 0
+        self.owner: int = 0
         """Its number in the ledger."""
 
     @property

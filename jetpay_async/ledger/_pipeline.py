@@ -100,7 +100,7 @@ class CapturePipeline:
             account_check=AccountCheck(enabled=not accept_rejections),
             stop=self.stop,
         )
-        self.follow_up = FollowUp(commits, context, self._recorder, stop=self.stop)
+        self.follow_up: FollowUp = FollowUp(commits, context, self._recorder, stop=self.stop)
         """Reads the status of accepted debits again."""
         self._readers: deque[asyncio.Future[None]] = deque()
         self._logged_at = -LOG_INTERVAL_SECONDS
