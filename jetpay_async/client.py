@@ -4,45 +4,39 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
 
+import jetpay_async.ledger
 from jetpay_async._batch import worker_pool
 from jetpay_async._batch.operation import CaptureOperation, PreauthorizeOperation
 from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits, WorkerPool
 from jetpay_async._core import operations
-from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL, check_base_url, origin
 from jetpay_async._core.execution import Options
 from jetpay_async._core.executor import CallExecutor
 from jetpay_async._core.retry import RetryPolicy
 from jetpay_async._core.single_flight import SingleFlight
-from jetpay_async._core.transport import Transport
-from jetpay_async.errors import ConfigurationError
+from jetpay_async._core.transport import ClientSession, Transport
+from jetpay_async.errors import ConfigurationError, OutcomeUnknownError
+from jetpay_async.models import Capture, Preauthorization, TransactionStatus
+from jetpay_async.money import Amount
+from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome, PreauthorizationRequest
+from jetpay_async.telemetry import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Iterable
-    from types import TracebackType
-    from typing import Self
-
-    import aiohttp
-
     from jetpay_async._batch.operation import BatchOperation
     from jetpay_async._batch.worker_pool import AnyWorkerPool
-    from jetpay_async._core.clock import Clock
     from jetpay_async._core.executor import OnUnknown
     from jetpay_async._core.instrumented import OnOperation
-    from jetpay_async.errors import OutcomeUnknownError
-    from jetpay_async.ledger import DurableCaptures
-    from jetpay_async.models import Capture, Preauthorization, TransactionStatus
-    from jetpay_async.money import Amount
-    from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome, PreauthorizationRequest
-    from jetpay_async.telemetry import Operation
 
 __all__ = ["DEMO_URL", "PRODUCTION_URL", "JetpayClient"]
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
-_Outcome = TypeVar("_Outcome", bound="CaptureOutcome | PreauthorizationOutcome")
+_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome)
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_CONNECTIONS = 100
@@ -96,7 +90,7 @@ class JetpayClient:
         api_token: str | Callable[[], Awaitable[str]],
         *,
         base_url: str = PRODUCTION_URL,
-        session: aiohttp.ClientSession | None = None,
+        session: ClientSession | None = None,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
         max_connections: int = DEFAULT_CONNECTIONS,
         retry: RetryPolicy | None = None,
@@ -128,7 +122,7 @@ class JetpayClient:
     def from_env(
         cls,
         *,
-        session: aiohttp.ClientSession | None = None,
+        session: ClientSession | None = None,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
         max_connections: int = DEFAULT_CONNECTIONS,
         retry: RetryPolicy | None = None,
@@ -256,7 +250,7 @@ class JetpayClient:
         restored: bool = False,
         account: str | None = None,
         accept_rejections: bool = False,
-    ) -> DurableCaptures:
+    ) -> jetpay_async.ledger.DurableCaptures:
         """Capture from a ledger that survives a crash; see `jetpay_async.ledger`.
 
         Use it with ``async with``, inside the client's own block::

@@ -26,16 +26,14 @@ Webhook errors hang below `JetpayError` too and live in `jetpay_async.webhooks`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
+from typing import ClassVar, TypedDict, Unpack
 
 import attrs
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
-
-    from jetpay_async.models import TransactionState
+from jetpay_async.models import TransactionState
 
 __all__ = [
     "APIError",

@@ -40,12 +40,10 @@ except ImportError as _missing:
     raise ImportError("jetpay_async.opentelemetry needs opentelemetry: pip install 'jetpay-async[otel]'") from _missing
 
 from jetpay_async._version import __version__
-from jetpay_async.telemetry import AttemptResult
+from jetpay_async.telemetry import Attempt, AttemptResult, Operation
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-
-    from jetpay_async.telemetry import Attempt, Operation
 
 __all__ = ["OpenTelemetry"]
 

@@ -10,7 +10,7 @@ import socket
 import types
 from functools import lru_cache
 from http.cookies import SimpleCookie
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import aiohttp
 from aiohttp.hdrs import AGE, CONTENT_ENCODING, CONTENT_LENGTH
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock
 
 _T = TypeVar("_T")
+
+ClientSession: TypeAlias = aiohttp.ClientSession
+"""What the client may be given, for its annotations."""
 
 RESPONSE_LIMIT = 1_048_576
 """Bytes of a response that are read; the API's are some hundred."""

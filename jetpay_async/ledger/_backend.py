@@ -137,5 +137,5 @@ class CommitExecutor(Protocol):
         ...
 
 
-MakeCommitExecutor: TypeAlias = "Callable[[Backend], CommitExecutor]"
+MakeCommitExecutor: TypeAlias = Callable[[Backend], CommitExecutor]
 """Makes what is not open yet."""
