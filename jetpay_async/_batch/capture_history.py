@@ -10,10 +10,11 @@ A repeated id that only the last two know is in doubt: the debit's status is rea
 says ``preauthorized`` proves nothing before the time that the second store tells. An id that the second store does not
 know was captured so long ago that one status read is proof.
 
-Being mistaken costs this: where the Bloom filter alone takes a new id for a known one (1 in 30 with a million ids), one
-status read. Where a recent id has the same fingerprint, too, the item waits for the time of that id, and its outcome is
-unknown if its deadline comes first: at 1,000 captures a second and a bound of 60 seconds, that meets 1 in 10 million
-items of a batch of 100,000, and 1 in 400,000 where the batch has a million ids already.
+Being mistaken costs this. Where the Bloom filter alone takes a new id for a known one (1 in 30 with a million ids), one
+status read, or an unknown outcome if no status can be read before the deadline. Where a recent id has the same
+fingerprint, too, the item waits for the time of that id, and its outcome is unknown if its deadline comes first: at
+1,000 captures a second and a bound of 60 seconds, that meets 1 in 10 million items of a batch of 100,000, and 1 in
+400,000 where the batch has a million ids already.
 """
 
 from __future__ import annotations

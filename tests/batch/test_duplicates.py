@@ -11,7 +11,7 @@ from jetpay_async import Captured, CaptureOutcome, JetpayClient, NotSent, Outcom
 from jetpay_async._batch import capture_history
 from jetpay_async._batch.bloom_filter import BloomFilter
 from tests.batch.consumers import capture, take_all
-from tests.loopback import FASTAPI, replies
+from tests.loopback import FASTAPI, HTML, replies, work_then
 from tests.network import SLOW
 from tests.recording_server import Always, RecordingServer, connect, debits, until
 
@@ -109,6 +109,21 @@ async def test_a_forgotten_answer_is_not_guessed_from_a_status_that_lags() -> No
     assert [type(outcome) for outcome in outcomes] == [Captured] * 9 + [Unknown]
     assert server.twice == []
     assert server.count("capture") == 9
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["at once", "much later"])
+@pytest.mark.asyncio
+async def test_an_id_of_unknown_outcome_is_not_sent_again(forgotten: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its capture got no answer and its status lags behind: given again within the bound, it is as unknown as before."""
+    server = RecordingServer(responses={"debit_1": [work_then(replies(504, HTML))]}, status_lags=True)
+    if forgotten:
+        monkeypatch.setattr(capture_history, "RECENT_CAPTURES", 1)
+    async with server.listen(), connect(server, timeout=0.3, retry=SLOW) as client:
+        outcomes = await in_order(client, ["debit_1", "debit_2", "debit_3", "debit_4", "debit_1"])
+
+    assert [type(outcome) for outcome in outcomes] == [Unknown, Captured, Captured, Captured, Unknown]
+    assert server.carried_out["debit_1"] == 1
+    assert server.count("capture") == 4
 
 
 @pytest.mark.asyncio
