@@ -114,7 +114,7 @@ async def test_a_forgotten_answer_is_not_guessed_from_a_status_that_lags() -> No
 @pytest.mark.parametrize("forgotten", [False, True], ids=["at once", "much later"])
 @pytest.mark.asyncio
 async def test_an_id_of_unknown_outcome_is_not_sent_again(forgotten: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its capture got no answer and its status lags behind: given again within the bound, it is as unknown as before."""
+    """Its capture got no answer and its status lags behind: given again within the bound, it is unknown again."""
     server = RecordingServer(responses={"debit_1": [work_then(replies(504, HTML))]}, status_lags=True)
     if forgotten:
         monkeypatch.setattr(capture_history, "RECENT_CAPTURES", 1)
