@@ -1,4 +1,4 @@
-"""What a watched client tells of each call, and that a client which nobody watches does nothing for it."""
+"""What a watched client reports each call, and that a client which nobody watches does nothing for it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.network import FAST, TOKEN, preauthorize
 from tests.recording_server import RecordingServer, debits, request
 
 ANSWERED = AttemptResult.ANSWERED
-REFUSED = AttemptResult.REJECTED
+REJECTED = AttemptResult.REJECTED
 RATE_LIMITED = AttemptResult.RATE_LIMITED
 UNANSWERED = AttemptResult.UNANSWERED
 NOT_SENT = AttemptResult.NOT_SENT
@@ -91,7 +91,7 @@ async def ended(call: Awaitable[object]) -> BaseException | None:
     return None
 
 
-# --- what is told of one call ----------------------------------------------------------------------------------------
+# --- what is reported of one call ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -143,8 +143,8 @@ LOOKS: dict[str, tuple[Act, Row]] = {
 
 @pytest.mark.parametrize(("look", "row"), LOOKS.values(), ids=LOOKS)
 @pytest.mark.asyncio
-async def test_the_reads_that_settle_are_attempts(look: Act, row: Row) -> None:
-    """Each look at the status is an attempt of the capture that it settles, whatever it brought."""
+async def test_the_reads_that_resolve_are_attempts(look: Act, row: Row) -> None:
+    """Each look at the status is an attempt of the capture that it resolves, whatever it brought."""
     told: list[Operation] = []
     scripts = {"capture": [work_then(replies(503, HTML))], "status": [look]}
     async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
@@ -174,8 +174,8 @@ async def test_an_accepted_capture_is_reported_as_accepted(*, by_status: bool) -
 
 
 @pytest.mark.asyncio
-async def test_a_cancellation_that_the_status_settles() -> None:
-    """A cancellation, which has no result to tell by, is told as settled too."""
+async def test_a_cancellation_that_the_status_confirms() -> None:
+    """A cancellation, which has no result to tell by, is reported as confirmed by the status, too."""
     told: list[Operation] = []
     scripts = {"cancel": [work_then(loopback.hang_up)]}
     async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
@@ -186,7 +186,7 @@ async def test_a_cancellation_that_the_status_settles() -> None:
 
 
 @pytest.mark.asyncio
-async def test_what_is_sent_again_after_a_proof_is_not_settled() -> None:
+async def test_what_is_sent_again_after_a_proof_is_not_confirmed_by_status() -> None:
     """Where the status said that nothing had happened, the second capture's own reply is the last word."""
     told: list[Operation] = []
     server = Loopback(scripts={"capture": [loopback.hang_up]})
@@ -203,11 +203,11 @@ async def test_what_is_sent_again_after_a_proof_is_not_settled() -> None:
 STATUS_READ = ("transaction_status", ANSWERED, 200)
 
 REFUSALS: dict[str, tuple[str, Act, list[Row]]] = {
-    "preauthorize 422": ("preauthorize", replies(422, FASTAPI[422]), [("preauthorize", REFUSED, 422)]),
-    "capture 422": ("capture", replies(422, FASTAPI[422]), [("capture", REFUSED, 422), STATUS_READ]),
-    "capture 401": ("capture", replies(401, FASTAPI[401]), [("capture", REFUSED, 401)]),
+    "preauthorize 422": ("preauthorize", replies(422, FASTAPI[422]), [("preauthorize", REJECTED, 422)]),
+    "capture 422": ("capture", replies(422, FASTAPI[422]), [("capture", REJECTED, 422), STATUS_READ]),
+    "capture 401": ("capture", replies(401, FASTAPI[401]), [("capture", REJECTED, 401)]),
     "capture 429": ("capture", replies(429, FASTAPI[429]), [("capture", RATE_LIMITED, 429)]),
-    "status 404": ("status", replies(404, FASTAPI[404]), [("transaction_status", REFUSED, 404)]),
+    "status 404": ("status", replies(404, FASTAPI[404]), [("transaction_status", REJECTED, 404)]),
 }
 
 
@@ -238,7 +238,7 @@ async def test_a_refusal_that_the_status_contradicts() -> None:
 
     (operation,) = told
     assert operation.outcome is OperationOutcome.DONE
-    assert rows(operation) == [("capture", REFUSED, 409), STATUS_READ]
+    assert rows(operation) == [("capture", REJECTED, 409), STATUS_READ]
     assert operation.confirmed_by_status
 
 
@@ -257,7 +257,7 @@ async def test_an_answer_that_it_is_over() -> None:
     assert isinstance(error, TransactionFailedError)
     assert operation.outcome is OperationOutcome.REJECTED
     assert rows(operation) == [
-        ("capture", REFUSED, 200),
+        ("capture", REJECTED, 200),
         ("transaction_status", UNANSWERED, 503),
         STATUS_READ,
     ]
@@ -290,7 +290,7 @@ async def test_a_status_that_may_not_be_read() -> None:
         await ended(client.capture(DEBIT_ID))
 
     assert told[0].outcome is OperationOutcome.UNKNOWN
-    assert rows(told[0]) == [("capture", UNANSWERED, None), ("transaction_status", REFUSED, 403)]
+    assert rows(told[0]) == [("capture", UNANSWERED, None), ("transaction_status", REJECTED, 403)]
 
 
 @pytest.mark.asyncio
@@ -406,7 +406,7 @@ async def test_cancelled_between_two_attempts() -> None:
 
 
 @pytest.mark.asyncio
-async def test_cancelled_while_it_is_settled() -> None:
+async def test_cancelled_while_it_is_resolved() -> None:
     """A look at the status that is broken off is told as cancelled, and the capture as unknown."""
     told: list[Operation] = []
     scripts = {"capture": [loopback.hang_up], "status": [loopback.silence]}
@@ -612,10 +612,10 @@ SETTLINGS = {
 
 @pytest.mark.parametrize(("state", "outcome", "confirmed_by_status"), SETTLINGS.values(), ids=SETTLINGS)
 @pytest.mark.asyncio
-async def test_what_a_dead_run_left_is_told_when_it_is_settled(
+async def test_what_a_dead_run_left_is_reported_when_it_is_resolved(
     state: str, outcome: OperationOutcome, confirmed_by_status: bool
 ) -> None:
-    """Settling alone is told as a capture without a request of its own, and never as done where it was not."""
+    """Resolving alone is told as a capture without a request of its own, and never as done where it was not."""
     told: list[Operation] = []
     async with Loopback(state=state).listen() as server, watched(server, told.append) as client:
         error = await ended(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))

@@ -203,7 +203,7 @@ def _put_last(known: dict[str, _V], debit_id: str, value: _V, limit: int) -> Non
 
 
 def _stays_in_doubt(execution: Execution[Capture], error: BaseException) -> bool:
-    """Only an answer of the API ends a doubt; anything else, an interruption or a fault of our own, leaves it."""
+    """Only an answer of the API ends it: an interruption or a fault of our own does not."""
     if isinstance(error, RateLimitedError) and not execution.options.retry.resend_rate_limited:
         return True
     return execution.unknown and not isinstance(error, APIError)
