@@ -97,6 +97,7 @@ class DirectCommitExecutor:
             connection.rollback()
             raise
         connection.commit()
+        await asyncio.sleep(0.001)
         return result
 
     async def close(self) -> None:
