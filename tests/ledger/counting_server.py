@@ -2,7 +2,7 @@
 
 Each capture request that it carries out counts, also the second one for a debit: what the real service might refuse is
 what the tests look for. A capture takes effect at the end of its latency, whether its client still listens or not;
-until then the status says ``preauthorized``. What happens to a request is drawn from the seed, the debit and the number
+until then the status says ``preauthorized``. How a request ends is drawn from the seed, the debit and the number
 of the request, so the same requests meet the same responses.
 
 It prints its URL, then answers commands, a line of JSON each: ``{"do": "totals"}`` and so on, see `Control`. It ends
@@ -65,8 +65,8 @@ def chances(*key: object) -> tuple[float, float, float]:
 
 
 @attrs.frozen
-class Fate:
-    """What becomes of a capture request."""
+class PlannedResponse:
+    """How a capture request ends."""
 
     end: str
     """``paid``, ``silent``, ``broken``, ``cut``, ``limited`` or ``rejected``."""
@@ -75,20 +75,20 @@ class Fate:
     latency: float
 
 
-def draw(settings: Settings, debit_id: str, number: int) -> Fate:
+def draw(settings: Settings, debit_id: str, number: int) -> PlannedResponse:
     """Draw what becomes of this request for a debit: the same each time."""
     if chances(settings.seed, debit_id)[0] < settings.rejected:
-        return Fate("rejected", done=False, latency=0.0)
+        return PlannedResponse("rejected", done=False, latency=0.0)
     which, half, slowness = chances(settings.seed, debit_id, number)
     latency = settings.latency
     if slowness < settings.slow:
         latency += slowness / settings.slow * (settings.slowest - latency)
     if (which := which - settings.limited) < 0:
-        return Fate("limited", done=False, latency=0.0)
+        return PlannedResponse("limited", done=False, latency=0.0)
     for end, share in (("silent", settings.silent), ("broken", settings.broken), ("cut", settings.cut)):
         if (which := which - share) < 0:
-            return Fate(end, half < 0.5, latency)
-    return Fate("paid", done=True, latency=latency)
+            return PlannedResponse(end, half < 0.5, latency)
+    return PlannedResponse("paid", done=True, latency=latency)
 
 
 @attrs.define(eq=False)
@@ -99,8 +99,8 @@ class Api:
     requests: Counter[str] = attrs.Factory(Counter)
     """Capture requests by debit."""
     captures: Counter[str] = attrs.Factory(Counter)
-    """DurableCaptures carried out, by debit."""
-    refusals: Counter[str] = attrs.Factory(Counter)
+    """Captures carried out, by debit."""
+    rejections: Counter[str] = attrs.Factory(Counter)
     """Requests answered by 422, by debit."""
     effects: defaultdict[str, list[tuple[float, str]]] = attrs.Factory(lambda: defaultdict(list))
     """When each debit was captured, and for whom."""
@@ -126,9 +126,9 @@ class Api:
         if settings.record:
             self.sent_at.append(time.time())
         self.progress.set()
-        fate = draw(settings, debit_id, number)
-        if fate.end == "rejected":
-            self.refusals[debit_id] += 1
+        planned = draw(settings, debit_id, number)
+        if planned.end == "rejected":
+            self.rejections[debit_id] += 1
 
         ended = False
 
@@ -137,12 +137,12 @@ class Api:
             if ended:
                 return
             ended = True
-            if fate.done:
+            if planned.done:
                 self.carry_out(debit_id, owner)
-            connection.end(fate, debit_id)
+            connection.end(planned, debit_id)
 
-        latency = fate.latency
-        if settings.hold and fate.done:
+        latency = planned.latency
+        if settings.hold and planned.done:
             self.held[debit_id].append(end)
             latency = settings.slowest
         asyncio.get_running_loop().call_later(latency, end)
@@ -213,17 +213,17 @@ class Connection(asyncio.Protocol):
             % (status, len(content), content)
         )
 
-    def end(self, fate: Fate, debit_id: str) -> None:
-        """DeliveryResponse as it is fated."""
-        if fate.end == "paid":
+    def end(self, planned: PlannedResponse, debit_id: str) -> None:
+        """Answer as planned."""
+        if planned.end == "paid":
             self.answer(200, {"identifier": debit_id, "state": "paid"})
-        elif fate.end == "broken":
-            self.answer(500 if fate.done else 503, {"detail": "Internal Server Error"})
-        elif fate.end == "limited":
+        elif planned.end == "broken":
+            self.answer(500 if planned.done else 503, {"detail": "Internal Server Error"})
+        elif planned.end == "limited":
             self.answer(429, {"detail": "Too many requests"})
-        elif fate.end == "rejected":
+        elif planned.end == "rejected":
             self.answer(422, {"detail": [{"loc": ["path"], "msg": "declined", "type": "value_error"}]})
-        elif fate.end == "cut":
+        elif planned.end == "cut":
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -242,7 +242,7 @@ class Control:
         return {
             "captured": len(api.captures),
             "twice": sorted(api.twice),
-            "rejected": len(api.refusals),
+            "rejected": len(api.rejections),
             "requests": sum(api.requests.values()),
             "statuses": sum(asked["status"] for asked in api.by_owner.values()),
             "by_owner": api.by_owner,

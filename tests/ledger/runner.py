@@ -58,7 +58,7 @@ class Options:
     """Pause before the bytes of this capture request (1, 2, ...) leave: the worst moment."""
     largest_file: int | None = None
     """Bytes: the disk is full then."""
-    patience: float | None = None
+    busy_timeout: float | None = None
     """Seconds to wait for another process that holds the file."""
     user: int | None = None
     """Become this user before the ledger is opened."""
@@ -88,7 +88,7 @@ def fork() -> int:
 
 
 def let_everything_leave() -> None:
-    """Switch the pre_send_check off: neither a lease nor a deadline keeps a request from leaving."""
+    """Switch the check before each request off: neither a lease nor a deadline keeps a request from leaving."""
 
     def begin(guard: SendGuard, transport: asyncio.Transport | None) -> None:
         guard.started_at = time.monotonic()
@@ -97,7 +97,7 @@ def let_everything_leave() -> None:
 
 
 def believe_any_status() -> None:
-    """Switch the resolve time off: what a dead run left in doubt is looked up at once."""
+    """Switch the resolve time off: what a dead run left in doubt is resolved at once."""
     take_over = _intents.take_over
 
     def take_over_at_once(
@@ -205,8 +205,8 @@ def main(options: Options) -> None:
         believe_any_status()
     if options.pause_at is not None:
         pause_before(options.pause_at)
-    if options.patience is not None:
-        _sqlite._BUSY_TIMEOUT_SECONDS = options.patience
+    if options.busy_timeout is not None:
+        _sqlite._BUSY_TIMEOUT_SECONDS = options.busy_timeout
     if options.largest_file is not None:
         sys.dont_write_bytecode = True  # what is imported from now on would be cut off on the disk, for all who come
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.largest_file, options.largest_file))

@@ -12,18 +12,18 @@ from typing import Any
 
 DEBITS = int(os.environ.get("JETPAY_TEST_DEBITS", "400"))
 KILLS = int(os.environ.get("JETPAY_TEST_KILLS", "4"))
-SLOWEST = float(os.environ.get("JETPAY_TEST_SLOWEST", "0.4"))
+SLOWEST_SECONDS = float(os.environ.get("JETPAY_TEST_SLOWEST", "0.4"))
 """Seconds that a capture takes at most."""
 MILLION = "JETPAY_TEST_MILLION" in os.environ
 
-PATIENCE = max(0.9, 1.5 * SLOWEST)
+RESPONSE_TIMEOUT_SECONDS = max(0.9, 1.5 * SLOWEST_SECONDS)
 """Seconds after which a capture that is not answered is given up: more than any takes."""
 
-TIMES: dict[str, Any] = {"timeout": PATIENCE * 1.5, "resolve_after": PATIENCE / 3}
-"""Of a runner: two thirds of its timeout are patience, the rest is to resolve in."""
+TIMES: dict[str, Any] = {"timeout": RESPONSE_TIMEOUT_SECONDS * 1.5, "resolve_after": RESPONSE_TIMEOUT_SECONDS / 3}
+"""Of a runner: two thirds of its timeout are for the response, the rest is to resolve in."""
 
-LIFELIKE: dict[str, Any] = {"latency": 0.005, "slow": 0.1, "slowest": SLOWEST, "silent": 1 / 200}
-"""Of the API: mostly quick, sometimes slow, and one reply in 200 never comes."""
+LIFELIKE: dict[str, Any] = {"latency": 0.005, "slow": 0.1, "slowest": SLOWEST_SECONDS, "silent": 1 / 200}
+"""Of the API: mostly quick, sometimes slow, and one response in 200 never comes."""
 
-TIME_LIMIT = 60 + DEBITS / 10 + KILLS * (2 + PATIENCE * 2)
+TIME_LIMIT_SECONDS = 60 + DEBITS / 10 + KILLS * (2 + RESPONSE_TIMEOUT_SECONDS * 2)
 """Seconds for one test, on a busy machine."""

@@ -1,4 +1,4 @@
-"""What stays within its bounds: captures in shared, their rate, memory; and who asks for what is not there."""
+"""What stays within its bounds: captures in flight, their rate, memory; and who asks for what is not there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jetpay_async.ledger import UnknownBatchError
 from tests.ledger import runner
 from tests.ledger.assertions import captured_once
 from tests.ledger.processes import counting_api, keep_running, pipeline
-from tests.ledger.scale import MILLION, TIME_LIMIT, TIMES
+from tests.ledger.scale import MILLION, TIME_LIMIT_SECONDS, TIMES
 
 pytestmark = pytest.mark.endurance
 
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 @pytest.mark.asyncio
-@pytest.mark.timeout(TIME_LIMIT)
+@pytest.mark.timeout(TIME_LIMIT_SECONDS)
 async def test_captures_in_flight(tmp_path: Path, ledger: str) -> None:
-    """No process has more captures in shared than its concurrency, and it makes use of all of it."""
+    """No process has more captures in flight than its concurrency, and it makes use of all of it."""
     async with (
         counting_api(latency=0.02) as api,
         pipeline(api, tmp_path, 2, debits=400, ledger=ledger, concurrency=8, **TIMES) as runners,
@@ -39,7 +39,7 @@ async def test_captures_in_flight(tmp_path: Path, ledger: str) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.timeout(TIME_LIMIT)
+@pytest.mark.timeout(TIME_LIMIT_SECONDS)
 async def test_one_rate_for_all(tmp_path: Path, ledger: str) -> None:
     """Three processes together keep to the rate, from the first capture to the last."""
     rate, debits = 100, 150
@@ -59,7 +59,7 @@ async def test_one_rate_for_all(tmp_path: Path, ledger: str) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.timeout(TIME_LIMIT)
+@pytest.mark.timeout(TIME_LIMIT_SECONDS)
 async def test_memory_stays_flat(tmp_path: Path) -> None:
     """Twenty times the debits need no more memory."""
     peaks = []
@@ -104,9 +104,9 @@ async def test_a_million_debits(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.timeout(TIME_LIMIT)
+@pytest.mark.timeout(TIME_LIMIT_SECONDS)
 async def test_asking_for_what_is_not_there_disturbs_nobody(ledger: str) -> None:
-    """Whoever asks for a batch that doesn't exist is told; the captures under way go on."""
+    """Whoever asks for a batch that doesn't exist gets an error; the captures under way go on."""
     async with (
         counting_api(latency=0.002) as api,
         JetpayClient("token-of-a-test", base_url=api.url) as client,

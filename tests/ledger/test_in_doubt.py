@@ -258,7 +258,7 @@ def test_a_rejected_debit_that_is_retried_keeps_its_time(scenario: Scenario) -> 
 def test_an_unknown_outcome_keeps_its_state_in_the_row(scenario: Scenario) -> None:
     """A state beyond preauthorized that was seen once ends resending, in every later run and batch."""
     scenario.api.script["debit_0"] = [SILENT]
-    scenario.api.states["debit_0"] = ["settling"]
+    scenario.api.states["debit_0"] = ["pondering"]
 
     async def main() -> None:
         async with scenario.captures() as captures:
@@ -272,13 +272,13 @@ def test_an_unknown_outcome_keeps_its_state_in_the_row(scenario: Scenario) -> No
 
     simulate(main())
     assert scenario.api.requests == Counter(["debit_0"])
-    assert {row[0] for row in scenario.rows("SELECT seen_state FROM jetpay_debit")} == {"settling"}
+    assert {row[0] for row in scenario.rows("SELECT seen_state FROM jetpay_debit")} == {"pondering"}
 
 
 def test_a_status_that_went_forward_and_back_is_no_proof(scenario: Scenario) -> None:
     """A stale answer after one that said more does not have the capture sent again."""
     scenario.api.script["debit_0"] = [SILENT]
-    scenario.api.states["debit_0"] = ["settling"] * 3 + ["preauthorized"]
+    scenario.api.states["debit_0"] = ["pondering"] * 3 + ["preauthorized"]
 
     async def main() -> None:
         async with scenario.captures() as captures:

@@ -14,11 +14,11 @@ import pytest
 
 from tests.ledger.assertions import captured_once, progress_of, until
 from tests.ledger.processes import counting_api, keep_running, kill_at_random, make_trouble, pipeline
-from tests.ledger.scale import DEBITS, KILLS, LIFELIKE, SLOWEST, TIME_LIMIT, TIMES
+from tests.ledger.scale import DEBITS, KILLS, LIFELIKE, SLOWEST_SECONDS, TIME_LIMIT_SECONDS, TIMES
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT + 10)]
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT_SECONDS + 10)]
 
 
 @pytest.mark.asyncio
@@ -27,7 +27,7 @@ async def test_kill_9(tmp_path: Path, ledger: str, size: int) -> None:
     """Killed at random moments, with an API that is slow and sometimes silent, each debit is captured once."""
     chance = random.Random(7)
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api(**LIFELIKE) as api,
         pipeline(api, tmp_path, size, debits=DEBITS, ledger=ledger, **TIMES) as runners,
     ):
@@ -48,7 +48,7 @@ async def test_killed_paused_and_ended(tmp_path: Path, ledger: str) -> None:
     lease = 1.0
     chance = random.Random(11)
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api(**LIFELIKE) as api,
         pipeline(api, tmp_path, 3, debits=DEBITS, ledger=ledger, lease_seconds=lease, **TIMES) as runners,
     ):
@@ -66,7 +66,7 @@ async def test_killed_paused_and_ended(tmp_path: Path, ledger: str) -> None:
 async def test_a_paused_process_keeps_its_debits(tmp_path: Path) -> None:
     """On SQLite nobody takes over from a process that is paused, however long: it goes on when it wakes."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api() as api,
         pipeline(api, tmp_path, 2, debits=100, pause_at=20, **TIMES) as (paused, other),
     ):
@@ -91,7 +91,7 @@ async def test_a_paused_process_keeps_its_debits(tmp_path: Path) -> None:
 async def test_a_replaced_process_sends_nothing_when_it_wakes(tmp_path: Path, postgres_ledger: str) -> None:
     """On PostgreSQL a paused process is replaced after its lease; when it wakes it stops before a byte leaves."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api() as api,
         pipeline(api, tmp_path, 2, debits=100, pause_at=20, ledger=postgres_ledger, lease_seconds=1.0, **TIMES) as (
             paused,
@@ -114,9 +114,9 @@ async def test_a_replaced_process_sends_nothing_when_it_wakes(tmp_path: Path, po
 
 @pytest.mark.asyncio
 async def test_sigterm_leaves_nothing_in_doubt(tmp_path: Path, ledger: str) -> None:
-    """Told to stop, a run finishes what is in shared and gives back the rest; the next one has nothing to look up."""
+    """On SIGTERM, a run finishes what is in flight and gives back the rest; the next one has nothing to resolve."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api(latency=0.05) as api,
         pipeline(api, tmp_path, debits=200, ledger=ledger, **TIMES) as (each,),
     ):
@@ -144,7 +144,7 @@ async def test_sigterm_leaves_nothing_in_doubt(tmp_path: Path, ledger: str) -> N
 async def test_a_paused_process_that_is_taken_for_dead(tmp_path: Path, how: str) -> None:
     """Where its lock is deleted, or looked for beside a link, it is replaced; when it wakes it sends nothing."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api() as api,
         pipeline(api, tmp_path, 2, debits=100, pause_at=20, **TIMES) as (paused, other),
     ):
@@ -175,7 +175,7 @@ async def test_a_paused_process_that_is_taken_for_dead(tmp_path: Path, how: str)
 async def test_a_child_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     """What a killed process was sending is taken over though a child that it forked lives on."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api(latency=0.05) as api,
         pipeline(api, tmp_path, debits=100, fork=True, **TIMES) as (each,),
     ):
@@ -199,8 +199,8 @@ async def test_a_child_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
 async def test_machines_whose_clocks_differ(tmp_path: Path, postgres_ledger: str) -> None:
     """On PostgreSQL the machines' own clocks decide nothing: one that is an hour ahead takes over no earlier."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
-        counting_api(hold=True, slowest=SLOWEST) as api,
+        asyncio.timeout(TIME_LIMIT_SECONDS),
+        counting_api(hold=True, slowest=SLOWEST_SECONDS) as api,
         pipeline(api, tmp_path, 2, debits=100, ledger=postgres_ledger, lease_seconds=1.0, **TIMES) as (one, ahead),
     ):
         ahead.options = attrs.evolve(ahead.options, clock=3600.0)
@@ -223,7 +223,7 @@ async def test_a_clock_that_is_set_anew(tmp_path: Path) -> None:
     # Time enough to start, to notice and to ask before the captures take effect by themselves.
     times = {"timeout": 4.0, "resolve_after": 0.4}
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api(hold=True, slowest=2.5) as api,
         pipeline(api, tmp_path, 2, debits=32, **times) as (killed, later),
     ):
@@ -243,7 +243,7 @@ async def test_a_clock_that_is_set_anew(tmp_path: Path) -> None:
 async def test_kill_9_while_nothing_is_sent(tmp_path: Path, ledger: str) -> None:
     """A process that is killed between an intent and its request leaves a debit that the next one captures."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api() as api,
         pipeline(api, tmp_path, debits=30, ledger=ledger, pause_at=1, lease_seconds=1.0, **TIMES) as (each,),
     ):
@@ -263,7 +263,7 @@ async def test_faults_of_the_api(tmp_path: Path, ledger: str) -> None:
     """5xx, resets, silence and 429, before and after the money was taken: each debit is captured once."""
     faults = {"broken": 0.02, "cut": 0.02, "limited": 0.02, "silent": 0.01}
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api(latency=0.005, **faults) as api,
         pipeline(api, tmp_path, debits=DEBITS, ledger=ledger, **TIMES) as (each,),
     ):
@@ -277,7 +277,7 @@ async def test_faults_of_the_api(tmp_path: Path, ledger: str) -> None:
 async def test_two_batches_with_the_same_debits(tmp_path: Path, ledger: str) -> None:
     """A debit that is in two batches is captured once, though two processes run them at the same time."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api(latency=0.02) as api,
         pipeline(api, tmp_path, 2, debits=100, ledger=ledger, **TIMES) as (one, other),
     ):

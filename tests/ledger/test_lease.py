@@ -105,14 +105,14 @@ async def test_an_owner_that_was_removed_sends_nothing_more(ledger: FakeLedger, 
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(("seconds", "refused"), [(7.9, False), (8.0, True), (60.0, True)])
-async def test_requests_leave_in_four_fifths_of_a_lease(ledger: FakeLedger, seconds: float, refused: bool) -> None:
-    """A request is refused well before another owner may take over its debit; a renewal lets requests leave again."""
+@pytest.mark.parametrize(("seconds", "stopped"), [(7.9, False), (8.0, True), (60.0, True)])
+async def test_requests_leave_in_four_fifths_of_a_lease(ledger: FakeLedger, seconds: float, stopped: bool) -> None:
+    """A request is stopped well before another owner may take over its debit; a renewal lets requests leave again."""
     lease = await ledger.register_owner(lapses=True)
     assert lease.pre_send_check is not None
     ledger.let_pass(seconds)
 
-    assert (lease.pre_send_check() is not None) is refused
+    assert (lease.pre_send_check() is not None) is stopped
     await lease.keep()
     assert lease.pre_send_check() is None
 

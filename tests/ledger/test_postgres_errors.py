@@ -22,7 +22,7 @@ KEY = "night"
 
 PASSWORD = "p4ss/w#rd"
 
-REFUSED = "postgresql://jetpay:p4ss%2Fw%23rd@127.0.0.1:1/shop?connect_timeout=2"
+UNREACHABLE = "postgresql://jetpay:p4ss%2Fw%23rd@127.0.0.1:1/shop?connect_timeout=2"
 
 
 async def open_ledger(url: str, *, create: bool = True) -> None:
@@ -61,15 +61,15 @@ def test_a_url_that_can_not_be_read_is_not_quoted(url: str) -> None:
 async def test_a_server_that_can_not_be_reached_says_so(caplog: pytest.LogCaptureFixture) -> None:
     """The error says what to check; the password is in no message."""
     with caplog.at_level(0), pytest.raises(LedgerError, match=r"shop at 127\.0\.0\.1:1.*can be reached") as caught:
-        await open_ledger(REFUSED)
+        await open_ledger(UNREACHABLE)
 
-    text = "".join(traceback.format_exception(caught.value)) + caplog.text + PostgresBackend(REFUSED).name
+    text = "".join(traceback.format_exception(caught.value)) + caplog.text + PostgresBackend(UNREACHABLE).name
     assert "p4ss" not in text
 
 
 def test_a_password_that_a_server_repeats_is_taken_out() -> None:
     """What the server says is told without the password."""
-    said = PostgresBackend(REFUSED).explain(psycopg.OperationalError(f"odd: {PASSWORD}\n  and more"))
+    said = PostgresBackend(UNREACHABLE).explain(psycopg.OperationalError(f"odd: {PASSWORD}\n  and more"))
 
     assert said is not None
     assert "odd: *** and more" in said

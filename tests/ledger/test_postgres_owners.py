@@ -168,10 +168,10 @@ def test_owners_that_are_dead_are_replaced(connection: PostgresConnection, other
     assert _intents.take_over(other, [Scope(1)], owner=heir) == []
     connection.change("UPDATE jetpay_owner SET lease_until = lease_until - 61 WHERE id = :dead", {"dead": dead})
 
-    doubts = _intents.take_over(other, [Scope(1)], owner=heir)
+    unresolved = _intents.take_over(other, [Scope(1)], owner=heir)
 
-    assert [(doubt.debit_id, doubt.attempts) for doubt in doubts] == [("debit_0", 1), ("debit_1", 1)]
-    assert all(29 < doubt.wait <= 30 for doubt in doubts)
+    assert [(debit.debit_id, debit.attempts) for debit in unresolved] == [("debit_0", 1), ("debit_1", 1)]
+    assert all(29 < debit.wait <= 30 for debit in unresolved)
     assert not connection.renew(dead, 60.0)
     assert _intents.take_over(connection, [Scope(1)], owner=alive) == []
 

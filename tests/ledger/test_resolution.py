@@ -35,28 +35,28 @@ def left_by_a_dead_run(client: JetpayClient) -> Execution[Capture]:
 
 
 @pytest.mark.asyncio
-async def test_a_doubt_outlives_a_run_that_ends_while_it_is_settled() -> None:
-    """Where settling is cut off before the status could tell, the next capture of the debit reads the status first."""
+async def test_a_debit_stays_in_doubt_when_its_resolution_is_cut_off() -> None:
+    """Where the status could not tell before the run ended, the next capture of the debit reads the status first."""
     silent_status = [loopback.silence] * 100
     server = Loopback(scripts={"capture": [work_then(loopback.hang_up)], "status": silent_status})
     async with server.listen(), connect(server, timeout=0.1) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.capture(DEBIT_ID)
-        settling = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        resolving = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
         await asyncio.sleep(0)
-        settling.cancel()
-        await asyncio.wait([settling])
+        resolving.cancel()
+        await asyncio.wait([resolving])
         silent_status.clear()
         capture = await client.with_options(timeout=2.0).capture(DEBIT_ID)
 
-    assert settling.cancelled()
+    assert resolving.cancelled()
     assert capture.confirmed_by_status
     assert server.captures == 1
 
 
 @pytest.mark.asyncio
 async def test_a_request_of_the_same_client_may_still_be_on_its_way() -> None:
-    """However old the doubt of a run is, a status proves nothing while the client's own request may take effect."""
+    """However old the request of a dead run is, a status proves nothing while the client's own request may take effect."""
     late = asyncio.Event()
 
     async def take_effect_late(exchange: Exchange) -> None:
@@ -78,8 +78,8 @@ async def test_a_request_of_the_same_client_may_still_be_on_its_way() -> None:
 
 
 @pytest.mark.asyncio
-async def test_settling_shares_the_answer_of_a_capture_under_way() -> None:
-    """While the same client is capturing the debit, its answer settles the doubt: no second question is asked."""
+async def test_a_resolution_shares_the_answer_of_a_capture_under_way() -> None:
+    """While the same client is capturing the debit, its answer resolves it: no status is read."""
     late = asyncio.Event()
 
     async def answer_late(exchange: Exchange) -> None:
@@ -90,26 +90,26 @@ async def test_settling_shares_the_answer_of_a_capture_under_way() -> None:
     async with server.listen(), connect(server, timeout=5.0) as client:
         capturing = asyncio.create_task(client.capture(DEBIT_ID))
         await server.arrived.wait()
-        settling = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        resolving = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
         await asyncio.sleep(0)
         late.set()
 
-        assert await settling == await capturing
+        assert await resolving == await capturing
 
     assert server.count("status") == 0
 
 
 @pytest.mark.asyncio
-async def test_settling_goes_on_where_a_capture_under_way_was_cancelled() -> None:
-    """A capture that is cut off leaves the doubt to who settles it."""
+async def test_a_resolution_goes_on_where_a_capture_under_way_was_cancelled() -> None:
+    """A capture that is cut off leaves the debit to whoever resolves it."""
     server = Loopback(scripts={"capture": [work_then(loopback.silence)]})
     async with server.listen(), connect(server, timeout=5.0) as client:
         capturing = asyncio.create_task(client.capture(DEBIT_ID))
         await server.arrived.wait()
-        settling = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        resolving = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
         await asyncio.sleep(0)
         capturing.cancel()
-        capture = await settling
+        capture = await resolving
         await asyncio.wait([capturing])
 
     assert capture is not None
@@ -119,7 +119,7 @@ async def test_settling_goes_on_where_a_capture_under_way_was_cancelled() -> Non
 
 @pytest.mark.asyncio
 async def test_a_debit_that_is_over_is_no_longer_in_doubt() -> None:
-    """A status that is final and another one ends the doubt of the client, too."""
+    """A status that is final and another one resolves the debit for the client, too."""
     server = Loopback(scripts={"capture": [loopback.hang_up], "status": [loopback.silence] * 100})
     async with server.listen(), connect(server, timeout=0.1) as client:
         with pytest.raises(OutcomeUnknownError):
@@ -133,7 +133,7 @@ async def test_a_debit_that_is_over_is_no_longer_in_doubt() -> None:
 
 
 @pytest.mark.asyncio
-async def test_nothing_leaves_behind_a_closed_fence() -> None:
+async def test_nothing_leaves_where_the_check_forbids_it() -> None:
     """What a lease forbids is rejected in the write of the request: not a byte of it reaches the server."""
     server = Loopback()
     async with server.listen(), connect(server, timeout=1.0) as client:

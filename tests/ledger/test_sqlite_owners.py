@@ -34,9 +34,9 @@ def backend(path: Path) -> SqliteBackend:
 
 def take_over(connection: SqliteConnection, owner: int) -> list[str]:
     connection.begin(writes=True)
-    doubts = _intents.take_over(connection, [Scope(1)], owner=owner)
+    unresolved = _intents.take_over(connection, [Scope(1)], owner=owner)
     connection.commit()
-    return [doubt.debit_id for doubt in doubts]
+    return [debit.debit_id for debit in unresolved]
 
 
 def start(connection: SqliteConnection, limit: int) -> int:
@@ -128,10 +128,10 @@ def test_a_clock_that_was_set_in_between_proves_nothing(backend: SqliteBackend, 
     owner = start(heir, 0)
 
     heir.begin(writes=True)
-    doubts = _intents.take_over(heir, [Scope(1)], owner=owner)
+    unresolved = _intents.take_over(heir, [Scope(1)], owner=owner)
     heir.commit()
 
-    assert [doubt.wait for doubt in doubts] == [pytest.approx(30.0, abs=1.0)] * 2
+    assert [debit.wait for debit in unresolved] == [pytest.approx(30.0, abs=1.0)] * 2
     heir.close()
 
 
@@ -160,8 +160,8 @@ def test_leaving_tidies_up(backend: SqliteBackend, path: Path) -> None:
     last.close()
 
 
-def test_leaving_keeps_the_clock_of_a_doubt(backend: SqliteBackend, path: Path) -> None:
-    """An owner that leaves a debit in doubt stays until it is buried: its clock tells how long that one is to wait."""
+def test_leaving_keeps_the_clock_of_a_debit_in_doubt(backend: SqliteBackend, path: Path) -> None:
+    """An owner that leaves a debit in doubt stays until another one removes it: its clock says how long to wait."""
     leaving, heir = backend.connect(create=True), backend.connect(create=False)
     owner = start(leaving, 1)
 

@@ -15,11 +15,11 @@ import pytest
 
 from tests.ledger.assertions import captured_once
 from tests.ledger.processes import counting_api, keep_running, pipeline
-from tests.ledger.scale import DEBITS, LIFELIKE, TIME_LIMIT, TIMES
+from tests.ledger.scale import DEBITS, LIFELIKE, TIME_LIMIT_SECONDS, TIMES
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT + 40)]
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT_SECONDS + 40)]
 
 
 class OwnPostgres:
@@ -66,7 +66,7 @@ def own_postgres() -> Iterator[OwnPostgres]:
 async def test_postgres_stopped_hard(tmp_path: Path, own_postgres: OwnPostgres) -> None:
     """While PostgreSQL is gone nothing new is sent; when it is back, the batch goes on: nothing twice, nothing lost."""
     async with (
-        asyncio.timeout(TIME_LIMIT),
+        asyncio.timeout(TIME_LIMIT_SECONDS),
         counting_api(**LIFELIKE) as api,
         pipeline(api, tmp_path, 2, debits=DEBITS, ledger=own_postgres.url, lease_seconds=1.0, **TIMES) as runners,
     ):

@@ -157,7 +157,7 @@ async def test_a_file_that_another_process_holds(tmp_path: Path) -> None:
     async with counting_api() as api:
         with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            end = await run(api, tmp_path, ledger, patience=0.3)
+            end = await run(api, tmp_path, ledger, busy_timeout=0.3)
             totals = await api.totals()
             async with pipeline(api, tmp_path, debits=DEBITS, ledger=str(ledger), **TIMES) as (waiting,):
                 await waiting.start()

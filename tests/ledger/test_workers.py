@@ -12,7 +12,7 @@ import pytest
 from tests.ledger import runner
 from tests.ledger.assertions import captured_once
 from tests.ledger.processes import counting_api, keep_alive, make_trouble, pipeline
-from tests.ledger.scale import DEBITS, KILLS, LIFELIKE, TIME_LIMIT, TIMES
+from tests.ledger.scale import DEBITS, KILLS, LIFELIKE, TIME_LIMIT_SECONDS, TIMES
 
 pytest.importorskip("procrastinate", reason="procrastinate is not installed: pip install 'jetpay-async[distributed]'")
 
@@ -20,7 +20,7 @@ from tests.ledger import worker
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT + 40)]
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(TIME_LIMIT_SECONDS + 40)]
 
 CHUNKED = max(DEBITS, 1_000)
 """Enough for four chunks."""
@@ -31,7 +31,7 @@ async def test_workers_killed_paused_and_ended(tmp_path: Path, postgres_ledger: 
     """Three workers on one queue and one ledger, replaced whenever they end: each debit is captured once."""
     lease = 1.0
     async with (
-        asyncio.timeout(TIME_LIMIT + 30),
+        asyncio.timeout(TIME_LIMIT_SECONDS + 30),
         counting_api(**LIFELIKE) as api,
         pipeline(
             api,
