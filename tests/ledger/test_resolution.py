@@ -36,7 +36,7 @@ def left_by_a_dead_run(client: JetpayClient) -> Execution[Capture]:
 
 @pytest.mark.asyncio
 async def test_a_debit_stays_in_doubt_when_its_resolution_is_cut_off() -> None:
-    """Where the status could not tell before the run ended, the next capture of the debit reads the status first."""
+    """Where the status could not tell before the run ended, the next capture of the debit reads it first."""
     silent_status = [loopback.silence] * 100
     server = Loopback(scripts={"capture": [work_then(loopback.hang_up)], "status": silent_status})
     async with server.listen(), connect(server, timeout=0.1) as client:
