@@ -56,7 +56,7 @@ async def test_a_debit_stays_in_doubt_when_its_resolution_is_cut_off() -> None:
 
 @pytest.mark.asyncio
 async def test_a_request_of_the_same_client_may_still_be_on_its_way() -> None:
-    """However old the request of a dead run is, a status proves nothing while the client's own request may take effect."""
+    """However old the request of a dead run is, a status proves nothing while the client's own may take effect."""
     late = asyncio.Event()
 
     async def take_effect_late(exchange: Exchange) -> None:
