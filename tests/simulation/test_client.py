@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import attrs
+import pytest
 
 from jetpay_async import Capture, JetpayError, RetryPolicy
 from jetpay_async._core import operations
@@ -16,7 +17,10 @@ from jetpay_async.errors import Outcome
 from tests.simulation.loop import VirtualTimeLoop, run
 from tests.simulation.service import Network, Service
 
-SCHEDULES = 1500
+# Thousands of schedules take a while on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
+SCHEDULES = 2000
 POLICY = RetryPolicy(base_delay=0.2, max_delay=4.0, resolve_after=5.0, resolve_after_timeout=60.0)
 LONGEST_SECONDS = 400.0
 """By then all that the service works on is done."""

@@ -6,6 +6,8 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
+import pytest
+
 from jetpay_async import RetryPolicy
 from jetpay_async.ledger import CapturesStoppedError, LedgerError
 from jetpay_async.outcomes import Accepted, Captured, Rejected
@@ -16,6 +18,9 @@ from tests.simulation.world import World, rows
 if TYPE_CHECKING:
     from jetpay_async.outcomes import CaptureOutcome
     from tests.simulation.world import Process
+
+# Hundreds of schedules take a while on a busy machine.
+pytestmark = pytest.mark.timeout(600)
 
 SCHEDULES = 150
 POLICY = RetryPolicy(base_delay=0.2, max_delay=2.0, resolve_after=3.0, resolve_after_timeout=15.0)
