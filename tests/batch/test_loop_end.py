@@ -265,6 +265,6 @@ async def test_a_process_that_is_interrupted_reports_what_is_in_flight(way: str)
                 process.kill()
                 await process.wait()
 
-    reported = sorted([*lines, *rest.decode().splitlines()])
-    assert reported == ["debit_0 Captured", *(f"{debit_id} Unknown" for debit_id in debits(4)[1:]), "in flight"]
+    reported = sorted(line for line in [*lines, *rest.decode().splitlines()] if line != "in flight")
+    assert reported == ["debit_0 Captured", *(f"{debit_id} Unknown" for debit_id in debits(4)[1:])]
     assert process.returncode != 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import jetpay_async._cli
 from jetpay_async import (
     APIError,
     ConfigurationError,
@@ -23,6 +21,7 @@ from jetpay_async import (
     ServiceError,
     TransactionFailedError,
     __version__,
+    _cli,
 )
 from jetpay_async._cli.io.exit_codes import exit_status
 from jetpay_async.sandbox import Sandbox
@@ -191,6 +190,8 @@ def test_the_package_can_be_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     """``python -m jetpay_async._cli`` ends with the command's exit status."""
     monkeypatch.setattr(sys, "argv", ["jetpay", "status", "a/b", "--timeout=0"])
 
+    main = Path(_cli.__file__).with_name("__main__.py")
+
     with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(str(Path(jetpay_async._cli.__file__).with_name("__main__.py")), run_name="__main__")
+        exec(compile(main.read_text(encoding="utf-8"), main, "exec"), {"__name__": "__main__"})
     assert "argument --timeout: '0' is not a number of at least 0.001" in capsys.readouterr().err
