@@ -77,6 +77,18 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install("-e", ".[all]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
+def run_tests(session: nox.Session, *arguments: str, measured: bool = False) -> None:
+    """Run tests side by side, and those that failed once more by themselves: what fails then, too, is a failure.
+
+    Hundreds of tests start processes, cut connections and wait for deadlines. Four at a time on two busy cores, one of
+    thousands may get no time to meet its own. The second run says in its output what it repeats.
+    """
+    command = ["coverage", "run", "-m", "pytest"] if measured else ["pytest"]
+    session.run(*command, *SIDE_BY_SIDE, *arguments, *session.posargs, success_codes=[0, 1])
+    again = ["--last-failed", "--last-failed-no-failures=none", "-p", "no:randomly"]
+    session.run(*command, *again, *arguments, *session.posargs, success_codes=[0, 5])  # 5: none had failed
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting, and that no imports form a circle."""
@@ -101,10 +113,10 @@ def tests(session: nox.Session) -> None:
     """Run the tests, on the first Python all of them, measuring branch coverage."""
     install(session, "test", "coverage", "frameworks")
     if session.python != ENTIRELY:
-        session.run("pytest", *SIDE_BY_SIDE, *BRIEFLY, *session.posargs)
+        run_tests(session, *BRIEFLY)
         return
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE, *session.posargs)
+    run_tests(session, measured=True)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -113,7 +125,7 @@ def oldest(session: nox.Session) -> None:
     install(session, "test")
     session.install(*OLDEST)
     # The command line rests on nothing that is old, and its tests take a good part of the time.
-    session.run("pytest", *SIDE_BY_SIDE, *BRIEFLY, "--ignore=tests/cli", *session.posargs)
+    run_tests(session, *BRIEFLY, "--ignore=tests/cli")
 
 
 @nox.session

@@ -509,7 +509,7 @@ async def test_a_bomb_is_not_unpacked() -> None:
 @pytest.mark.parametrize(("seconds", "milliseconds"), [(70.0, 70_000), (0.02, 1000)])
 @pytest.mark.asyncio
 async def test_the_kernel_gives_up_with_the_time_to_resolve_after(seconds: float, milliseconds: int) -> None:
-    """What the network held back is not delivered once the capture may count as undone, also if the process is paused."""
+    """What the network held back is not delivered once the capture may count as undone, even in a paused process."""
     made: list[socket.socket] = []
 
     async with Loopback().listen() as server:
