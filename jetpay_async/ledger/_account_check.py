@@ -27,11 +27,6 @@ class AccountCheck:
         self._count = 0
         self._held: list[tuple[Claim, Rejected[None]]] = []
 
-    @property
-    def held(self) -> int:
-        """How many answers are held back."""
-        return len(self._held)
-
     def holds_back(self, claim: Claim, outcome: CaptureOutcome) -> bool:
         """Take an outcome into account; return whether it is not to be recorded yet."""
         if self._passed or isinstance(outcome, NotSent | Unknown):

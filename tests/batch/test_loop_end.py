@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -38,6 +40,13 @@ def held(monkeypatch: pytest.MonkeyPatch) -> None:
         return execute(execution)
 
     monkeypatch.setattr(CaptureOperation, "execute", make)
+
+
+@pytest.fixture(autouse=True)
+def _only_its_own_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out batches that other tests left to the garbage collector, which reports them when it takes them."""
+    gc.collect()
+    monkeypatch.setattr(worker_pool, "_running", weakref.WeakSet())
 
 
 @pytest.fixture
@@ -236,6 +245,8 @@ async def main():
 
 loop = asyncio.new_event_loop()
 asyncio.set_event_loop(loop)
+# What a shell starts in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if sys.argv[2] == "stop":
     loop.add_signal_handler(signal.SIGINT, loop.stop)
 loop.run_until_complete(main())

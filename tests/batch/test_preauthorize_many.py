@@ -103,6 +103,7 @@ async def test_a_preauthorization_in_progress_is_accepted() -> None:
         (outcome,) = [each async for each in client.preauthorize_many([request(1)])]
 
     assert isinstance(outcome, AcceptedPreauthorization)
+    assert outcome.attempts == 1
     assert (outcome.debit_id, outcome.request, outcome.preauthorization.final) == (
         "debit_of_contact_1",
         request(1),

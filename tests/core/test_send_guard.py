@@ -284,3 +284,16 @@ def test_a_read_keeps_the_first_time_at_which_it_left() -> None:
 
     assert guard.started
     assert guard.started_at == 3.0
+
+
+def test_a_guard_without_a_reset_gives_its_connection_back() -> None:
+    """A transport that has no sockets to reset attaches none; a whole response leaves the connection alone."""
+    connection = FakeTransport()
+    guard = SendGuard(math.inf, Clock(monotonic=lambda: 1.0))
+
+    guard.begin(cast("Any", connection))
+    guard.complete()
+    guard.abort()
+
+    assert guard.started_at == 1.0
+    assert connection.aborted == 0

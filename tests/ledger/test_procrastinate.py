@@ -481,3 +481,29 @@ def test_how_often_the_dead_are_looked_for(stalled_after: float, cron: str) -> N
 
     ((task, _),) = [key for key in app.periodic_registry.periodic_tasks if key[0] == RESCUE_TASK]
     assert app.periodic_registry.periodic_tasks[task, ""].cron == f"* * * * * {cron}"
+
+
+@pytest.mark.asyncio
+async def test_accepted_debits_are_read_by_workers_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Following up queues the chunks that have some, and returns when none of them is queued any more."""
+    app = App(connector=PsycopgConnector())
+    captures = jetpay_async.procrastinate.durable_captures(
+        app, lambda: JetpayClient("token"), ledger="postgresql://h/d"
+    )
+    queued: list[set[str | None]] = [{module._lock(KEY, 0)}, {module._lock("another", 0)}]
+
+    async def queue_accepted(ledger: Any, key: str) -> list[int]:
+        return [0]
+
+    async def still_queued() -> set[str | None]:
+        return queued.pop(0)
+
+    monkeypatch.setattr(module, "POLL_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(captures, "_queue_accepted", queue_accepted)
+    monkeypatch.setattr(captures, "_queued", still_queued)
+    unused: Any = None
+    source = module._QueueSource(unused, 1, timer=unused, follow_up=lambda: captures._follow_up(unused, KEY))
+
+    await source.follow_up()
+
+    assert queued == []

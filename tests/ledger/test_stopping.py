@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jetpay_async import RetryPolicy
-from jetpay_async.ledger import CapturesStoppedError, LedgerError, Progress, _intents
+from jetpay_async._core.clock import Clock
+from jetpay_async.ledger import CapturesStoppedError, DebitState, LedgerError, Progress, _intents
+from jetpay_async.ledger._claimer import Claimer, ClaimLimits
+from jetpay_async.ledger._intents import UnresolvedDebit
 from jetpay_async.ledger._pipeline import CapturePipeline
+from jetpay_async.ledger._repository import Scope
+from jetpay_async.ledger._resolver import Origin, Resolver
 from tests.ledger.scenario import SILENT, Act, Scenario, answers, debits, now, simulate
 
 
@@ -291,3 +297,42 @@ def test_a_silent_api_stops_the_run(scenario: Scenario) -> None:
 
     simulate(main())
     assert states(scenario)["pending"] >= 100 - 2 * 8
+
+
+def test_a_scope_is_claimed_from_while_anybody_watches_it() -> None:
+    """Two who wait for the same chunk: the first one to go does not end it for the other."""
+    limits = ClaimLimits(size=1, rate=None, room=lambda: 1.0)
+    unused: Any = None
+    claimer = Claimer(
+        unused,
+        unused,
+        unused,
+        limits,
+        restored=None,
+        recorder=unused,
+        resolver=unused,
+        on_nothing_left=lambda: None,
+    )
+    claimer.watch(Scope(1))
+    claimer.watch(Scope(1))
+
+    claimer.forget(Scope(1))
+    assert claimer.scopes == (Scope(1),)
+
+    claimer.forget(Scope(1))
+    assert claimer.scopes == ()
+
+
+def test_what_is_due_and_not_being_read_goes_back_too() -> None:
+    """A debit that was claimed to be resolved is given back when the run stops before its status is read."""
+    given_back: list[Any] = []
+    recorder: Any = SimpleNamespace(add=given_back.append)
+    context: Any = SimpleNamespace(clock=Clock(monotonic=lambda: 10.0))
+    resolver = Resolver(context, recorder, stop=given_back.append)
+    resolver.add(UnresolvedDebit(1, "debit_0", 1, 1, 0.0), 5.0, Origin.CLAIM)
+    resolver.release_due()
+
+    resolver.stop()
+
+    (record,) = given_back
+    assert (record.debit_id, record.state, record.resolve_first) == ("debit_0", DebitState.PENDING, True)
