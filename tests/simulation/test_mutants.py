@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(600)
 def believe_the_first_status(patch: Patch) -> None:
     """A debit in doubt has no time before which its status proves nothing."""
     mark_in_doubt = Execution.mark_in_doubt
-    patch.setattr(Execution, "mark_in_doubt", lambda self, certain_from: mark_in_doubt(self, -math.inf))  # noqa: ARG005 # type: ignore[misc]
+    patch.setattr(Execution, "mark_in_doubt", lambda self, certain_from: mark_in_doubt(self, -math.inf))  # noqa: ARG005 - the time is what is taken out
 
 
 def wait_as_if_the_other_side_had_ended_it(patch: Patch) -> None:
@@ -54,7 +54,7 @@ def forget_what_was_seen(patch: Patch) -> None:
     """A state beyond ``preauthorized`` is forgotten when the status goes back."""
 
     def note_state(self: Execution[object], state: object) -> None:
-        self.state = state  # type: ignore[assignment]
+        self.state = state  # type: ignore[assignment] # stands in for the real one
 
     patch.setattr(Execution, "note_state", note_state)
 

@@ -113,7 +113,7 @@ class Process:
             account=None,
             accept_rejections=True,
         )
-        self.captures._ledger = MemoryLedger(self)  # type: ignore[assignment]
+        self.captures._ledger = MemoryLedger(self)  # type: ignore[assignment] # stands in for the real one
 
     def kill(self) -> None:
         """End it where it stands."""
