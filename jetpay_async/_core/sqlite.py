@@ -64,8 +64,12 @@ def connect(path: str | os.PathLike[str], *, busy_timeout: float, check_same_thr
         refuse_second_name(file)
     connection = sqlite3.connect(path, isolation_level=None, timeout=busy_timeout, check_same_thread=check_same_thread)
     if file is not None and made:
-        # Before anything is in it.
-        file.chmod(_PRIVATE)
+        try:
+            # Before anything is in it.
+            file.chmod(_PRIVATE)
+        except OSError:
+            connection.close()
+            raise
     return connection
 
 

@@ -90,6 +90,7 @@ def test_at_the_end_of_the_process_all_in_flight_are_reported(
     assert names(reported) == ALL
     assert sorted(not_consumed(caplog)) == debits(4)[1:]
     assert all("the event loop ended" in record.message for record in caplog.records)
+    loop.close()
     del outcomes
 
 
@@ -112,6 +113,7 @@ def test_what_nobody_took_is_logged_at_the_end_of_the_process(
     fields = [(record.__dict__["operation"], record.__dict__["debit_id"]) for record in caplog.records]
     assert sorted(fields) == [("capture", "debit_0"), ("capture", "debit_1")]
     assert sorted(record.__dict__["reason"] is None for record in caplog.records) == [False, True]
+    loop.close()
 
 
 @pytest.mark.usefixtures("held")
@@ -132,6 +134,7 @@ def test_a_hook_that_fails_at_the_end_hides_no_other(
     worker_pool._abandon_running()
 
     assert names(reported) == ALL
+    loop.close()
     del outcomes
 
 
@@ -185,6 +188,7 @@ def test_a_worker_that_runs_in_another_thread_is_reported(loop: asyncio.Abstract
     assert names(reported) == ALL[:2]
     pool._workers = {task: next(iter(pool._workers.values()))}
     task.cancel()
+    loop.close()
     del outcomes
 
 

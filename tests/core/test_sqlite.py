@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,28 @@ def test_the_mode_of_a_database_that_exists_is_kept(path: Path) -> None:
     sqlite.connect(path, busy_timeout=1.0).close()
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_what_can_not_be_made_private_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database whose mode can't be set is not used, and not left open."""
+    opened: list[sqlite3.Connection] = []
+    open_database = sqlite3.connect
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(open_database(*arguments, **options))
+        return opened[-1]
+
+    def refuse(_: Path, mode: int) -> None:
+        raise PermissionError(mode)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(Path, "chmod", refuse)
+
+    with pytest.raises(PermissionError):
+        sqlite.connect(path, busy_timeout=1.0)
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
 
 
 def test_commits_wait_for_the_disk(connection: sqlite3.Connection) -> None:

@@ -110,6 +110,7 @@ class DirectCommitExecutor:
         self._dead = True
         assert self._connection is not None
         self._connection._lock.forget()  # type: ignore[attr-defined]
+        self._connection._connection.close()  # type: ignore[attr-defined] # no transaction is open between operations
 
 
 @attrs.frozen

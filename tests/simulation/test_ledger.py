@@ -105,6 +105,8 @@ def drive(seed: int) -> None:
     except BaseException as error:
         error.add_note(f"schedule {seed}:\n" + "\n".join([*service.log, *map(str, rows(world.database))]))
         raise
+    finally:
+        world.close()
 
 
 def test_no_schedule_captures_twice_loses_an_outcome_or_never_ends() -> None:

@@ -49,8 +49,23 @@ class World:
     policy: RetryPolicy
     leases: bool
     """Whether an owner counts as dead when its lease has lapsed, as on PostgreSQL, or when it has ended."""
-    database: sqlite3.Connection = attrs.Factory(lambda: new_database())  # noqa: PLW0108 - it is defined below
     processes: list[Process] = attrs.Factory(list)
+    copies: list[sqlite3.Connection] = attrs.Factory(list)
+    database: sqlite3.Connection = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.database = self._new_database()
+        for statement in schema(DIALECT):
+            self.database.execute(statement)
+
+    def _new_database(self) -> sqlite3.Connection:
+        self.copies.append(sqlite3.connect(":memory:", isolation_level=None))
+        return self.copies[-1]
+
+    def close(self) -> None:
+        """Close the ledger and all its copies, when no process runs any more."""
+        for copy in self.copies:
+            copy.close()
 
     def start(self, timeout: float, *, restored: bool = False) -> Process:
         """Start a process."""
@@ -61,7 +76,7 @@ class World:
 
     def backup(self) -> sqlite3.Connection:
         """Copy the ledger."""
-        copy = new_database(empty=True)
+        copy = self._new_database()
         self.database.backup(copy)
         return copy
 
@@ -73,14 +88,6 @@ class World:
         """Put a copy in the ledger's place; nobody uses it."""
         assert not any(process.alive for process in self.processes)
         self.database = copy
-
-
-def new_database(*, empty: bool = False) -> sqlite3.Connection:
-    database = sqlite3.connect(":memory:", isolation_level=None)
-    if not empty:
-        for statement in schema(DIALECT):
-            database.execute(statement)
-    return database
 
 
 class Process:
