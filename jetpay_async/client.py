@@ -170,7 +170,7 @@ class JetpayClient:
     ) -> Preauthorization:
         """Reserve an amount on a saved card, to be taken later with `capture` [guide, "Preauthorize and capture"].
 
-        Sent at most once, unless it provably never began to leave: nothing at the API could tell afterwards whether the
+        Sent at most once, unless it provably never began to leave: nothing at the API could show afterwards whether the
         first one reserved the money.
 
         Args:
@@ -183,7 +183,7 @@ class JetpayClient:
 
         Returns:
             The reservation. Store its ``debit_id``. If it is not ``final``, the API has accepted it and not finished
-            it (``processing``, for example): its `transaction_status` tells how it ends.
+            it (``processing``, for example): its `transaction_status` reports how it ends.
 
         Raises:
             InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
@@ -191,7 +191,7 @@ class JetpayClient:
             APIError: The API said no, for example for a declined card, or in one of its subclasses.
             NotSentError: Nothing began to leave; calling again is safe.
             OutcomeUnknownError: It began to leave and no usable answer came. If the response named a debit, in a state
-                that decides nothing, its status was read, and could not tell before the deadline.
+                that decides nothing, its status was read, and did not decide before the deadline.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
         call = operations.preauthorize(
@@ -232,7 +232,7 @@ class JetpayClient:
             APIError: The API said no, in one of its subclasses; nothing was taken.
             NotSentError: Nothing began to leave; calling again is safe.
             ServiceError: Each attempt was lost, and the status proves that none was carried out; calling again is safe.
-            OutcomeUnknownError: It may have happened, and the status could not tell before the deadline. Calling again
+            OutcomeUnknownError: It may have happened, and the status did not decide before the deadline. Calling again
                 on the same client reads the status first.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
@@ -334,7 +334,7 @@ class JetpayClient:
             APIError: The API said no, in one of its subclasses; nothing was cancelled.
             NotSentError: Nothing began to leave; calling again is safe.
             ServiceError: Each attempt was lost, and the status proves that none was carried out.
-            OutcomeUnknownError: It may have happened, and the status could not tell before the deadline.
+            OutcomeUnknownError: It may have happened, and the status did not decide before the deadline.
             ConfigurationError: The client is closed, or used from another event loop or after a fork.
         """
         await self._execute(operations.cancel_transaction(identifier))
@@ -431,7 +431,7 @@ class JetpayClient:
 
         Yields:
             `Preauthorized`, `AcceptedPreauthorization`, `Rejected`, `NotSent` or `Unknown`, each with its ``request``.
-            Of those that are `Unknown`, some have reserved the amount: nothing at the API could tell.
+            Of those that are `Unknown`, some have reserved the amount: nothing at the API could show it.
 
         Raises:
             InvalidArgumentError: An argument is out of range; at once. A request with a field that can't be right is a

@@ -81,7 +81,7 @@ class FieldError:
 
 
 class Context(TypedDict, total=False):
-    """What every error can tell of its circumstances; see `JetpayError` for the meanings."""
+    """What every error can report of its circumstances; see `JetpayError` for the meanings."""
 
     operation: str | None
     debit_id: str | None
@@ -199,7 +199,7 @@ class OutcomeUnknownError(JetpayError):
     Attributes:
         arguments: What was asked, by argument name. No secrets.
         started_at: When the last request began to leave (aware, UTC), or None if that is not known.
-        state: The last state that the status endpoint told, or None if it told none.
+        state: The last state that the status endpoint reported, or None if it reported none.
         reason: What went wrong, in words: the cause's type and message.
         next_step: What to do now.
     """

@@ -26,7 +26,7 @@ class TransactionState(StrEnum):
 
     The members are the states that the vendor's guide names (``processing`` and ``cancelled`` are inferred). The
     service has more, and may add some: ``TransactionState("clearing")`` is a value too. It compares and hashes
-    like its string, prints it, and survives pickling and copying; only `known` tells the two kinds apart.
+    like its string, prints it, and survives pickling and copying; only `known` separates the two kinds.
     """
 
     REQUESTED = "requested"
@@ -111,7 +111,7 @@ class Capture:
     confirmed_by_status: bool = False
     """True if learnt by reading the transaction's status rather than from the capture's own reply."""
     raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
-    """The whole reply that told it: the capture's, or the status's where ``confirmed_by_status``."""
+    """The whole reply that reported it: the capture's, or the status's where ``confirmed_by_status``."""
     attempts: int = attrs.field(default=1, eq=False)
     """How many capture requests were made; 0 if it was found captured before any."""
     elapsed: float = attrs.field(default=0.0, eq=False)

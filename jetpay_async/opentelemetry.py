@@ -9,7 +9,7 @@ span that was current where the client was called; and below it a span for each 
 They are made when the operation has ended, so the span is not the current one while it lasts: what instruments aiohttp
 puts its spans beside it.
 
-**A histogram**, ``jetpay.client.operation.duration``, in seconds. Its count tells how many operations there were, so
+**A histogram**, ``jetpay.client.operation.duration``, in seconds. Its count says how many operations there were, so
 how many have an unknown outcome is the count where ``jetpay.outcome`` is ``unknown``; in Prometheus::
 
     jetpay_client_operation_duration_seconds_count{jetpay_outcome="unknown"}
@@ -78,10 +78,10 @@ class OpenTelemetry:
         )
 
     def __call__(self, operation: Operation) -> None:
-        """Tell of one operation.
+        """Report one operation.
 
         Args:
-            operation: What the client tells.
+            operation: What the client reports.
         """
         labels = {"jetpay.operation": operation.name, "jetpay.outcome": operation.outcome.value}
         if operation.error is not None:

@@ -79,7 +79,7 @@ class Captured:
 
     @property
     def confirmed_by_status(self) -> bool:
-        """Whether the transaction's status told it rather than the capture's own reply."""
+        """Whether the transaction's status reported it rather than the capture's own reply."""
         return self.capture.confirmed_by_status
 
     @property
@@ -92,7 +92,7 @@ class Captured:
 class Accepted:
     """The API accepted the capture and has not finished it: it is never sent again, and may still fail.
 
-    Its transaction's status tells how it ends.
+    Its transaction's status reports how it ends.
     """
 
     debit_id: str
@@ -102,7 +102,7 @@ class Accepted:
 
     @property
     def confirmed_by_status(self) -> bool:
-        """Whether the transaction's status told it rather than the capture's own reply."""
+        """Whether the transaction's status reported it rather than the capture's own reply."""
         return self.capture.confirmed_by_status
 
     @property
@@ -135,7 +135,7 @@ class Preauthorized:
 class AcceptedPreauthorization:
     """The API accepted the preauthorization and has not finished it: it may still fail.
 
-    Its transaction's status tells how it ends.
+    Its transaction's status reports how it ends.
     """
 
     request: PreauthorizationRequest
@@ -191,7 +191,7 @@ class NotSent(_Undone[_R]):
 
 @attrs.frozen(kw_only=True)
 class Unknown(_Undone[_R]):
-    """It may have happened: a request began to leave, and nothing could tell what became of it."""
+    """It may have happened: a request began to leave, and nothing could show what became of it."""
 
     error: JetpayError
     """An `OutcomeUnknownError`, whose ``next_step`` says how to find out; or a `RateLimitedError`, where

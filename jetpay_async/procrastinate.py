@@ -226,7 +226,7 @@ class ProcrastinateCaptures:
             return await self._resume(ledger, key)
 
     async def progress(self, key: str) -> Progress:
-        """Tell where a batch stands.
+        """Return how far a batch is.
 
         Raises:
             UnknownBatchError: There is no such batch.

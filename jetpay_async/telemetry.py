@@ -35,7 +35,7 @@ class AttemptResult(StrEnum):
 
 
 class OperationOutcome(StrEnum):
-    """What became of one call: `Outcome`, and what no error tells."""
+    """What became of one call: `Outcome`, and what no error reports."""
 
     DONE = "done"
     """It has its result."""

@@ -7,7 +7,7 @@ Three stores, from the newest ids to the oldest:
 - all ids, in a Bloom filter.
 
 A repeated id that only the last two know is in doubt: the debit's status is read before anything is sent. A status that
-says ``preauthorized`` proves nothing before the time that the second store tells. An id that the second store does not
+says ``preauthorized`` proves nothing before the time that the second store has. An id that the second store does not
 know was captured so long ago that one status read is proof.
 
 Being mistaken costs this. Where the Bloom filter alone takes a new id for a known one (1 in 30 with a million ids), one
@@ -143,7 +143,7 @@ class CaptureHistory:
         return debit_id in self._latest or debit_id in self._earlier or self._all.may_contain(debit_id)
 
     def certain_from(self, debit_id: str, now: float) -> float | None:
-        """Tell from when on a status that says ``preauthorized`` proves that a debit was not captured.
+        """Return from when on a status that says ``preauthorized`` proves that a debit was not captured.
 
         Args:
             debit_id: One that `find` does not know.

@@ -60,7 +60,7 @@ def reason_of(execution: Execution[_T]) -> str:
     if execution.failure is not None:
         return execution.failure.reason
     if not execution.unanswered:
-        return f"this client has captured the debit before, and was told that it is {execution.seen_state}"
+        return f"this client has captured the debit before, and the reported state was {execution.seen_state}"
     return "an earlier call was left without an answer"
 
 

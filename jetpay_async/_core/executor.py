@@ -182,7 +182,7 @@ class CallExecutor:
 
         Raises:
             APIError: It is proven that it never will be carried out.
-            OutcomeUnknownError: The status could not tell before the deadline.
+            OutcomeUnknownError: The status did not decide before the deadline.
         """
         try:
             resolution = await self._resolve(execution)

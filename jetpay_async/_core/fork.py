@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ForkGuard:
-    """Tells whether the process was forked since this was made.
+    """Says whether the process was forked since this was made.
 
     Make one when the resource is opened, not when the object that will open it is made: a client that is made at
     import time and first used in each worker is fine.

@@ -90,7 +90,7 @@ def _json_type(value: object) -> str:
 
 
 def _explain(error: BaseException, _: object) -> str:
-    """Say what a hook said; cattrs's own texts tell the Python type that was expected, which is no word of JSON."""
+    """Say what a hook said; cattrs's own texts name the Python type that was expected, which is no term of JSON."""
     return "required field missing" if isinstance(error, KeyError) else str(error)
 
 

@@ -1,4 +1,4 @@
-"""Whether a request began to leave, which aiohttp's exceptions do not tell.
+"""Whether a request began to leave, which aiohttp's exceptions do not show.
 
 A deadline looks the same to aiohttp while a request is queued for a connection and after it was sent. A `SendGuard`
 stands at the last moment at which nothing has left; there, and only there, is decided whether the request leaves at

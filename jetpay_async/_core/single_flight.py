@@ -128,7 +128,7 @@ class SingleFlight:
             execution: Marked in doubt.
 
         Raises:
-            JetpayError: The debit is over, or its status could not tell before the deadline.
+            JetpayError: The debit is over, or its status did not decide before the deadline.
         """
         while (shared := self._in_flight.get(debit_id)) is not None:
             if (capture := await self._follow(shared, execution)) is not None:

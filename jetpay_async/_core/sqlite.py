@@ -136,7 +136,7 @@ def refuse_second_name(path: Path) -> None:
 
 
 def is_mount_point(path: Path) -> bool:
-    """Say whether a file is mounted by itself; False where the system has no such mounts, or does not tell."""
+    """Say whether a file is mounted by itself; False where the system has no such mounts, or does not show them."""
     # Not by st_dev, as os.path.ismount() does: a bind mount within a file system has the one of its directory, and
     # in an overlay a file may differ from its directory though it is no mount.
     return _mount_id(path) != _mount_id(path.parent)
@@ -314,5 +314,5 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    # The low byte is the primary code; the rest tells kinds of it apart.
+    # The low byte is the primary code; the rest separates its kinds.
     return _code(error) & 0xFF

@@ -234,7 +234,7 @@ class SqliteConnection:
 
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""
-        del lease  # the lock tells
+        del lease  # the lock shows it
         token = secrets.token_hex(8)
         # Locked before the ledger names it: others take an owner whose lock is free for dead.
         self._lock = OwnerLock(self._lock_path(token))
@@ -263,7 +263,7 @@ class SqliteConnection:
     def leave(self, owner: int) -> None:
         """Remove this owner from the ledger, and with it the dead ones that hold no debit.
 
-        An owner that leaves a debit in doubt stays there: its clock tells the next one how long to wait.
+        An owner that leaves a debit in doubt stays there: its clock shows the next one how long to wait.
         """
         for other, token, clock in self.query(self.statements.idle_others, {"owner": owner}):
             self._remove_if_dead(other, token, clock)
@@ -281,7 +281,7 @@ class SqliteConnection:
         if not is_released(path):
             return
         if abs(clock - self._clock_offset()) > _CLOCK_STEP_SECONDS:
-            # The times that it recorded don't tell how long ago its requests left.
+            # The times that it recorded don't show how long ago its requests left.
             self.change(self.statements.wait_anew, {"owner": owner})
         self.change(self.statements.remove_owner, {"owner": owner})
         path.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ class DebitEvent(StrEnum):
     RECORD_ACCEPTED = "record accepted"
     RECORD_REJECTED = "record rejected"
     RECORD_UNKNOWN = "record unknown"
-    """Its status could not tell what became of it."""
+    """Its status could not show what became of it."""
     FOLLOW_UP_CAPTURED = "follow up captured"
     """The status of an accepted debit says that the money was taken."""
     FOLLOW_UP_ACCEPTED = "follow up accepted"

@@ -1,4 +1,4 @@
-"""What a ledger tells, as frozen values. Times are aware, in UTC."""
+"""What a ledger reports, as frozen values. Times are aware, in UTC."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DebitState(StrEnum):
     REJECTED = "rejected"
     """The API said no, or the transaction is over: no money was taken."""
     UNKNOWN = "unknown"
-    """It may have been captured, and its status could not tell."""
+    """It may have been captured, and its status did not decide."""
 
 
 @attrs.frozen(kw_only=True)
@@ -151,7 +151,7 @@ class LedgerItem:
     transaction_state: TransactionState | None
     """What the API said."""
     confirmed_by_status: bool
-    """Whether the transaction's status told it."""
+    """Whether the transaction's status reported it."""
     error: str | None
     """The class of the error."""
     status: int | None

@@ -48,7 +48,7 @@ _BEFORE_ANY_FUNDS = frozenset({TransactionState.REQUESTED, TransactionState.INIT
 _OVER = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
 
 # The only type names that the vendor prints [docs]; that a change of state carries the same name as the creation is
-# [inferred], as is the name of the tokenization's event. `data.state` is what tells paid from failed.
+# [inferred], as is the name of the tokenization's event. `data.state` is what separates paid from failed.
 _EVENT_TYPES = {"debit": "transactions.debits.created", "credit": "transactions.credits.created"}
 _CARD_TOKENIZED = "credit_cards.tokenization.created"
 

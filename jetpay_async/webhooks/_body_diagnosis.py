@@ -39,7 +39,7 @@ class Cause(StrEnum):
 
 
 def cause_of(body: bytes, digest: bytes) -> Cause:
-    """Tell what was done to the body.
+    """Find out what was done to the body.
 
     Args:
         body: The bytes that were received.

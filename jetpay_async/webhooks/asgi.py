@@ -34,7 +34,7 @@ class WebhookApp:
         receiver: Receives the deliveries.
         lifespan: Makes the context manager to enter when the server starts and to leave when it stops: by default the
             receiver. Pass a function that also opens the key set and the inbox. Within another application, which
-            handles the lifespan itself, it is not called: enter them there. If it fails, the server is told so
+            handles the lifespan itself, it is not called: enter them there. If it fails, the server reports it
             (``lifespan.startup.failed``) with the reason, and ends.
         max_body_bytes: A larger body is answered with a 413 without reading it to its end.
     """

@@ -65,6 +65,6 @@ def _environment_of(proxy: str) -> Mapping[str, str]:
 
 
 def _has_proxy() -> bool:
-    """Tell whether the environment names a proxy for the API."""
+    """Return whether the environment names a proxy for the API."""
     api = urlsplit(os.environ.get("JETPAY_BASE_URL") or PRODUCTION_URL)
     return api.scheme in getproxies() and not proxy_bypass(api.hostname or "")

@@ -76,5 +76,5 @@ _OBJECTIONS: tuple[tuple[Callable[[str], object], str], ...] = (
 
 
 def is_rounded(debit_id: str) -> bool:
-    """Tell whether an id looks like a number of which a spreadsheet has kept fifteen digits."""
+    """Return whether an id looks like a number of which a spreadsheet has kept fifteen digits."""
     return _ROUNDED.fullmatch(debit_id) is not None
