@@ -73,7 +73,7 @@ class Collector:
         return found
 
 
-def told(
+def reported(
     *attempts: tuple[str, AttemptResult, int | None],
     outcome: OperationOutcome = OperationOutcome.DONE,
     error: BaseException | None = None,
@@ -106,7 +106,7 @@ def test_an_operation_is_a_span_and_each_attempt_a_span_below_it() -> None:
     """Names, kinds, times and attributes of a capture that was answered at once."""
     collector = Collector()
 
-    collector.telemetry(told(CAPTURED))
+    collector.telemetry(reported(CAPTURED))
 
     attempt, operation = collector.spans
     assert operation.name == "jetpay capture"
@@ -137,7 +137,7 @@ def test_attempts_tell_how_they_ended_and_how_often_they_were_tried() -> None:
     """A failed attempt is an error by its result; what came before it counts by kind; the operation is none."""
     collector = Collector()
 
-    collector.telemetry(told(LOST, READ, ("capture", AttemptResult.RATE_LIMITED, 429), READ))
+    collector.telemetry(reported(LOST, READ, ("capture", AttemptResult.RATE_LIMITED, 429), READ))
 
     *attempts, operation = collector.spans
     assert [span.name for span in attempts] == [
@@ -164,7 +164,7 @@ def test_an_error_shows_by_its_class_alone() -> None:
     collector = Collector()
     error = ConflictError("the API answered 409: contact_123 has no 100.50", status=409)
 
-    collector.telemetry(told(CAPTURED, outcome=OperationOutcome.REJECTED, error=error))
+    collector.telemetry(reported(CAPTURED, outcome=OperationOutcome.REJECTED, error=error))
 
     span = collector.spans[-1]
     assert span.status.status_code is StatusCode.ERROR
@@ -180,7 +180,7 @@ def test_a_debit_that_is_not_known_is_left_out() -> None:
     """A preauthorization without an answer has no debit to name."""
     collector = Collector()
 
-    collector.telemetry(told(LOST, debit_id=None))
+    collector.telemetry(reported(LOST, debit_id=None))
 
     assert "jetpay.debit_id" not in (collector.spans[-1].attributes or {})
 
@@ -195,7 +195,7 @@ def test_what_is_not_sampled_is_counted_all_the_same() -> None:
 
     collector = Collector(sampler=OnlyAttempts(Decision.DROP))
 
-    collector.telemetry(told(CAPTURED))
+    collector.telemetry(reported(CAPTURED))
 
     assert collector.spans == ()
     assert collector.points()["capture", "done", None].count == 1
@@ -210,9 +210,9 @@ def test_the_metric_counts_and_measures() -> None:
     unknown = OutcomeUnknownError("it may have been carried out")
 
     for _ in range(3):
-        collector.telemetry(told(CAPTURED))
-    collector.telemetry(told(LOST, outcome=OperationOutcome.UNKNOWN, error=unknown))
-    collector.telemetry(told(LOST, outcome=OperationOutcome.UNKNOWN, error=asyncio.CancelledError()))
+        collector.telemetry(reported(CAPTURED))
+    collector.telemetry(reported(LOST, outcome=OperationOutcome.UNKNOWN, error=unknown))
+    collector.telemetry(reported(LOST, outcome=OperationOutcome.UNKNOWN, error=asyncio.CancelledError()))
 
     assert (collector.metric.name, collector.metric.unit) == ("jetpay.client.operation.duration", "s")
     points = collector.points()
@@ -231,7 +231,7 @@ def test_the_metric_leads_to_its_spans() -> None:
     """A measurement carries its operation's span as its example."""
     collector = Collector()
 
-    collector.telemetry(told(CAPTURED))
+    collector.telemetry(reported(CAPTURED))
 
     (example,) = collector.points()["capture", "done", None].exemplars
     context = collector.spans[-1].context

@@ -80,18 +80,18 @@ def test_what_an_error_means(error: type[JetpayError], meaning: type[object]) ->
 
 def test_a_429_that_is_not_trusted_is_unknown() -> None:
     """Whether the API has processed it is for the caller's policy to say; any other error means what it meant."""
-    told = {
+    expected = {
         error: undone(error("no"), debit_id="debit_123", request=None, trust_rate_limited=False) for error in MEANINGS
     }
 
-    assert type(told.pop(RateLimitedError)) is Unknown
-    assert {error: type(outcome) for error, outcome in told.items()} == {
+    assert type(expected.pop(RateLimitedError)) is Unknown
+    assert {error: type(outcome) for error, outcome in expected.items()} == {
         error: meaning for error, meaning in MEANINGS.items() if error is not RateLimitedError
     }
 
 
 def test_a_captured_debit_tells_how() -> None:
-    """Whether its status had to be read, and how many requests it took, is told by the capture."""
+    """Whether its status had to be read, and how many requests it took, is reported by the capture."""
     capture = Capture(
         debit_id="debit_123", state=TransactionState.PAID, confirmed_by_status=True, raw={}, attempts=2, elapsed=0.1
     )

@@ -38,8 +38,8 @@ async def trouble(client: JetpayClient) -> BaseException:
 
 def everything(error: BaseException) -> str:
     """What an error tracker may take: text, attributes, the whole chain, and the locals of its frames."""
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    parts = ["".join(told.format())]
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    parts = ["".join(shown.format())]
     # This file holds the token, and is no part of what a user's traceback shows.
     parts = [line for part in parts for line in part.splitlines() if "TOKEN" not in line]
     seen: BaseException | None = error

@@ -86,7 +86,7 @@ async def ended(call: Awaitable[object]) -> BaseException | None:
     """Whatever the call ended by, cancellation included."""
     try:
         await call
-    except BaseException as error:  # noqa: BLE001 - all of them are told
+    except BaseException as error:  # noqa: BLE001 - all of them are reported
         return error
     return None
 
@@ -97,12 +97,12 @@ async def ended(call: Awaitable[object]) -> BaseException | None:
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.asyncio
 async def test_a_call_that_is_answered_at_once(name: str) -> None:
-    """Each of the client's methods is told under its name, with its debit and one answered attempt."""
-    told: list[Operation] = []
-    async with Loopback().listen() as server, watched(server, told.append) as client:
+    """Each of the client's methods is reported under its name, with its debit and one answered attempt."""
+    reported: list[Operation] = []
+    async with Loopback().listen() as server, watched(server, reported.append) as client:
         await OPERATIONS[name](client)
 
-    (operation,) = told
+    (operation,) = reported
     assert operation.name == name
     assert operation.outcome is OperationOutcome.DONE
     assert operation.debit_id == DEBIT_ID
@@ -113,8 +113,8 @@ async def test_a_call_that_is_answered_at_once(name: str) -> None:
 
 @pytest.mark.asyncio
 async def test_a_request_that_never_left_is_an_attempt() -> None:
-    """What failed before anything left is told as not sent, and what was sent after it beside it."""
-    told: list[Operation] = []
+    """What failed before anything left is reported as not sent, and what was sent after it beside it."""
+    reported: list[Operation] = []
     tokens: list[str | Exception] = [OSError("the vault is closed"), TOKEN]
 
     async def ask() -> str:
@@ -124,10 +124,10 @@ async def test_a_request_that_never_left_is_an_attempt() -> None:
         return token
 
     async with Loopback().listen() as server:
-        async with JetpayClient(ask, base_url=server.url, retry=FAST, on_operation=told.append) as client:
+        async with JetpayClient(ask, base_url=server.url, retry=FAST, on_operation=reported.append) as client:
             await client.capture(DEBIT_ID)
 
-    (operation,) = told
+    (operation,) = reported
     assert operation.outcome is OperationOutcome.DONE
     assert rows(operation) == [("capture", NOT_SENT, None), ("capture", ANSWERED, 200)]
 
@@ -145,12 +145,12 @@ LOOKS: dict[str, tuple[Act, Row]] = {
 @pytest.mark.asyncio
 async def test_the_reads_that_resolve_are_attempts(look: Act, row: Row) -> None:
     """Each look at the status is an attempt of the capture that it resolves, whatever it brought."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     scripts = {"capture": [work_then(replies(503, HTML))], "status": [look]}
-    async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
+    async with Loopback(scripts=scripts).listen() as server, watched(server, reported.append) as client:
         capture = await client.capture(DEBIT_ID)
 
-    (operation,) = told
+    (operation,) = reported
     assert operation.outcome is OperationOutcome.DONE
     assert rows(operation) == [("capture", UNANSWERED, 503), row, ("transaction_status", ANSWERED, 200)]
     assert operation.confirmed_by_status
@@ -176,24 +176,24 @@ async def test_an_accepted_capture_is_reported_as_accepted(*, by_status: bool) -
 @pytest.mark.asyncio
 async def test_a_cancellation_that_the_status_confirms() -> None:
     """A cancellation, which has no result to tell by, is reported as confirmed by the status, too."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     scripts = {"cancel": [work_then(loopback.hang_up)]}
-    async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
+    async with Loopback(scripts=scripts).listen() as server, watched(server, reported.append) as client:
         await client.cancel_transaction(DEBIT_ID)
 
-    assert told[0].outcome is OperationOutcome.DONE
-    assert told[0].confirmed_by_status
+    assert reported[0].outcome is OperationOutcome.DONE
+    assert reported[0].confirmed_by_status
 
 
 @pytest.mark.asyncio
 async def test_what_is_sent_again_after_a_proof_is_not_confirmed_by_status() -> None:
     """Where the status said that nothing had happened, the second capture's own reply is the last word."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     server = Loopback(scripts={"capture": [loopback.hang_up]})
-    async with server.listen(), watched(server, told.append) as client:
+    async with server.listen(), watched(server, reported.append) as client:
         await client.capture(DEBIT_ID)
 
-    (operation,) = told
+    (operation,) = reported
     kinds = [attempt.request for attempt in operation.attempts]
     assert kinds == ["capture", *["transaction_status"] * server.count("status"), "capture"]
     assert operation.outcome is OperationOutcome.DONE
@@ -214,13 +214,16 @@ REFUSALS: dict[str, tuple[str, Act, list[Row]]] = {
 @pytest.mark.parametrize(("route", "act", "expected"), REFUSALS.values(), ids=REFUSALS)
 @pytest.mark.asyncio
 async def test_a_refusal(route: str, act: Act, expected: list[Row]) -> None:
-    """The API's no is told as rejected, with the very error that the caller gets and the reads that confirmed it."""
-    told: list[Operation] = []
+    """The API's no is reported as rejected, with the error that the caller gets and the reads that confirmed it."""
+    reported: list[Operation] = []
     once = attrs.evolve(FAST, resend_rate_limited=False)
-    async with Loopback(scripts={route: [act]}).listen() as server, watched(server, told.append, retry=once) as client:
+    async with (
+        Loopback(scripts={route: [act]}).listen() as server,
+        watched(server, reported.append, retry=once) as client,
+    ):
         error = await ended(OPERATIONS["transaction_status" if route == "status" else route](client))
 
-    (operation,) = told
+    (operation,) = reported
     assert isinstance(error, JetpayError)
     assert operation.error is error
     assert operation.outcome is OperationOutcome.REJECTED
@@ -231,12 +234,12 @@ async def test_a_refusal(route: str, act: Act, expected: list[Row]) -> None:
 @pytest.mark.asyncio
 async def test_a_refusal_that_the_status_contradicts() -> None:
     """A capture that was refused because it had been made already is done, and confirmed_by_status."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     scripts = {"capture": [replies(409, FASTAPI[409])]}
-    async with Loopback(state="paid", scripts=scripts).listen() as server, watched(server, told.append) as client:
+    async with Loopback(state="paid", scripts=scripts).listen() as server, watched(server, reported.append) as client:
         await client.capture(DEBIT_ID)
 
-    (operation,) = told
+    (operation,) = reported
     assert operation.outcome is OperationOutcome.DONE
     assert rows(operation) == [("capture", REJECTED, 409), STATUS_READ]
     assert operation.confirmed_by_status
@@ -245,15 +248,15 @@ async def test_a_refusal_that_the_status_contradicts() -> None:
 @pytest.mark.asyncio
 async def test_an_answer_that_it_is_over() -> None:
     """A reply that says that the debit is failed is a refusal, and no result of the status that confirmed it."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     scripts = {
         "capture": [replies(200, {"identifier": DEBIT_ID, "state": "failed"})],
         "status": [replies(503, HTML), status("failed")],
     }
-    async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
+    async with Loopback(scripts=scripts).listen() as server, watched(server, reported.append) as client:
         error = await ended(client.capture(DEBIT_ID))
 
-    (operation,) = told
+    (operation,) = reported
     assert isinstance(error, TransactionFailedError)
     assert operation.outcome is OperationOutcome.REJECTED
     assert rows(operation) == [
@@ -266,67 +269,67 @@ async def test_an_answer_that_it_is_over() -> None:
 
 @pytest.mark.asyncio
 async def test_an_unknown_outcome() -> None:
-    """An unknown outcome is told to both hooks, with the debit if the reply named one."""
-    told: list[Operation] = []
+    """An unknown outcome is reported to both hooks, with the debit if the reply named one."""
+    reported: list[Operation] = []
     unknown: list[OutcomeUnknownError] = []
     scripts = {"preauthorize": [loopback.hang_up, replies(200, {"debit_id": "debit_9"})]}
     async with Loopback(scripts=scripts).listen() as server:
-        async with watched(server, told.append, on_unknown=unknown.append) as client:
+        async with watched(server, reported.append, on_unknown=unknown.append) as client:
             errors = [await ended(preauthorize(client)) for _ in range(2)]
 
-    assert [operation.error for operation in told] == errors == unknown
-    assert {operation.outcome for operation in told} == {OperationOutcome.UNKNOWN}
-    assert [operation.debit_id for operation in told] == [None, "debit_9"]
-    assert rows(told[0]) == [("preauthorize", UNANSWERED, None)]
-    assert rows(told[1]) == [("preauthorize", UNANSWERED, 200)]
+    assert [operation.error for operation in reported] == errors == unknown
+    assert {operation.outcome for operation in reported} == {OperationOutcome.UNKNOWN}
+    assert [operation.debit_id for operation in reported] == [None, "debit_9"]
+    assert rows(reported[0]) == [("preauthorize", UNANSWERED, None)]
+    assert rows(reported[1]) == [("preauthorize", UNANSWERED, 200)]
 
 
 @pytest.mark.asyncio
 async def test_a_status_that_may_not_be_read() -> None:
     """A refused look at the status is an attempt as well, and leaves the capture unknown."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     scripts = {"capture": [loopback.hang_up], "status": [replies(403, FASTAPI[403])]}
-    async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
+    async with Loopback(scripts=scripts).listen() as server, watched(server, reported.append) as client:
         await ended(client.capture(DEBIT_ID))
 
-    assert told[0].outcome is OperationOutcome.UNKNOWN
-    assert rows(told[0]) == [("capture", UNANSWERED, None), ("transaction_status", REJECTED, 403)]
+    assert reported[0].outcome is OperationOutcome.UNKNOWN
+    assert rows(reported[0]) == [("capture", UNANSWERED, None), ("transaction_status", REJECTED, 403)]
 
 
 @pytest.mark.asyncio
 async def test_a_read_without_an_answer() -> None:
-    """A read that is given up after its last attempt is told with all of them."""
-    told: list[Operation] = []
+    """A read that is given up after its last attempt is reported with all of them."""
+    reported: list[Operation] = []
     scripts = {"status": [replies(503, HTML)] * FAST.max_attempts}
-    async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
+    async with Loopback(scripts=scripts).listen() as server, watched(server, reported.append) as client:
         await ended(client.transaction_status(DEBIT_ID))
 
-    assert told[0].outcome is OperationOutcome.NO_ANSWER
-    assert rows(told[0]) == [("transaction_status", UNANSWERED, 503)] * FAST.max_attempts
+    assert reported[0].outcome is OperationOutcome.NO_ANSWER
+    assert rows(reported[0]) == [("transaction_status", UNANSWERED, 503)] * FAST.max_attempts
 
 
 @pytest.mark.asyncio
 async def test_a_client_that_cant_be_used_makes_no_attempt() -> None:
-    """A call on a closed client is told as not sent, without a request."""
-    told: list[Operation] = []
+    """A call on a closed client is reported as not sent, without a request."""
+    reported: list[Operation] = []
     async with Loopback().listen() as server:
-        client = watched(server, told.append)
+        client = watched(server, reported.append)
         await client.aclose()
         error = await ended(client.capture(DEBIT_ID))
 
     assert isinstance(error, ConfigurationError)
-    assert told[0].outcome is OperationOutcome.NOT_SENT
-    assert told[0].attempts == ()
+    assert reported[0].outcome is OperationOutcome.NOT_SENT
+    assert reported[0].attempts == ()
 
 
 @pytest.mark.asyncio
 async def test_a_bad_argument_is_no_operation() -> None:
-    """What is refused before the call begins is not told."""
-    told: list[Operation] = []
-    async with Loopback().listen() as server, watched(server, told.append) as client:
+    """What is refused before the call begins is not reported."""
+    reported: list[Operation] = []
+    async with Loopback().listen() as server, watched(server, reported.append) as client:
         await ended(client.capture("a/b"))
 
-    assert told == []
+    assert reported == []
 
 
 # --- cancelled, or broken --------------------------------------------------------------------------------------------
@@ -352,12 +355,12 @@ IN_FLIGHT = {
 @pytest.mark.asyncio
 async def test_cancelled_in_flight(name: str, outcome: OperationOutcome) -> None:
     """A cancelled write that had begun to leave is unknown; a read is just cancelled."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     scripts = {route: [loopback.silence] for route in ("preauthorize", "capture", "status")}
-    async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
+    async with Loopback(scripts=scripts).listen() as server, watched(server, reported.append) as client:
         error = await cancelled_once(server.arrived.is_set, OPERATIONS[name](client))
 
-    (operation,) = told
+    (operation,) = reported
     assert isinstance(error, asyncio.CancelledError)
     assert operation.error is error
     assert operation.outcome is outcome
@@ -367,10 +370,10 @@ async def test_cancelled_in_flight(name: str, outcome: OperationOutcome) -> None
 @pytest.mark.asyncio
 async def test_cancelled_before_anything_left() -> None:
     """A capture that is cancelled in the queue for a connection is cancelled, with nothing in doubt."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     server = Loopback(scripts={"status": [loopback.silence]})
     async with server.listen():
-        async with JetpayClient(TOKEN, base_url=server.url, max_connections=1, on_operation=told.append) as client:
+        async with JetpayClient(TOKEN, base_url=server.url, max_connections=1, on_operation=reported.append) as client:
             hog = asyncio.create_task(client.transaction_status("other"))
             await server.arrived.wait()
             task = asyncio.create_task(client.capture(DEBIT_ID))
@@ -381,15 +384,15 @@ async def test_cancelled_before_anything_left() -> None:
             await ended(hog)
 
     assert server.count("capture") == 0
-    assert told[0].name == "capture"
-    assert told[0].outcome is OperationOutcome.CANCELLED
-    assert rows(told[0]) == [("capture", CANCELLED, None)]
+    assert reported[0].name == "capture"
+    assert reported[0].outcome is OperationOutcome.CANCELLED
+    assert rows(reported[0]) == [("capture", CANCELLED, None)]
 
 
 @pytest.mark.asyncio
 async def test_cancelled_between_two_attempts() -> None:
-    """Where no request is under way, none is told as cancelled."""
-    told: list[Operation] = []
+    """Where no request is under way, none is reported as cancelled."""
+    reported: list[Operation] = []
     waiting = asyncio.Event()
 
     async def wait(_: float) -> None:
@@ -398,23 +401,23 @@ async def test_cancelled_between_two_attempts() -> None:
 
     scripts = {"capture": [replies(429, FASTAPI[429])]}
     async with Loopback(scripts=scripts).listen() as server:
-        async with watched(server, told.append, clock=Clock(sleep=wait)) as client:
+        async with watched(server, reported.append, clock=Clock(sleep=wait)) as client:
             await cancelled_once(waiting.is_set, client.capture(DEBIT_ID))
 
-    assert told[0].outcome is OperationOutcome.CANCELLED
-    assert rows(told[0]) == [("capture", RATE_LIMITED, 429)]
+    assert reported[0].outcome is OperationOutcome.CANCELLED
+    assert rows(reported[0]) == [("capture", RATE_LIMITED, 429)]
 
 
 @pytest.mark.asyncio
 async def test_cancelled_while_it_is_resolved() -> None:
-    """A look at the status that is broken off is told as cancelled, and the capture as unknown."""
-    told: list[Operation] = []
+    """A look at the status that is broken off is reported as cancelled, and the capture as unknown."""
+    reported: list[Operation] = []
     scripts = {"capture": [loopback.hang_up], "status": [loopback.silence]}
-    async with Loopback(scripts=scripts).listen() as server, watched(server, told.append) as client:
+    async with Loopback(scripts=scripts).listen() as server, watched(server, reported.append) as client:
         await cancelled_once(lambda: server.count("status") > 0, client.capture(DEBIT_ID))
 
-    assert told[0].outcome is OperationOutcome.UNKNOWN
-    assert rows(told[0]) == [("capture", UNANSWERED, None), ("transaction_status", CANCELLED, None)]
+    assert reported[0].outcome is OperationOutcome.UNKNOWN
+    assert rows(reported[0]) == [("capture", UNANSWERED, None), ("transaction_status", CANCELLED, None)]
 
 
 FAULTS = {
@@ -426,8 +429,8 @@ FAULTS = {
 @pytest.mark.parametrize(("name", "expected"), FAULTS.items(), ids=FAULTS)
 @pytest.mark.asyncio
 async def test_an_unexpected_fault(name: str, expected: tuple[OperationOutcome, AttemptResult]) -> None:
-    """A fault of ours is told as such, unless a write had begun to leave: then what became of it is unknown."""
-    told: list[Operation] = []
+    """A fault of ours is reported as such, unless a write had begun to leave: then what became of it is unknown."""
+    reported: list[Operation] = []
     outcome, result = expected
 
     def broken() -> float:
@@ -435,13 +438,13 @@ async def test_an_unexpected_fault(name: str, expected: tuple[OperationOutcome, 
 
     scripts = {route: [replies(503, HTML)] for route in ("capture", "status")}
     async with Loopback(scripts=scripts).listen() as server:
-        async with watched(server, told.append, clock=Clock(random=broken)) as client:
+        async with watched(server, reported.append, clock=Clock(random=broken)) as client:
             error = await ended(OPERATIONS[name](client))
 
     assert isinstance(error, LookupError)
-    assert told[0].error is error
-    assert told[0].outcome is outcome
-    assert rows(told[0]) == [(name, result, 503)]
+    assert reported[0].error is error
+    assert reported[0].outcome is outcome
+    assert rows(reported[0]) == [(name, result, 503)]
 
 
 # --- the hook --------------------------------------------------------------------------------------------------------
@@ -490,24 +493,24 @@ async def test_the_hook_runs_in_the_context_of_the_caller() -> None:
 @pytest.mark.asyncio
 async def test_copies_of_a_client_are_watched_too() -> None:
     """`with_options` keeps the hook."""
-    told: list[Operation] = []
-    async with Loopback().listen() as server, watched(server, told.append) as client:
+    reported: list[Operation] = []
+    async with Loopback().listen() as server, watched(server, reported.append) as client:
         await client.with_options(timeout=1.0).transaction_status(DEBIT_ID)
 
-    assert [operation.name for operation in told] == ["transaction_status"]
+    assert [operation.name for operation in reported] == ["transaction_status"]
 
 
 @pytest.mark.asyncio
 async def test_a_client_from_the_environment_is_watched_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """`from_env` passes the hook on."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     async with Loopback().listen() as server:
         monkeypatch.setenv("JETPAY_API_TOKEN", TOKEN)
         monkeypatch.setenv("JETPAY_BASE_URL", server.url)
-        async with JetpayClient.from_env(on_operation=told.append) as client:
+        async with JetpayClient.from_env(on_operation=reported.append) as client:
             await client.transaction_status(DEBIT_ID)
 
-    assert [operation.name for operation in told] == ["transaction_status"]
+    assert [operation.name for operation in reported] == ["transaction_status"]
 
 
 def test_a_client_that_nobody_observes_records_nothing() -> None:
@@ -522,26 +525,26 @@ def test_a_client_that_nobody_observes_records_nothing() -> None:
 @pytest.mark.asyncio
 async def test_a_shared_capture_is_told_once() -> None:
     """Tasks that share a request are one operation, that of the task which carries it."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     server = Loopback()
     released = held(server)
-    async with server.listen(), watched(server, told.append) as client:
+    async with server.listen(), watched(server, reported.append) as client:
         tasks = [asyncio.create_task(client.capture(DEBIT_ID)) for _ in range(10)]
         await server.arrived.wait()
         assert isinstance(await ended(client.with_options(timeout=0.01).capture(DEBIT_ID)), OutcomeUnknownError)
         released.set()
         await asyncio.gather(*tasks)
 
-    assert len(told) == server.count("capture") == 1
+    assert len(reported) == server.count("capture") == 1
 
 
 @pytest.mark.asyncio
 async def test_a_task_that_takes_over_is_told_by_itself() -> None:
     """If the task that carries a shared capture is cancelled, that is one operation, and what follows another."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     server = Loopback()
     released = held(server)
-    async with server.listen(), watched(server, told.append) as client:
+    async with server.listen(), watched(server, reported.append) as client:
         leader, follower = (asyncio.create_task(client.capture(DEBIT_ID)) for _ in range(2))
         await server.arrived.wait()
         leader.cancel()
@@ -549,51 +552,51 @@ async def test_a_task_that_takes_over_is_told_by_itself() -> None:
         released.set()
         await follower
 
-    assert [operation.outcome for operation in told] == [OperationOutcome.UNKNOWN, OperationOutcome.DONE]
-    assert rows(told[0]) == [("capture", CANCELLED, None)]
-    assert told[1].attempts[0].request == "transaction_status"
+    assert [operation.outcome for operation in reported] == [OperationOutcome.UNKNOWN, OperationOutcome.DONE]
+    assert rows(reported[0]) == [("capture", CANCELLED, None)]
+    assert reported[1].attempts[0].request == "transaction_status"
 
 
 @pytest.mark.asyncio
 async def test_many_captures_are_told_one_by_one() -> None:
     """`capture_many` tells each debit once, also one that was given twice or refused."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     given = debits(20)
     async with RecordingServer(responses={"debit_7": [replies(402, {"detail": "declined"})]}).listen() as server:
-        async with watched(server, told.append) as client:
+        async with watched(server, reported.append) as client:
             outcomes = [outcome async for outcome in client.capture_many(given, concurrency=4)]
 
     assert len(outcomes) == len(given)
-    assert Counter(operation.debit_id for operation in told) == Counter(given)
-    assert {o.debit_id for o in told if o.outcome is OperationOutcome.REJECTED} == {"debit_7"}
-    assert {operation.name for operation in told} == {"capture"}
+    assert Counter(operation.debit_id for operation in reported) == Counter(given)
+    assert {o.debit_id for o in reported if o.outcome is OperationOutcome.REJECTED} == {"debit_7"}
+    assert {operation.name for operation in reported} == {"capture"}
 
 
 @pytest.mark.asyncio
 async def test_many_preauthorizations_are_told_one_by_one() -> None:
-    """`preauthorize_many` tells each reservation once, with its debit; what was not tried is not told."""
-    told: list[Operation] = []
+    """`preauthorize_many` reports each reservation once, with its debit; what was not tried is not reported."""
+    reported: list[Operation] = []
     impossible = attrs.evolve(request(9), statement="")
-    async with RecordingServer().listen() as server, watched(server, told.append) as client:
+    async with RecordingServer().listen() as server, watched(server, reported.append) as client:
         requests = [request(1), request(2), impossible]
         outcomes = [outcome async for outcome in client.preauthorize_many(requests)]
 
     assert sum(isinstance(outcome, NotSent) for outcome in outcomes) == 1
-    assert {operation.debit_id for operation in told} == {"debit_of_contact_1", "debit_of_contact_2"}
-    assert len(told) == 2
+    assert {operation.debit_id for operation in reported} == {"debit_of_contact_1", "debit_of_contact_2"}
+    assert len(reported) == 2
 
 
 @pytest.mark.asyncio
 async def test_captures_from_a_ledger_are_told(tmp_path: Path) -> None:
     """A batch from a ledger tells each of its captures once."""
-    told: list[Operation] = []
-    async with RecordingServer().listen() as server, watched(server, told.append) as client:
+    reported: list[Operation] = []
+    async with RecordingServer().listen() as server, watched(server, reported.append) as client:
         async with client.durable_captures(tmp_path / "captures.db", concurrency=4) as captures:
             batch = await captures.submit("night", debits(12))
             await batch.wait()
 
-    assert Counter(operation.debit_id for operation in told) == Counter(debits(12))
-    assert {operation.outcome for operation in told} == {OperationOutcome.DONE}
+    assert Counter(operation.debit_id for operation in reported) == Counter(debits(12))
+    assert {operation.outcome for operation in reported} == {OperationOutcome.DONE}
 
 
 def left_by_a_dead_run(client: JetpayClient) -> Execution[Capture]:
@@ -615,12 +618,12 @@ SETTLINGS = {
 async def test_what_a_dead_run_left_is_reported_when_it_is_resolved(
     state: str, outcome: OperationOutcome, confirmed_by_status: bool
 ) -> None:
-    """Resolving alone is told as a capture without a request of its own, and never as done where it was not."""
-    told: list[Operation] = []
-    async with Loopback(state=state).listen() as server, watched(server, told.append) as client:
+    """Resolving alone is reported as a capture without a request of its own, and never as done where it was not."""
+    reported: list[Operation] = []
+    async with Loopback(state=state).listen() as server, watched(server, reported.append) as client:
         error = await ended(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
 
-    (operation,) = told
+    (operation,) = reported
     assert (operation.name, operation.debit_id) == ("capture", DEBIT_ID)
     assert operation.outcome is outcome
     assert operation.confirmed_by_status is confirmed_by_status
@@ -635,7 +638,7 @@ async def test_what_a_dead_run_left_is_reported_when_it_is_resolved(
 @pytest.mark.asyncio
 async def test_the_times_are_those_of_the_clock() -> None:
     """Starts are seconds since the epoch, durations cover what lies between, and attempts lie within."""
-    told: list[Operation] = []
+    reported: list[Operation] = []
     now = 5000.0
 
     async def sleep(seconds: float) -> None:
@@ -656,11 +659,11 @@ async def test_the_times_are_those_of_the_clock() -> None:
     clock = Clock(monotonic=lambda: now, time=epoch, sleep=sleep, random=lambda: 0.0)
     scripts = {"status": [taking(0.5, replies(503, HTML)), taking(0.25, status("paid"))]}
     async with Loopback(scripts=scripts).listen() as server:
-        async with watched(server, told.append, timeout=30.0, retry=retry, clock=clock) as client:
+        async with watched(server, reported.append, timeout=30.0, retry=retry, clock=clock) as client:
             await client.transaction_status(DEBIT_ID)
 
     began = 1_700_005_000.0
-    assert told == [
+    assert reported == [
         Operation(
             name="transaction_status",
             outcome=OperationOutcome.DONE,
@@ -692,11 +695,11 @@ ENDS = {
 @pytest.mark.asyncio
 async def test_nothing_secret_shows(act: Act) -> None:
     """What is printed of an operation holds neither token, amount nor argument, and of the error its class alone."""
-    told: list[Operation] = []
-    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, watched(server, told.append) as client:
+    reported: list[Operation] = []
+    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, watched(server, reported.append) as client:
         error = await ended(preauthorize(client))
 
-    shown = repr(told[0])
+    shown = repr(reported[0])
     assert [secret for secret in SECRETS if secret in shown] == []
     assert f"error={type(error).__name__}" in shown
 
@@ -711,7 +714,7 @@ def test_an_operation_without_error_says_so() -> None:
 
 @pytest.mark.parametrize("value", ["operation", "attempt"])
 def test_the_values_are_frozen(value: str) -> None:
-    """What one hook is told, no other can change."""
+    """What one hook is reported, no other can change."""
     attempt = Attempt(request="capture", started_at=0.0, duration=1.0, result=ANSWERED)
     operation = Operation(name="capture", outcome=OperationOutcome.DONE, started_at=0.0, duration=1.0)
 
@@ -720,5 +723,5 @@ def test_the_values_are_frozen(value: str) -> None:
 
 
 def test_each_outcome_of_an_error_is_one_of_an_operation() -> None:
-    """Whatever an error says of its operation can be told."""
+    """Whatever an error says of its operation can be reported."""
     assert {outcome.value for outcome in Outcome} < {outcome.value for outcome in OperationOutcome}

@@ -30,7 +30,7 @@ def trouble(route: str) -> list[Fault]:
 async def test_every_debit_is_captured_exactly_once() -> None:
     """Each preauthorize is done or unknown, each debit known to the client is captured once, nothing is left over."""
     tasks_before = asyncio.all_tasks()
-    told: list[OutcomeUnknownError] = []
+    reported: list[OutcomeUnknownError] = []
     async with Sandbox(seed=20261122, refuses_second_capture=False) as sandbox:
         for route in ("preauthorize", "capture"):
             for fault in trouble(route):
@@ -43,7 +43,7 @@ async def test_every_debit_is_captured_exactly_once() -> None:
             retry=RetryPolicy(
                 max_attempts=8, base_delay=0.02, max_delay=0.2, resolve_after=0.2, resolve_after_timeout=0.2
             ),
-            on_unknown=told.append,
+            on_unknown=reported.append,
         ) as client:
             outcomes = await pay(client, sandbox)
 
@@ -53,7 +53,7 @@ async def test_every_debit_is_captured_exactly_once() -> None:
 
         assert len(captured) + len(unknown) == PAIRS
         assert {error.operation for error in unknown} == {"preauthorize"}
-        assert told == unknown
+        assert reported == unknown
         assert 0.10 < len(unknown) / PAIRS < 0.20
         assert all(made[capture.debit_id].captures == 1 for capture in captured)
         assert len({capture.debit_id for capture in captured}) == len(captured)

@@ -90,9 +90,9 @@ def test_cancelled_after_it_began_to_leave_it_says_so(name: str, network: Networ
 
                 assert server.count(name) == 1
                 assert "may have been carried out" in notes(error)
-                (told,) = unknown
-                assert told.reason == "the call was cancelled"
-                assert told.started_at is not None
+                (reported,) = unknown
+                assert reported.reason == "the call was cancelled"
+                assert reported.started_at is not None
                 assert TOKEN not in notes(error)
 
     network.run(main)

@@ -67,7 +67,7 @@ async def test_a_captured_debit_whose_status_does_not_tell_is_unknown(
     service.scripts["status"] = [says("preauthorized")] * 999
 
     for _ in range(2):
-        with pytest.raises(OutcomeUnknownError, match=r"this client has captured the debit before.*is paid"):
+        with pytest.raises(OutcomeUnknownError, match=r"this client has captured the debit before.*was paid"):
             await again(service, captures, timeout=30.0)
 
     assert service.count("capture") == 1

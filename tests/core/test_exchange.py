@@ -155,7 +155,7 @@ async def test_a_read_that_a_cache_in_this_process_answers_never_left(kind: str)
 @pytest.mark.parametrize("given", [False, True], ids=["own session", "given session"])
 @pytest.mark.asyncio
 async def test_a_read_that_aiohttp_sends_again_left_at_the_first_time(given: bool) -> None:
-    """On a kept-alive connection that turns out to be closed, aiohttp repeats a read; the earlier time is told."""
+    """On a kept-alive connection that turns out to be closed, aiohttp repeats a read; the earlier time is reported."""
     server = Loopback(scripts={"status": [loopback.behave, loopback.hang_up]})
     clock = Ticking()
     async with server.listen(), aiohttp.ClientSession() as session:
@@ -172,7 +172,7 @@ async def test_a_read_that_aiohttp_sends_again_left_at_the_first_time(given: boo
 
 @pytest.mark.asyncio
 async def test_a_stalled_read_says_so() -> None:
-    """A read that got no response within its time is told from one whose connection was lost."""
+    """A read that got no response within its time is separated from one whose connection was lost."""
     async with Loopback(scripts={"status": [loopback.silence, loopback.hang_up, loopback.hang_up]}).listen() as server:
         async with JetpayClient(TOKEN, base_url=server.url) as client:
             stalled = await unanswered(read(client, within=0.1))

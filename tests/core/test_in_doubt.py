@@ -58,8 +58,8 @@ async def test_a_lost_reply_is_resolved_by_the_status(state: str) -> None:
 @pytest.mark.asyncio
 async def test_a_status_of_failure_is_the_error_that_says_so(state: str) -> None:
     """A final state other than paid raises with the state and the API's reason."""
-    told = status(state, fail_reason="account_frozen", fail_direction="pull")
-    scripts = {"capture": [loopback.hang_up], "status": [told]}
+    reported = status(state, fail_reason="account_frozen", fail_direction="pull")
+    scripts = {"capture": [loopback.hang_up], "status": [reported]}
     async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
         with pytest.raises(TransactionFailedError, match="account_frozen") as caught:
             await client.capture(DEBIT_ID)
@@ -457,7 +457,7 @@ async def test_a_cancellation_that_is_not_confirmed_is_no_answer() -> None:
 
 @pytest.mark.asyncio
 async def test_an_unknown_preauthorize_names_the_debit_if_the_reply_did() -> None:
-    """Nothing that the reply told is lost, even where the reply as a whole can't be used."""
+    """Nothing that the reply reported is lost, even where the reply as a whole can't be used."""
     partial = replies(200, {"debit_id": "debit_777", "amount": "not a number"}, X_Request_ID="req-2")
     async with Loopback(scripts={"preauthorize": [partial]}).listen() as server, connect(server) as client:
         with pytest.raises(OutcomeUnknownError) as caught:

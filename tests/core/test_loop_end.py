@@ -128,7 +128,7 @@ def test_whatever_breaks_a_call_off_reports_what_is_unknown(error: type[BaseExce
     with pytest.raises(error) as caught:
         call.throw(error())
 
-    assert [told.reason for told in unknown] == [f"the call was broken off by {error.__name__}"]
+    assert [reported.reason for reported in unknown] == [f"the call was broken off by {error.__name__}"]
     assert caught.value.__notes__ == [str(unknown[0])]
 
 

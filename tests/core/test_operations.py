@@ -377,7 +377,7 @@ def test_any_text_is_sent_whole_or_refused(statement: str) -> None:
     assert 1 <= len(statement) <= operations.STATEMENT_LIMIT
 
 
-# --- the body, and what errors are told -----------------------------------------------------------------------------
+# --- the body, and what errors report -----------------------------------------------------------------------------
 
 
 def test_the_body_is_the_guides_to_the_byte() -> None:
@@ -420,7 +420,7 @@ def test_a_call_tells_what_was_asked(call: AnyCall, arguments: dict[str, str]) -
 
 
 def test_the_first_bad_argument_is_named() -> None:
-    """A bad amount is told as such, and as the argument of that name."""
+    """A bad amount is reported as such, and as the argument of that name."""
     with pytest.raises(InvalidArgumentError, match=r"^amount: ") as caught:
         preauthorize(amount="ten")
 

@@ -323,7 +323,7 @@ async def test_a_conflict_before_its_time_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "told"),
+    ("states", "reported"),
     [
         (["preauthorized", "paid"], "paid"),
         (["preauthorized", "processing"], "processing"),
@@ -332,14 +332,14 @@ async def test_a_conflict_before_its_time_is_unknown() -> None:
     ids=str,
 )
 @pytest.mark.asyncio
-async def test_a_conflict_with_a_capture_that_is_done_is_success(states: list[str], told: str) -> None:
+async def test_a_conflict_with_a_capture_that_is_done_is_success(states: list[str], reported: str) -> None:
     """Whoever captured the debit: its state is the result."""
     service = ScriptedService(scripts={"capture": [IN_PROGRESS], "status": [says(state) for state in states]})
     client = executor(service)
 
     capture = await client.execute(begin(client))
 
-    assert (capture.state, capture.confirmed_by_status, capture.final) == (told, True, told != "processing")
+    assert (capture.state, capture.confirmed_by_status, capture.final) == (reported, True, reported != "processing")
 
 
 @pytest.mark.parametrize("code", [400, 404, 405, 409, 410, 422])

@@ -104,7 +104,7 @@ def test_a_preauthorization_is_read(status: int) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 299])
 def test_a_capture_is_read(status: int) -> None:
-    """The guide's reply becomes a value that says that the capture's own reply told it."""
+    """The guide's reply becomes a value that says that the capture's own reply reported it."""
     value = read(CAPTURE, status, CAPTURED)
 
     assert value == Capture(debit_id="debit_123", state=TransactionState.PAID, confirmed_by_status=False, raw={})
@@ -265,7 +265,7 @@ def test_a_status_needs_its_state_alone(reason: object) -> None:
 
 @pytest.mark.parametrize("digits", ["100.5", "100.50", "100.500", "1.005e2", "1.005E+2", "10050e-2"])
 def test_an_amount_is_compared_by_its_value(digits: str) -> None:
-    """However the API writes the amount, it is the one that was asked for, and is told to the cent."""
+    """However the API writes the amount, it is the one that was asked for, and is reported to the cent."""
     body = json.dumps(PREAUTHORIZED).replace("100.5", digits).encode()
 
     assert str(read(PREAUTHORIZE, 200, body).amount) == "100.50"
@@ -434,16 +434,16 @@ def test_every_difference_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("named", "reported"),
     [("debit_9", "debit_9"), ("", None), (7, None), (None, None)],
     ids=["named", "empty", "number", "null"],
 )
-def test_a_debit_is_not_lost_with_its_reply(named: object, told: str | None) -> None:
+def test_a_debit_is_not_lost_with_its_reply(named: object, reported: str | None) -> None:
     """An unusable reply to a preauthorize may still name the debit, which is what a person needs."""
     with pytest.raises(Unanswered) as caught:
         read(PREAUTHORIZE, 200, {"debit_id": named, "amount": 3})
 
-    assert caught.value.debit_id == told
+    assert caught.value.debit_id == reported
 
 
 NO_OBJECTS: list[tuple[str, bytes]] = [

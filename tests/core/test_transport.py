@@ -158,11 +158,11 @@ async def test_what_a_middleware_raises_is_told_without_its_words() -> None:
 async def test_a_middleware_can_not_send_a_write_after_it_was_given_up() -> None:
     """Once the caller was told that nothing left, nothing leaves: not from a task that a middleware left behind."""
     behind: list[asyncio.Task[aiohttp.ClientResponse]] = []
-    told = asyncio.Event()
+    reported = asyncio.Event()
 
     async def dawdle(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         async def later() -> aiohttp.ClientResponse:
-            await told.wait()
+            await reported.wait()
             return await handler(request)
 
         behind.append(asyncio.create_task(later()))
@@ -172,7 +172,7 @@ async def test_a_middleware_can_not_send_a_write_after_it_was_given_up() -> None
         async with given(server, session) as client:
             with pytest.raises(NotSentError):
                 await preauthorize(client.with_options(retry=RetryPolicy(max_attempts=1)))
-            told.set()
+            reported.set()
             await asyncio.wait(behind)
 
     assert isinstance(behind[0].exception(), aiohttp.ClientConnectionError)

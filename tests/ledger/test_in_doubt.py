@@ -165,13 +165,13 @@ def test_what_another_batch_has_captured_needs_no_status(scenario: Scenario) -> 
     async def main() -> None:
         async with scenario.captures() as captures:
             await (await captures.submit("a", debits(2))).wait()
-            told = await outcomes_of(await captures.submit("b", debits(3)))
-        assert {debit_id: outcome.attempts for debit_id, outcome in told.items()} == {
+            reported = await outcomes_of(await captures.submit("b", debits(3)))
+        assert {debit_id: outcome.attempts for debit_id, outcome in reported.items()} == {
             "debit_0": 0,
             "debit_1": 0,
             "debit_2": 1,
         }
-        assert all(isinstance(outcome, Captured) for outcome in told.values())
+        assert all(isinstance(outcome, Captured) for outcome in reported.values())
 
     simulate(main())
     assert scenario.api.captures == Counter(debits(3))
@@ -188,8 +188,8 @@ def test_what_another_batch_left_unknown_is_resolved_first(scenario: Scenario) -
             assert (await (await captures.submit("a", debits(1))).wait()).unknown == 1
         del scenario.api.states["debit_0"]
         async with scenario.captures(timeout=5.0) as captures:
-            told = await outcomes_of(await captures.submit("b", debits(1)))
-        assert told["debit_0"].confirmed_by_status
+            reported = await outcomes_of(await captures.submit("b", debits(1)))
+        assert reported["debit_0"].confirmed_by_status
 
     simulate(main())
     assert scenario.api.captures == Counter(["debit_0"])
@@ -204,8 +204,8 @@ def test_a_restored_ledger_sends_nothing_before_the_longest_time(scenario: Scena
         async with scenario.captures(restored=True) as captures:
             for number in range(3):  # what a run sent whose commits were lost
                 asyncio.get_running_loop().call_later(20.0 * number, scenario.api._take_money, f"debit_{number}")
-            told = await outcomes_of(await captures.submit("a", asyncio_debits))
-        assert {debit_id: outcome.confirmed_by_status for debit_id, outcome in told.items()} == {
+            reported = await outcomes_of(await captures.submit("a", asyncio_debits))
+        assert {debit_id: outcome.confirmed_by_status for debit_id, outcome in reported.items()} == {
             "debit_0": True,
             "debit_1": True,
             "debit_2": True,
@@ -240,9 +240,9 @@ def test_a_rejected_debit_that_is_retried_keeps_its_time(scenario: Scenario) -> 
 
     async def main() -> None:
         async with scenario.captures() as captures:
-            told = await outcomes_of(await captures.submit("a", debits(1)))
-        assert isinstance(told["debit_0"], Rejected)
-        assert isinstance(told["debit_0"].error, ConflictError)
+            reported = await outcomes_of(await captures.submit("a", debits(1)))
+        assert isinstance(reported["debit_0"], Rejected)
+        assert isinstance(reported["debit_0"].error, ConflictError)
         process = scenario.process()
         captures = process.make_captures()
         async with captures:
@@ -262,13 +262,13 @@ def test_an_unknown_outcome_keeps_its_state_in_the_row(scenario: Scenario) -> No
 
     async def main() -> None:
         async with scenario.captures() as captures:
-            told = await outcomes_of(await captures.submit("a", debits(1)))
-        assert isinstance(told["debit_0"], Unknown)
+            reported = await outcomes_of(await captures.submit("a", debits(1)))
+        assert isinstance(reported["debit_0"], Unknown)
         scenario.api.states["debit_0"] = "preauthorized"
         for key in ("a", "b"):
             async with scenario.captures() as captures:
-                told = await outcomes_of(await captures.submit(key, debits(1)))
-            assert isinstance(told["debit_0"], Unknown), key
+                reported = await outcomes_of(await captures.submit(key, debits(1)))
+            assert isinstance(reported["debit_0"], Unknown), key
 
     simulate(main())
     assert scenario.api.requests == Counter(["debit_0"])
@@ -282,8 +282,8 @@ def test_a_status_that_went_forward_and_back_is_no_proof(scenario: Scenario) -> 
 
     async def main() -> None:
         async with scenario.captures() as captures:
-            told = await outcomes_of(await captures.submit("a", debits(1)))
-        assert isinstance(told["debit_0"], Unknown)
+            reported = await outcomes_of(await captures.submit("a", debits(1)))
+        assert isinstance(reported["debit_0"], Unknown)
 
     simulate(main())
     assert scenario.api.requests == Counter(["debit_0"])
@@ -296,8 +296,8 @@ def test_a_status_that_cant_be_read_is_tried_again(scenario: Scenario) -> None:
 
     async def main() -> None:
         async with scenario.captures() as captures:
-            told = await outcomes_of(await captures.submit("a", debits(1)))
-        unknown = told["debit_0"]
+            reported = await outcomes_of(await captures.submit("a", debits(1)))
+        unknown = reported["debit_0"]
         assert isinstance(unknown, Unknown)
         assert isinstance(unknown.error, OutcomeUnknownError)
         assert "Submit the batch again" in unknown.error.next_step
@@ -314,10 +314,10 @@ def test_a_debit_whose_requests_are_all_lost_is_given_up(scenario: Scenario) -> 
 
     async def main() -> None:
         async with scenario.captures() as captures:
-            told = await outcomes_of(await captures.submit("a", debits(2)))
-        assert isinstance(told["debit_0"], Rejected)
-        assert isinstance(told["debit_0"].error, ServiceError)
-        assert told["debit_0"].attempts == 5
+            reported = await outcomes_of(await captures.submit("a", debits(2)))
+        assert isinstance(reported["debit_0"], Rejected)
+        assert isinstance(reported["debit_0"].error, ServiceError)
+        assert reported["debit_0"].attempts == 5
 
     simulate(main())
     assert scenario.api.captures == Counter(["debit_1"])
@@ -370,9 +370,9 @@ def test_a_lost_response_is_resolved_by_the_status(scenario: Scenario) -> None:
 
     async def main() -> None:
         async with scenario.captures() as captures:
-            told = await outcomes_of(await captures.submit("a", debits(4)))
-        assert [told[debit_id].confirmed_by_status for debit_id in debits(4)] == [False, True, False, True]
-        assert [told[debit_id].attempts for debit_id in debits(4)] == [1, 1, 2, 1]
+            reported = await outcomes_of(await captures.submit("a", debits(4)))
+        assert [reported[debit_id].confirmed_by_status for debit_id in debits(4)] == [False, True, False, True]
+        assert [reported[debit_id].attempts for debit_id in debits(4)] == [1, 1, 2, 1]
 
     simulate(main())
     assert scenario.api.captures == Counter(debits(4))
@@ -385,8 +385,8 @@ def test_a_status_in_progress_is_accepted(scenario: Scenario) -> None:
 
     async def main() -> None:
         async with scenario.captures() as captures:
-            told = await outcomes_of(await captures.submit("a", debits(1)))
-        assert isinstance(told["debit_0"], Accepted)
+            reported = await outcomes_of(await captures.submit("a", debits(1)))
+        assert isinstance(reported["debit_0"], Accepted)
 
     simulate(main())
     assert scenario.api.requests == Counter(["debit_0"])

@@ -201,7 +201,7 @@ def test_a_refusal_of_another_release_is_read_all_the_same(name: str | None) -> 
 
 
 def test_an_unknown_outcome_comes_back_with_what_is_known() -> None:
-    """What is not known is told with the state that was read last and the reason."""
+    """What is not known is reported with the state that was read last and the reason."""
     error = OutcomeUnknownError("lost", state=TransactionState.PROCESSING, reason="cut off", attempts=1)
     entry = write(DEBIT, Unknown(debit_id="debit_1", request=None, error=error), earlier=2)
 

@@ -68,7 +68,7 @@ async def test_a_server_that_can_not_be_reached_says_so(caplog: pytest.LogCaptur
 
 
 def test_a_password_that_a_server_repeats_is_taken_out() -> None:
-    """What the server says is told without the password."""
+    """What the server says is reported without the password."""
     said = PostgresBackend(UNREACHABLE).explain(psycopg.OperationalError(f"odd: {PASSWORD}\n  and more"))
 
     assert said is not None

@@ -99,7 +99,7 @@ async def shop(postgres_ledger: str) -> AsyncIterator[Shop]:
 
 @pytest.mark.asyncio
 async def test_workers_capture_a_batch(shop: Shop) -> None:
-    """Each debit of a batch is captured once and told once; the ledger says when it is done."""
+    """Each debit of a batch is captured once and reported once; the ledger says when it is done."""
     async with shop.worker(), shop.worker():
         submitted = await shop.captures.submit(KEY, debits(700))
 
@@ -430,7 +430,7 @@ def test_another_loop_gets_captures_of_its_own(postgres_ledger: str) -> None:
 
 @pytest.mark.asyncio
 async def test_captures_that_can_not_be_closed_say_so(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """An error on closing is logged: everything that matters was told before."""
+    """An error on closing is logged: everything that matters was reported before."""
 
     class Broken(JetpayClient):
         async def __aexit__(self, *arguments: object) -> None:

@@ -117,7 +117,7 @@ def test_what_is_neither_path_nor_url_is_refused(ledger: Any) -> None:
 
 
 def test_an_error_without_a_name_is_told_as_it_is(path: Path) -> None:
-    """An error of SQLite that we know nothing about is told in its own words; another's is not ours to tell."""
+    """An error of SQLite that we know nothing about is reported in its own words; another's is not ours to tell."""
     backend = SqliteBackend(path, SYSTEM_CLOCK)
 
     assert backend.explain(sqlite3.ProgrammingError("odd")) == f"the ledger {path}: odd"

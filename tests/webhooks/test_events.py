@@ -129,7 +129,7 @@ def test_the_example_of_the_docs() -> None:
     ],
 )
 def test_the_kind(type_: str, data: JSONValue, kind: type[Event]) -> None:
-    """A transaction's event is told by its state, or its type's last segment without one; all others are unknown."""
+    """A transaction's event has the class of its state, or of its type's last segment; all others are unknown."""
     event = decoded(type=type_, data=data)
 
     assert type(event) is kind

@@ -212,7 +212,7 @@ async def test_old_events_are_folded_and_never_forgotten(any_inbox: Inbox, time:
 
 @pytest.mark.asyncio
 async def test_another_accounts_event_is_noticed_after_folding(any_inbox: Inbox, time: FakeClock) -> None:
-    """An event that was folded is still told from one of another account with the same id."""
+    """An event that was folded is still separated from one of another account with the same id."""
     await handle(any_inbox, *range(250, 260))
     time.tick(31 * 86_400)
     await handle(any_inbox, 260)

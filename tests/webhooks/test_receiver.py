@@ -339,7 +339,7 @@ class TestGaps:
     async def test_ids_that_did_not_arrive_are_told(
         self, shop: Shop, inbox: MemoryInbox, deliveries: list[list[int]], expected: list[tuple[int, int]]
     ) -> None:
-        """Jetpay doesn't skip ids, so a gap is told, once, with its first and last id."""
+        """Jetpay doesn't skip ids, so a gap is reported, once, with its first and last id."""
         gaps: list[tuple[int, int]] = []
 
         async def on_missing_events(first: int, last: int) -> None:
@@ -438,7 +438,7 @@ class TestClosing:
 
     @pytest.mark.asyncio
     async def test_closed_is_closed(self, shop: Shop, inbox: MemoryInbox) -> None:
-        """Entering a closed receiver is a mistake that is told; closing again is none."""
+        """Entering a closed receiver is a mistake that is reported; closing again is none."""
         receiver = receiver_for(shop, inbox)
         await receiver.aclose()
         await receiver.aclose()

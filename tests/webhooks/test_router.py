@@ -161,7 +161,7 @@ def test_a_payout_never_reaches_the_handler_of_a_payment() -> None:
 
 @pytest.mark.parametrize("key", [TransactionPaid, "transactions.*"])
 def test_a_second_handler_for_a_key_is_rejected(key: type[Event] | str) -> None:
-    """Two handlers for the same key are a mistake that is told at once, since only one would run."""
+    """Two handlers for the same key are a mistake that is reported at once, since only one would run."""
     router = router_for(key)
 
     async def no_second(event: Event) -> None: ...

@@ -82,10 +82,10 @@ class TestSqlite:
         await handle(sqlite_inbox, 1)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(InboxError, match="another process holds it") as told:
+            with pytest.raises(InboxError, match="another process holds it") as caught:
                 await sqlite_inbox.lease(events(2), owner="b", seconds=SECONDS)
 
-        assert (told.value.reason, told.value.retryable) == ("locked", True)
+        assert (caught.value.reason, caught.value.retryable) == ("locked", True)
         assert (await sqlite_inbox.lease(events(2), owner="b", seconds=SECONDS)).mine == {2}
 
     @pytest.mark.asyncio
@@ -100,10 +100,10 @@ class TestSqlite:
         """A read-only file and a full disk are different errors, and nothing counts as marked."""
         await rows(sqlite_inbox, pragma)
 
-        with pytest.raises(InboxError) as told:
+        with pytest.raises(InboxError) as caught:
             await sqlite_inbox.lease(events(*range(1, 2000)), owner="a", seconds=SECONDS)
-        assert told.value.reason == reason
-        assert isinstance(told.value.__cause__, sqlite3.Error)
+        assert caught.value.reason == reason
+        assert isinstance(caught.value.__cause__, sqlite3.Error)
 
     @pytest.mark.asyncio
     async def test_a_damaged_file_is_told(self, sqlite_inbox: SqliteInbox, path: Path) -> None:
@@ -111,9 +111,9 @@ class TestSqlite:
         rubbish = b"not a database at all, but long enough to look at. " * 100
         await asyncio.to_thread(path.write_bytes, rubbish)
 
-        with pytest.raises(InboxError, match="it is no SQLite database, or damaged") as told:
+        with pytest.raises(InboxError, match="it is no SQLite database, or damaged") as caught:
             await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
-        assert told.value.reason == "damaged"
+        assert caught.value.reason == "damaged"
         assert await asyncio.to_thread(path.read_bytes) == rubbish
 
     @pytest.mark.asyncio
@@ -137,9 +137,9 @@ class TestSqlite:
         (tmp_path / "second.db").hardlink_to(path)
 
         async with SqliteInbox(path) as inbox:
-            with pytest.raises(InboxError, match="hard links") as told:
+            with pytest.raises(InboxError, match="hard links") as caught:
                 await inbox.last_contiguous_event_id()
-        assert told.value.reason == "unavailable"
+        assert caught.value.reason == "unavailable"
 
     @pytest.mark.asyncio
     async def test_any_error_of_sqlite_is_told(self, sqlite_inbox: SqliteInbox) -> None:
@@ -149,20 +149,20 @@ class TestSqlite:
             with rows._transaction():
                 rows._connection.execute("NONSENSE")
 
-        with pytest.raises(InboxError, match="can't be used: near") as told:
+        with pytest.raises(InboxError, match="can't be used: near") as caught:
             await sqlite_inbox._run(fail)
-        assert told.value.reason == "unavailable"
+        assert caught.value.reason == "unavailable"
 
     @pytest.mark.asyncio
     async def test_a_missing_folder_is_told(self, tmp_path: Path) -> None:
         """A file that can't be opened is an error that may pass: the folder can still be made."""
         async with SqliteInbox(tmp_path / "later" / "inbox.db") as inbox:
-            with pytest.raises(InboxError, match="can't be opened") as told:
+            with pytest.raises(InboxError, match="can't be opened") as caught:
                 await inbox.last_contiguous_event_id()
             (tmp_path / "later").mkdir()
             assert await inbox.last_contiguous_event_id() is None
 
-        assert told.value.reason == "unavailable"
+        assert caught.value.reason == "unavailable"
 
     @pytest.mark.asyncio
     async def test_a_newer_schema_is_rejected(self, path: Path) -> None:
@@ -171,10 +171,10 @@ class TestSqlite:
             await handle(inbox, 1)
             await rows(inbox, "UPDATE jetpay_inbox_schema SET version = 99")
         async with SqliteInbox(path) as inbox:
-            with pytest.raises(InboxError, match=r"schema 99.*upgrade jetpay-async") as told:
+            with pytest.raises(InboxError, match=r"schema 99.*upgrade jetpay-async") as caught:
                 await inbox.lease(events(2), owner="a", seconds=SECONDS)
 
-        assert told.value.reason == "newer_schema"
+        assert caught.value.reason == "newer_schema"
 
     @pytest.mark.asyncio
     async def test_closed_is_closed(self, path: Path) -> None:
