@@ -45,7 +45,7 @@ def check_base_url(base_url: str, trusted_origins: Iterable[str]) -> str:
         raise ConfigurationError(
             f"base_url: is a str such as jetpay_async.PRODUCTION_URL, not {type(base_url).__name__}"
         )
-    if not _PLAIN_URL.fullmatch(base_url):
+    if not is_plain_url(base_url):
         raise ConfigurationError(
             "base_url: must be https://, a host and at most a port and a path, in plain ASCII, such as "
             "jetpay_async.PRODUCTION_URL; no credentials, no query"
@@ -63,7 +63,7 @@ def check_base_url(base_url: str, trusted_origins: Iterable[str]) -> str:
                 f"base_url: {origin} is unencrypted, and the API token would be readable on the way; use https://, or "
                 f"say trusted_origins=[{origin!r}] if that network is yours"
             )
-        if not _is_vendor(host):
+        if not is_vendor(host):
             raise ConfigurationError(
                 f"base_url: {host} is not a host of Jetpay, and the API token would be sent there; correct it, or say "
                 f"trusted_origins=[{origin!r}] if that gateway is yours"
@@ -93,7 +93,7 @@ def _token_fault(token: str, base_url: str) -> str | None:
             "is empty, or holds a space, a line break or a character that no token has; copy it again from the "
             "dashboard"
         )
-    if token.startswith(SANDBOX_TOKEN_PREFIX) and _is_vendor(urlsplit(base_url).hostname or ""):
+    if token.startswith(SANDBOX_TOKEN_PREFIX) and is_vendor(urlsplit(base_url).hostname or ""):
         return "is a sandbox's token, but base_url is Jetpay's; use the sandbox's url"
     return None
 
@@ -108,7 +108,13 @@ def origin(base_url: str) -> str:
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
-def _is_vendor(host: str) -> bool:
+def is_plain_url(url: str) -> bool:
+    """Return whether every parser reads the same host in a URL: no credentials, query, or letter beyond ASCII."""
+    return _PLAIN_URL.fullmatch(url) is not None
+
+
+def is_vendor(host: str) -> bool:
+    """Return whether a host is Jetpay's."""
     name = host.removesuffix(".")
     return name == _VENDOR or name.endswith(f".{_VENDOR}")
 

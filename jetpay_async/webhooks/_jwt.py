@@ -10,7 +10,7 @@ signature is verified, and the body is not hashed before the claims are checked:
 token, for three reasons:
 
 - *One reading.* The general libraries accept tokens that have several: a JSON member given twice, base64url with
-  padding or stray bits, header members that are ignored. Where two readers may disagree, an attacker chooses. This
+  padding or stray bits. Where two readers may disagree, an attacker chooses. This
   reader accepts a subset of what they accept; the tests compare it with PyJWT and joserfc (`tests/webhooks/
   test_peers.py`): whatever is accepted here is accepted by both, under strict options.
 - *No choice for the sender.* A general library selects the algorithm and the kind of key by what the token says, which
@@ -26,7 +26,7 @@ import hmac
 import time
 from hashlib import sha256
 from math import floor
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, NamedTuple, get_type_hints
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import InvalidArgumentError
-from jetpay_async.webhooks._jose import decode_base64url, encode_base64url, read_object, reject_repetitions
+from jetpay_async.webhooks._jose import decode_base64url, encode_base64url, read_object
 from jetpay_async.webhooks.claims import Claims, EpochSeconds, NonEmptyText
 from jetpay_async.webhooks.errors import (
     InvalidTokenError,
@@ -62,7 +62,9 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_TOKEN_CHARACTERS = 4096
 """A token has about 550 characters with a key of 2048 bits, 1,600 with one of 8192."""
 
-_DANGEROUS_FIELDS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc"})
+# What would change how the token is to be read (`crit` names extensions that must be understood), or bring a key along.
+_FORBIDDEN_FIELDS = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc"})
+_TEXT_FIELDS = frozenset({"typ", "cty", "x5t", "x5t#S256"})
 _DIGEST_BYTES = 32
 _PADDING = PKCS1v15()
 _HASH = SHA256()
@@ -76,6 +78,7 @@ def verify(
     now: float | None = None,
     leeway: float = DEFAULT_LEEWAY_SECONDS,
     max_body_bytes: int = MAX_BODY_BYTES,
+    max_token_age: float | None = None,
 ) -> Claims:
     """Verify that Jetpay signed this body recently; raise, or return what the token says [docs, "Webhooks"].
 
@@ -86,6 +89,8 @@ def verify(
         now: Seconds since the epoch; the present if None.
         leeway: Seconds, 0 to 300, by which the clocks may differ, in both directions.
         max_body_bytes: A larger body is rejected unread.
+        max_token_age: Seconds after its signing (``iat``) and the leeway for which a token is accepted, however much
+            later it expires; None leaves that to the token, which expires after about 90 s [docs].
 
     Returns:
         The verified claims.
@@ -93,10 +98,12 @@ def verify(
     Raises:
         MalformedDeliveryError: Body or token are too large.
         InvalidTokenError: The token doesn't prove that Jetpay signed it.
-        StaleDeliveryError: It has expired, or is issued in the future.
+        StaleDeliveryError: It has expired, is older than ``max_token_age``, or is issued in the future.
         PayloadMismatchError: It is valid, but was signed for another body.
-        InvalidArgumentError: The body isn't bytes, or the leeway is out of range.
+        InvalidArgumentError: The body isn't bytes, or a number of seconds is out of range.
     """
+    if max_token_age is not None:
+        check_seconds("max_token_age", max_token_age)
     if leeway != DEFAULT_LEEWAY_SECONDS:
         check_leeway(leeway)
     if isinstance(body, bytearray | memoryview):
@@ -111,7 +118,7 @@ def verify(
         outcome: Claims | WebhookError = _too_large(Reason.BODY_TOO_LARGE, len(body), max_body_bytes)
     else:
         try:
-            outcome = _verify(body, authorization, keys, now, leeway)
+            outcome = _verify(body, authorization, keys, now, _Window(leeway, max_token_age))
         except WebhookError as error:
             outcome = bare(error)
     if isinstance(outcome, Claims):
@@ -130,7 +137,7 @@ def check_leeway(leeway: float) -> None:
 
 
 def _verify(
-    body: bytes, authorization: str | bytes | None, keys: KeySet, now: float | None, leeway: float
+    body: bytes, authorization: str | bytes | None, keys: KeySet, now: float | None, window: _Window
 ) -> Claims | WebhookError:
     # What is rejected before the signature is returned, not raised: anybody can send it, and raising it twice would
     # cost as much as reading it.
@@ -147,7 +154,7 @@ def _verify(
     if known is None:
         keys.remember_header(header, key)
     claims, opens = _read_claims(signed[len(header) + 1 :])
-    _check_window(claims, opens, time.time() if now is None else now, leeway)
+    _check_window(claims, opens, time.time() if now is None else now, window)
     _check_body(body, claims)
     return claims
 
@@ -169,11 +176,11 @@ def _bearer(authorization: str | bytes | None) -> bytes | WebhookError:
     return token
 
 
-class _Header(msgspec.Struct, forbid_unknown_fields=True):
-    """All that a token's header may hold: ``alg`` and ``kid`` [docs], and the ``typ`` that most libraries add.
+class _Header(msgspec.Struct):
+    """What is read of a token's header: ``alg`` and ``kid`` [docs], and the ``typ`` that most libraries add.
 
-    RFC 7515 lets a reader ignore other fields. Here they are rejected: some select a key or change the rules, and
-    Jetpay sends none of them.
+    Other fields are ignored, as RFC 7515 asks, so that a new one of Jetpay's does not stop every delivery, except those
+    that select a key or change the rules.
     """
 
     alg: str
@@ -191,28 +198,37 @@ def _named_key(segment: bytes, keys: KeySet) -> Key | InvalidTokenError:
         header = _header_decoder.decode(data)
         if header.alg != "RS256":
             return InvalidTokenError(Reason.WRONG_ALGORITHM)
-        key = keys.find(header.kid)
-        if key is None:
-            return keys.rejection(header.kid)
+        # As many members as were read: none is repeated, and none was ignored.
         if data.count(b":") != (2 if header.typ is msgspec.UNSET else 3):
-            reject_repetitions(data)
+            rejection = _rejection_of_others(read_object(data))
+            if rejection is not None:
+                return rejection
+        return keys.find(header.kid) or keys.rejection(header.kid)
     except ValueError:
         return _header_rejection(segment)
-    return key
+
+
+def _rejection_of_others(header: dict[str, JSONValue]) -> InvalidTokenError | None:
+    forbidden = sorted(header.keys() & _FORBIDDEN_FIELDS)
+    if forbidden:
+        return InvalidTokenError(Reason.FORBIDDEN_HEADER, {"field": forbidden[0]})
+    if any(not isinstance(header[name], str) for name in header.keys() & _TEXT_FIELDS):
+        return _malformed_header("a field that is a text by RFC 7515 isn't one")
+    return None
+
+
+def _malformed_header(problem: str) -> InvalidTokenError:
+    return InvalidTokenError(Reason.MALFORMED_TOKEN, {"segment": "header", "problem": problem})
 
 
 def _header_rejection(segment: bytes) -> InvalidTokenError:
     try:
         header = read_object(decode_base64url(segment))
     except ValueError as error:
-        return InvalidTokenError(Reason.MALFORMED_TOKEN, {"segment": "header", "problem": str(error)})
+        return _malformed_header(str(error))
     if header.get("alg") != "RS256":
         return InvalidTokenError(Reason.WRONG_ALGORITHM)
-    foreign = header.keys() - {"alg", "kid", "typ"}
-    if foreign:
-        known = sorted(foreign & _DANGEROUS_FIELDS)
-        return InvalidTokenError(Reason.FORBIDDEN_HEADER, {"field": known[0] if known else "unknown"})
-    return InvalidTokenError(Reason.MALFORMED_TOKEN, {"segment": "header", "problem": "kid or typ isn't a text"})
+    return _rejection_of_others(header) or _malformed_header("kid isn't a text")
 
 
 def _check_signature(key: Key, signed: bytes, segment: bytes) -> None:
@@ -292,7 +308,13 @@ def _invalid_claim(name: str) -> InvalidTokenError:
     return InvalidTokenError(Reason.INVALID_CLAIM, {"claim": name})
 
 
-def _check_window(claims: Claims, opens: float, now: float, leeway: float) -> None:
+class _Window(NamedTuple):
+    leeway: float
+    max_age: float | None
+
+
+def _check_window(claims: Claims, opens: float, now: float, window: _Window) -> None:
+    leeway, max_age = window
     # Written so that a `now` that is not a number is rejected.
     if not opens <= now + leeway:
         raise StaleDeliveryError(
@@ -303,6 +325,8 @@ def _check_window(claims: Claims, opens: float, now: float, leeway: float) -> No
         raise StaleDeliveryError(
             Reason.EXPIRED, {"late_by": now - claims.exp, "age": now - claims.iat, "leeway": leeway}
         )
+    if max_age is not None and now - leeway >= claims.iat + max_age:
+        raise StaleDeliveryError(Reason.TOO_OLD, {"age": now - claims.iat, "limit": max_age, "leeway": leeway})
 
 
 def _check_body(body: bytes, claims: Claims) -> None:

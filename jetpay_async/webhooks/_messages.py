@@ -69,6 +69,11 @@ EXPLANATIONS = {
         "{leeway:g} s. It waited too long (a queue, a cold start), or somebody else sent it again, or this host's "
         "clock is fast. " + _CHECK_CLOCK
     ),
+    "too_old": (
+        "The token was signed {age:.1f} s ago; this receiver accepts at most {limit:g} s (max_token_age), and the "
+        "clocks may differ by {leeway:g} s. It waited too long, or somebody else sent it again, or this host's clock "
+        "is fast. " + _CHECK_CLOCK
+    ),
     "not_yet_valid": (
         "By this host's clock the token was signed {early_by:.1f} s in the future, and the clocks may differ by "
         "{leeway:g} s: this host's clock is slow by about that much. " + _CHECK_CLOCK

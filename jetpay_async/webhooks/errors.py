@@ -63,7 +63,7 @@ class Reason(StrEnum):
     WRONG_SCHEME = "wrong_scheme", 401, "the Authorization value isn't of the form 'Bearer <token>'"
     MALFORMED_TOKEN = "malformed_token", 401, "the token isn't a well-formed JWT"
     WRONG_ALGORITHM = "wrong_algorithm", 401, "the token isn't signed with RS256"
-    FORBIDDEN_HEADER = "forbidden_header", 401, "the token's header has a field that Jetpay doesn't send"
+    FORBIDDEN_HEADER = "forbidden_header", 401, "the token's header has a field that could change its meaning"
     UNKNOWN_KEY = "unknown_key", 401, "the token names a key that isn't in the key set"
     UNUSABLE_KEY = "unusable_key", 401, "the token names a key that isn't fit for verifying it"
     BAD_SIGNATURE = "bad_signature", 401, "the token's signature doesn't match"
@@ -73,6 +73,7 @@ class Reason(StrEnum):
     WRONG_CALLBACK_KEY = "wrong_callback_key", 403, "the delivery doesn't carry the callback's key"
 
     EXPIRED = "expired", 401, "the token has expired"
+    TOO_OLD = "too_old", 401, "the token was signed too long ago"
     NOT_YET_VALID = "not_yet_valid", 401, "the token is from the future, by this host's clock"
 
     PAYLOAD_MISMATCH = "payload_mismatch", 401, "the body isn't the one that was signed"

@@ -12,7 +12,7 @@ from jetpay_async.models import JSONValue
 from jetpay_async.webhooks._jose import decode_base64url, read_object
 from jetpay_async.webhooks.errors import InvalidTokenError, KeysUnavailableError, Reason, bare, shown
 
-__all__ = ["MAX_JWKS_BYTES", "Key", "KeySet"]
+__all__ = ["MAX_JWKS_BYTES", "Key", "KeySet", "read_key_set"]
 
 MAX_JWKS_BYTES = 256 * 1024
 """Enough for several hundred keys; usually two or three are published."""
@@ -66,6 +66,8 @@ class KeySet:
         """
         try:
             keys, unusable = _read(document)
+            if not keys:
+                raise KeysUnavailableError(Reason.NO_USABLE_KEY, {"unusable": len(unusable)})  # noqa: TRY301 - stripped
             return cls(keys=keys, unusable=unusable, fetched_at=fetched_at)
         except KeysUnavailableError as error:
             rejection = bare(error)
@@ -76,6 +78,11 @@ class KeySet:
     def kids(self) -> tuple[str, ...]:
         """The ids of the usable keys, in the order of the document."""
         return tuple(self._keys)
+
+    @property
+    def names_no_key(self) -> bool:
+        """Whether the document has no key with an id, not even an unusable one."""
+        return not self._keys and not self._unusable
 
     def __contains__(self, kid: object) -> bool:
         return kid in self._keys
@@ -108,6 +115,12 @@ class KeySet:
             self._headers[segment] = key
 
 
+def read_key_set(document: bytes, *, fetched_at: float) -> KeySet:
+    """Parse a JWK Set that was fetched: one without a usable key is a `KeySet` too, since it revokes the others."""
+    keys, unusable = _read(document)
+    return KeySet(keys=keys, unusable=unusable, fetched_at=fetched_at)
+
+
 def _read(document: bytes | str | Mapping[str, JSONValue]) -> tuple[dict[str, Key], dict[str, str]]:
     keys: dict[str, Key] = {}
     unusable: dict[str, str] = {}
@@ -125,8 +138,6 @@ def _read(document: bytes | str | Mapping[str, JSONValue]) -> tuple[dict[str, Ke
                 Reason.MALFORMED_KEY_SET, {"problem": f"two different keys have the id {shown(kid)!r}"}
             )
         keys[kid] = Key(kid=kid, public=public)
-    if not keys:
-        raise KeysUnavailableError(Reason.NO_USABLE_KEY, {"unusable": len(unusable)})
     return keys, unusable
 
 

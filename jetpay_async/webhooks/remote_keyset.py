@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
-from jetpay_async._core.endpoints import is_loopback
+from jetpay_async._core.endpoints import is_loopback, is_plain_url, is_vendor
 from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks.errors import Fact, KeysUnavailableError, Reason, WebhookError, shown
-from jetpay_async.webhooks.keyset import KeySet
+from jetpay_async.webhooks.keyset import KeySet, read_key_set
 
 __all__ = ["Fetch", "RemoteKeySet"]
 
@@ -33,27 +33,33 @@ _RETRY_PAUSE_SECONDS = 5.0
 class RemoteKeySet:
     """Keys that are fetched from Jetpay when they are needed, and renewed before they are too old.
 
-    Deliveries that wait share one fetch; cancelling one of them doesn't cancel it for the others. A fetch that fails
-    changes nothing: the cached keys stay valid for ``max_stale`` more seconds. A delivery that names an unknown key
-    leads to a fetch, since keys are rotated, but at most once every ``cooldown`` seconds.
+    Deliveries that wait share one fetch; cancelling one of them doesn't cancel it for the others. A delivery that names
+    an unknown key leads to a fetch, since keys are rotated, but at most once every ``cooldown`` seconds.
+
+    **Revocation.** What a fetch brings replaces what was cached at once: a key that the published set lacks, or no
+    longer offers for signatures, verifies nothing any more. A set without any key is believed only when a second fetch
+    brings one too; until then deliveries get a 503. A fetch that fails, or brings what is no key set, changes nothing:
+    the cached keys stay valid for ``max_stale`` more seconds.
 
     Use it as ``async with RemoteKeySet(...) as keys:``, which fetches the keys before the first delivery needs them, or
     call `aclose` at the end. Each process has its own.
 
     Args:
         url: The API's address, such as `jetpay_async.PRODUCTION_URL`, below which the key set is at
-            ``/.well-known/jwks.json`` [docs]; or, if it has a path, the key set's own address. Unencrypted only to
-            this machine.
+            ``/.well-known/jwks.json`` [docs]; or, if it has a path, the key set's own address. As whoever publishes the
+            keys can sign deliveries, it has to be a host of Jetpay over https, or this machine.
         fetch: How to get it, for example through your proxy. By default with aiohttp, which is imported on first use:
             no redirects, no cookies, no proxies, at most `MAX_JWKS_BYTES`.
         max_age: Seconds after which keys must be renewed; at three quarters of them they are renewed in the background.
         max_stale: Seconds beyond ``max_age`` for which they are still used while renewing them fails.
         cooldown: Seconds between two fetches because of unknown keys.
         timeout: Seconds for one fetch.
+        trusted_origins: Further origins that the keys may come from, such as ``https://gateway.example``.
         clock: Where time comes from.
 
     Raises:
-        ConfigurationError: The URL is malformed, unencrypted, or holds credentials; or a number is out of range.
+        ConfigurationError: The URL is malformed, unencrypted, holds credentials, or is neither Jetpay's nor one of
+            ``trusted_origins``; or a number is out of range.
     """
 
     def __init__(
@@ -65,12 +71,13 @@ class RemoteKeySet:
         max_stale: float = 3600.0,
         cooldown: float = 30.0,
         timeout: float = 5.0,
+        trusted_origins: Iterable[str] = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         for name, seconds in (("max_age", max_age), ("cooldown", cooldown), ("timeout", timeout)):
             check_seconds(name, seconds, configuration=True)
         check_seconds("max_stale", max_stale, zero=True, configuration=True)
-        self.url: str = _jwks_url(url)
+        self.url: str = _jwks_url(url, trusted_origins)
         self._fetch = fetch or _fetch_with_aiohttp
         self._max_age = max_age
         self._max_stale = max_stale
@@ -81,6 +88,7 @@ class RemoteKeySet:
         self._fetched_at = -math.inf
         self._tried_at = -math.inf
         self._failure: str | None = None
+        self._found_empty = False
         self._fetching: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -111,9 +119,9 @@ class RemoteKeySet:
                 is closed.
         """
         age = self._clock.monotonic() - self._fetched_at
-        if age >= self._max_age * _RENEWAL_SHARE or self._closed:
+        if age >= self._max_age * _RENEWAL_SHARE or self._found_empty or self._closed:
             fetching = self._start(pause=0.0)
-            if fetching is not None and age >= self._max_age:
+            if fetching is not None and (age >= self._max_age or self._found_empty):
                 await asyncio.wait([fetching])
         return self._trusted()
 
@@ -140,6 +148,8 @@ class RemoteKeySet:
     def _trusted(self) -> KeySet:
         if self._closed:
             raise KeysUnavailableError(Reason.KEYS_CLOSED)
+        if self._found_empty:
+            raise KeysUnavailableError(Reason.NO_USABLE_KEY, {"unusable": 0})
         if self._keys is None:
             raise KeysUnavailableError(Reason.KEYS_UNREACHABLE, self._failure_facts())
         age = self._clock.monotonic() - self._fetched_at
@@ -161,7 +171,7 @@ class RemoteKeySet:
         """Return the fetch that is in progress, or a new one if the last ended at least ``pause`` seconds ago."""
         fetching = self._current_fetch()
         if fetching is None and not self._closed:
-            if self._failure is not None:
+            if self._failure is not None or self._found_empty:
                 pause = _RETRY_PAUSE_SECONDS
             if self._clock.monotonic() - self._tried_at >= pause:
                 fetching = self._fetching = asyncio.create_task(self._renew(), name="jetpay webhook keys")
@@ -172,15 +182,29 @@ class RemoteKeySet:
         try:
             async with asyncio.timeout(self._timeout):
                 document = await self._fetch(self.url)
-            self._keys = KeySet.from_jwks(document, fetched_at=self._clock.time())
+            self._take_over(read_key_set(document, fetched_at=self._clock.time()))
         except Exception as error:  # noqa: BLE001 - functions of users may raise anything
             self._failure = _description(error)
             logger.warning("the webhook keys could not be fetched from %s: %s", self.url, self._failure)
         else:
             self._failure = None
-            self._fetched_at = self._clock.monotonic()
         finally:
             self._tried_at = self._clock.monotonic()
+
+    def _take_over(self, fetched: KeySet) -> None:
+        # A publisher that fails may publish nothing for a moment; what two fetches say is meant.
+        self._found_empty = fetched.names_no_key and not self._found_empty and not self._is_empty
+        if self._found_empty:
+            logger.warning("the key set at %s is empty: no delivery is accepted until a second fetch tells", self.url)
+            return
+        if not fetched.kids:
+            logger.warning("the key set at %s has no usable key: every delivery is rejected", self.url)
+        self._keys = fetched
+        self._fetched_at = self._clock.monotonic()
+
+    @property
+    def _is_empty(self) -> bool:
+        return self._keys is not None and self._keys.names_no_key
 
 
 def _description(error: Exception) -> str:
@@ -201,7 +225,7 @@ def _import_get() -> Fetch:
     return get
 
 
-def _jwks_url(url: str) -> str:
+def _jwks_url(url: str, trusted_origins: Iterable[str]) -> str:
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -212,6 +236,18 @@ def _jwks_url(url: str) -> str:
         raise ConfigurationError("url: must begin with https://, as jetpay_async.PRODUCTION_URL does")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ConfigurationError("url: must hold a scheme, a host and at most a path; no credentials, no query")
-    if parts.scheme == "http" and not is_loopback(host):
-        raise ConfigurationError(f"url: keys from {host} without encryption prove nothing; use https://")
+    if not is_plain_url(url):
+        raise ConfigurationError("url: must be in plain ASCII, such as jetpay_async.PRODUCTION_URL")
+    origin = f"{parts.scheme}://{parts.netloc.lower()}"
+    if not is_loopback(host) and origin not in {trusted.lower().rstrip("/") for trusted in trusted_origins}:
+        if parts.scheme == "http":
+            raise ConfigurationError(
+                f"url: keys from {host} without encryption prove nothing; use https://, or say "
+                f"trusted_origins=[{origin!r}] if that network is yours"
+            )
+        if not is_vendor(host):
+            raise ConfigurationError(
+                f"url: {host} is not a host of Jetpay, and whoever publishes the keys can sign deliveries; correct it, "
+                f"or say trusted_origins=[{origin!r}] if that host is yours"
+            )
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}{_JWKS_PATH}"

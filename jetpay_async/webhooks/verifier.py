@@ -9,6 +9,7 @@ from typing import TypeAlias, cast
 import attrs
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY_SECONDS, MAX_BODY_BYTES, check_leeway, verify
 from jetpay_async.webhooks.claims import Claims
@@ -46,6 +47,13 @@ class WebhookVerifier:
     """The numbers (``id``) of your webhooks, as returned when they were registered; None accepts any."""
     max_body_bytes: int = attrs.field(default=MAX_BODY_BYTES, kw_only=True)
     """A larger body is rejected unread."""
+    max_token_age: float | None = attrs.field(
+        default=None,
+        kw_only=True,
+        validator=lambda _self, _field, age: None if age is None else check_seconds("max_token_age", age),
+    )
+    """Seconds after its signing for which a token is accepted, besides the leeway; None leaves that to the token, which
+    expires after about 90 s [docs]."""
     clock: Clock = attrs.field(default=SYSTEM_CLOCK, kw_only=True)
     """Where time comes from."""
 
@@ -138,6 +146,7 @@ class WebhookVerifier:
             now=self.clock.time(),
             leeway=self.leeway,
             max_body_bytes=self.max_body_bytes,
+            max_token_age=self.max_token_age,
         )
 
 

@@ -59,6 +59,7 @@ def test_codes_and_statuses() -> None:
             "missing_claim",
             "invalid_claim",
             "expired",
+            "too_old",
             "not_yet_valid",
             "payload_mismatch",
         },

@@ -88,6 +88,9 @@ def test_the_present_is_the_default() -> None:
         token().encode(),
         token({**HEADER, "typ": "JWT"}),
         token({"typ": "anything", "kid": KID, "alg": "RS256"}),
+        token({**HEADER, "cty": "json"}),
+        token({**HEADER, "typ": "JWT", "x5t": "dGh1bWI", "x5t#S256": "dGh1bWI"}),
+        token({**HEADER, "unheard of": {"nested": [1]}}),
         token(b' {"kid" : "2026-01",\n"alg":"RS256"} '),
         token(b'{"k\\u0069d":"2026-01","alg":"RS256"}'),
         token(claims=claims_for(payload_hash=PADDED)),
@@ -160,8 +163,11 @@ def test_accepted(authorization: str | bytes) -> None:
         (token({**HEADER, "x5c": []}), Reason.FORBIDDEN_HEADER),
         (token({**HEADER, "b64": False}), Reason.FORBIDDEN_HEADER),
         (token({**HEADER, "zip": "DEF"}), Reason.FORBIDDEN_HEADER),
-        (token({**HEADER, "cty": "JWT"}), Reason.FORBIDDEN_HEADER),
-        (token({**HEADER, "unheard of": 1}), Reason.FORBIDDEN_HEADER),
+        (token({**HEADER, "enc": "A128GCM"}), Reason.FORBIDDEN_HEADER),
+        (token({**HEADER, "typ": "JWT", "unheard of": {"crit": 1}, "crit": ["exp"]}), Reason.FORBIDDEN_HEADER),
+        (token({**HEADER, "cty": 1}), Reason.MALFORMED_TOKEN),
+        (token({**HEADER, "x5t": None}), Reason.MALFORMED_TOKEN),
+        (token(b'{"alg":"RS256","kid":"2026-01","new":1,"new":2}'), Reason.MALFORMED_TOKEN),
         (token({**HEADER, "kid": "another"}), Reason.UNKNOWN_KEY),
         (token({**HEADER, "kid": "2026-01 "}), Reason.UNKNOWN_KEY),
         (token(key=OTHER), Reason.BAD_SIGNATURE),
@@ -262,6 +268,29 @@ def test_the_window(offset: float, leeway: float, reason: Reason | None) -> None
         assert verify(BODY, token(), keys=KEYS, now=NOW + offset, leeway=leeway).iat == NOW
     else:
         assert rejected(token(), now=NOW + offset, leeway=leeway).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("offset", "reason"), [(39.999, None), (40.0, Reason.TOO_OLD), (99.0, Reason.TOO_OLD), (100.0, Reason.EXPIRED)]
+)
+def test_a_shorter_window(offset: float, reason: Reason | None) -> None:
+    """With max_token_age a token is accepted for that time after its signing, and never beyond its own end."""
+    authorization = token()
+
+    if reason is None:
+        assert verify(BODY, authorization, keys=KEYS, now=NOW + offset, max_token_age=30).iat == NOW
+        return
+    with pytest.raises(StaleDeliveryError) as caught:
+        verify(BODY, authorization, keys=KEYS, now=NOW + offset, max_token_age=30)
+    assert caught.value.reason is reason
+    assert caught.value.explain()
+
+
+@pytest.mark.parametrize("age", [0, -1, float("nan"), float("inf"), True])
+def test_an_age_that_is_no_number_of_seconds(age: float) -> None:
+    """A max_token_age that would accept nothing, or means nothing, is the caller's mistake, and said so."""
+    with pytest.raises(InvalidArgumentError, match="max_token_age"):
+        verify(BODY, token(), keys=KEYS, now=NOW, max_token_age=age)
 
 
 def test_fractions_narrow_the_window() -> None:
@@ -384,7 +413,7 @@ SECRET_BODY = b'{"webhookId":123,"events":[],"secret":"hush-hush"}'
         sign(SECRET_BODY, PRIVATE, kid=KID, now=NOW, claims={"iss": "hush-hush"}),
         sign(SECRET_BODY, PRIVATE, kid=KID, now=NOW, claims={"iss": None}),
         sign(SECRET_BODY, PRIVATE, kid=KID, now=NOW, header={"alg": "hush-hush"}),
-        sign(SECRET_BODY, PRIVATE, kid=KID, now=NOW, header={"hush-hush": "x"}),
+        sign(SECRET_BODY, PRIVATE, kid=KID, now=NOW, header={"hush-hush": "x", "crit": ["hush-hush"]}),
         sign(SECRET_BODY, PRIVATE, kid=KID, now=NOW, header={"typ": 1}),
         sign(SECRET_BODY, PRIVATE, kid="k" * 60 + "hush-hush", now=NOW),
         sign(SECRET_BODY, PRIVATE, kid=KID, now=NOW) + "=",

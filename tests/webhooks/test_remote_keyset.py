@@ -24,7 +24,7 @@ from tests.webhooks.signing import BODY, KID, OTHER, PRIVATE, jwk, jwks
 if TYPE_CHECKING:
     pass
 
-URL = "https://api.example"
+URL = "https://api.baselinepayments.com"
 OLD = jwks(jwk(PRIVATE.public_key()))
 NEW = jwks(jwk(PRIVATE.public_key()), jwk(OTHER.public_key(), "rotated"))
 
@@ -39,7 +39,7 @@ class Endpoint:
     open: asyncio.Event | None = None
 
     async def fetch(self, url: str) -> bytes:
-        assert url == "https://api.example/.well-known/jwks.json"
+        assert url == "https://api.baselinepayments.com/.well-known/jwks.json"
         self.fetches += 1
         try:
             if self.open is not None:
@@ -118,7 +118,7 @@ async def test_too_old(keys: RemoteKeySet, endpoint: Endpoint, clock: FakeClock)
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     "answer",
-    [b"<html>", b"", b'{"keys":[]}', b" " * (MAX_JWKS_BYTES + 1), OSError("refused"), ValueError(), None],
+    [b"<html>", b"", b" " * (MAX_JWKS_BYTES + 1), OSError("refused"), ValueError(), None],
     ids=lambda answer: repr(answer)[:30],
 )
 async def test_a_failure_takes_nothing_away(
@@ -141,6 +141,84 @@ async def test_a_failure_takes_nothing_away(
     endpoint.answer = NEW
     clock.tick(5)
     assert (await keys.current()).kids == (KID, "rotated")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("published", "reason"),
+    [
+        (jwks(jwk(OTHER.public_key(), "rotated")), Reason.UNKNOWN_KEY),
+        (jwks(jwk(PRIVATE.public_key(), use="enc"), jwk(OTHER.public_key(), "rotated")), Reason.UNUSABLE_KEY),
+        (jwks(jwk(PRIVATE.public_key(), use="enc")), Reason.UNUSABLE_KEY),
+        (jwks(jwk(OTHER.public_key(), "rotated", use="enc")), Reason.UNKNOWN_KEY),
+    ],
+    ids=["lacks it", "disowns it", "disowns all", "has no usable one"],
+)
+async def test_a_revoked_key(
+    keys: RemoteKeySet, endpoint: Endpoint, clock: FakeClock, published: bytes, reason: Reason
+) -> None:
+    """A key that the published set lacks, or no longer offers for signatures, is revoked by the fetch that says so."""
+    verifier = WebhookVerifier(keys, clock=clock.clock)
+    await verifier.verify(BODY, sign(BODY, PRIVATE, kid=KID, now=clock.now))
+    endpoint.answer = published
+    clock.tick(600)
+
+    with pytest.raises(InvalidTokenError) as caught:
+        await verifier.verify(BODY, sign(BODY, PRIVATE, kid=KID, now=clock.now))
+
+    assert caught.value.reason is reason
+    assert endpoint.fetches == 2
+
+
+async def find_empty(keys: RemoteKeySet, endpoint: Endpoint, clock: FakeClock) -> None:
+    """Let a first fetch bring a set without keys, after one with keys."""
+    await keys.current()
+    endpoint.answer = jwks()
+    clock.tick(600)
+    for _ in range(3):
+        with pytest.raises(KeysUnavailableError) as caught:
+            await keys.current()
+        assert (caught.value.reason, caught.value.status_hint) == (Reason.NO_USABLE_KEY, 503)
+    assert endpoint.fetches == 2
+
+
+@pytest.mark.asyncio
+async def test_an_empty_set_that_is_confirmed(keys: RemoteKeySet, endpoint: Endpoint, clock: FakeClock) -> None:
+    """A set without keys revokes them all once a second fetch brings one too; until then deliveries get a 503."""
+    verifier = WebhookVerifier(keys, clock=clock.clock)
+    await find_empty(keys, endpoint, clock)
+
+    for seconds in (5, 600):
+        clock.tick(seconds)
+        with pytest.raises(InvalidTokenError) as caught:
+            await verifier.verify(BODY, sign(BODY, PRIVATE, kid=KID, now=clock.now))
+        assert caught.value.reason is Reason.UNKNOWN_KEY
+    assert endpoint.fetches == 4
+
+    endpoint.answer = OLD
+    clock.tick(600)
+    assert (await keys.current()).kids == (KID,)
+
+
+@pytest.mark.asyncio
+async def test_an_empty_set_that_is_not_confirmed(keys: RemoteKeySet, endpoint: Endpoint, clock: FakeClock) -> None:
+    """A publisher that had nothing for a moment revokes nothing; a failing fetch in between confirms nothing."""
+    await find_empty(keys, endpoint, clock)
+
+    endpoint.answer = OSError("refused")
+    clock.tick(5)
+    with pytest.raises(KeysUnavailableError) as caught:
+        await keys.current()
+    assert caught.value.reason is Reason.NO_USABLE_KEY
+
+    endpoint.answer = OLD
+    clock.tick(5)
+    assert (await keys.current()).kids == (KID,)
+
+    endpoint.answer = jwks()
+    clock.tick(600)
+    with pytest.raises(KeysUnavailableError):
+        await keys.current()
 
 
 @pytest.mark.asyncio

@@ -20,7 +20,7 @@ from tests.webhooks.signing import KID, OTHER, PRIVATE, jwk, jwks
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-URL = "https://api.example"
+URL = "https://api.baselinepayments.com"
 OLD = jwks(jwk(PRIVATE.public_key()))
 NEW = jwks(jwk(PRIVATE.public_key()), jwk(OTHER.public_key(), "rotated"))
 
@@ -28,10 +28,10 @@ NEW = jwks(jwk(PRIVATE.public_key()), jwk(OTHER.public_key(), "rotated"))
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("https://api.example", "https://api.example/.well-known/jwks.json"),
-        ("https://api.example/", "https://api.example/.well-known/jwks.json"),
-        ("https://api.example:8443", "https://api.example:8443/.well-known/jwks.json"),
-        ("HTTPS://api.example/keys.json", "HTTPS://api.example/keys.json"),
+        ("https://api.baselinepayments.com", "https://api.baselinepayments.com/.well-known/jwks.json"),
+        ("https://api.baselinepayments.com/", "https://api.baselinepayments.com/.well-known/jwks.json"),
+        ("https://api.baselinepayments.com:8443", "https://api.baselinepayments.com:8443/.well-known/jwks.json"),
+        ("HTTPS://api.baselinepayments.com/keys.json", "HTTPS://api.baselinepayments.com/keys.json"),
         ("http://localhost:8080", "http://localhost:8080/.well-known/jwks.json"),
         ("http://127.0.0.1:8080/keys", "http://127.0.0.1:8080/keys"),
         ("http://127.8.9.1", "http://127.8.9.1/.well-known/jwks.json"),
@@ -51,15 +51,20 @@ def test_addresses(url: str, expected: str) -> None:
         ("file:///etc/keys.json", "must begin with https://"),
         ("https://", "must begin with https://"),
         ("https://[::1", "is not a URL"),
-        ("https://api.example:port", "is not a URL"),
+        ("https://api.baselinepayments.com:port", "is not a URL"),
         ("https://user:hush-hush@api.example", "no credentials"),
-        ("https://api.example/?key=hush-hush", "no credentials"),
-        ("https://api.example/#hush-hush", "no credentials"),
+        ("https://api.baselinepayments.com/?key=hush-hush", "no credentials"),
+        ("https://api.baselinepayments.com/#hush-hush", "no credentials"),
         ("http://api.example", "without encryption"),
         ("http://localhost.evil.example", "without encryption"),
         ("http://127.0.0.1.evil.example", "without encryption"),
         ("http://2130706433", "without encryption"),
         ("http://10.0.0.1", "without encryption"),
+        ("https://evil.example", "not a host of Jetpay"),
+        ("https://baselinepayments.com.evil.example", "not a host of Jetpay"),
+        ("https://evilbaselinepayments.com", "not a host of Jetpay"),
+        ("https://evil.example\\.baselinepayments.com", "plain ASCII"),
+        ("https://evil\u3002baselinepayments.com", "plain ASCII"),
     ],
 )
 def test_addresses_that_are_rejected(url: str, problem: str) -> None:
@@ -67,6 +72,21 @@ def test_addresses_that_are_rejected(url: str, problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem) as caught:
         RemoteKeySet(url)
     assert "hush-hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://gateway.example/keys", "https://gateway.example"),
+        ("https://Gateway.example", "https://gateway.example/"),
+        ("http://sandbox:8001", "http://sandbox:8001"),
+    ],
+)
+def test_origins_that_are_trusted_besides_jetpay(url: str, origin: str) -> None:
+    """Keys from another host, or an unencrypted network, are taken only where the user names that origin."""
+    assert RemoteKeySet(url, trusted_origins=[origin]).url
+    with pytest.raises(ConfigurationError, match="trusted_origins="):
+        RemoteKeySet(url, trusted_origins=["https://another.example"])
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ async def test_a_delivery(clock: FakeClock, *, remote: bool) -> None:
     async def fetch(_: str) -> bytes:
         return jwks(jwk(PRIVATE.public_key()))
 
-    keys = RemoteKeySet("https://api.example", fetch, clock=clock.clock) if remote else KEYS
+    keys = RemoteKeySet("https://api.baselinepayments.com", fetch, clock=clock.clock) if remote else KEYS
     verifier = WebhookVerifier(keys, clock=clock.clock)
 
     delivery = await verifier.verify(BODY, sign(BODY, PRIVATE, kid=KID, now=clock.now))
@@ -62,6 +62,22 @@ async def test_time_comes_from_the_clock(clock: FakeClock) -> None:
     assert (await WebhookVerifier(KEYS, clock=clock.clock).verify(BODY, authorization)).webhook_id == 123
     with pytest.raises(StaleDeliveryError):
         await WebhookVerifier(KEYS, leeway=5, clock=clock.clock).verify(BODY, authorization)
+
+
+@pytest.mark.asyncio
+async def test_the_age_of_a_token(clock: FakeClock) -> None:
+    """The verifier's max_token_age narrows what the token itself allows, and is checked when the verifier is made."""
+    verifier = WebhookVerifier(KEYS, max_token_age=30, leeway=0, clock=clock.clock)
+    authorization = sign(BODY, PRIVATE, kid=KID, now=clock.now)
+
+    clock.tick(29)
+    await verifier.verify(BODY, authorization)
+    clock.tick(1)
+    with pytest.raises(StaleDeliveryError) as caught:
+        await verifier.verify(BODY, authorization)
+    assert caught.value.reason is Reason.TOO_OLD
+    with pytest.raises(InvalidArgumentError, match="max_token_age"):
+        WebhookVerifier(KEYS, max_token_age=0)
 
 
 @pytest.mark.parametrize("leeway", [-1, 301, float("nan")])
@@ -202,7 +218,7 @@ async def test_an_error_holds_nothing_of_the_delivery(clock: FakeClock, *, remot
     async def fetch(_: str) -> bytes:
         return jwks(jwk(PRIVATE.public_key()))
 
-    keys = RemoteKeySet("https://api.example", fetch, clock=clock.clock) if remote else KEYS
+    keys = RemoteKeySet("https://api.baselinepayments.com", fetch, clock=clock.clock) if remote else KEYS
     verifier = WebhookVerifier(keys, clock=clock.clock)
     body = b'{"hush-hush"'
     tokens = [
@@ -230,7 +246,9 @@ async def test_only_an_unknown_key_leads_to_a_fetch(clock: FakeClock) -> None:
         fetches += 1
         return jwks(jwk(PRIVATE.public_key()))
 
-    verifier = WebhookVerifier(RemoteKeySet("https://api.example", fetch, clock=clock.clock), clock=clock.clock)
+    verifier = WebhookVerifier(
+        RemoteKeySet("https://api.baselinepayments.com", fetch, clock=clock.clock), clock=clock.clock
+    )
     for authorization in (None, sign(BODY, OTHER, kid=KID, now=clock.now), sign(BODY, PRIVATE, kid=KID, now=0)):
         with pytest.raises(WebhookError):
             await verifier.verify(BODY, authorization)
