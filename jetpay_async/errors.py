@@ -33,6 +33,7 @@ from typing import ClassVar, TypedDict, Unpack
 
 import attrs
 
+from jetpay_async._text import printable
 from jetpay_async.models import TransactionState
 
 __all__ = [
@@ -126,7 +127,7 @@ class JetpayError(Exception):
 
     def __str__(self) -> str:
         context = [
-            f"{name}={_shown(value)}"
+            f"{name}={printable(str(value))}"
             for name, value in (
                 ("operation", self.operation),
                 ("debit_id", self.debit_id),
@@ -136,13 +137,9 @@ class JetpayError(Exception):
             )
             if value is not None
         ]
-        return f"{self.message} [{', '.join(context)}]" if context else self.message
-
-
-def _shown(value: object) -> str:
-    """Escape what would not print: some of it comes from the network."""
-    text = str(value)
-    return text if text.isprintable() else ascii(text)
+        # Our own messages may have several lines; what they quote from elsewhere is escaped before it gets here.
+        message = printable(self.message, None, keep="\n")
+        return f"{message} [{', '.join(context)}]" if context else message
 
 
 class ConfigurationError(JetpayError):
@@ -229,11 +226,11 @@ class OutcomeUnknownError(JetpayError):
         when = self.started_at.isoformat(timespec="milliseconds") if self.started_at else "an unknown time"
         parts = [super().__str__(), f"Asked at {when}: {asked or 'nothing'}."]
         if self.state is not None:
-            parts.append(f"Last known state: {_shown(self.state)}.")
+            parts.append(f"Last known state: {printable(self.state)}.")
         if self.reason:
-            parts.append(f"Cause: {_shown(self.reason)}.")
+            parts.append(f"Cause: {printable(self.reason)}.")
         if self.next_step:
-            parts.append(self.next_step)
+            parts.append(printable(self.next_step, None))
         return " ".join(parts)
 
 

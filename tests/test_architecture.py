@@ -27,7 +27,7 @@ ROOT = Path(jetpay_async.__file__).parent
 # From the first rank to the last: a part may import the parts of the ranks before its own. A part is a module or a
 # folder of the package; the modules of `_core` and `_batch` are parts by themselves. That no circle closes inside a
 # folder is a contract in pyproject.toml, which `nox -s lint` checks.
-LEAVES = {"_version", "errors", "models", "money", "outcomes", "telemetry"}
+LEAVES = {"_text", "_version", "errors", "models", "money", "outcomes", "telemetry"}
 SHARED = {
     "_core.backoff",
     "_core.clock",
@@ -38,7 +38,6 @@ SHARED = {
     "_core.log",
     "_core.migrations",
     "_core.sqlite",
-    "_core.text",
     "_core.validation",
 }
 RANKS = [
@@ -99,6 +98,7 @@ MAY_IMPORT_AIOHTTP = (
 
 # Data in, data out: these modules can't wait, send, read a clock or draw random numbers.
 PURE = {
+    "_text",
     "errors",
     "models",
     "money",
@@ -115,7 +115,6 @@ PURE = {
             "responses",
             "retry",
             "schema",
-            "text",
             "validation",
         )
     ),

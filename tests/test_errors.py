@@ -37,6 +37,7 @@ from jetpay_async import (
 )
 from jetpay_async._core import operations, responses
 from jetpay_async._core.http import RawResponse
+from jetpay_async._text import printable
 
 CONTEXT: dict[str, Any] = {
     "operation": "capture",
@@ -311,7 +312,7 @@ def test_any_text_can_be_told(message: str, arguments: dict[str, str], reason: s
 
     assert vars(again) == vars(error)
     assert str(again) == str(error)
-    assert str(error).startswith(message)
+    assert str(error).startswith(printable(message, None, keep="\n"))
 
 
 def test_a_field_error_is_a_value() -> None:

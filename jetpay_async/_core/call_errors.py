@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from jetpay_async._core.operations import ReplaySafety
+from jetpay_async._text import printable
 from jetpay_async.errors import Context, NotSentError, OutcomeUnknownError, ServiceError
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def reason_of(execution: Execution[_T]) -> str:
     if execution.failure is not None:
         return execution.failure.reason
     if not execution.unanswered:
-        return f"this client has captured the debit before, and the reported state was {execution.seen_state}"
+        seen = execution.seen_state or "?"
+        return f"this client has captured the debit before, and the reported state was {printable(seen)}"
     return "an earlier call was left without an answer"
 
 

@@ -18,7 +18,7 @@ import attrs
 from jetpay_async._core import json
 from jetpay_async._core.http import find_request_id
 from jetpay_async._core.schema import CancelReply, CaptureReply, PreauthorizeReply, ResponseDecoder, StatusReply
-from jetpay_async._core.text import printable
+from jetpay_async._text import printable
 from jetpay_async.errors import Context, InvalidArgumentError, TransactionFailedError
 from jetpay_async.models import (
     CAPTURED_STATES,
@@ -181,7 +181,7 @@ def cancel_transaction(identifier: str) -> Call[None]:
 
 
 _is_plain_id = re.compile(r"[A-Za-z0-9_-]{1,255}").fullmatch
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%\ud800-\udfff]|^\s|\s$|^\.{1,2}$")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\%]|^\s|\s$|^\.{1,2}$")
 _ID_LIMIT = 255
 
 
@@ -202,6 +202,15 @@ def _read_id(value: str, field: str) -> tuple[str, str]:
             f"surrounding space, and at most {_ID_LIMIT} characters; pass it exactly as the API gave it, not encoded",
             field=field,
         )
+    # A zero-width space, a soft hyphen or a mark of direction, as texts that were copied bring along, makes another id
+    # that looks the same.
+    for character in plain:
+        if not character.isprintable():
+            raise InvalidArgumentError(
+                f"{field}: {plain[:60]!r} contains an invisible or undecodable character, U+{ord(character):04X}; "
+                "remove it",
+                field=field,
+            )
     return plain, quote(plain, safe="")
 
 

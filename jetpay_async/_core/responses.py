@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 from jetpay_async._core import json
 from jetpay_async._core.http import ResolveBound, find_request_id, read_retry_after
 from jetpay_async._core.operations import Call, ResponseContext, UndecidedStateError
-from jetpay_async._core.text import printable
+from jetpay_async._text import printable
 from jetpay_async.errors import (
     APIError,
     AuthenticationError,

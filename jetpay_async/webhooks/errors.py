@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, Unpack
 
+from jetpay_async._text import printable
 from jetpay_async.errors import Context, JetpayError, Outcome
 from jetpay_async.webhooks._messages import explanation
 
@@ -191,8 +192,8 @@ class LeaseLostError(InboxError):
 
 
 def shown(text: str, limit: int = 64) -> str:
-    """Make text from outside fit for logs: short, on one line, ASCII."""
-    return ascii(text[:limit])[1:-1]
+    """Make text from outside fit for logs: short, and on one line."""
+    return printable(text, limit)
 
 
 _Rejection = TypeVar("_Rejection", bound=WebhookError)

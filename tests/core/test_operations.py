@@ -168,6 +168,7 @@ def test_no_state_allows_to_preauthorize_again() -> None:
 
 NOT_A_STR = "an id is a str, not"
 EMPTY = "is empty; pass the id that the API gave"
+INVISIBLE = r"contains an invisible or undecodable character, U\+[0-9A-F]{4,6}; remove it"
 NOT_AN_ID = "is not an id: .* pass it exactly as the API gave it, not encoded"
 
 REFUSED_IDS: list[tuple[str, Any, str]] = [
@@ -193,16 +194,22 @@ REFUSED_IDS: list[tuple[str, Any, str]] = [
     ("a NUL", "a\x00b", NOT_AN_ID),
     ("a DEL", "a\x7fb", NOT_AN_ID),
     ("the last C0 control", "a\x1fb", NOT_AN_ID),
-    ("a C1 control", "a\x85b", NOT_AN_ID),
-    ("the last C1 control", "a\x9fb", NOT_AN_ID),
+    ("a C1 control", "a\x85b", r"'a\\x85b' contains an invisible or undecodable character, U\+0085; remove it"),
+    ("the last C1 control", "a\x9fb", INVISIBLE),
+    ("a zero-width space", "deb\u200bit", r"'deb\\u200bit' contains an invisible .* U\+200B; remove it"),
+    ("a byte order mark within", "deb\ufeffit", INVISIBLE),
+    ("a soft hyphen", "deb\xadit", INVISIBLE),
+    ("a mark of direction", "deb\u202ait", INVISIBLE),
+    ("a no-break space within", "deb\xa0it", INVISIBLE),
+    ("an invisible character behind 60 others", f"{'a' * 60}\u200b", INVISIBLE),
     ("a header", "a HTTP/1.1\r\nX-Evil: 1", NOT_AN_ID),
     ("a line break behind", "debit_123\n", NOT_AN_ID),
     ("dots and a line break", "..\n", NOT_AN_ID),
     ("a space before", " debit_123", NOT_AN_ID),
     ("a space behind", "debit_123 ", NOT_AN_ID),
     ("a no-break space behind", "debit_123\xa0", NOT_AN_ID),
-    ("a surrogate", "\ud800", NOT_AN_ID),
-    ("a pair of surrogates", "a\ud83d\ude00", NOT_AN_ID),
+    ("a surrogate", "\ud800", INVISIBLE),
+    ("a pair of surrogates", "a\ud83d\ude00", INVISIBLE),
     ("256 characters", "a" * 256, NOT_AN_ID),
     ("256 odd characters", "é" * 256, NOT_AN_ID),
     ("a str subclass of dots", Loud(".."), NOT_AN_ID),

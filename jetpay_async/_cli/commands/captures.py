@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._cli.io.console import escaped, to_json, write_message, write_output
+from jetpay_async._cli.io.console import to_json, write_message, write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._cli.io.exporter import STDOUT, OutputFileError, as_document, choose_destination
 from jetpay_async._cli.io.ledger_names import FILE, command_line, name_options
+from jetpay_async._text import printable
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import DebitState, Ledger
 
@@ -108,7 +109,7 @@ async def _items(ledger: Ledger, batch: str | None, states: Sequence[DebitState]
 
 def _line(item: LedgerItem, *, with_batch: bool) -> str:
     parts = [item.batch if with_batch else None, item.debit_id, item.state, item.transaction_state, item.reason]
-    return "  ".join(escaped(part, keep="") for part in parts if part)
+    return "  ".join(printable(part) for part in parts if part)
 
 
 def export(*, ledger: str, batch: str | None, states: Sequence[str], out: str, raw: bool, as_json: bool) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jetpay_async._cli.io.console import to_json, write_message, write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus
+from jetpay_async._text import printable
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks import SqliteInbox
 
@@ -84,8 +85,8 @@ def _document(letter: DeadLetter) -> dict[str, object]:
 def _line(letter: DeadLetter) -> str:
     parts = (
         letter.event.id,
-        ascii(letter.event.type)[1:-1],
-        ascii(getattr(letter.event, "transaction_id", "-"))[1:-1],
+        printable(letter.event.type),
+        printable(getattr(letter.event, "transaction_id", "-")),
         f"{letter.attempts} attempts",
         f"{letter.failed_at:%Y-%m-%d %H:%M:%S} UTC",
         letter.error,

@@ -15,6 +15,7 @@ import attrs
 from jetpay_async._cli.io.connection import ConnectionOptions
 from jetpay_async._cli.io.console import to_json, write_message, write_result
 from jetpay_async._cli.io.exit_codes import ExitStatus, exit_status, gravest
+from jetpay_async._text import printable
 from jetpay_async.client import JetpayClient
 from jetpay_async.errors import InvalidArgumentError, JetpayError, OutcomeUnknownError
 from jetpay_async.models import Capture, Preauthorization, TransactionStatus
@@ -146,12 +147,12 @@ def _in_words(call: _ClientCall, result: _Result) -> str:
     match result:
         case Preauthorization(final=False) | Capture(final=False):
             return (
-                f"{result.debit_id}  {result.state}\n"
+                f"{printable(result.debit_id)}  {printable(result.state)}\n"
                 f"Accepted, but not final yet. To see how it ends: jetpay status {shlex.quote(result.debit_id)}"
             )
         case Preauthorization():
             return (
-                f"{result.debit_id}  {result.state}  {result.amount}\n"
+                f"{printable(result.debit_id)}  {printable(result.state)}  {result.amount}\n"
                 f"To capture it: jetpay capture {shlex.quote(result.debit_id)}"
             )
         case Capture(confirmed_by_status=True):
@@ -159,8 +160,8 @@ def _in_words(call: _ClientCall, result: _Result) -> str:
         case Capture():
             return f"{result.debit_id}  {result.state}"
         case TransactionStatus():
-            reasons = [reason for reason in (result.fail_reason, result.fail_direction) if reason]
-            return f"{call.debit_id}  {result.state}" + (f"  ({', '.join(reasons)})" if reasons else "")
+            reasons = [printable(reason) for reason in (result.fail_reason, result.fail_direction) if reason]
+            return f"{call.debit_id}  {printable(result.state)}" + (f"  ({', '.join(reasons)})" if reasons else "")
         case _:
             return f"{call.debit_id}  cancelled"
 
@@ -201,7 +202,7 @@ def _details(error: OutcomeUnknownError) -> str:
         "last state": error.state,
         "next step": _next_step(error),
     }
-    lines = [f"  {name:<20}{value}" for name, value in known.items() if value]
+    lines = [f"  {name:<20}{printable(str(value))}" for name, value in known.items() if value]
     return "\n".join((f"{error.operation}: the outcome is UNKNOWN: {error.message}", *lines))
 
 

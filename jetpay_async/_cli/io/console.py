@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import TextIO
 
 from jetpay_async._cli.io.exit_codes import ExitStatus
+from jetpay_async._text import printable
 
 __all__ = [
     "GuardedStream",
-    "escaped",
     "final_status",
     "open_streams",
     "to_json",
@@ -58,7 +58,7 @@ def write_output(text: str) -> bool:
     Returns:
         Whether stdout took it.
     """
-    return write_lines(f"{escaped(text)}\n")
+    return write_lines(f"{_escaped(text)}\n")
 
 
 def write_lines(lines: str) -> bool:
@@ -70,27 +70,13 @@ def write_lines(lines: str) -> bool:
         Whether stdout took it.
     """
     encoding = sys.stdout.encoding
-    lines = escaped(lines) if sys.stdout.isatty() else lines
+    lines = _escaped(lines) if sys.stdout.isatty() else lines
     return _write("stdout", lines.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def write_message(text: str) -> None:
     """Write a message to stderr, if it can be written."""
-    _write("stderr", f"jetpay: {escaped(text)}\n")
-
-
-def escaped(text: str, *, keep: str = "\n") -> str:
-    """Write control characters, bidirectional marks and the like as escapes: the API's texts may hold them.
-
-    Args:
-        text: From anywhere.
-        keep: Characters that stay as they are.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode() for each in text
-    )
+    _write("stderr", f"jetpay: {_escaped(text)}\n")
 
 
 def write_result(result: str) -> None:
@@ -106,6 +92,11 @@ def final_status(status: ExitStatus) -> ExitStatus:
     if failure is None or failure.errno == errno.EPIPE or status not in {ExitStatus.DONE, ExitStatus.ACCEPTED}:
         return status
     return ExitStatus.OUTPUT_FAILED
+
+
+def _escaped(text: str) -> str:
+    """Escape what a terminal would obey. Line ends stay: what is quoted in a message has none left."""
+    return printable(text, None, keep="\n")
 
 
 def _write(name: str, text: str, stream: TextIO | None = None) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 import attrs
 
 from jetpay_async._cli.io.console import to_json, write_lines
+from jetpay_async._text import printable
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import LedgerItem
 
@@ -178,14 +179,19 @@ def _csv_row(cells: Iterable[object]) -> str:
     return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
+_WHITE_SPACE = "\t\r\n"  # CSV can hold it
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def _cell(value: object, *, raw: bool) -> object:
     """Write booleans as JSON does, and StrEnums as their value.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe in front, as OWASP recommends.
+    What a terminal would obey is escaped. A text that a spreadsheet would run as a formula gets an apostrophe in front,
+    as OWASP recommends.
     """
     if isinstance(value, bool):
         return str(value).lower()
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) and not raw else value
+    if not isinstance(value, str) or raw:
+        return value
+    text = printable(value, None, keep=_WHITE_SPACE)
+    return f"'{text}" if text.startswith(_FORMULA) else text

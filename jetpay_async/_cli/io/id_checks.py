@@ -46,8 +46,6 @@ def cell_objection(text: str) -> str | None:
 
 def id_objection(debit_id: str) -> str | None:
     """Say why the API can't have given this id, or return None."""
-    if _is_invisible(debit_id):
-        return f"{quoted(debit_id)} {_INVISIBLE}"
     try:
         operations.read_debit_id(debit_id)
     except InvalidArgumentError as error:

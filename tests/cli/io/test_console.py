@@ -144,11 +144,6 @@ def test_data_is_escaped_for_terminals_only(
     assert capsys.readouterr().out == f"{written}\n"
 
 
-def test_a_line_of_its_own_can_not_be_forged() -> None:
-    """Where a text is to be one line, its line ends are escaped as well."""
-    assert console.escaped("a\nb", keep="") == "a\\nb"
-
-
 def test_a_library_that_writes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guarded stream behaves like its stream, but writing to it never raises."""
     failing = Failing(errno.EIO)

@@ -164,6 +164,14 @@ def test_json_lines_keep_every_character() -> None:
     assert '"reason":"=1"' in Path("o.jsonl").read_text()
 
 
+def test_a_cell_holds_nothing_that_a_terminal_obeys() -> None:
+    """A file is shown by `cat` too; with --raw a cell stays as it is."""
+    write("o.csv", item(reason="a\x1b[31m\u202eb"))
+    write("raw.csv", item(reason="a\x1b[31m\u202eb"), raw=True)
+
+    assert [read_reason("o.csv"), read_reason("raw.csv")] == [r"a\x1b[31m\u202eb", "a\x1b[31m\u202eb"]
+
+
 @pytest.mark.parametrize(("out", "count"), [("o.csv", 2), ("o.jsonl", 2), ("-", 2)])
 def test_the_number_of_items_is_returned(out: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
     """A header is no item."""
