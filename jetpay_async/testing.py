@@ -10,7 +10,8 @@ Fixture              What it gives
 ``jetpay_clock``     a `ManualClock`, for code that takes a `jetpay_async.Clock`
 ===================  ==============================================================================================
 
-The first two are asynchronous and need pytest-asyncio (1.0 or later).
+The first two are asynchronous and need pytest-asyncio (1.0 or later). They run in the event loop of the option
+``asyncio_default_fixture_loop_scope``, by default that of each test; a test in another loop fails at once.
 
 ::
 
@@ -218,12 +219,27 @@ def signed_delivery(jetpay_keys: SigningKeys) -> DeliveryBuilder:
     return DeliveryBuilder(jetpay_keys)
 
 
+def _check_loop_scope(request: pytest.FixtureRequest) -> None:
+    """Fail a test whose event loop is not that of the fixtures: it would wait for a loop that does not run."""
+    config, marker = request.config, request.node.get_closest_marker("asyncio")
+    here = config.getini("asyncio_default_fixture_loop_scope") or "function"
+    there = (marker and marker.kwargs.get("loop_scope")) or config.getini("asyncio_default_test_loop_scope")
+    if there != here:
+        pytest.fail(
+            f"jetpay_sandbox and jetpay_client run in the event loop of loop_scope={here!r}, and this test in that of "
+            f"loop_scope={there!r}: set asyncio_default_fixture_loop_scope = {there!r} in pytest's configuration",
+            pytrace=False,
+        )
+
+
 if pytest_asyncio is not None:  # pragma: no branch - the package's own tests have it
 
     @pytest_asyncio.fixture
-    async def jetpay_sandbox() -> AsyncIterator[Sandbox]:
+    async def jetpay_sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
         """A running `Sandbox`, in the test's event loop."""
         from jetpay_async.sandbox import Sandbox  # noqa: PLC0415 - only for runs that use it
+
+        _check_loop_scope(request)
 
         async with Sandbox() as sandbox:
             yield sandbox

@@ -132,6 +132,26 @@ async def test_the_clock_moves_when_told(jetpay_clock: ManualClock) -> None:
     assert clock.random() == 0.5
 
 
+@pytest.mark.parametrize(
+    ("fixtures_run_in", "says"),
+    [
+        pytest.param("function", "set asyncio_default_fixture_loop_scope = 'session'", id="other loop"),
+        pytest.param("session", "1 passed", id="same loop"),
+    ],
+)
+def test_a_test_in_another_loop_fails_at_once(tmp_path: Path, fixtures_run_in: str, says: str) -> None:
+    """A sandbox in a loop that does not run would let the test wait for half a minute, and then blame the client."""
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nasyncio_default_fixture_loop_scope = {fixtures_run_in}\n")
+    (tmp_path / "test_user.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.asyncio(loop_scope='session')\n"
+        "async def test_it(jetpay_sandbox, jetpay_client):\n"
+        "    assert jetpay_sandbox.add_payer()\n"
+    )
+
+    assert says in run_pytest(tmp_path)
+
+
 def test_pytest_finds_the_plugin_and_pays_little_for_it(tmp_path: Path) -> None:
     """It is registered, and a run that does not use it imports neither aiohttp nor cryptography."""
     (tmp_path / "test_user.py").write_text(
@@ -142,12 +162,17 @@ def test_pytest_finds_the_plugin_and_pays_little_for_it(tmp_path: Path) -> None:
         "def test_found(signed_delivery):\n"
         "    assert signed_delivery().body\n"
     )
+
+    assert "2 passed" in run_pytest(tmp_path)
+
+
+def run_pytest(folder: Path) -> str:
+    """Run the tests of a folder as a user does, and return what pytest says."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", str(tmp_path)],
-        cwd=tmp_path,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", str(folder)],
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
-
-    assert "2 passed" in run.stdout, run.stdout
+    return run.stdout
