@@ -97,7 +97,7 @@ from jetpay_async.sandbox._api import TokenScope
 from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehavior
 from jetpay_async.sandbox._deliveries import CALLBACK_API_KEY_HEADER, DeliveryAttempt, DeliveryPolicy
 from jetpay_async.sandbox._faults import ROUTES, DeliveryFault, DeliveryFaultKind, Fault, FaultKind, Faults
-from jetpay_async.sandbox._sandbox import Payer, Sandbox
+from jetpay_async.sandbox._sandbox import Sandbox, SandboxPayer
 from jetpay_async.sandbox._serve import serve
 from jetpay_async.sandbox._state import SandboxEvent, Transaction
 from jetpay_async.sandbox._webhooks import WebhookState
@@ -115,9 +115,9 @@ __all__ = [
     "Fault",
     "FaultKind",
     "Faults",
-    "Payer",
     "Sandbox",
     "SandboxEvent",
+    "SandboxPayer",
     "TokenScope",
     "Transaction",
     "WebhookState",

@@ -22,7 +22,7 @@ from jetpay_async.sandbox._webhooks import (
     MAX_BATCH_SIZE,
     MAX_WAIT_SECONDS,
     MIN_WAIT_SECONDS,
-    Webhook,
+    WebhookRegistration,
 )
 
 if TYPE_CHECKING:
@@ -315,13 +315,13 @@ class Api:
         self._webhooks.remove(self._webhook(received))
         return _responses.json(200, {"ok": True})
 
-    def _webhook(self, received: ReceivedRequest) -> Webhook:
+    def _webhook(self, received: ReceivedRequest) -> WebhookRegistration:
         webhook = self._webhooks.get(received.identifiers[0])
         if webhook is None:
             raise RejectedError(404, "Webhook not found")
         return webhook
 
-    def _write_webhook(self, received: ReceivedRequest, webhook: Webhook | None) -> SandboxResponse:
+    def _write_webhook(self, received: ReceivedRequest, webhook: WebhookRegistration | None) -> SandboxResponse:
         form = received.form()
         url = self._callback_url(form, webhook)
         api_key = form.optional_text("callback_api_key")
@@ -344,7 +344,7 @@ class Api:
         self._webhooks.restart(webhook)
         return _responses.json(200, webhook.document())
 
-    def _callback_url(self, form: Form, webhook: Webhook | None) -> str:
+    def _callback_url(self, form: Form, webhook: WebhookRegistration | None) -> str:
         if webhook is not None and "callback_url" not in form:
             return webhook.callback_url
         url = form.text("callback_url")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock
     from jetpay_async.sandbox._keys import KeyRing
     from jetpay_async.sandbox._state import EventLog, SandboxEvent
-    from jetpay_async.sandbox._webhooks import Webhook, Webhooks
+    from jetpay_async.sandbox._webhooks import WebhookRegistration, Webhooks
 
 __all__ = ["CALLBACK_API_KEY_HEADER", "Deliveries", "DeliveryAttempt", "DeliveryPolicy"]
 
@@ -156,7 +156,7 @@ class Deliveries:
         for sender in self._senders.values():
             sender.wake.set()
 
-    def _restart(self, webhook: Webhook) -> None:
+    def _restart(self, webhook: WebhookRegistration) -> None:
         former = self._senders.pop(webhook.identifier, None)
         if former is not None:
             former.task.cancel()
@@ -170,7 +170,7 @@ class Deliveries:
 
 
 class _WebhookSender:
-    def __init__(self, deliveries: Deliveries, webhook: Webhook, session: aiohttp.ClientSession) -> None:
+    def __init__(self, deliveries: Deliveries, webhook: WebhookRegistration, session: aiohttp.ClientSession) -> None:
         self._deliveries = deliveries
         self._webhook = webhook
         self._session = session

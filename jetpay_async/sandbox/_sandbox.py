@@ -21,13 +21,13 @@ from jetpay_async.sandbox._state import Account, SandboxEvent, Transaction
 from jetpay_async.sandbox._timers import Timers
 from jetpay_async.sandbox._webhooks import Webhooks
 
-__all__ = ["Payer", "Sandbox"]
+__all__ = ["Sandbox", "SandboxPayer"]
 
 _AS_DOCUMENTED = DeliveryPolicy()
 
 
 @attrs.frozen(kw_only=True)
-class Payer:
+class SandboxPayer:
     """A contact with a tokenized card: what a preauthorization needs."""
 
     contact_id: str
@@ -168,10 +168,12 @@ class Sandbox:
         _require(contact_id, self._account.contacts)
         return self._account.add_credit_card(contact_id, card_number).identifier
 
-    def add_payer(self, *, card_number: str = APPROVED) -> Payer:
+    def add_payer(self, *, card_number: str = APPROVED) -> SandboxPayer:
         """Create a contact with a tokenized card; `CARDS` says what the number does."""
         contact_id = self.add_contact()
-        return Payer(contact_id=contact_id, credit_card_id=self.add_credit_card(contact_id, card_number=card_number))
+        return SandboxPayer(
+            contact_id=contact_id, credit_card_id=self.add_credit_card(contact_id, card_number=card_number)
+        )
 
     def add_bank_account(self, contact_id: str | None = None, *, title: str = "Bank account") -> str:
         """Create a bank account, a contact's or (without one) the merchant's, and return its id.

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Account",
-    "BankAccount",
-    "CardForm",
-    "Contact",
     "CreditCard",
     "EventLog",
     "RejectedError",
+    "SandboxBankAccount",
+    "SandboxCardForm",
+    "SandboxContact",
     "SandboxEvent",
     "Transaction",
 ]
@@ -68,7 +68,7 @@ class RejectedError(Exception):
 
 
 @attrs.frozen(kw_only=True)
-class Contact:
+class SandboxContact:
     """A payer or payee."""
 
     identifier: str
@@ -88,7 +88,7 @@ class CreditCard:
 
 
 @attrs.frozen(kw_only=True)
-class CardForm:
+class SandboxCardForm:
     """A hosted card form that the payer has not submitted yet. It can be submitted once."""
 
     identifier: str
@@ -97,7 +97,7 @@ class CardForm:
 
 
 @attrs.frozen(kw_only=True)
-class BankAccount:
+class SandboxBankAccount:
     """A bank account: the merchant's own (``contact_id`` is None) or a contact's."""
 
     identifier: str
@@ -219,12 +219,12 @@ class Account:
         self._defer = defer
         self._refuses_second_capture = refuses_second_capture
         self.events = EventLog(now)
-        self.contacts: dict[str, Contact] = {}
+        self.contacts: dict[str, SandboxContact] = {}
         self.credit_cards: dict[str, CreditCard] = {}
-        self.bank_accounts: dict[str, BankAccount] = {}
+        self.bank_accounts: dict[str, SandboxBankAccount] = {}
         self.transactions: dict[str, Transaction] = {}
         self._overridden: set[str] = set()
-        self._card_forms: dict[str, CardForm] = {}
+        self._card_forms: dict[str, SandboxCardForm] = {}
         self.captured_twice: dict[str, None] = {}
 
     def new_id(self) -> str:
@@ -233,9 +233,9 @@ class Account:
 
     def add_contact(
         self, *, email: str, name: str, tags: Iterable[str], language: str, identifier: str | None = None
-    ) -> Contact:
+    ) -> SandboxContact:
         """Create a contact."""
-        contact = Contact(
+        contact = SandboxContact(
             identifier=identifier or self.new_id(), email=email, name=name, tags=tuple(tags), language=language
         )
         self.contacts[contact.identifier] = contact
@@ -254,19 +254,21 @@ class Account:
 
     def add_bank_account(
         self, contact_id: str | None, details: Mapping[str, str], *, identifier: str | None = None
-    ) -> BankAccount:
+    ) -> SandboxBankAccount:
         """Create a bank account: a contact's, or the merchant's own."""
         if contact_id is not None:
             self.contact(contact_id)
-        bank_account = BankAccount(identifier=identifier or self.new_id(), contact_id=contact_id, details=details)
+        bank_account = SandboxBankAccount(
+            identifier=identifier or self.new_id(), contact_id=contact_id, details=details
+        )
         self.bank_accounts[bank_account.identifier] = bank_account
         return bank_account
 
-    def contact(self, identifier: str) -> Contact:
+    def contact(self, identifier: str) -> SandboxContact:
         """Return a contact."""
         return _found(self.contacts.get(identifier), "Contact")
 
-    def bank_account(self, identifier: str) -> BankAccount:
+    def bank_account(self, identifier: str) -> SandboxBankAccount:
         """Return a bank account."""
         return _found(self.bank_accounts.get(identifier), "Bank account")
 
@@ -383,14 +385,16 @@ class Account:
             )
         )
 
-    def open_card_form(self, contact_id: str) -> CardForm:
+    def open_card_form(self, contact_id: str) -> SandboxCardForm:
         """Prepare the hosted form in which a contact will type a card's number."""
         contact = self.contact(contact_id)
-        card_form = CardForm(identifier=self.new_id(), contact_id=contact.identifier, credit_card_id=self.new_id())
+        card_form = SandboxCardForm(
+            identifier=self.new_id(), contact_id=contact.identifier, credit_card_id=self.new_id()
+        )
         self._card_forms[card_form.identifier] = card_form
         return card_form
 
-    def card_form(self, identifier: str) -> CardForm:
+    def card_form(self, identifier: str) -> SandboxCardForm:
         """Return a hosted form that was not submitted yet."""
         return _found(self._card_forms.get(identifier), "Form")
 
@@ -401,7 +405,7 @@ class Account:
         card = self.add_credit_card(card_form.contact_id, card_number, identifier=card_form.credit_card_id)
         self.events.append(_CARD_TOKENIZED, {"creditCardId": card.identifier, "contactId": card.contact_id})
 
-    def _card(self, contact: Contact, identifier: str) -> CreditCard:
+    def _card(self, contact: SandboxContact, identifier: str) -> CreditCard:
         card = self.credit_cards.get(identifier)
         return _found(card if card and card.contact_id == contact.identifier else None, "Credit card")
 

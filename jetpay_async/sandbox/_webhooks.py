@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jetpay_async.models import JSONValue
 
-__all__ = ["MAX_BATCH_SIZE", "MAX_WAIT_SECONDS", "MIN_WAIT_SECONDS", "Webhook", "WebhookState", "Webhooks"]
+__all__ = ["MAX_BATCH_SIZE", "MAX_WAIT_SECONDS", "MIN_WAIT_SECONDS", "WebhookRegistration", "WebhookState", "Webhooks"]
 
 # [docs]: a batch holds 1 to 100 events, 10 unless told otherwise, and waits for 60 to 3600 seconds, 60 by default.
 MAX_BATCH_SIZE = 100
@@ -39,7 +39,7 @@ class WebhookState(StrEnum):
 
 
 @attrs.define(kw_only=True, eq=False)
-class Webhook:
+class WebhookRegistration:
     """One registration, and its progress.
 
     Attributes:
@@ -89,19 +89,19 @@ class Webhooks:
     def __init__(self, new_id: Callable[[], str], *, public_callbacks: bool) -> None:
         self._new_id = new_id
         self._public_callbacks = public_callbacks
-        self._registered: dict[str, Webhook] = {}
+        self._registered: dict[str, WebhookRegistration] = {}
         self._count = 0
-        self.on_change: Callable[[Webhook], None] = _no_listener
+        self.on_change: Callable[[WebhookRegistration], None] = _no_listener
         """Called with each webhook that was added, changed or removed."""
 
-    def __iter__(self) -> Iterator[Webhook]:
+    def __iter__(self) -> Iterator[WebhookRegistration]:
         return iter(self._registered.values())
 
-    def get(self, identifier: str) -> Webhook | None:
+    def get(self, identifier: str) -> WebhookRegistration | None:
         """Return a webhook, None if there is none with this identifier."""
         return self._registered.get(identifier)
 
-    def url_error(self, callback_url: str, *, of: Webhook | None = None) -> tuple[str, str] | None:
+    def url_error(self, callback_url: str, *, of: WebhookRegistration | None = None) -> tuple[str, str] | None:
         """Return the error of a URL for a new webhook, or for a given one: the message and its FastAPI type."""
         if not _is_http(callback_url):
             return "Input should be a valid URL", "url_parsing"
@@ -111,21 +111,21 @@ class Webhooks:
             return "A webhook for this URL exists already", "value_error"
         return None
 
-    def add(self, callback_url: str, *, next_event_id: int) -> Webhook:
+    def add(self, callback_url: str, *, next_event_id: int) -> WebhookRegistration:
         """Register a webhook. It delivers once it is `restart`-ed."""
         self._count += 1
-        webhook = Webhook(
+        webhook = WebhookRegistration(
             id=self._count, identifier=self._new_id(), callback_url=callback_url, next_event_id=next_event_id
         )
         self._registered[webhook.identifier] = webhook
         return webhook
 
-    def restart(self, webhook: Webhook) -> None:
+    def restart(self, webhook: WebhookRegistration) -> None:
         """Deliver from its ``next_event_id`` on, with its present settings."""
         webhook.state = WebhookState.ACTIVE
         self.on_change(webhook)
 
-    def remove(self, webhook: Webhook) -> None:
+    def remove(self, webhook: WebhookRegistration) -> None:
         """Remove a webhook."""
         del self._registered[webhook.identifier]
         self.on_change(webhook)
@@ -140,5 +140,5 @@ def _is_http(url: str) -> bool:
     return parsed.scheme in {"http", "https"} and bool(parsed.host)
 
 
-def _no_listener(webhook: Webhook) -> None:
+def _no_listener(webhook: WebhookRegistration) -> None:
     """Do nothing: the deliveries have not been started yet."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from jetpay_async.sandbox import Payer, Sandbox
+    from jetpay_async.sandbox import Sandbox, SandboxPayer
 
 
 @attrs.frozen
@@ -59,12 +59,12 @@ class Caller:
         body = {"amount": 100.50, "to_bank_account_id": self.sandbox.merchant_account_id, "statement": "Deposit"}
         return {name: value for name, value in {**body, **changes}.items() if value is not ...}
 
-    async def preauthorize(self, payer: Payer | None = None, **changes: object) -> Reply:
+    async def preauthorize(self, payer: SandboxPayer | None = None, **changes: object) -> Reply:
         payer = payer or self.sandbox.add_payer()
         path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/preauthorize"
         return await self.call("POST", path, self.request(**changes))
 
-    async def charge(self, payer: Payer) -> Reply:
+    async def charge(self, payer: SandboxPayer) -> Reply:
         path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/charge"
         return await self.call("POST", path, self.request())
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jetpay_async.sandbox import Payer, Sandbox
+from jetpay_async.sandbox import Sandbox, SandboxPayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ def _assert_captured(sandbox: Sandbox, reply: bytes) -> None:
 
 
 @pytest.fixture
-def payer(sandbox: Sandbox) -> Payer:
+def payer(sandbox: Sandbox) -> SandboxPayer:
     return sandbox.add_payer()
 
 
@@ -58,7 +58,7 @@ def _curl(sandbox: Sandbox, path: str, *more: str) -> Sequence[str]:
 
 @pytest.mark.asyncio
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-async def test_curl(sandbox: Sandbox, payer: Payer) -> None:
+async def test_curl(sandbox: Sandbox, payer: SandboxPayer) -> None:
     """The curl example works: a POST with JSON, then a POST without a body or a length."""
     path = f"/contact/{payer.contact_id}/creditcards/{payer.credit_card_id}/preauthorize"
     content = ("-H", "Content-Type: application/json", "-d", _preauthorization(sandbox))
@@ -70,7 +70,7 @@ async def test_curl(sandbox: Sandbox, payer: Payer) -> None:
 
 
 @pytest.mark.asyncio
-async def test_python(sandbox: Sandbox, payer: Payer) -> None:
+async def test_python(sandbox: Sandbox, payer: SandboxPayer) -> None:
     """The Python example works with the standard library, which sends no Accept header and closes each time."""
 
     def post(path: str, data: bytes) -> bytes:
@@ -91,7 +91,7 @@ async def test_python(sandbox: Sandbox, payer: Payer) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
-async def test_node(sandbox: Sandbox, payer: Payer) -> None:
+async def test_node(sandbox: Sandbox, payer: SandboxPayer) -> None:
     """The Node example works with the built-in fetch."""
     arguments = (sandbox.url, sandbox.api_token, payer.contact_id, payer.credit_card_id, sandbox.merchant_account_id)
 

@@ -16,7 +16,7 @@ from jetpay_async.sandbox import Sandbox
 from .calling import Caller, until
 
 if TYPE_CHECKING:
-    from jetpay_async.sandbox import Payer
+    from jetpay_async.sandbox import SandboxPayer
 
 
 @pytest.mark.asyncio
@@ -161,7 +161,7 @@ async def test_charge_reserves_and_takes_at_once(caller: Caller) -> None:
     assert (answer.document["debit_id"], debit.captures) == (debit.identifier, 1)
 
 
-def _other_contact(payer: Payer, sandbox: Sandbox) -> Payer:
+def _other_contact(payer: SandboxPayer, sandbox: Sandbox) -> SandboxPayer:
     return attrs.evolve(payer, contact_id=sandbox.add_contact())
 
 

@@ -12,7 +12,7 @@ import attrs
 from jetpay_async.errors import JetpayError
 from jetpay_async.models import Capture
 from jetpay_async.outcomes import CaptureOutcome
-from jetpay_async.sandbox import Payer, Transaction
+from jetpay_async.sandbox import SandboxPayer, Transaction
 from jetpay_async.webhooks import Event
 
 __all__ = [
@@ -51,7 +51,7 @@ class Order:
 
     number: int
     card_number: str
-    payer: Payer
+    payer: SandboxPayer
     amount: Decimal
 
 

@@ -15,13 +15,13 @@ from jetpay_async.sandbox import Fault, FaultKind, Sandbox, TokenScope
 from tests.cli.conftest import CommandResult
 
 if TYPE_CHECKING:
-    from jetpay_async.sandbox import Payer
+    from jetpay_async.sandbox import SandboxPayer
 
 Jetpay = Callable[..., CommandResult]
 
 
 def asking(
-    sandbox: Sandbox, payer: Payer | None = None, changes: Mapping[str, str] = MappingProxyType({})
+    sandbox: Sandbox, payer: SandboxPayer | None = None, changes: Mapping[str, str] = MappingProxyType({})
 ) -> list[str]:
     payer = payer or sandbox.add_payer()
     options = {

@@ -20,7 +20,7 @@ from jetpay_async import (
 )
 from jetpay_async._cli.demo.audit import OrderOutcome, ProblemKind, audit, classify
 from jetpay_async._cli.demo.records import BatchRecord, Order, OrderResult, Plan, RunRecord
-from jetpay_async.sandbox import APPROVED, Payer, Transaction
+from jetpay_async.sandbox import APPROVED, SandboxPayer, Transaction
 from jetpay_async.webhooks import Event, TransactionEvent, TransactionFailed, TransactionPaid
 
 NOW = datetime(2026, 1, 22, tzinfo=UTC)
@@ -39,7 +39,7 @@ def captured(state: str = "paid", **changes: object) -> Capture:
 
 
 def reported(result: Capture | JetpayError, *, debit_id: str | None = "d1") -> OrderResult:
-    payer = Payer(contact_id="c1", credit_card_id="k1")
+    payer = SandboxPayer(contact_id="c1", credit_card_id="k1")
     order = Order(number=1, card_number=APPROVED, payer=payer, amount=Decimal("5.00"))
     return OrderResult(order=order, debit_id=debit_id, result=result)
 
