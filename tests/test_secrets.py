@@ -222,11 +222,3 @@ def test_a_refused_token_is_not_shown(token: str) -> None:
         JetpayClient(token)
 
     assert token == "" or token not in str(caught.value)
-
-
-def test_the_logger_is_silent_by_default() -> None:
-    """A library says nothing unless asked: the logger has a NullHandler."""
-    from jetpay_async._core.log import logger
-
-    assert logger.name == "jetpay_async"
-    assert any(isinstance(handler, logging.NullHandler) for handler in logger.handlers)

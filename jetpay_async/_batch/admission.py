@@ -114,7 +114,9 @@ class AdmissionControl:
             pause = self.pacer.pause(retry_after)
             logger.info("the service asked to wait %g s: nothing is started for %g s", retry_after, pause)
         if status is not None and (status == 429 or status >= 500) and self.limiter.on_overload(generation):
-            logger.info("status %d: the concurrency limit is %d now", status, self.limiter.limit)
+            logger.info(
+                "status %d: the concurrency limit is %d now", status, self.limiter.limit, extra={"status": status}
+            )
 
     def _admit(self) -> bool:
         """Start those who wait, as far as they may; return whether the next one waits for its time alone."""

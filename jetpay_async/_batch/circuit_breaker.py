@@ -69,6 +69,7 @@ class CircuitBreaker:
                 "circuit breaker opened: nothing is sent for %g s, then one item as a probe; last error: %s",
                 COOLDOWN_SECONDS,
                 error,
+                extra={"reason": error.message, "status": error.status, "request_id": error.request_id},
             )
         self.error = error
         self._probe_at = self._clock.monotonic() + COOLDOWN_SECONDS

@@ -78,6 +78,17 @@ def _add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=run)
+    log = parser.add_argument_group("log, on stderr")
+    log.add_argument(
+        "-v", "--verbose", dest="verbosity", action="count", default=0, help="log what is retried; -vv everything"
+    )
+    log.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="log this and what is graver")
+    log.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json: records, and all messages, are objects, one per line (text)",
+    )
     return parser
 
 
@@ -206,7 +217,8 @@ def _add_capture(add_parser: AddParser) -> None:
                       [--concurrency N] [--rate N] [--restored]
                       [--account LABEL] [--accept-rejections]
                       [--timeout SECONDS] [--proxy URL] [--dry-run] [--json]
-                      [--out FILE] [--raw]""",
+                      [--out FILE] [--raw]
+       both forms: [-v] [--log-level LEVEL] [--log-format text|json]""",
         epilog=_FILES + EXIT_STATUSES + _BATCH_STATUSES,
     )
     parser.add_argument(

@@ -35,14 +35,21 @@ def run(argv: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     options = vars(build_parser().parse_args(arguments or ["--help"]))
     command: Callable[..., int] = options.pop("command")
-    return console.final_status(_call(command, options))
+    verbosity, level = options.pop("verbosity"), options.pop("log_level")
+    as_json = options.pop("log_format") == "json"
+
+    # `jetpay --help` has ended before this.
+    from jetpay_async._cli.io.log_output import logging_to_stderr  # noqa: PLC0415 - see above
+
+    with logging_to_stderr(verbosity=verbosity, level=level, as_json=as_json):
+        return console.final_status(_call(command, options))
 
 
 def _call(command: Callable[..., int], options: dict[str, Any]) -> ExitStatus:
     try:
         os.getcwd()  # noqa: PTH109 - asked only to see whether it fails
     except FileNotFoundError:
-        console.write_message("the working directory has been deleted; change to another directory")
+        console.write_message("the working directory has been deleted; change to another directory", level="error")
         return ExitStatus.USAGE
     try:
         return ExitStatus(command(**options))
@@ -50,10 +57,11 @@ def _call(command: Callable[..., int], options: dict[str, Any]) -> ExitStatus:
         from jetpay_async.errors import JetpayError  # noqa: PLC0415 - `jetpay --help` does not need it
 
         if isinstance(error, JetpayError):
-            console.write_message(str(error))
+            console.write_message(str(error), level="error")
             return exit_status(error)
         console.write_message(
             f"internal error, please report it:\n{traceback.format_exc().rstrip()}\n"
-            "Outcomes that a ledger holds are safe; a single operation may have been processed: check its status."
+            "Outcomes that a ledger holds are safe; a single operation may have been processed: check its status.",
+            level="error",
         )
         return ExitStatus.INTERNAL_ERROR

@@ -231,7 +231,12 @@ class CallExecutor:
                 execution, name, execution.attempt_began, AttemptResult.ANSWERED, response.status
             )
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s %s: answered, attempt %d", name, execution.call.debit_id or "", execution.attempts)
+            debit_id = execution.call.debit_id
+            logger.debug(
+                "%s %s: attempt %d was answered with status %d",
+                *(name, debit_id or "", execution.attempts, response.status),
+                extra={"operation": name, "debit_id": debit_id, "status": response.status},
+            )
 
     # --- what follows it
 
@@ -418,13 +423,15 @@ class CallExecutor:
         logger.warning(
             "outcome unknown: %s",
             error,
-            extra={"operation": error.operation, "debit_id": error.debit_id, "reason": reason},
+            extra=_fields(error, reason),
         )
         if self._on_unknown is not None:
             try:
                 self._on_unknown(error)
             except BaseException:  # noqa: BLE001 - whatever the hook does, the outcome must reach its caller
-                logger.exception("on_unknown failed for %s %s", error.operation, error.debit_id or "")
+                logger.exception(
+                    "on_unknown failed for %s %s", error.operation, error.debit_id or "", extra=_fields(error, reason)
+                )
         return error
 
 
@@ -476,8 +483,25 @@ def _log_failure(execution: Execution[_T], failure: Unanswered | APIError, decis
         f"; request id {failure.request_id}" if failure.request_id else "",
         decision.action.value,
         pause,
-        extra={"operation": name, "debit_id": debit_id, "reason": reason},
+        extra={
+            "operation": name,
+            "debit_id": debit_id,
+            "reason": reason,
+            "status": failure.status,
+            "request_id": failure.request_id,
+        },
     )
+
+
+def _fields(error: OutcomeUnknownError, reason: str) -> dict[str, object]:
+    """Return what an unknown outcome is about, for the fields of a log record."""
+    return {
+        "operation": error.operation,
+        "debit_id": error.debit_id,
+        "reason": reason,
+        "status": error.status,
+        "request_id": error.request_id,
+    }
 
 
 _executors: weakref.WeakSet[CallExecutor] = weakref.WeakSet()

@@ -100,4 +100,8 @@ class OperationObserver:
         try:
             self._on_operation(operation)
         except BaseException:  # noqa: BLE001 - whatever the hook does, the outcome must reach its caller
-            logger.exception("on_operation failed for %s %s", operation.name, operation.debit_id or "")
+            logger.exception(
+                "on_operation failed for %s %s",
+                *(operation.name, operation.debit_id or ""),
+                extra={"operation": operation.name, "debit_id": operation.debit_id},
+            )

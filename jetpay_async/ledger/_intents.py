@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from jetpay_async.ledger._sql import batch_of
 from jetpay_async.ledger.records import DebitState
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def record(connection: Connection, entries: Sequence[OutcomeRecord], *, owner: i
     """Record what became of debits; of those that this owner has lost since, another one does."""
     by_batch: dict[int, list[OutcomeRecord]] = {}
     for entry in entries:
-        by_batch.setdefault(entry.id >> 32, []).append(entry)
+        by_batch.setdefault(batch_of(entry.id), []).append(entry)
     # In one order, so that two owners can't wait for each other.
     for batch in sorted(by_batch):
         followed = [entry for entry in by_batch[batch] if entry.intent is None]

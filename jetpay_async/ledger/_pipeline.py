@@ -78,7 +78,16 @@ class CapturePipeline:
         self._restored = restored
         self._concurrency = limits.concurrency
         admission = AdmissionControl(limits.concurrency, rate=None, clock=context.clock)
-        self._recorder = Recorder(commits, lease, context.clock, on_recorded=self._on_recorded, on_failure=self.stop)
+        self._names: dict[int, str] = {}
+        """Of the batches that it captures, by number; for the log."""
+        self._recorder = Recorder(
+            commits,
+            lease,
+            context.clock,
+            on_recorded=self._on_recorded,
+            on_failure=self.stop,
+            name_batch=self._names.get,
+        )
         self._resolver = Resolver(context, self._recorder, stop=self.stop)
         self._claimer = Claimer(
             commits,
@@ -129,8 +138,14 @@ class CapturePipeline:
         self._claiming = create(self._guard(self._claimer.run()))
         self._supporting = [create(self._guard(self._supervise())), create(self._guard(self._claimer.release_slots()))]
 
-    def watch(self, scope: Scope) -> None:
-        """Capture what is in a scope from now on."""
+    def watch(self, scope: Scope, name: str) -> None:
+        """Capture what is in a scope from now on.
+
+        Args:
+            scope: A batch, or a chunk of it.
+            name: Of the batch.
+        """
+        self._names[scope.batch] = name
         if not self._sending and not self.stopping:
             self._start_workers()
         self._claimer.watch(scope)
@@ -148,7 +163,7 @@ class CapturePipeline:
         if self.stopping:
             return
         if error is not None:
-            logger.warning("capturing stops: %s", error)
+            logger.warning("capturing stops: %s", error, extra=self._fields(error))
         self.error = error
         self._ending = asyncio.get_running_loop().create_task(self._end())
         self._sender.stop()
@@ -215,14 +230,24 @@ class CapturePipeline:
             self._resolver.add(debit, due, Origin.TAKE_OVER)
         if debits:
             longest = max(debit.wait for debit in debits)
-            logger.warning("waiting %.0f s to resolve %d debits of a run that ended", longest, len(debits))
+            logger.warning(
+                "waiting %.0f s to resolve %d debits of a run that ended", longest, len(debits), extra=self._fields()
+            )
 
     def _log_waiting(self) -> None:
         waiting = self._resolver.waiting
         now = self._clock.monotonic()
         if waiting is not None and waiting.seconds >= 1 and now - self._logged_at >= LOG_INTERVAL_SECONDS:
-            logger.info("%s", waiting)
+            logger.info("%s", waiting, extra=self._fields())
             self._logged_at = now
+
+    def _fields(self, error: Exception | None = None) -> dict[str, object]:
+        """Return what a log record of the whole run is about."""
+        return {
+            "operation": "capture",
+            "batch": ", ".join(self._names.values()),
+            "reason": None if error is None else str(error),
+        }
 
     def _on_recorded(self, records: Sequence[OutcomeRecord]) -> None:
         if any(record.state is DebitState.PENDING for record in records):
@@ -245,7 +270,7 @@ class CapturePipeline:
         except LedgerError as error:
             self.stop(error)
         except Exception as error:  # noqa: BLE001 - a fault in one part stops all of them, in order
-            logger.exception("capturing stops for a fault")
+            logger.exception("capturing stops for a fault", extra=self._fields(error))
             self.stop(error)
 
     async def _end(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jetpay_async._core.log import logger
-from jetpay_async.ledger import _intents
+from jetpay_async.ledger import _intents, _sql
 from jetpay_async.ledger._intents import OutcomeRecord
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Recorder:
         clock: Time.
         on_recorded: Called after each commit with what it recorded.
         on_failure: Called with the error when outcomes could not be recorded; they are logged.
+        name_batch: Returns the name of a batch by its number, or None if it is not known here.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Recorder:
         *,
         on_recorded: Callable[[Sequence[OutcomeRecord]], None],
         on_failure: Callable[[Exception], None],
+        name_batch: Callable[[int], str | None],
     ) -> None:
         self._commits = commits
         self._lease = lease
         self._clock = clock
         self._on_recorded = on_recorded
         self._on_failure = on_failure
+        self._name_batch = name_batch
         self._entries: list[_Entry] = []
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -102,7 +105,18 @@ class Recorder:
             await self._commits.run(partial(_intents.record, entries=records, owner=self._lease.owner))
         except Exception as error:  # noqa: BLE001 - whatever it is, the outcomes are logged
             for record in records:
-                logger.error("debit %s: %s", record.debit_id, _describe(record, error))
+                logger.error(
+                    "debit %s: %s",
+                    *(record.debit_id, _describe(record, error)),
+                    extra={
+                        "operation": "capture",
+                        "debit_id": record.debit_id,
+                        "batch": self._name_batch(_sql.batch_of(record.id)),
+                        "reason": record.reason,
+                        "status": record.status,
+                        "request_id": record.request_id,
+                    },
+                )
             self._on_failure(error)
         self._on_recorded(records)
 

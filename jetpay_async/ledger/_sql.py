@@ -89,6 +89,11 @@ def span(batch: int, chunk: int | None = None) -> dict[str, int]:
     return {"low": low, "high": low + CHUNK_SIZE}
 
 
+def batch_of(debit: int) -> int:
+    """Return the number of the batch that a debit is in, by the debit's ``id``."""
+    return debit >> 32
+
+
 class Statements:
     """Every statement of the ledger in one dialect, with ``:name`` for its parameters."""
 

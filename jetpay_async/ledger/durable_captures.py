@@ -221,7 +221,7 @@ class DurableCaptures:
                 field="chunk",
             )
         scope = Scope(number, chunk)
-        pipeline.watch(scope)
+        pipeline.watch(scope, batch)
         try:
             return await self._wait_for_chunk(pipeline, batch, scope)
         finally:
@@ -269,7 +269,7 @@ class DurableCaptures:
     async def _resume(self, pipeline: CapturePipeline, key: str) -> Batch:
         number = await self._ledger.find(key)
         await self._ledger.commits.run(partial(_repository.reopen_unknown, batch=number))
-        pipeline.watch(Scope(number))
+        pipeline.watch(Scope(number), key)
         return Batch(key, _PipelineSource(self._ledger.commits, pipeline, self._context.clock, key, number))
 
     def _open_pipeline(self) -> CapturePipeline:

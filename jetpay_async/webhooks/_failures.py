@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from jetpay_async._core.log import logger
 
@@ -21,20 +20,5 @@ def must_propagate(error: BaseException) -> bool:
 
 
 def log_failure(error: BaseException, message: str, *args: object) -> None:
-    """Log an error with its traceback; where no logging is configured, write it to stderr as Python does by default.
-
-    The package's `logging.NullHandler` would keep it silent there, and a failing handler must not go unnoticed.
-    """
+    """Log an error with its traceback."""
     logger.error(message, *args, exc_info=error)
-    if logging.lastResort is not None and logger.isEnabledFor(logging.ERROR) and not _logging_is_configured():
-        exc_info = (type(error), error, error.__traceback__)
-        logging.lastResort.handle(logger.makeRecord(logger.name, logging.ERROR, "", 0, message, args, exc_info))
-
-
-def _logging_is_configured() -> bool:
-    place: logging.Logger | None = logger
-    while place is not None:
-        if any(not isinstance(handler, logging.NullHandler) for handler in place.handlers):
-            return True
-        place = place.parent if place.propagate else None
-    return False

@@ -161,7 +161,7 @@ class _Parser:
     def parse_args(self, _: object) -> object:
         class Namespace:
             def __init__(self) -> None:
-                self.command = fail
+                self.command, self.verbosity, self.log_level, self.log_format = fail, 0, None, "text"
 
         return Namespace()
 

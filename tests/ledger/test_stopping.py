@@ -202,6 +202,8 @@ def test_an_outcome_that_cant_be_recorded_is_logged_with_its_debit(
         line.startswith("debit debit_1: rejected, InvalidRequestError: the API answered 422: declined")
         for line in logged
     )
+    rejected = next(vars(each) for each in caplog.records if each.getMessage().startswith("debit debit_1"))
+    assert (rejected["debit_id"], rejected["batch"], rejected["status"]) == ("debit_1", "a", 422)
 
 
 def test_a_part_that_fails_stops_the_others(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,11 +170,12 @@ def _report_error(error: JetpayError, *, as_json: bool) -> None:
     if as_json:
         _write_json(error.outcome, {"error": type(error).__name__, **vars(error)})
     if isinstance(error, OutcomeUnknownError):
-        write_message(_details(error))
+        write_message(_details(error), level="warning")
     elif isinstance(error, InvalidArgumentError) and error.field in _OPTIONS:
-        write_message(f"argument {_OPTIONS[error.field]}: {error.message.removeprefix(f'{error.field}: ')}")
+        message = error.message.removeprefix(f"{error.field}: ")
+        write_message(f"argument {_OPTIONS[error.field]}: {message}", level="warning")
     else:
-        write_message(str(error))
+        write_message(str(error), level="warning")
 
 
 _OPTIONS = {

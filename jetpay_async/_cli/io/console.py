@@ -10,25 +10,34 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from contextlib import suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._text import printable
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
     "GuardedStream",
     "final_status",
+    "messages_are_json",
     "open_streams",
     "to_json",
     "write_lines",
     "write_message",
+    "write_messages_as_json",
     "write_output",
+    "write_record",
     "write_result",
 ]
 
 _failures: dict[str, OSError] = {}
 """The first failure of each stream that can't be written."""
+
+_messages_as_json = False
 
 _NOT_OPEN = OSError(errno.EBADF, "it is closed")
 
@@ -39,6 +48,7 @@ def open_streams() -> None:
     A descriptor that the shell has closed (``>&-``) would be given to the next file or socket that is opened.
     """
     _failures.clear()
+    write_messages_as_json(False)
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -74,9 +84,42 @@ def write_lines(lines: str) -> bool:
     return _write("stdout", lines.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def write_message(text: str) -> None:
-    """Write a message to stderr, if it can be written."""
-    _write("stderr", f"jetpay: {_escaped(text)}\n")
+def write_message(text: str, *, level: str = "info") -> None:
+    """Write a message to stderr, if it can be written; its level shows where messages are objects."""
+    if _messages_as_json:
+        write_record({"time": time.time(), "level": level, "logger": "jetpay", "message": text})
+    else:
+        _write("stderr", f"jetpay: {_escaped(text)}\n")
+
+
+def messages_are_json() -> bool:
+    """Say whether messages are objects on lines of their own."""
+    return _messages_as_json
+
+
+def write_messages_as_json(as_json: bool) -> None:  # noqa: FBT001 - a switch
+    """Say whether messages are objects, as records of the log are, rather than lines of text."""
+    global _messages_as_json  # noqa: PLW0603 - there is one stderr, too
+    _messages_as_json = as_json
+
+
+def write_record(record: Mapping[str, object]) -> None:
+    """Write an object to stderr, on a line of its own, if it can be written.
+
+    Args:
+        record: Its ``time``, in seconds since the epoch, is written as one of ISO 8601.
+    """
+    # Few commands write records.
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    document = {name: _plain(value) for name, value in record.items()}
+    at = datetime.fromtimestamp(cast("float", record["time"]), UTC)
+    document["time"] = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    _write("stderr", f"{to_json(document)}\n")
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def write_result(result: str) -> None:

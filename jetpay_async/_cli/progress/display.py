@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from jetpay_async._cli.io.console import to_json, write_message, write_output
+from jetpay_async._cli.io.console import messages_are_json, to_json, write_message, write_output
 from jetpay_async._cli.progress.model import ProgressSample, Show, counts
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ def choose_display(*, as_json: bool) -> Display:
     """Choose by what stderr is connected to, and by what is installed."""
     if as_json:
         return JsonLines()
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and find_spec("rich") is not None:
+    if (
+        sys.stderr.isatty()
+        and not messages_are_json()
+        and os.environ.get("TERM") != "dumb"
+        and find_spec("rich") is not None
+    ):
         from jetpay_async._cli.progress.rich_bar import Bar  # noqa: PLC0415 - needs rich, which is optional
 
         return Bar()
