@@ -19,7 +19,7 @@ from jetpay_async import JetpayClient
 from jetpay_async._core import operations, responses
 from jetpay_async._core.aiohttp_guard import Credential, GuardedRequest, NoBody
 from jetpay_async._core.clock import SYSTEM_CLOCK
-from jetpay_async._core.connection_reset import ConnectionReset
+from jetpay_async._core.connection_reset import OwnConnections
 from jetpay_async._core.send_guard import ResponseTimer, SendGuard
 from jetpay_async.telemetry import Operation
 
@@ -93,7 +93,7 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
         timeout=aiohttp.ClientTimeout(total=None, connect=TIMEOUT),
     ) as session:
         timer = ResponseTimer(asyncio.get_running_loop())
-        reset = ConnectionReset()
+        reset = OwnConnections(asyncio.get_running_loop())
         credential = Credential(TOKEN, {})
 
         async def capture(debit_id: str) -> object:

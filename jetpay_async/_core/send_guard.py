@@ -137,7 +137,7 @@ class SendGuard:
         """Whether the request began to leave."""
         return self.started_at is not None
 
-    def attach(self, timer: ResponseTimer | None, reset: ConnectionReset) -> None:
+    def attach(self, timer: ResponseTimer | None, reset: ConnectionReset | None) -> None:
         """Have the response timed, and the connection reset where the response doesn't come.
 
         A transport that has no sockets, such as a simulated one, leaves this out, and watches `response_timeout`.

@@ -26,7 +26,7 @@ from jetpay_async._core.aiohttp_guard import (
     InnermostMiddleware,
     NoBody,
 )
-from jetpay_async._core.connection_reset import ConnectionReset, to_milliseconds
+from jetpay_async._core.connection_reset import OwnConnections, SharedConnections, to_milliseconds
 from jetpay_async._core.endpoints import check_token
 from jetpay_async._core.fork import ForkGuard, keep_for_parent
 from jetpay_async._core.http import RawResponse, ResolveBound, read_age
@@ -107,7 +107,9 @@ class Transport:
         self._fork_guard = ForkGuard()
         self._timer: ResponseTimer | None = None
         # The sockets of our own session have the timeout from the start.
-        self._reset = ConnectionReset(unacknowledged_timeout if self._given else None)
+        self._reset: OwnConnections | SharedConnections | None = (
+            SharedConnections(unacknowledged_timeout) if self._given else None
+        )
         agent = f"jetpay-async/{__version__}"
         self._common = {
             "Accept": "application/json",
@@ -181,6 +183,8 @@ class Transport:
             raise ConfigurationError("the client belongs to another event loop; close it there, where it was used")
         self._closed = True
         if session is not None:
+            if isinstance(self._reset, OwnConnections):
+                self._reset.sweep()
             await session.close()
 
     async def _converse(
@@ -255,6 +259,8 @@ class Transport:
         if self._loop is None:
             self._loop = loop
             self._timer = ResponseTimer(loop)
+            if self._reset is None:
+                self._reset = OwnConnections(loop)
             self._fork_guard = ForkGuard()
         if self._fork_guard.forked:
             raise ConfigurationError("the client was used before this process was forked; make one in each process")

@@ -14,15 +14,22 @@ import sys
 import types
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
+import attrs
 import pytest
 
 from jetpay_async import JetpayClient
 from jetpay_async._core import connection_reset
 from jetpay_async._core.clock import SYSTEM_CLOCK
-from jetpay_async._core.connection_reset import ConnectionReset, to_milliseconds
+from jetpay_async._core.connection_reset import (
+    SWEEP_SECONDS,
+    ConnectionReset,
+    OwnConnections,
+    SharedConnections,
+    to_milliseconds,
+)
 from jetpay_async._core.send_guard import SendGuard
 from jetpay_async._core.transport import _abort_when_interrupted
 from tests import loopback
@@ -216,34 +223,94 @@ def transport_of(sock: object) -> Any:
     return FakeTransport(sock)
 
 
-def test_the_next_owner_of_a_connection_keeps_it_resetting() -> None:
+@attrs.define
+class FakeLoop:
+    """An event loop whose timers ring when a test says so."""
+
+    timers: list[Callable[[], None]] = attrs.Factory(list)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        assert delay == SWEEP_SECONDS
+        self.timers.append(callback)
+
+    def ring(self) -> None:
+        timers, self.timers = self.timers, []
+        for timer in timers:
+            timer()
+
+
+def own(loop: FakeLoop | None = None) -> OwnConnections:
+    return OwnConnections(cast("Any", loop or FakeLoop()))
+
+
+def shared() -> SharedConnections:
+    return SharedConnections(7.0)
+
+
+both_kinds = pytest.mark.parametrize("make", [own, shared], ids=["own", "shared"])
+
+
+@both_kinds
+def test_the_next_owner_of_a_connection_keeps_it_resetting(make: Callable[[], ConnectionReset]) -> None:
     """A request that notices late that its response is whole does not switch off what the next one has switched on."""
     with socket.socket() as sock:
-        transport, reset = transport_of(sock), ConnectionReset()
+        transport, reset = transport_of(sock), make()
         assert reset.enable(transport, "first")
         assert reset.enable(transport, "second")
 
         reset.disable(transport, "first")
+        if isinstance(reset, OwnConnections):
+            reset.sweep()
         assert lingers(sock)
         reset.disable(transport, "second")
+        if isinstance(reset, OwnConnections):
+            reset.sweep()
         assert not lingers(sock)
         reset.disable(transport, "second")
 
-    assert transport not in reset._owners
+        assert not lingers(sock)
 
 
-def test_an_aborted_connection_is_forgotten() -> None:
+@both_kinds
+def test_an_aborted_connection_is_forgotten(make: Callable[[], ConnectionReset]) -> None:
     """Only its owner forgets it, and it is left as it is."""
     with socket.socket() as sock:
-        transport, reset = transport_of(sock), ConnectionReset()
+        transport, reset = transport_of(sock), make()
+        owners = reset._owners if isinstance(reset, OwnConnections) else connection_reset._owners
         reset.enable(transport, "owner")
 
         reset.forget(transport, "another")
-        assert transport in reset._owners
+        assert transport in owners
         reset.forget(transport, "owner")
 
-        assert transport not in reset._owners
+        assert transport not in owners
         assert lingers(sock)
+
+
+def test_a_busy_connection_of_our_own_is_switched_once() -> None:
+    """One request after another on a connection sets nothing; once idle, the sweep switches it back, and rests."""
+    loop = FakeLoop()
+    reset = own(loop)
+    with socket.socket() as sock, socket.socket() as another:
+        transport, second = transport_of(sock), transport_of(another)
+        for owner in ("first", "second", "third"):
+            reset.enable(transport, owner)
+            assert lingers(sock)
+            reset.disable(transport, owner)
+        reset.enable(second, "long")
+        assert len(loop.timers) == 1
+
+        loop.ring()
+        assert (lingers(sock), lingers(another)) == (False, True)
+        assert len(loop.timers) == 1
+        reset.disable(second, "long")
+        loop.ring()
+        assert not lingers(another)
+        assert loop.timers == []
+
+        reset.enable(transport, "fourth")
+        assert lingers(sock)
+        assert len(loop.timers) == 1
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this platform's sockets have no such option")
@@ -256,7 +323,7 @@ def test_the_kernel_stops_delivering_after_the_time(seconds: float, milliseconds
 
     with socket.socket() as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 120_000)
-        transport, reset = transport_of(sock), ConnectionReset(seconds)
+        transport, reset = transport_of(sock), SharedConnections(seconds)
 
         reset.enable(transport, "first")
         assert timeout(sock) == milliseconds == to_milliseconds(seconds)
@@ -270,7 +337,7 @@ def test_a_platform_without_the_option_resets_nevertheless(monkeypatch: pytest.M
     """Where the kernel has no such time, the rest is the same."""
     monkeypatch.setattr(connection_reset, "_USER_TIMEOUT", None)
     with socket.socket() as sock:
-        transport, reset = transport_of(sock), ConnectionReset(7.0)
+        transport, reset = transport_of(sock), shared()
 
         assert reset.enable(transport, "owner")
         assert lingers(sock)
@@ -284,25 +351,26 @@ def closed_socket() -> socket.socket:
     return sock
 
 
+@both_kinds
 @pytest.mark.parametrize("sock", [None, object(), closed_socket()], ids=["none", "something else", "closed"])
-def test_what_has_no_socket_can_not_be_reset(sock: object) -> None:
+def test_what_has_no_socket_can_not_be_reset(sock: object, make: Callable[[], ConnectionReset]) -> None:
     """It is said so, and the table of owners holds nothing."""
-    transport, reset = transport_of(sock), ConnectionReset(7.0)
+    transport, reset = transport_of(sock), make()
 
     assert reset.enable(transport, "owner") is False
     assert reset.enable(None, "owner") is False
-    assert transport not in reset._owners
+    assert transport not in connection_reset._owners
 
 
 def test_a_socket_that_is_no_tcp_is_reset_without_a_time() -> None:
     """A socket that does not know the kernel's time is switched all the same, and closing it meanwhile is no fault."""
     pair = socket.socketpair() if hasattr(socket, "AF_UNIX") else pytest.skip("this platform has no such sockets")
-    transport, reset = transport_of(pair[0]), ConnectionReset(7.0)
+    transport, reset = transport_of(pair[0]), shared()
 
     assert reset.enable(transport, "owner")
-    assert reset._owners[transport] == ("owner", None)
+    assert connection_reset._owners[transport] == ("owner", None)
     for sock in pair:
         sock.close()
     reset.disable(transport, "owner")
 
-    assert transport not in reset._owners
+    assert transport not in connection_reset._owners

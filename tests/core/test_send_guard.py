@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from jetpay_async._core.clock import Clock
-from jetpay_async._core.connection_reset import ConnectionReset
+from jetpay_async._core.connection_reset import SharedConnections
 from jetpay_async._core.send_guard import PreSendCheck, ReadGuard, ResponseTimer, SendGuard
 
 
@@ -80,7 +80,7 @@ def make_guard(
 ) -> SendGuard:
     loop = loop or FakeLoop()
     guard = SendGuard(deadline, Clock(monotonic=loop.time), response_timeout, pre_send_check)
-    guard.attach(timer, ConnectionReset())
+    guard.attach(timer, SharedConnections(7.0))
     return guard
 
 
