@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import attrs
 
-from jetpay_async._core.operations import Call
-from jetpay_async._core.responses import Unanswered
 from jetpay_async._core.retry import RetryPolicy
-from jetpay_async._core.send_guard import PreSendCheck, SendGuard
-from jetpay_async.models import TransactionState
-from jetpay_async.telemetry import Attempt, AttemptResult
+
+if TYPE_CHECKING:
+    from jetpay_async._core.operations import Call
+    from jetpay_async._core.responses import Unanswered
+    from jetpay_async._core.send_guard import PreSendCheck, SendGuard
+    from jetpay_async.models import TransactionState
+    from jetpay_async.telemetry import Attempt, AttemptResult
 
 _T = TypeVar("_T")
 
@@ -30,21 +32,22 @@ class Options:
     retry: RetryPolicy
 
 
-@attrs.define(eq=False)
 class Execution(Generic[_T]):
-    """One call on its way, and all that is known of it."""
+    """One call on its way, and all that is known of it.
 
-    call: Call[_T]
-    options: Options
-    began: float
-    """Monotonic."""
-    deadline: float
-    """Monotonic."""
-    on_failure: OnFailure | None = None
-    pre_send_check: PreSendCheck | None = None
-    """Asked before each attempt, besides the deadline."""
-    wait_until_final: bool = False
-    """Whether to read the status of what the API has accepted until it is done, or until the deadline."""
+    What most calls never change is a default of the class, so that making one is quick.
+
+    Args:
+        call: What to send.
+        options: Its timeout and retry policy.
+        began: When it began, on the monotonic clock.
+        deadline: When it ends at the latest, on the monotonic clock.
+        on_failure: Called with each attempt without a result.
+        pre_send_check: Asked before each attempt, besides the deadline.
+        wait_until_final: Whether to read the status of what the API has accepted until it is done, or until the
+            deadline.
+    """
+
     on_accepted: Callable[[_T], None] | None = None
     """Called with the result that is followed, if one is."""
     attempts: int = 0
@@ -69,6 +72,24 @@ class Execution(Generic[_T]):
     """Whether the function that gives the token was asked again after a 401."""
     trail: list[Attempt] | None = None
     """The requests so far, where somebody observes them; the last one may be missing."""
+
+    def __init__(  # noqa: PLR0917 - made in one place, for each call
+        self,
+        call: Call[_T],
+        options: Options,
+        began: float,
+        deadline: float,
+        on_failure: OnFailure | None = None,
+        pre_send_check: PreSendCheck | None = None,
+        wait_until_final: bool = False,  # noqa: FBT001, FBT002 - the same
+    ) -> None:
+        self.call = call
+        self.options = options
+        self.began = began
+        self.deadline = deadline
+        self.on_failure = on_failure
+        self.pre_send_check = pre_send_check
+        self.wait_until_final = wait_until_final
 
     def mark_in_doubt(self, certain_from: float) -> None:
         """Note that an earlier request for this call may have been carried out: read the status before sending.

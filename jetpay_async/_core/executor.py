@@ -145,6 +145,7 @@ class CallExecutor:
         try:
             while True:
                 if execution.in_doubt and (resolution := await self._resolve(execution)) is not None:
+                    result = resolution.result
                     break
                 failure: Unanswered | APIError
                 try:
@@ -152,7 +153,7 @@ class CallExecutor:
                     response = await self._transport.exchange(
                         operation.method, call.path, call.body, execution.guard, within=within
                     )
-                    resolution = Resolution(self._read(call, response, execution))
+                    result = self._read(call, response, execution)
                 except Unanswered as unanswered:
                     execution.failure = failure = unanswered
                     execution.unanswered |= unanswered.started
@@ -162,10 +163,9 @@ class CallExecutor:
                 else:
                     self._note_answer(execution, response)
                     break
-                if (again := await self._carry_on(execution, failure)) is not None:
-                    resolution = again
+                if (resolution := await self._carry_on(execution, failure)) is not None:
+                    result = resolution.result
                     break
-            result = resolution.result
             if execution.wait_until_final:
                 result = await self._follow(execution, result)
         except BaseException as error:

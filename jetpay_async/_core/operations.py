@@ -331,14 +331,14 @@ def _read_capture(call: Call[Capture], document: dict[str, JSONValue], context: 
     reply = _capture_decoder.read(document)
     debit_id = call.arguments["debit_id"]
     state = reply.state
-    if not _agrees(reply.identifier, debit_id):
+    if reply.identifier != debit_id and not _agrees(reply.identifier, debit_id):
         raise ValueError("the response is about another debit")
-    if state in _PREAUTHORIZED:
-        raise ValueError("the response says that the debit is still preauthorized")
-    if state in _ENDED_STATES:
-        status = TransactionStatus(transaction_id=debit_id, state=state, raw=document)
-        raise transaction_failed_error(call, status, context)
     if state not in CAPTURED_STATES and state not in IN_PROGRESS_STATES:
+        if state in _PREAUTHORIZED:
+            raise ValueError("the response says that the debit is still preauthorized")
+        if state in _ENDED_STATES:
+            status = TransactionStatus(transaction_id=debit_id, state=state, raw=document)
+            raise transaction_failed_error(call, status, context)
         raise UndecidedStateError(state, debit_id)
     return Capture(
         debit_id=debit_id,

@@ -87,22 +87,21 @@ class SendGuard:
         pre_send_check: Asked at the last moment; what it returns is why nothing may leave any more, None if it may.
     """
 
-    __slots__ = (
-        "_clock",
-        "_deadline",
-        "_ended",
-        "_holds_connection",
-        "_pre_send_check",
-        "_reset",
-        "_timer",
-        "_transport",
-        "direct",
-        "own_timer",
-        "refusal",
-        "response_timeout",
-        "started_at",
-        "status",
-    )
+    _ended: bool = False
+    _transport: asyncio.WriteTransport | None = None
+    _timer: ResponseTimer | None = None
+    _reset: ConnectionReset | None = None
+    _holds_connection: Callable[[], bool] | None = None
+    own_timer: asyncio.TimerHandle | None = None
+    """For the `ResponseTimer`, which knows when a request needs one of its own."""
+    direct: bool = False
+    """Whether no proxy is known to be in between, and the connection was one that can be reset."""
+    started_at: float | None = None
+    """When the request began to leave, on the monotonic clock."""
+    status: int | None = None
+    """The HTTP status, once the head of the response was read."""
+    refusal: str | None = None
+    """Why it was not sent, not sent again, or given up."""
 
     def __init__(
         self,
@@ -114,23 +113,8 @@ class SendGuard:
         self._deadline = deadline
         self._clock = clock
         self._pre_send_check = pre_send_check
-        self._ended = False
-        self._transport: asyncio.WriteTransport | None = None
-        self._timer: ResponseTimer | None = None
-        self._reset: ConnectionReset | None = None
-        self._holds_connection: Callable[[], bool] | None = None
         self.response_timeout: float = response_timeout
         """Seconds that the response may take; no more than is left until the deadline, once the request has left."""
-        self.own_timer: asyncio.TimerHandle | None = None
-        """For the `ResponseTimer`, which knows when a request needs one of its own."""
-        self.direct: bool = False
-        """Whether no proxy is known to be in between, and the connection was one that can be reset."""
-        self.started_at: float | None = None
-        """When the request began to leave, on the monotonic clock."""
-        self.status: int | None = None
-        """The HTTP status, once the head of the response was read."""
-        self.refusal: str | None = None
-        """Why it was not sent, not sent again, or given up."""
 
     @property
     def started(self) -> bool:
@@ -181,7 +165,8 @@ class SendGuard:
         self._ended = True
         if self._timer is not None:
             self._timer.stop(self)
-        self._release()
+        if self._transport is not None:
+            self._release(self._transport)
 
     def seal(self) -> bool:
         """End it without a whole response: nothing leaves any more. Return whether it had begun to leave."""
@@ -204,7 +189,7 @@ class SendGuard:
         if transport is None:
             return
         if self._holds_connection is not None and not self._holds_connection():
-            self._release()
+            self._release(transport)
             return
         self._transport = None
         if self._reset is not None:
@@ -213,11 +198,10 @@ class SendGuard:
         with contextlib.suppress(RuntimeError):
             transport.abort()
 
-    def _release(self) -> None:
-        if self._transport is not None:
-            if self._reset is not None:
-                self._reset.disable(self._transport, self)
-            self._transport = None
+    def _release(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = None
+        if self._reset is not None:
+            self._reset.disable(transport, self)
 
 
 class ReadGuard:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -49,7 +50,8 @@ class _SharedCall:
     __slots__ = ("accepted", "execution", "followers")
 
     def __init__(self, execution: Execution[Capture]) -> None:
-        execution.on_accepted = self.accept
+        if execution.wait_until_final:
+            execution.on_accepted = self.accept
         self.execution = execution
         self.accepted: Capture | None = None
         """Its result, while it is followed until it is final."""
@@ -85,8 +87,9 @@ class SingleFlight:
     def __init__(self, executor: CallExecutor) -> None:
         self._executor = executor
         self._in_flight: dict[str, _SharedCall] = {}
-        self._unresolved: dict[str, UnresolvedCapture] = {}
-        self._captured: dict[str, TransactionState] = {}
+        # In order of their latest capture. A plain dict finds its first key only after all that were removed before it.
+        self._unresolved: OrderedDict[str, UnresolvedCapture] = OrderedDict()
+        self._captured: OrderedDict[str, TransactionState] = OrderedDict()
 
     async def capture(self, debit_id: str, execution: Execution[Capture]) -> Capture:
         """Capture a debit, or share the answer of the capture that is under way.
@@ -99,7 +102,8 @@ class SingleFlight:
             capture = shared.accepted if shared.accepted and not waits else await self._follow(shared, execution)
             if capture is not None and (capture.final or not waits):
                 return capture
-        self._recall(debit_id, execution)
+        if debit_id in self._captured or debit_id in self._unresolved:
+            self._recall(debit_id, execution)
         shared = self._in_flight[debit_id] = _SharedCall(execution)
         try:
             capture = await self._executor.execute(execution)
@@ -194,12 +198,12 @@ class SingleFlight:
             _put_last(self._unresolved, debit_id, unresolved, UNRESOLVED_LIMIT)
 
 
-def _put_last(known: dict[str, _V], debit_id: str, value: _V, limit: int) -> None:
+def _put_last(known: OrderedDict[str, _V], debit_id: str, value: _V, limit: int) -> None:
     """Remember it as the latest, and forget the oldest beyond the limit."""
-    known.pop(debit_id, None)
     known[debit_id] = value
+    known.move_to_end(debit_id)
     if len(known) > limit:
-        del known[next(iter(known))]
+        known.popitem(last=False)
 
 
 def _stays_in_doubt(execution: Execution[Capture], error: BaseException) -> bool:

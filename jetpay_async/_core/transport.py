@@ -36,7 +36,7 @@ from jetpay_async._version import __version__
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 
     from jetpay_async._core.clock import Clock
 
@@ -200,7 +200,7 @@ class Transport:
     ) -> RawResponse:
         """Send the request, and read the response to its end."""
         read = isinstance(guard, ReadGuard)
-        options: dict[str, Any] = {}
+        middlewares: Sequence[aiohttp.ClientMiddlewareType] | None = None  # the session's own
         data: GuardedBody | None
         if self._guards_requests:
             data = GuardedBody(body, guard, credential) if body else NoBody(guard, credential)
@@ -208,7 +208,7 @@ class Transport:
             data = None if read else GuardedBody(body, guard, credential)
             if read or session.trace_configs or not self._plain:
                 innermost = InnermostMiddleware(guard, data, credential, direct=self._connects_directly)
-                options["middlewares"] = (*_middlewares(session), innermost)
+                middlewares = (*_middlewares(session), innermost)
             guard.direct = self._connects_directly
         response = await session.request(
             method,
@@ -220,7 +220,7 @@ class Transport:
             timeout=_total(within) if read or self._given else _until_sent(within),
             allow_redirects=False,
             raise_for_status=False,
-            **options,
+            middlewares=middlewares,
         )
         headers = response.headers
         guard.status = response.status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -13,6 +14,7 @@ from jetpay_async import (
     NotSentError,
     OutcomeUnknownError,
 )
+from jetpay_async._core.execution import Execution
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, Loopback, held, replies
 from tests.network import FAST, TOKEN
@@ -133,3 +135,21 @@ async def test_debits_do_not_wait_for_each_other() -> None:
 
     assert other.debit_id == "debit_other"
     assert server.count("capture") == 2
+
+
+@pytest.mark.asyncio
+async def test_a_capture_leaves_no_cycle_behind() -> None:
+    """What was made for a capture is freed when it ends, and does not wait for the garbage collector."""
+    server = Loopback()
+    async with server.listen(), connect(server) as client:
+        await client.capture(DEBIT_ID)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(20):
+                await client.capture(f"debit_{number}")
+            left = [item for item in gc.get_objects() if isinstance(item, Execution)]
+        finally:
+            gc.enable()
+
+        assert left == []
