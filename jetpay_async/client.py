@@ -18,6 +18,7 @@ from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL, check_base_ur
 from jetpay_async._core.execution import Options
 from jetpay_async._core.executor import CallExecutor
 from jetpay_async._core.retry import RetryPolicy
+from jetpay_async._core.secret import Secret
 from jetpay_async._core.single_flight import SingleFlight
 from jetpay_async._core.transport import ClientSession, Transport
 from jetpay_async.errors import ConfigurationError, OutcomeUnknownError
@@ -101,9 +102,11 @@ class JetpayClient:
         on_operation: Callable[[Operation], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        secret = Secret(api_token)
+        del api_token  # error reporters collect local variables, those of a constructor that fails too
         self._options = _options(timeout, RetryPolicy() if retry is None else retry)
         self._transport = Transport(
-            api_token,
+            secret,
             base_url=check_base_url(base_url, trusted_origins),
             session=session,
             max_connections=max_connections,
@@ -148,11 +151,10 @@ class JetpayClient:
         Raises:
             ConfigurationError: ``JETPAY_API_TOKEN`` is not set, or as for the class.
         """
-        token = os.environ.get("JETPAY_API_TOKEN", "")
-        if not token:
+        if not os.environ.get("JETPAY_API_TOKEN"):
             raise ConfigurationError("JETPAY_API_TOKEN is not set; make an API token in Jetpay's dashboard")
         return cls(
-            token,
+            os.environ["JETPAY_API_TOKEN"],
             base_url=os.environ.get("JETPAY_BASE_URL") or PRODUCTION_URL,
             session=session,
             timeout=timeout,
@@ -505,7 +507,10 @@ class JetpayClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<JetpayClient {self._transport.base_url}{' closed' if self.closed else ''}>"
+        transport: Transport | None = getattr(self, "_transport", None)
+        if transport is None:  # its constructor failed
+            return "<JetpayClient incomplete>"
+        return f"<JetpayClient {transport.base_url}{' closed' if self.closed else ''}>"
 
     def __reduce__(self) -> str:
         raise TypeError("a JetpayClient holds a secret and connections; make one in each process")

@@ -37,6 +37,7 @@ SHARED = {
     "_core.lazy",
     "_core.log",
     "_core.migrations",
+    "_core.secret",
     "_core.sqlite",
     "_core.validation",
 }

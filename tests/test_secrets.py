@@ -8,10 +8,7 @@ import logging
 import pickle
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from pathlib import Path
-from types import FrameType
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -21,6 +18,7 @@ from jetpay_async._core.endpoints import check_token
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Loopback, replies
 from tests.network import FAST, TOKEN, preauthorize
+from tests.reporters import chain, collected
 
 
 async def rotating() -> str:
@@ -98,42 +96,6 @@ async def test_a_timeout_of_the_caller_does_not_show_the_token() -> None:
     assert TOKEN not in shown
 
 
-def walked(value: object, depth: int = 8) -> Iterator[str]:
-    """What an error reporter such as Sentry makes of a local variable: mappings and collections are walked."""
-    if isinstance(value, str | bytes):
-        yield str(value)
-    elif isinstance(value, Mapping) and depth:
-        for name, item in list(value.items()):
-            yield from walked(name, depth - 1)
-            yield from walked(item, depth - 1)
-    elif isinstance(value, Sequence | AbstractSet) and depth:
-        for item in list(value):
-            yield from walked(item, depth - 1)
-    else:
-        yield repr(value)
-
-
-def collected(frames: Iterable[FrameType]) -> str:
-    """The local variables of frames, but for those of the tests, which know the token."""
-    tests = str(Path(__file__).parent)
-    return "\n".join(
-        text
-        for frame in frames
-        if not frame.f_code.co_filename.startswith(tests)
-        for text in walked(dict(frame.f_locals))
-    )
-
-
-def chain(error: BaseException) -> Iterator[FrameType]:
-    """The frames of an error, and of all that it came from, suppressed or not."""
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        if (one := waiting.pop()) is None:
-            continue
-        yield from (frame for frame, _ in traceback.walk_tb(one.__traceback__))
-        waiting += [one.__cause__, one.__context__]
-
-
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 @pytest.mark.parametrize("source", ["own session", "given session", "rotating"])
 @pytest.mark.asyncio
@@ -192,6 +154,72 @@ def test_a_refused_token_is_in_no_frame_of_ours() -> None:
         check_token("two words", "https://example.com")
 
     assert "two words" not in collected(chain(caught.value))
+
+
+CONSTRUCTORS: dict[str, dict[str, object]] = {
+    "a bad URL": {"base_url": "https://evil.example"},
+    "a bad timeout": {"timeout": 0},
+    "a bad policy": {"retry": 1},
+    "a bad session": {"session": object()},
+    "a bad number of connections": {"max_connections": 0},
+    "a bad suffix": {"user_agent_suffix": "\n"},
+}
+
+
+@pytest.mark.parametrize("options", CONSTRUCTORS.values(), ids=CONSTRUCTORS)
+@pytest.mark.parametrize("kind", ["given", "from_env"])
+def test_error_reporters_do_not_find_the_token_of_a_constructor_that_fails(
+    options: dict[str, object], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No frame of a failing constructor holds the token, and the half-built client has a repr."""
+    monkeypatch.setenv("JETPAY_API_TOKEN", TOKEN)
+    with pytest.raises(ConfigurationError) as caught:
+        if kind == "given":
+            JetpayClient(TOKEN, **options)  # type: ignore[arg-type] # by name
+        elif "base_url" in options:
+            monkeypatch.setenv("JETPAY_BASE_URL", str(options["base_url"]))
+            JetpayClient.from_env()
+        else:
+            JetpayClient.from_env(**options)  # type: ignore[arg-type] # by name
+
+    found = collected(chain(caught.value))
+    assert "<JetpayClient incomplete>" in found
+    assert TOKEN not in found
+
+
+@pytest.mark.asyncio
+async def test_error_reporters_do_not_find_a_token_that_is_no_token() -> None:
+    """A token that was copied badly is in no frame either, whether it was given or a function returned it."""
+    bad = f"{TOKEN} {TOKEN}"
+
+    async def rotating_badly() -> str:
+        return bad
+
+    for source in (bad, rotating_badly):
+        with pytest.raises(ConfigurationError, match="api_token") as caught:
+            async with JetpayClient(source, base_url="http://127.0.0.1:1") as client:
+                await preauthorize(client)
+        assert TOKEN not in collected(chain(caught.value))
+
+
+@pytest.mark.parametrize("source", ["own session", "given session", "rotating"])
+@pytest.mark.asyncio
+async def test_error_reporters_do_not_find_the_token_after_a_timeout_of_the_caller(source: str) -> None:
+    """What a caller's timeout interrupts leaves no frame that holds the headers, mappings walked."""
+    async with Loopback(scripts={"preauthorize": [loopback.silence]}).listen() as server:
+        async with aiohttp.ClientSession() as session:
+            client = JetpayClient(
+                rotating if source == "rotating" else TOKEN,
+                base_url=server.url,
+                session=session if source == "given session" else None,
+            )
+            with pytest.raises(TimeoutError) as caught:
+                async with client, asyncio.timeout(0.05):
+                    await preauthorize(client)
+
+    found = collected(chain(caught.value))
+    assert "preauthorize" in found
+    assert TOKEN not in found
 
 
 CALLS: dict[str, Callable[[JetpayClient], Awaitable[object]]] = {

@@ -31,6 +31,7 @@ from jetpay_async._core.endpoints import check_token
 from jetpay_async._core.fork import ForkGuard, keep_for_parent
 from jetpay_async._core.http import RawResponse, ResolveBound, read_age
 from jetpay_async._core.responses import Unanswered
+from jetpay_async._core.secret import Secret
 from jetpay_async._core.send_guard import ReadGuard, ResponseTimer, SendGuard, no_whole_response
 from jetpay_async._version import __version__
 from jetpay_async.errors import ConfigurationError
@@ -59,7 +60,7 @@ class Transport:
     """A session of aiohttp, our own or the caller's, bound to one API, one event loop and one process.
 
     Args:
-        api_token: The API token, or an async function that returns it.
+        api_token: The API token, or an async function that returns it, hidden from error reporters.
         base_url: Where the API is; checked.
         session: The caller's session, or None for one of our own.
         max_connections: Of our own session.
@@ -75,7 +76,7 @@ class Transport:
 
     def __init__(
         self,
-        api_token: str | Callable[[], Awaitable[str]],
+        api_token: Secret[str | Callable[[], Awaitable[str]]],
         *,
         base_url: str,
         session: aiohttp.ClientSession | None,
@@ -116,9 +117,7 @@ class Transport:
             "User-Agent": f"{agent} {user_agent_suffix}" if user_agent_suffix else agent,
         }
         self._late_credential = session.trust_env if session is not None else trust_env
-        self._token: Credential | Callable[[], Awaitable[str]] = (
-            api_token if callable(api_token) else self._make_credential(api_token)
-        )
+        self._token: Credential | Callable[[], Awaitable[str]] = self._credential_or_function(api_token)
         # What our own session can have between a request and its connection is a proxy of the environment.
         self._plain = not trust_env if session is None else _is_plain(session)
         # Other connectors may connect to a proxy or to a socket of this machine, and a subclass may do anything.
@@ -285,13 +284,21 @@ class Transport:
             trust_env=self._trust_env,
         )
 
-    def _make_credential(self, token: str) -> Credential:
-        return Credential(check_token(token, self.base_url), self._common, late=self._late_credential)
+    def _credential_or_function(
+        self, secret: Secret[str | Callable[[], Awaitable[str]]]
+    ) -> Credential | Callable[[], Awaitable[str]]:
+        if callable(function := secret.reveal()):
+            return function
+        del function
+        return self._make_credential(secret)
+
+    def _make_credential(self, secret: Secret[Any]) -> Credential:
+        return Credential(check_token(secret.reveal(), self.base_url), self._common, late=self._late_credential)
 
     async def _ask_for_token(self, provide: Callable[[], Awaitable[str]], within: float) -> Credential:
         try:
             async with asyncio.timeout(within):
-                return self._make_credential(await provide())
+                return self._make_credential(Secret(await provide()))
         except ConfigurationError:
             raise
         except Exception as error:

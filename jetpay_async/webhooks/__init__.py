@@ -31,6 +31,7 @@ from jetpay_async._core.lazy import lazily
 if TYPE_CHECKING:
     from jetpay_async.webhooks._explain import explain
     from jetpay_async.webhooks._jwt import verify
+    from jetpay_async.webhooks._request import authorization_of
     from jetpay_async.webhooks._signing import sign
     from jetpay_async.webhooks.claims import Claims
     from jetpay_async.webhooks.errors import (
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.remote_keyset import RemoteKeySet
     from jetpay_async.webhooks.router import EventRouter
     from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
-    from jetpay_async.webhooks.verifier import WebhookVerifier, authorization_of
+    from jetpay_async.webhooks.verifier import WebhookVerifier
 
 __all__ = [
     "CardTokenizationEvent",
@@ -150,7 +151,7 @@ _HOMES = {
     "UnknownEvent": "events",
     "WebhookReceiver": "receiver",
     "WebhookVerifier": "verifier",
-    "authorization_of": "verifier",
+    "authorization_of": "_request",
     "decode": "events",
     "ensure_leased": "receiver",
     "explain": "_explain",

@@ -6,6 +6,7 @@ import time
 
 from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY_SECONDS, signer, verify
 from jetpay_async.webhooks._messages import as_utc
+from jetpay_async.webhooks._request import DeliveryRequest
 from jetpay_async.webhooks.errors import Reason, WebhookError
 from jetpay_async.webhooks.events import decode
 from jetpay_async.webhooks.keyset import KeySet
@@ -39,26 +40,26 @@ def explain(
     Raises:
         InvalidArgumentError: The body isn't `bytes`, or the leeway is out of range.
     """
+    request = DeliveryRequest(body, authorization, None)
+    del body, authorization  # error reporters collect local variables
     moment = time.time() if now is None else now
-    sentences, rejection = _verified(body, authorization, keys, moment, leeway)
+    sentences, rejection = _verified(request, keys, moment, leeway)
     if rejection is None:
         return sentences
     if rejection.reason is Reason.BAD_SIGNATURE:
-        key = signer(authorization, keys)
+        key = signer(request.authorization, keys)
         if key is not None:
             return f"{sentences} The key {key.kid!r} of the set did: the ids of the published keys are mixed up."
     if rejection.reason in {Reason.EXPIRED, Reason.NOT_YET_VALID}:
         signed_at = moment - float(rejection.facts["age"])
-        return f"{sentences} As of its signing: {_verified(body, authorization, keys, signed_at, leeway)[0]}"
+        return f"{sentences} As of its signing: {_verified(request, keys, signed_at, leeway)[0]}"
     return sentences
 
 
-def _verified(
-    body: bytes, authorization: str | bytes | None, keys: KeySet, moment: float, leeway: float
-) -> tuple[str, WebhookError | None]:
+def _verified(request: DeliveryRequest, keys: KeySet, moment: float, leeway: float) -> tuple[str, WebhookError | None]:
     try:
-        claims = verify(body, authorization, keys=keys, now=moment, leeway=leeway)
-        delivery = decode(body)
+        claims = verify(request.body, request.authorization, keys=keys, now=moment, leeway=leeway)
+        delivery = decode(request.body)
     except WebhookError as rejection:
         return rejection.explain(), rejection
     count = len(delivery.events)

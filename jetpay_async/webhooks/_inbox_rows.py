@@ -9,23 +9,30 @@ by which another account's event of the same id is noticed: four bytes, in block
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from contextlib import contextmanager
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from jetpay_async._core import sqlite
 from jetpay_async._core.migrations import Migrations, NewerSchemaError
 from jetpay_async._core.sqlite import FileIdentityError, SqliteSchema
+from jetpay_async.webhooks._records import (
+    FINGERPRINT_BYTES,
+    DeadLetterRow,
+    EventKey,
+    EventRecord,
+    conflict,
+    taken_over,
+)
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
+from jetpay_async.webhooks.events import StoredDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 BLOCK_SIZE = 256
 """How many ids share a row of fingerprints."""
-_FINGERPRINT_BYTES = 4
-_UNKNOWN = bytes(_FINGERPRINT_BYTES)
+_UNKNOWN = bytes(FINGERPRINT_BYTES)
 
 # SQLite uses a partial index only for a WHERE that repeats the condition of the index exactly, which is why some
 # queries below name a condition that seems redundant.
@@ -119,26 +126,6 @@ _DEAD_HANDLED_AT = 1e18
 _FOLDED_AT_ONCE = 256
 
 SCHEMA = SqliteSchema("jetpay_inbox_schema", _CREATE, _MIGRATIONS)
-
-
-class EventKey(NamedTuple):
-    """By what an event is known."""
-
-    event_id: int
-    created_at: int
-    """Microseconds since the epoch."""
-    webhook_id: int | None
-    """Which webhook delivered it, for people; another webhook of the account may deliver it again."""
-
-
-class DeadLetterRow(NamedTuple):
-    """A dead letter as it is stored."""
-
-    webhook_id: int | None
-    document: bytes
-    attempts: int
-    error: str
-    failed_at: float
 
 
 class InboxRows:
@@ -236,27 +223,29 @@ class InboxRows:
                 reached = last
             return reached
 
-    def store(
-        self, rows: Sequence[tuple[EventKey, str | None, bytes]]
-    ) -> tuple[frozenset[int], frozenset[int], int | None]:
+    def store(self, records: Sequence[EventRecord]) -> tuple[frozenset[int], frozenset[int], int | None]:
         """Store events with their JSON; return what is new, what was known, and the last id seen before."""
         with self._transaction():
             now = self._now()
             last_seen = self._last_seen()
-            new = [row for row in rows if not self._is_handled(row[0]) and not self._is_stored(row[0].event_id)]
+            new = [
+                record
+                for record in records
+                if not self._is_handled(record.key) and not self._is_stored(record.key.event_id)
+            ]
             self._connection.executemany(
                 "INSERT INTO jetpay_inbox"
                 " (source, event_id, created_at, webhook_id, transaction_id, document, leased_until)"
                 " VALUES (?, ?, ?, ?, ?, ?, 0)"
                 " ON CONFLICT DO UPDATE SET document = excluded.document, transaction_id = excluded.transaction_id",
-                [(self._source, *key, transaction_id, document) for key, transaction_id, document in new],
+                [(self._source, *record.key, record.transaction_id, record.document) for record in new],
             )
             self._fold(now)
-        new_ids = frozenset(key.event_id for key, _, _ in new)
-        return new_ids, frozenset(key.event_id for key, _, _ in rows) - new_ids, last_seen
+        new_ids = frozenset(record.key.event_id for record in new)
+        return new_ids, frozenset(record.key.event_id for record in records) - new_ids, last_seen
 
-    def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[tuple[int | None, bytes]]:
-        """Lease the first stored events that are due, unless another owner holds some; return webhooks and JSON."""
+    def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[StoredDocument]:
+        """Lease the first stored events that are due, unless another owner holds some."""
         # This read takes no write lock, so that an idle worker delays no other.
         with _translated():
             pending = self._connection.execute(
@@ -274,9 +263,9 @@ class InboxRows:
             ).fetchone()
             if held is not None:
                 return []
-            taken: list[tuple[int, int | None, bytes]] = []
+            taken: dict[int, StoredDocument] = {}
             waiting: set[str] = set()
-            for event_id, transaction_id, leased_until, webhook_id, document in self._connection.execute(
+            for event_id, transaction_id, leased_until, *stored in self._connection.execute(
                 "SELECT event_id, transaction_id, leased_until, webhook_id, document FROM jetpay_inbox"
                 " WHERE source = ? AND handled_at IS NULL AND document IS NOT NULL ORDER BY event_id",
                 (self._source,),
@@ -285,14 +274,14 @@ class InboxRows:
                     waiting.add(transaction_id)
                 if leased_until > now or transaction_id in waiting:
                     continue
-                taken.append((event_id, webhook_id, document))
+                taken[event_id] = StoredDocument(*stored)
                 if len(taken) == limit:
                     break
             self._connection.executemany(
                 "UPDATE jetpay_inbox SET owner = ?, leased_until = ? WHERE source = ? AND event_id = ?",
-                [(owner, now + seconds, self._source, event_id) for event_id, _, _ in taken],
+                [(owner, now + seconds, self._source, event_id) for event_id in taken],
             )
-        return [(webhook_id, document) for _, webhook_id, document in taken]
+        return tuple(taken.values())
 
     def reschedule(self, event_id: int, *, owner: str, seconds: float) -> None:
         """Release one event of the owner's, after some seconds."""
@@ -305,15 +294,14 @@ class InboxRows:
 
     def record_failure(
         self,
-        key: EventKey,
-        transaction_id: str | None,
-        document: bytes,
+        record: EventRecord,
         *,
         owner: str,
         error: str,
         max_attempts: int,
     ) -> tuple[int, bool]:
         """Count a failed attempt of the owner's; return how many there are, and whether the event is dead now."""
+        key = record.key
         with self._transaction():
             counted = self._connection.execute(
                 "UPDATE jetpay_inbox SET attempts = attempts + 1"
@@ -332,9 +320,9 @@ class InboxRows:
                 (
                     self._source,
                     key.event_id,
-                    transaction_id,
+                    record.transaction_id,
                     key.webhook_id,
-                    document,
+                    record.document,
                     attempts,
                     error,
                     self._now(),
@@ -406,7 +394,7 @@ class InboxRows:
         ).fetchone()
         if row is not None:
             if row[0] != key.created_at:
-                raise _conflict(key, row[2])
+                raise conflict(key, row[2])
             return row[1] is not None
         below = self._connection.execute(
             "SELECT last, webhook_id FROM jetpay_inbox_range WHERE source = ? AND first <= ?"
@@ -415,15 +403,15 @@ class InboxRows:
         ).fetchone()
         if below is None or key.event_id > below[0]:
             return False
-        if self._fingerprint(key.event_id) not in {_UNKNOWN, _fingerprint_of(key.created_at)}:
-            raise _conflict(key, below[1])
+        if self._fingerprint(key.event_id) not in {_UNKNOWN, key.fingerprint}:
+            raise conflict(key, below[1])
         return True
 
     def _fingerprint(self, event_id: int) -> bytes:
         block, position = divmod(event_id, BLOCK_SIZE)
         row = self._connection.execute(
             "SELECT substr(fingerprints, ?, ?) FROM jetpay_inbox_fingerprint WHERE source = ? AND block = ?",
-            (position * _FINGERPRINT_BYTES + 1, _FINGERPRINT_BYTES, self._source, block),
+            (position * FINGERPRINT_BYTES + 1, FINGERPRINT_BYTES, self._source, block),
         ).fetchone()
         # Ranges of schema version 1 have none.
         return _UNKNOWN if row is None else row[0]
@@ -480,10 +468,10 @@ class InboxRows:
         row = self._connection.execute(
             "SELECT fingerprints FROM jetpay_inbox_fingerprint WHERE source = ? AND block = ?", (self._source, block)
         ).fetchone()
-        fingerprints = bytearray(BLOCK_SIZE * _FINGERPRINT_BYTES if row is None else row[0])
+        fingerprints = bytearray(BLOCK_SIZE * FINGERPRINT_BYTES if row is None else row[0])
         for key in keys:
-            start = key.event_id % BLOCK_SIZE * _FINGERPRINT_BYTES
-            fingerprints[start : start + _FINGERPRINT_BYTES] = _fingerprint_of(key.created_at)
+            start = key.event_id % BLOCK_SIZE * FINGERPRINT_BYTES
+            fingerprints[start : start + FINGERPRINT_BYTES] = key.fingerprint
         self._connection.execute(
             "INSERT OR REPLACE INTO jetpay_inbox_fingerprint (source, block, fingerprints) VALUES (?, ?, ?)",
             (self._source, block, bytes(fingerprints)),
@@ -523,9 +511,7 @@ def mark(connection: sqlite3.Connection, source: str, event_id: int, *, owner: s
         "SELECT 1 FROM jetpay_inbox WHERE source = ? AND event_id = ? AND owner = ?", (source, event_id, owner)
     ).fetchone()
     if mine is None:
-        raise LeaseLostError(
-            f"event {event_id} was taken over by another worker; its effects must not be committed here"
-        )
+        raise taken_over(event_id)
 
 
 def _runs(keys: Sequence[EventKey]) -> Iterator[tuple[int, int, int | None]]:
@@ -536,21 +522,6 @@ def _runs(keys: Sequence[EventKey]) -> Iterator[tuple[int, int, int | None]]:
         if following is None or following[::2] != (key.event_id + 1, key.webhook_id):
             yield keys[first].event_id, key.event_id, key.webhook_id
             first = position
-
-
-def _fingerprint_of(created_at: int) -> bytes:
-    # Zero stands for an unknown one.
-    return (zlib.crc32(created_at.to_bytes(8, signed=True)) or 1).to_bytes(_FINGERPRINT_BYTES)
-
-
-def _conflict(key: EventKey, webhook_id: int | None) -> InboxError:
-    webhooks = "" if webhook_id is None else f" (then by webhook {webhook_id}, now by webhook {key.webhook_id})"
-    return InboxError(
-        f"event {key.event_id} was delivered before with another createdAt{webhooks}, so it comes from another Jetpay"
-        f" account, or from a sandbox that was started again: set webhook_ids, give each account a source of its own,"
-        f" and each sandbox a new file",
-        reason="conflict",
-    )
 
 
 @contextmanager

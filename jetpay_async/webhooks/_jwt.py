@@ -26,13 +26,14 @@ import hmac
 import time
 from hashlib import sha256
 from math import floor
-from typing import TYPE_CHECKING, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, NamedTuple, Self, get_type_hints
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from jetpay_async._core.secret import Secret
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks._jose import decode_base64url, encode_base64url, read_object
@@ -51,7 +52,17 @@ from jetpay_async.webhooks.keyset import Key, KeySet
 if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
 
-__all__ = ["DEFAULT_LEEWAY_SECONDS", "MAX_BODY_BYTES", "MAX_TOKEN_CHARACTERS", "check_leeway", "signer", "verify"]
+__all__ = [
+    "DEFAULT_LEEWAY_SECONDS",
+    "MAX_BODY_BYTES",
+    "MAX_TOKEN_CHARACTERS",
+    "Window",
+    "check_leeway",
+    "signer",
+    "verify",
+    "verify_token",
+    "verify_within",
+]
 
 DEFAULT_LEEWAY_SECONDS = 10.0
 """Seconds by which the clocks of Jetpay and of this host may differ."""
@@ -102,15 +113,27 @@ def verify(
         PayloadMismatchError: It is valid, but was signed for another body.
         InvalidArgumentError: The body isn't bytes, or a number of seconds is out of range.
     """
-    if max_token_age is not None:
-        check_seconds("max_token_age", max_token_age)
-    if leeway != DEFAULT_LEEWAY_SECONDS:
-        check_leeway(leeway)
+    secret = Secret((body, authorization))
+    del body, authorization  # a traceback with local variables must not show them
+    window = Window(leeway, max_token_age).checked()
+    return verify_within(*secret.reveal(), keys, now, window=window, max_body_bytes=max_body_bytes)
+
+
+def verify_within(
+    body: bytes | bytearray | memoryview,
+    authorization: str | bytes | None,
+    keys: KeySet,
+    now: float | None,
+    *,
+    window: Window,
+    max_body_bytes: int,
+) -> Claims:
+    """Verify as `verify` does, within a window that was checked."""
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
     if not isinstance(body, bytes):
         given = type(body).__name__
-        del body, authorization  # a traceback with local variables must not show them
+        del body, authorization  # as above
         raise InvalidArgumentError(
             f"body: pass the raw bytes as received, not {given}; parsing or decoding changes them", field="body"
         )
@@ -118,13 +141,42 @@ def verify(
         outcome: Claims | WebhookError = _too_large(Reason.BODY_TOO_LARGE, len(body), max_body_bytes)
     else:
         try:
-            outcome = _verify(body, authorization, keys, now, _Window(leeway, max_token_age))
+            outcome = _verify_token(authorization, keys, now, window)
+            if isinstance(outcome, Claims):
+                _check_body(body, outcome)
         except WebhookError as error:
             outcome = bare(error)
     if isinstance(outcome, Claims):
         return outcome
     del body, authorization  # as above
     raise outcome
+
+
+def verify_token(authorization: str | bytes | None, keys: KeySet, now: float, window: Window) -> Claims:
+    """Verify all of a delivery but its body. What is verified is **not** a delivery yet."""
+    try:
+        outcome = _verify_token(authorization, keys, now, window)
+    except WebhookError as error:
+        outcome = bare(error)
+    if isinstance(outcome, Claims):
+        return outcome
+    del authorization  # as above
+    raise outcome
+
+
+class Window(NamedTuple):
+    """In which time a token is accepted; all in seconds."""
+
+    leeway: float = DEFAULT_LEEWAY_SECONDS
+    max_age: float | None = None
+
+    def checked(self) -> Self:
+        """Return this, or raise an `InvalidArgumentError`."""
+        if self.leeway != DEFAULT_LEEWAY_SECONDS:
+            check_leeway(self.leeway)
+        if self.max_age is not None:
+            check_seconds("max_token_age", self.max_age)
+        return self
 
 
 def check_leeway(leeway: float) -> None:
@@ -136,8 +188,8 @@ def check_leeway(leeway: float) -> None:
     check_seconds("leeway", leeway, zero=True, most=MAX_LEEWAY_SECONDS)
 
 
-def _verify(
-    body: bytes, authorization: str | bytes | None, keys: KeySet, now: float | None, window: _Window
+def _verify_token(
+    authorization: str | bytes | None, keys: KeySet, now: float | None, window: Window
 ) -> Claims | WebhookError:
     # What is rejected before the signature is returned, not raised: anybody can send it, and raising it twice would
     # cost as much as reading it.
@@ -155,7 +207,6 @@ def _verify(
         keys.remember_header(header, key)
     claims, opens = _read_claims(signed[len(header) + 1 :])
     _check_window(claims, opens, time.time() if now is None else now, window)
-    _check_body(body, claims)
     return claims
 
 
@@ -308,12 +359,7 @@ def _invalid_claim(name: str) -> InvalidTokenError:
     return InvalidTokenError(Reason.INVALID_CLAIM, {"claim": name})
 
 
-class _Window(NamedTuple):
-    leeway: float
-    max_age: float | None
-
-
-def _check_window(claims: Claims, opens: float, now: float, window: _Window) -> None:
+def _check_window(claims: Claims, opens: float, now: float, window: Window) -> None:
     leeway, max_age = window
     # Written so that a `now` that is not a number is rejected.
     if not opens <= now + leeway:

@@ -12,9 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from aiohttp import web
 
-from jetpay_async.webhooks.errors import WebhookError
 from jetpay_async.webhooks.receiver import WebhookReceiver
-from jetpay_async.webhooks.verifier import authorization_of
 
 __all__ = ["add_receiver", "handler"]
 
@@ -43,11 +41,9 @@ def handler(receiver: WebhookReceiver) -> Callable[[web.Request], Awaitable[web.
     """Make the handler of a route, for an application that opens and closes the receiver itself."""
 
     async def receive(request: web.Request) -> web.Response:
-        try:
-            authorization = authorization_of(request.headers)
-        except WebhookError as error:
-            return web.Response(status=error.status_hint)
-        response = await receiver.receive(await request.read(), authorization, headers=request.headers)
+        response = await receiver.check_headers(request.headers)
+        if response is None:
+            response = await receiver.receive(await request.read(), headers=request.headers)
         return web.Response(status=response.status)
 
     return receive

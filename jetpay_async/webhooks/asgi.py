@@ -11,15 +11,17 @@ of webhooks need not follow.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias, cast
 
+from jetpay_async._core.log import logger
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._jwt import MAX_BODY_BYTES
-from jetpay_async.webhooks.errors import WebhookError
+from jetpay_async.webhooks._request import DeliveryRequest
 from jetpay_async.webhooks.receiver import WebhookReceiver
-from jetpay_async.webhooks.verifier import authorization_of
 
 __all__ = ["WebhookApp"]
 
@@ -37,6 +39,11 @@ class WebhookApp:
             handles the lifespan itself, it is not called: enter them there. If it fails, the server reports it
             (``lifespan.startup.failed``) with the reason, and ends.
         max_body_bytes: A larger body is answered with a 413 without reading it to its end.
+        body_timeout: Seconds in which the whole body must arrive; after that the answer is a 408. A delivery that its
+            headers condemn is answered without reading its body.
+
+    Raises:
+        InvalidArgumentError: ``body_timeout`` is not a number of seconds above 0.
     """
 
     def __init__(
@@ -45,10 +52,12 @@ class WebhookApp:
         *,
         lifespan: Callable[[], AbstractAsyncContextManager[object]] | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        body_timeout: float = 10.0,
     ) -> None:
         self._receiver = receiver
         self._lifespan = lifespan or (lambda: receiver)
         self._max_body_bytes = max_body_bytes
+        self._body_timeout = check_seconds("body_timeout", body_timeout)
 
     async def __call__(self, scope: Mapping[str, object], receive: _Receive, send: _Send) -> None:
         """Serve one ASGI connection.
@@ -63,7 +72,10 @@ class WebhookApp:
         elif scope["method"] != "POST":
             await _answer(405, send)
         else:
-            status = await self._receive(scope, receive)
+            headers = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
+            request = DeliveryRequest(None, None, headers)
+            del scope, headers  # error reporters collect local variables, and the token is among the headers
+            status = await self._receive(request, receive)
             if status is not None:
                 await _answer(status, send)
 
@@ -84,25 +96,49 @@ class WebhookApp:
         else:
             await send({"type": "lifespan.shutdown.complete"})
 
-    async def _receive(self, scope: Mapping[str, object], receive: _Receive) -> int | None:
+    async def _receive(self, request: DeliveryRequest, receive: _Receive) -> int | None:
         """Return the status to answer with, or None if the client has disconnected."""
-        headers = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
+        response = await self._receiver.check_headers(request.headers or ())
+        if response is not None:
+            return response.status
+        body = _Body()
         try:
-            authorization = authorization_of(headers)
-        except WebhookError as error:
-            return error.status_hint
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += cast("bytes", message.get("body", b""))
-            if len(body) > self._max_body_bytes:
-                return 413
-            more = cast("bool", message.get("more_body", False))
-        response = await self._receiver.receive(bytes(body), authorization, headers=headers)
-        return response.status
+            async with asyncio.timeout(self._body_timeout):
+                while body.add(await receive()):
+                    if body.size > self._max_body_bytes:
+                        return 413
+        except TimeoutError:
+            logger.warning("a body did not arrive within %g s: answering 408", self._body_timeout)
+            return 408
+        if body.disconnected:
+            return None
+        if body.size > self._max_body_bytes:
+            return 413
+        return (await self._receiver.receive(body.whole(), headers=request.headers)).status
+
+
+class _Body:
+    """The body of a request as it arrives, hidden from error reporters."""
+
+    __slots__ = ("_parts", "disconnected", "size")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self.size = 0
+        self.disconnected = False
+
+    def add(self, message: Mapping[str, object]) -> bool:
+        """Add what a message brings; return whether there is more."""
+        if message["type"] == "http.disconnect":
+            self.disconnected = True
+            return False
+        part = cast("bytes", message.get("body", b""))
+        self._parts.append(part)
+        self.size += len(part)
+        return cast("bool", message.get("more_body", False))
+
+    def whole(self) -> bytes:
+        return b"".join(self._parts)
 
 
 async def _answer(status: int, send: _Send) -> None:

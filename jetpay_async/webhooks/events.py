@@ -235,12 +235,20 @@ def decode(body: bytes | bytearray | memoryview) -> Delivery:
     raise rejection
 
 
-def decode_stored(documents: Iterable[tuple[int | None, bytes]]) -> tuple[Event, ...]:
+@attrs.frozen
+class StoredDocument:
+    """An event as an inbox has written it, its content hidden from error reporters, which collect local variables."""
+
+    webhook_id: int | None
+    document: bytes = attrs.field(repr=False)
+
+
+def decode_stored(stored: Iterable[StoredDocument]) -> tuple[Event, ...]:
     """Read events that an inbox has stored, each with the webhook that delivered it."""
     wires: list[_WireEvent] = []
-    for webhook_id, document in documents:
-        wire = _event_decoder.decode(document)
-        wire.webhook_id = webhook_id
+    for one in stored:
+        wire = _event_decoder.decode(one.document)
+        wire.webhook_id = one.webhook_id
         wires.append(wire)
     return _typed(wires)
 

@@ -30,12 +30,12 @@ from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks._dispatch import DispatchLimits, LeasedDispatch, log_inbox_failure
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
+from jetpay_async.webhooks._request import DeliveryRequest, Headers
 from jetpay_async.webhooks._stored_worker import StoredEventWorker
 from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryError, WebhookError
 from jetpay_async.webhooks.events import Delivery, Event
 from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox
 from jetpay_async.webhooks.router import EventRouter
-from jetpay_async.webhooks.verifier import Headers
 
 __all__ = ["DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
 
@@ -83,6 +83,9 @@ class DeliveryResponse:
     """How many were set aside as dead letters, since handling them failed too often."""
     left: int = 0
     """How many are still to be handled, after Jetpay has sent them again."""
+
+
+_CLOSED = DeliveryResponse(status=503, reason="closed")
 
 
 class WebhookReceiver:
@@ -234,16 +237,18 @@ class WebhookReceiver:
                 or the verifier needs ``headers``, and they were not passed.
             InvalidArgumentError: The body isn't bytes.
         """
+        request = DeliveryRequest(body, authorization, headers)
+        del body, authorization, headers  # error reporters collect local variables
         started = self._clock.monotonic()
         if self._closed:
-            return DeliveryResponse(status=503, reason="closed")
+            return _CLOSED
         self._warn_of_foreign_deliveries()
         if self._stores_with is not None and not self._stores_with.running:
             raise ConfigurationError(
                 "acknowledge='after_storing' needs 'async with receiver:' around the application's life"
             )
         try:
-            delivery = await self._verifier.verify(body, authorization, headers=headers)
+            delivery = await self._verifier.verify(request.body, request.authorization, headers=request.headers)
         except WebhookError as error:
             return _rejected(error)
         work = self._handle(delivery) if self._stores_with is None else self._store(delivery, self._stores_with)
@@ -265,6 +270,30 @@ class WebhookReceiver:
         if response.left:
             logger.warning("answering %d (%s): %d events are left", response.status, response.reason, response.left)
         return response
+
+    async def check_headers(self, headers: Headers) -> DeliveryResponse | None:
+        """Reject a delivery before its body is read, if its headers suffice for that: the token, the callback's key.
+
+        The adapters do this. Otherwise anybody can make this process read and keep bodies that it rejects later.
+
+        Args:
+            headers: All headers of the request, as the framework has them.
+
+        Returns:
+            What to answer without reading the body; None to read it and call `receive`.
+        """
+        check = getattr(self._verifier, "check_headers", None)
+        if self._closed:
+            return _CLOSED
+        if check is None:  # a verifier of the user's own
+            return None
+        checking: Awaitable[object] = check(headers)
+        del headers  # as above
+        try:
+            await checking
+        except WebhookError as error:
+            return _rejected(error)
+        return None
 
     async def last_contiguous_event_id(self) -> int | None:
         """Return the id up to which nothing is missing: the value for ``replay_from_event_id``.

@@ -11,17 +11,16 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
-from jetpay_async._core import json
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.validation import check_seconds
-from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.webhooks._inbox_rows import EventKey, InboxRows, mark
-from jetpay_async.webhooks.events import Event, TransactionEvent, decode_stored
+from jetpay_async.errors import ConfigurationError
+from jetpay_async.webhooks._inbox_rows import InboxRows, mark
+from jetpay_async.webhooks._records import dead_letters_from, key_of, record_of, require_dead_letter
+from jetpay_async.webhooks.events import Event, decode_stored
 from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored
 
 __all__ = ["MemoryInbox", "SqliteInbox"]
@@ -29,7 +28,6 @@ __all__ = ["MemoryInbox", "SqliteInbox"]
 T = TypeVar("T")
 
 DEFAULT_RETENTION_SECONDS = 30 * 86_400.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _owner: ContextVar[str] = ContextVar("jetpay_inbox_owner")
 
 
@@ -41,7 +39,7 @@ class _RowsInbox(ABC):
 
     async def lease(self, events: Sequence[Event], *, owner: str, seconds: float) -> Leased:
         """Lease the events that are not handled; see `EventInbox.lease`."""
-        keys = [_key(event) for event in events]
+        keys = [key_of(event) for event in events]
         mine, handled, busy, last_seen = await self._run(lambda rows: rows.lease(keys, owner=owner, seconds=seconds))
         return Leased(mine=mine, handled=handled, busy=busy, last_seen=last_seen)
 
@@ -143,8 +141,8 @@ class SqliteInbox(_RowsInbox):
 
     async def store(self, events: Sequence[Event]) -> Stored:
         """Write events to disk, all or none; see `DurableEventInbox.store`."""
-        documents = [(_key(event), _transaction_id(event), _document(event)) for event in events]
-        new, known, last_seen = await self._run(lambda rows: rows.store(documents))
+        records = [record_of(event) for event in events]
+        new, known, last_seen = await self._run(lambda rows: rows.store(records))
         return Stored(new=new, known=known, last_seen=last_seen)
 
     async def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
@@ -158,35 +156,23 @@ class SqliteInbox(_RowsInbox):
 
     async def record_failure(self, event: Event, *, owner: str, error: str, max_attempts: int) -> FailedAttempt:
         """Count a failed attempt; see `DeadLetterInbox.record_failure`."""
-        key, transaction_id, document = _key(event), _transaction_id(event), _document(event)
+        record = record_of(event)
         attempts, is_dead = await self._run(
-            lambda rows: rows.record_failure(
-                key, transaction_id, document, owner=owner, error=error, max_attempts=max_attempts
-            )
+            lambda rows: rows.record_failure(record, owner=owner, error=error, max_attempts=max_attempts)
         )
         return FailedAttempt(attempts=attempts, is_dead=is_dead)
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         """Return all dead letters; see `DeadLetterInbox.dead_letters`."""
-        found = await self._run(lambda rows: rows.dead_letters())
-        events = decode_stored((row.webhook_id, row.document) for row in found)
-        return tuple(
-            DeadLetter(
-                event=event,
-                attempts=row.attempts,
-                error=row.error,
-                failed_at=datetime.fromtimestamp(row.failed_at, UTC),
-            )
-            for event, row in zip(events, found, strict=True)
-        )
+        return dead_letters_from(await self._run(lambda rows: rows.dead_letters()))
 
     async def discard_dead_letter(self, event_id: int) -> None:
         """Forget a dead letter; see `DeadLetterInbox.discard_dead_letter`."""
-        _require_dead_letter(event_id, found=await self._run(lambda rows: rows.discard_dead_letter(event_id)))
+        require_dead_letter(event_id, found=await self._run(lambda rows: rows.discard_dead_letter(event_id)))
 
     async def replay_dead_letter(self, event_id: int) -> None:
         """Store a dead letter's event again; see `DeadLetterInbox.replay_dead_letter`."""
-        _require_dead_letter(event_id, found=await self._run(lambda rows: rows.replay_dead_letter(event_id)))
+        require_dead_letter(event_id, found=await self._run(lambda rows: rows.replay_dead_letter(event_id)))
 
     def mark_handled(self, connection: sqlite3.Connection, event: Event) -> None:
         """Mark the event in your own transaction, on your own connection to the same file.
@@ -257,26 +243,3 @@ class SqliteInbox(_RowsInbox):
     def _close(self) -> None:
         if self._rows is not None:
             self._rows.close()
-
-
-def _document(event: Event) -> bytes:
-    """Write an event as in a delivery, so that it can be read back like one."""
-    created_at = event.created_at.isoformat()
-    return json.dump({"id": event.id, "createdAt": created_at, "type": event.type, "data": event.data})
-
-
-def _transaction_id(event: Event) -> str | None:
-    return event.transaction_id if isinstance(event, TransactionEvent) else None
-
-
-def _require_dead_letter(event_id: int, *, found: bool) -> None:
-    if not found:
-        raise InvalidArgumentError(f"event {event_id} is not a dead letter", field="event_id")
-
-
-def _key(event: Event) -> EventKey:
-    return EventKey(event.id, _microseconds(event.created_at), event.webhook_id)
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TypeAlias, cast
-
-import attrs
+from collections.abc import Collection
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
-from jetpay_async._core.validation import check_seconds
+from jetpay_async._core.secret import Secret
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY_SECONDS, MAX_BODY_BYTES, check_leeway, verify
+from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY_SECONDS, MAX_BODY_BYTES, Window, verify_token, verify_within
+from jetpay_async.webhooks._request import DeliveryRequest, Headers, authorization_of, pairs_of, values_of
 from jetpay_async.webhooks.claims import Claims
 from jetpay_async.webhooks.errors import ForeignDeliveryError, InvalidTokenError, Reason, WebhookError, bare
 from jetpay_async.webhooks.events import Delivery, decode
@@ -20,11 +18,7 @@ from jetpay_async.webhooks.remote_keyset import RemoteKeySet
 
 __all__ = ["Headers", "WebhookVerifier", "authorization_of"]
 
-Headers: TypeAlias = Mapping[str, str] | Mapping[str, Sequence[str]] | Iterable[tuple[str | bytes, str | bytes]]
-"""The headers of a request, in the form of any framework."""
 
-
-@attrs.frozen(eq=False)
 class WebhookVerifier:
     """Turn the raw body and the headers of a delivery into verified, typed events.
 
@@ -35,44 +29,58 @@ class WebhookVerifier:
 
     **Set ``webhook_ids``, or ``callback_api_key``.** Jetpay's tokens name no recipient [docs], so any customer of
     Jetpay can let its own, authentic deliveries be sent to your URL. Without one of the two, they reach your handlers.
+
+    Args:
+        keys: Pinned keys, which need no network, or fetched ones. The code that made a `RemoteKeySet` closes it.
+        leeway: Seconds, 0 to 300, by which the clocks may differ, in both directions.
+        webhook_ids: The numbers (``id``) of your webhooks, as returned when they were registered; None accepts any.
+        max_body_bytes: A larger body is rejected unread.
+        max_token_age: Seconds after its signing for which a token is accepted, besides the leeway; None leaves that to
+            the token, which expires after about 90 s [docs].
+        clock: Where time comes from.
+        callback_api_key: The ``callback_api_key`` that the webhook was registered with: a delivery without it is
+            rejected. It is compared in constant time.
+        callback_api_key_header: The header that carries the key. Jetpay doesn't publish its name: read it from a
+            delivery of your own webhook.
+
+    Raises:
+        InvalidArgumentError: A number of seconds is out of range.
+        ConfigurationError: Of ``callback_api_key`` and its header, one is missing or empty.
     """
 
-    keys: KeySet | RemoteKeySet
-    """Pinned keys, which need no network, or fetched ones. The code that made a `RemoteKeySet` closes it."""
-    leeway: float = attrs.field(
-        default=DEFAULT_LEEWAY_SECONDS, kw_only=True, validator=lambda _self, _field, leeway: check_leeway(leeway)
-    )
-    """Seconds, 0 to 300, by which the clocks may differ, in both directions."""
-    webhook_ids: Collection[int] | None = attrs.field(default=None, kw_only=True)
-    """The numbers (``id``) of your webhooks, as returned when they were registered; None accepts any."""
-    max_body_bytes: int = attrs.field(default=MAX_BODY_BYTES, kw_only=True)
-    """A larger body is rejected unread."""
-    max_token_age: float | None = attrs.field(
-        default=None,
-        kw_only=True,
-        validator=lambda _self, _field, age: None if age is None else check_seconds("max_token_age", age),
-    )
-    """Seconds after its signing for which a token is accepted, besides the leeway; None leaves that to the token, which
-    expires after about 90 s [docs]."""
-    clock: Clock = attrs.field(default=SYSTEM_CLOCK, kw_only=True)
-    """Where time comes from."""
-
-    callback_api_key: str | None = attrs.field(default=None, kw_only=True, repr=False)
-    """The ``callback_api_key`` that the webhook was registered with: a delivery without it is rejected. It is compared
-    in constant time."""
-    callback_api_key_header: str | None = attrs.field(default=None, kw_only=True)
-    """The header that carries the key. Jetpay doesn't publish its name: read it from a delivery of your own webhook."""
-
-    def __attrs_post_init__(self) -> None:
-        if (self.callback_api_key is None) is not (self.callback_api_key_header is None):
+    def __init__(
+        self,
+        keys: KeySet | RemoteKeySet,
+        *,
+        leeway: float = DEFAULT_LEEWAY_SECONDS,
+        webhook_ids: Collection[int] | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_token_age: float | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        callback_api_key: str | None = None,
+        callback_api_key_header: str | None = None,
+    ) -> None:
+        self._callback_api_key = None if callback_api_key is None else Secret(callback_api_key.encode())
+        is_empty = "" in {callback_api_key, callback_api_key_header}
+        del callback_api_key  # error reporters collect local variables, those of a constructor that fails too
+        self._window = Window(leeway, max_token_age).checked()
+        if (self._callback_api_key is None) is not (callback_api_key_header is None):
             raise ConfigurationError("callback_api_key and callback_api_key_header: pass both, or neither")
-        if self.callback_api_key == "" or self.callback_api_key_header == "":
+        if is_empty:
             raise ConfigurationError("callback_api_key and callback_api_key_header: must not be empty")
+        self._keys = keys
+        self._webhook_ids = webhook_ids
+        self._max_body_bytes = max_body_bytes
+        self._clock = clock
+        self._callback_api_key_header = callback_api_key_header or ""
+
+    def __repr__(self) -> str:
+        return f"WebhookVerifier({getattr(self, '_keys', None)!r}, webhook_ids={getattr(self, '_webhook_ids', None)!r})"
 
     @property
     def accepts_any_webhook(self) -> bool:
         """Whether deliveries to any customer of Jetpay are accepted: no ``webhook_ids``, no ``callback_api_key``."""
-        return self.webhook_ids is None and self.callback_api_key is None
+        return self._webhook_ids is None and self._callback_api_key is None
 
     async def verify(
         self,
@@ -97,91 +105,73 @@ class WebhookVerifier:
             InvalidArgumentError: The body isn't bytes.
             ConfigurationError: There is a ``callback_api_key``, and ``headers`` were not passed.
         """
-        if headers is None and self.callback_api_key is not None:
-            del body, authorization  # a traceback with local variables must not show them
+        request = DeliveryRequest(body, authorization, headers)
+        del body, authorization, headers  # error reporters collect local variables
+        if self._callback_api_key is not None and request.headers is None:
             raise ConfigurationError("callback_api_key is set, so verify() and receive() need headers=request.headers")
-        pairs = None if headers is None else _pairs(headers)
         try:
-            if authorization is None and pairs is not None:
-                authorization = authorization_of(pairs)
-            claims = await self._claims(body, authorization)
-            delivery = decode(body)
-            self._check_recipient(delivery, pairs or [])
+            claims = await self._claims(request, with_body=True)
+            delivery = decode(request.body)
+            self._check_webhook(delivery)
+            self._check_callback_key(request)
         except WebhookError as error:
             rejection = bare(error)
         else:
             return Delivery(webhook_id=delivery.webhook_id, events=delivery.events, claims=claims)
-        del body, authorization, headers, pairs  # as above
         raise rejection
 
-    def _check_recipient(self, delivery: Delivery, pairs: Sequence[tuple[str, str | bytes]]) -> None:
-        if self.webhook_ids is not None and delivery.webhook_id not in self.webhook_ids:
-            raise ForeignDeliveryError(Reason.WRONG_WEBHOOK, {"webhook_id": delivery.webhook_id})
-        if self.callback_api_key is None or self.callback_api_key_header is None:
-            return
-        sent = _values(pairs, self.callback_api_key_header)
-        expected = self.callback_api_key.encode()
-        if len(sent) != 1 or not hmac.compare_digest(_as_bytes(sent.pop()), expected):
-            raise ForeignDeliveryError(Reason.WRONG_CALLBACK_KEY, {"header": self.callback_api_key_header})
+    async def check_headers(self, headers: Headers) -> None:
+        """Verify all of a delivery but its body, so that nobody reads the body of one that is rejected anyway.
 
-    async def _claims(self, body: bytes | bytearray | memoryview, authorization: str | bytes | None) -> Claims:
-        if isinstance(self.keys, KeySet):
-            return self._verify(body, authorization, self.keys)
-        keys = await self.keys.current()
+        Args:
+            headers: All headers of the request, as the framework has them.
+
+        Raises:
+            WebhookError: It is rejected, whatever its body.
+        """
+        request = DeliveryRequest(None, None, headers)
+        del headers  # as above
         try:
-            return self._verify(body, authorization, keys)
+            await self._claims(request, with_body=False)
+            self._check_callback_key(request)
+        except WebhookError as error:
+            rejection = bare(error)
+        else:
+            return
+        raise rejection
+
+    def _check_webhook(self, delivery: Delivery) -> None:
+        if self._webhook_ids is not None and delivery.webhook_id not in self._webhook_ids:
+            raise ForeignDeliveryError(Reason.WRONG_WEBHOOK, {"webhook_id": delivery.webhook_id})
+
+    def _check_callback_key(self, request: DeliveryRequest) -> None:
+        if self._callback_api_key is None:
+            return
+        sent = values_of(pairs_of(request.headers or ()), self._callback_api_key_header)
+        if len(sent) != 1 or not hmac.compare_digest(_as_bytes(sent.pop()), self._callback_api_key.reveal()):
+            raise ForeignDeliveryError(Reason.WRONG_CALLBACK_KEY, {"header": self._callback_api_key_header})
+
+    async def _claims(self, request: DeliveryRequest, *, with_body: bool) -> Claims:
+        if isinstance(self._keys, KeySet):
+            return self._verify(request, self._keys, with_body=with_body)
+        keys = await self._keys.current()
+        try:
+            return self._verify(request, keys, with_body=with_body)
         except InvalidTokenError as error:
             if error.reason is not Reason.UNKNOWN_KEY:
                 raise
-            newer = await self.keys.newer_than(keys)
+            newer = await self._keys.newer_than(keys)
             if newer is None:
                 raise
-        return self._verify(body, authorization, newer)
+        return self._verify(request, newer, with_body=with_body)
 
-    def _verify(self, body: bytes | bytearray | memoryview, authorization: str | bytes | None, keys: KeySet) -> Claims:
-        return verify(
-            body,
-            authorization,
-            keys=keys,
-            now=self.clock.time(),
-            leeway=self.leeway,
-            max_body_bytes=self.max_body_bytes,
-            max_token_age=self.max_token_age,
+    def _verify(self, request: DeliveryRequest, keys: KeySet, *, with_body: bool) -> Claims:
+        now = self._clock.time()
+        if not with_body:
+            return verify_token(request.token(), keys, now, self._window)
+        return verify_within(
+            request.body, request.token(), keys, now, window=self._window, max_body_bytes=self._max_body_bytes
         )
-
-
-def authorization_of(headers: Headers) -> str | bytes | None:
-    """Find the ``Authorization`` value in the headers of any framework, whatever the case of the names.
-
-    Args:
-        headers: A mapping (a plain dict, multidict, Django's, Starlette's; Lambda's with lists as values) or the list
-            of pairs of ASGI.
-
-    Returns:
-        The value, for `WebhookVerifier.verify`; None if there is none.
-
-    Raises:
-        InvalidTokenError: There are several that differ (`Reason.SEVERAL_TOKENS`).
-    """
-    values = _values(_pairs(headers), "authorization")
-    if len(values) > 1:
-        del headers, values  # a traceback with local variables must not show them
-        raise InvalidTokenError(Reason.SEVERAL_TOKENS)
-    return values.pop() if values else None
-
-
-def _pairs(headers: Headers) -> list[tuple[str, str | bytes]]:
-    """Return each header, by its name in lower case; a value that is a list counts as several."""
-    items = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
-    found: list[tuple[str, str | bytes]] = []
-    for name, value in items:
-        lower = (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
-        found.extend((lower, one) for one in ([value] if isinstance(value, str | bytes) else value))
-    return found
-
-
-def _values(pairs: Sequence[tuple[str, str | bytes]], name: str) -> set[str | bytes]:
-    return {value for found, value in pairs if found == name.lower()}
 
 
 def _as_bytes(value: str | bytes) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 import pytest
 
+from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks.asgi import WebhookApp
 from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver
 
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
 class Receiver:
     """Answers 204 and notes what it was given, and whether it was open then."""
 
-    received: list[tuple[bytes, str | bytes | None]] = attrs.field(factory=list)
+    received: list[tuple[bytes, object]] = attrs.field(factory=list)
     life: list[str] = attrs.field(factory=list)
+    rejection: DeliveryResponse | None = None
 
-    async def receive(self, body: bytes, authorization: object, *, headers: object) -> DeliveryResponse:
-        self.received.append((body, authorization))
+    async def check_headers(self, headers: object) -> DeliveryResponse | None:
+        return self.rejection
+
+    async def receive(self, body: bytes, *, headers: object) -> DeliveryResponse:
+        self.received.append((body, headers))
         return DeliveryResponse(status=204, reason="handled")
 
     async def __aenter__(self) -> Self:
@@ -85,7 +90,7 @@ async def test_the_body_is_put_together(messages: list[dict[str, object]]) -> No
     receiver = Receiver()
 
     assert await request(receiver, *messages) == (204, {b"content-length": b"0"})
-    assert receiver.received == [(b"{} ", b"Bearer x")]
+    assert receiver.received == [(b"{} ", ((b"authorization", b"Bearer x"),))]
 
 
 @pytest.mark.asyncio
@@ -94,6 +99,8 @@ async def test_a_body_at_the_limit_is_taken() -> None:
     receiver = Receiver()
 
     assert await request(receiver, part(b" " * 100)) == (204, {b"content-length": b"0"})
+    assert await request(receiver, part(b" " * 101)) == (413, {b"content-length": b"0"})
+    assert len(receiver.received) == 1
 
 
 @pytest.mark.asyncio
@@ -118,21 +125,43 @@ async def test_a_sender_that_has_gone_gets_no_answer() -> None:
 
 
 @pytest.mark.asyncio
-async def test_several_tokens_are_rejected_unread() -> None:
-    """Which of two different tokens counts must not depend on who reads them."""
-    receiver = Receiver()
-    headers = ((b"authorization", b"Bearer x"), (b"Authorization", b"Bearer y"))
+async def test_what_its_headers_condemn_is_rejected_unread() -> None:
+    """A delivery that the receiver rejects by its headers is answered without asking for its body."""
+    receiver = Receiver(rejection=DeliveryResponse(status=401, reason="missing_token"))
 
-    assert await request(receiver, headers=headers) == (401, {b"content-length": b"0"})
+    assert await request(receiver) == (401, {b"content-length": b"0"})
+    assert receiver.received == []
 
 
 @pytest.mark.asyncio
-async def test_no_token_is_the_receivers_to_judge() -> None:
-    """Without the header the receiver is told so."""
+async def test_a_body_that_trickles_in_is_given_up() -> None:
+    """A sender that never ends its body is answered 408 after the body's timeout, and holds nothing up any longer."""
     receiver = Receiver()
-    await request(receiver, part(b"{}"), headers=((b"host", b"shop"),))
+    sent: list[Mapping[str, object]] = []
+    messages = iter([part(b"{", more=True)])
 
-    assert receiver.received == [(b"{}", None)]
+    async def receive() -> Mapping[str, object]:
+        message = next(messages, None)
+        if message is None:
+            await asyncio.Event().wait()
+        assert message is not None
+        return message
+
+    async def send(message: Mapping[str, object]) -> None:
+        sent.append(message)
+
+    app = WebhookApp(receiver, body_timeout=0.01)  # type: ignore[arg-type]
+    await app({"type": "http", "method": "POST", "headers": ()}, receive, send)
+
+    assert sent[0]["status"] == 408
+    assert receiver.received == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_a_body_timeout_is_a_number_of_seconds(seconds: float) -> None:
+    """A timeout that would let every body pass, or none, is rejected."""
+    with pytest.raises(InvalidArgumentError, match="body_timeout"):
+        WebhookApp(Receiver(), body_timeout=seconds)  # type: ignore[arg-type]
 
 
 @pytest.mark.asyncio
@@ -237,4 +266,4 @@ async def test_other_protocols_are_rejected() -> None:
 
 def test_the_stand_in_stands_in() -> None:
     """What these tests speak to has the methods that the adapter calls on the real one."""
-    assert {"receive", "__aenter__", "__aexit__"} <= set(vars(WebhookReceiver)) & set(vars(Receiver))
+    assert {"receive", "check_headers", "__aenter__", "__aexit__"} <= set(vars(WebhookReceiver)) & set(vars(Receiver))

@@ -1,0 +1,107 @@
+"""What inboxes write of an event, and read back, whatever the database."""
+
+from __future__ import annotations
+
+import zlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import attrs
+
+from jetpay_async._core import json
+from jetpay_async.errors import InvalidArgumentError
+from jetpay_async.webhooks.errors import InboxError, LeaseLostError
+from jetpay_async.webhooks.events import Event, StoredDocument, TransactionEvent, decode_stored
+from jetpay_async.webhooks.inbox import DeadLetter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FINGERPRINT_BYTES = 4
+
+
+class EventKey(NamedTuple):
+    """By what an event is known."""
+
+    event_id: int
+    created_at: int
+    """Microseconds since the epoch."""
+    webhook_id: int | None
+    """Which webhook delivered it, for people; another webhook of the account may deliver it again."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Four bytes of its creation time, by which another account's event of the same id is noticed later."""
+        # Zero stands for an unknown one.
+        return (zlib.crc32(self.created_at.to_bytes(8, signed=True)) or 1).to_bytes(FINGERPRINT_BYTES)
+
+
+@attrs.frozen(kw_only=True)
+class EventRecord:
+    """An event to be written. Its content is hidden from error reporters, which collect local variables."""
+
+    key: EventKey
+    transaction_id: str | None
+    document: bytes = attrs.field(repr=False)
+    """The event as in a delivery, so that it can be read back like one."""
+
+
+@attrs.frozen
+class DeadLetterRow:
+    """A dead letter as it was written, with its content hidden as in `EventRecord`."""
+
+    webhook_id: int | None
+    document: bytes = attrs.field(repr=False)
+    attempts: int
+    error: str
+    failed_at: float
+    """In seconds since the epoch."""
+
+
+def key_of(event: Event) -> EventKey:
+    """Return by what an event is known."""
+    return EventKey(event.id, (event.created_at - _EPOCH) // timedelta(microseconds=1), event.webhook_id)
+
+
+def record_of(event: Event) -> EventRecord:
+    """Return what to write of an event."""
+    created_at = event.created_at.isoformat()
+    return EventRecord(
+        key=key_of(event),
+        transaction_id=event.transaction_id if isinstance(event, TransactionEvent) else None,
+        document=json.dump({"id": event.id, "createdAt": created_at, "type": event.type, "data": event.data}),
+    )
+
+
+def dead_letters_from(rows: Sequence[DeadLetterRow]) -> Sequence[DeadLetter]:
+    """Read dead letters back."""
+    events = decode_stored(StoredDocument(row.webhook_id, row.document) for row in rows)
+    return tuple(
+        DeadLetter(
+            event=event, attempts=row.attempts, error=row.error, failed_at=datetime.fromtimestamp(row.failed_at, UTC)
+        )
+        for event, row in zip(events, rows, strict=True)
+    )
+
+
+def require_dead_letter(event_id: int, *, found: bool) -> None:
+    """Raise if there was no such dead letter."""
+    if not found:
+        raise InvalidArgumentError(f"event {event_id} is not a dead letter", field="event_id")
+
+
+def conflict(key: EventKey, webhook_id: int | None) -> InboxError:
+    """Make the error of an id that is known with another creation time."""
+    webhooks = "" if webhook_id is None else f" (then by webhook {webhook_id}, now by webhook {key.webhook_id})"
+    return InboxError(
+        f"event {key.event_id} was delivered before with another createdAt{webhooks}, so it comes from another Jetpay"
+        f" account, or from a sandbox that was started again: set webhook_ids, give each account a source of its own,"
+        f" and each sandbox a new file",
+        reason="conflict",
+    )
+
+
+def taken_over(event_id: int) -> LeaseLostError:
+    """Make the error of an event that is not the owner's any more."""
+    return LeaseLostError(f"event {event_id} was taken over by another worker; its effects must not be committed here")
