@@ -108,6 +108,31 @@ class TransactionEvent(Event):
         """``debit`` for a payment of a customer, ``credit`` for a payout; None if the type says neither."""
         return _kind_of(self.type)
 
+    @property
+    def rank(self) -> int:
+        """How far the transaction is: 0 requested, 1 on its way, 2 paid, 3 at its end (completed, failed, cancelled).
+
+        A state that this release doesn't know counts as on its way.
+        """
+        return _rank_of(self.state)
+
+    def supersedes(self, state: str | None, event_id: int | None = None) -> bool:
+        """Say whether this event is newer than what is known of its transaction, so that a late one changes nothing.
+
+        Between deliveries Jetpay promises no order: ``requested`` may come after ``paid``. Keep the state and the id of
+        the event that set it, and let an event through only if this is true, in the transaction that writes both.
+
+        Args:
+            state: The state that is known; None if none is.
+            event_id: The event that it came from; ids grow with time [docs], so the higher one is the newer. None if it
+                came from elsewhere, such as `JetpayClient.capture`: then the higher `rank` is the newer.
+        """
+        if state is None:
+            return True
+        if event_id is not None:
+            return self.id > event_id
+        return self.rank > _rank_of(state)
+
 
 @attrs.frozen(kw_only=True)
 class TransactionPaid(TransactionEvent):
@@ -297,6 +322,8 @@ class _EventsByKind(msgspec.Struct):
 
 
 _KINDS: Mapping[str, Literal["debit", "credit"]] = {"debits": "debit", "credits": "credit"}
+_RANKS = {"requested": 0, "paid": 2, "completed": 3, "failed": 3, "cancelled": 3}
+_RANK_ON_ITS_WAY = 1
 _STATES_WITH_CLASS = frozenset({"paid", "completed", "failed"})
 
 # Card tokenization [inferred]: the vendor names the family and says that success and failure arrive as events, but
@@ -407,6 +434,10 @@ def _transaction_kind(wire: _WireEvent, data: dict[str, JSONValue]) -> str:
 
 def _kind_of(event_type: str) -> Literal["debit", "credit"] | None:
     return _KINDS.get(event_type.partition(".")[2].partition(".")[0])
+
+
+def _rank_of(state: str) -> int:
+    return _RANKS.get(state, _RANK_ON_ITS_WAY)
 
 
 def _state_in_type(event_type: str) -> str | None:

@@ -402,6 +402,51 @@ def test_events_are_values() -> None:
         event.id = 5  # type: ignore[misc] # on purpose
 
 
+def in_state(state: str, event_id: int = 7) -> TransactionEvent:
+    (event,) = decode(body_of(wire(id=event_id, data={"state": state, "transactionId": ID}))).events
+    assert isinstance(event, TransactionEvent)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("state", "rank"),
+    [
+        ("requested", 0),
+        ("initiated", 1),
+        ("preauthorized", 1),
+        ("processing", 1),
+        ("clearing", 1),
+        ("paid", 2),
+        ("completed", 3),
+        ("failed", 3),
+        ("cancelled", 3),
+    ],
+)
+def test_how_far_a_transaction_is(state: str, rank: int) -> None:
+    """Each state has a rank; one that this release doesn't know is on its way."""
+    assert in_state(state).rank == rank
+
+
+@pytest.mark.parametrize(
+    ("state", "known", "event_id", "expected"),
+    [
+        ("requested", None, None, True),
+        ("requested", "paid", 9, False),
+        ("paid", "requested", 5, True),
+        ("paid", "failed", 5, True),
+        ("paid", "paid", 7, False),
+        ("requested", "paid", None, False),
+        ("paid", "paid", None, False),
+        ("failed", "paid", None, True),
+        ("clearing", "requested", None, True),
+        ("clearing", "completed", None, False),
+    ],
+)
+def test_what_is_newer(state: str, known: str | None, event_id: int | None, *, expected: bool) -> None:
+    """The event of the higher id is the newer; without an id, the state of the higher rank is."""
+    assert in_state(state, 7).supersedes(known, event_id) is expected
+
+
 def test_matching() -> None:
     """A match statement takes events apart by class and attribute."""
     match decoded(data={"state": "paid", "transactionId": ID}):

@@ -191,3 +191,22 @@ async def test_gaps_and_replays_are_told_by_any_database(shop: Shop) -> None:
         assert (await deliver(receiver, event_id)).handled == 1
 
     assert (before, await receiver.last_contiguous_event_id(), gaps) == (None, 1, [(2, 2)])
+
+
+@pytest.mark.asyncio
+async def test_a_late_event_overwrites_no_newer_state(pages: Pages) -> None:
+    """The documentation's table of states keeps the newest state, in whatever order the events arrive."""
+    shop = pages.load("shop_states")
+    with closing(sqlite3.connect("shop.db")) as connection, connection:
+        connection.execute("CREATE TABLE payments (debit_id TEXT PRIMARY KEY, state TEXT, event_id INTEGER)")
+    receiver = WebhookReceiver(WebhookVerifier(KeySet.from_jwks(JWKS)), shop.router, inbox=shop.inbox)
+
+    known: list[tuple[str, int]] = []
+    for event_id, state in ((2, "paid"), (1, "requested"), (3, "failed")):
+        body = body_of([document(event_id, state=state, transaction="t")])
+        assert (await receiver.receive(body, authorization(body))).handled == 1
+        with closing(sqlite3.connect("shop.db")) as connection:
+            known.append(connection.execute("SELECT state, event_id FROM payments").fetchone())
+    await shop.inbox.aclose()
+
+    assert known == [("paid", 2), ("paid", 2), ("failed", 3)]

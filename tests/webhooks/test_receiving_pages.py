@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_django", "app_sanic", "app_asgi"} | {
     "shop_sqlite",
     "shop_postgres",
+    "shop_states",
     "night",
     "night_celery",
     "night_dbos",
