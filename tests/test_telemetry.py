@@ -28,7 +28,7 @@ from jetpay_async import (
     TransactionFailedError,
 )
 from jetpay_async._core import operations
-from jetpay_async._core.clock import Clock
+from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.execution import Execution
 from jetpay_async._core.instrumented import OperationObserver
 from tests import loopback
@@ -696,7 +696,12 @@ ENDS = {
 async def test_nothing_secret_shows(act: Act) -> None:
     """What is printed of an operation holds neither token, amount nor argument, and of the error its class alone."""
     reported: list[Operation] = []
-    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, watched(server, reported.append) as client:
+    # No time of day that has the digits of the amount in it.
+    clock = attrs.evolve(SYSTEM_CLOCK, time=lambda: 1_700_000_000.0)
+    async with (
+        Loopback(scripts={"preauthorize": [act]}).listen() as server,
+        watched(server, reported.append, clock=clock) as client,
+    ):
         error = await ended(preauthorize(client))
 
     shown = repr(reported[0])
