@@ -198,13 +198,13 @@ def test_what_another_batch_left_unknown_is_resolved_first(scenario: Scenario) -
 
 def test_a_restored_ledger_sends_nothing_before_the_longest_time(scenario: Scenario) -> None:
     """A ledger that has forgotten what it sent waits until no such request can take effect, and then reads first."""
-    asyncio_debits = debits(5)
+    ids = debits(5)
 
     async def main() -> None:
         async with scenario.captures(restored=True) as captures:
             for number in range(3):  # what a run sent whose commits were lost
                 asyncio.get_running_loop().call_later(20.0 * number, scenario.api._take_money, f"debit_{number}")
-            reported = await outcomes_of(await captures.submit("a", asyncio_debits))
+            reported = await outcomes_of(await captures.submit("a", ids))
         assert {debit_id: outcome.confirmed_by_status for debit_id, outcome in reported.items()} == {
             "debit_0": True,
             "debit_1": True,
@@ -215,7 +215,29 @@ def test_a_restored_ledger_sends_nothing_before_the_longest_time(scenario: Scena
         assert min(at for at, _ in scenario.api.sent) >= BOUND
 
     simulate(main())
-    assert scenario.api.captures == Counter(asyncio_debits)
+    assert scenario.api.captures == Counter(ids)
+
+
+def test_a_restored_ledger_stays_in_doubt_without_the_flag(scenario: Scenario) -> None:
+    """The rows remember that the ledger was restored: the next run, opened without the flag, believes nothing sooner."""
+    ids = debits(3)
+
+    async def main() -> None:
+        async with scenario.captures() as captures:
+            await captures.submit("a", ids)
+        opened_at = now()
+        killed = scenario.process(restored=True)
+        await killed.make_captures().__aenter__()
+        await asyncio.sleep(10.0)
+        killed.kill()
+
+        async with scenario.captures() as captures:
+            await (await captures.submit("a", ids)).wait()
+
+        assert min(at for at, _ in scenario.api.sent) - opened_at >= BOUND
+
+    simulate(main())
+    assert scenario.api.captures == Counter(ids)
 
 
 def test_what_a_restored_ledger_holds_of_a_dead_run_counts_from_the_opening(scenario: Scenario) -> None:
