@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -21,6 +20,7 @@ from jetpay_async._core.retry import RetryPolicy
 from jetpay_async._core.secret import Secret
 from jetpay_async._core.single_flight import SingleFlight
 from jetpay_async._core.transport import ClientSession, Transport
+from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, OutcomeUnknownError
 from jetpay_async.models import Capture, Preauthorization, TransactionStatus
 from jetpay_async.money import Amount
@@ -554,8 +554,6 @@ def _make_executor(
 
 
 def _options(timeout: float, retry: RetryPolicy) -> Options:
-    if type(timeout) not in {int, float} or not 0 < timeout <= sys.float_info.max:
-        raise ConfigurationError("timeout: must be a number of seconds, more than 0 and not infinite")
     if not isinstance(retry, RetryPolicy):
         raise ConfigurationError(f"retry: is a RetryPolicy, not {type(retry).__name__}")
-    return Options(float(timeout), retry)
+    return Options(check_seconds("timeout", timeout, configuration=True), retry)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import sys
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from jetpay_async._core.execution import Execution
 from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.log import logger
 from jetpay_async._core.operations import Call
+from jetpay_async._core.validation import is_number
 from jetpay_async.errors import (
     ConfigurationError,
     Context,
@@ -72,7 +72,7 @@ class BatchLimits:
             raise InvalidArgumentError(
                 f"concurrency: {self.concurrency!r} must be an int of at least 1", field="concurrency"
             )
-        if self.rate is not None and (type(self.rate) not in {int, float} or not 0 < self.rate <= sys.float_info.max):
+        if self.rate is not None and not (is_number(self.rate) and self.rate > 0):
             raise InvalidArgumentError(
                 f"rate: {self.rate!r} must be a number per second, more than 0 and not infinite", field="rate"
             )

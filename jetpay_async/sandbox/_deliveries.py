@@ -9,6 +9,7 @@ import aiohttp
 import attrs
 
 from jetpay_async._core import json
+from jetpay_async._core.backoff import exponential_backoff
 from jetpay_async.sandbox._faults import DeliveryFault, DeliveryFaultKind, Faults
 from jetpay_async.sandbox._webhooks import WebhookState
 from jetpay_async.webhooks._signing import sign
@@ -53,7 +54,7 @@ class DeliveryPolicy:
 
     def backoff(self, attempt: int) -> float:
         """Return the seconds to wait after so many attempts."""
-        return min(self.max_delay, self.base_delay * 2.0 ** (attempt - 1)) / self.speedup
+        return exponential_backoff(attempt, base=self.base_delay, longest=self.max_delay) / self.speedup
 
 
 @attrs.frozen(kw_only=True)

@@ -219,7 +219,7 @@ def test_a_restored_ledger_sends_nothing_before_the_longest_time(scenario: Scena
 
 
 def test_a_restored_ledger_stays_in_doubt_without_the_flag(scenario: Scenario) -> None:
-    """The rows remember that the ledger was restored: the next run, opened without the flag, believes nothing sooner."""
+    """The rows remember that the ledger was restored: the next run, without the flag, believes nothing sooner."""
     ids = debits(3)
 
     async def main() -> None:
