@@ -180,6 +180,42 @@ def _add_sandbox(add_parser: AddParser) -> None:
         metavar="FACTOR",
         help="divide the waits between deliveries by this; with 1 a batch waits for a minute (%(default)s)",
     )
+    _add_sandbox_access(parser)
+    _add_sandbox_files(parser)
+
+
+def _add_sandbox_access(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--public-url", metavar="URL", help="where others reach it, for links: http://sandbox:8087 between containers"
+    )
+    parser.add_argument(
+        "--allow-host",
+        dest="allowed_hosts",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer requests for this name, too, or * for all; may be repeated",
+    )
+    parser.add_argument(
+        "--allow-callbacks",
+        dest="callback_hosts",
+        action="append",
+        default=[],
+        metavar="HOST|CIDR",
+        help="deliver webhooks to this host or network, too, or * for all; may be repeated",
+    )
+    parser.add_argument(
+        "--token", metavar="TOKEN", help="the API token, which begins with jetpay_sandbox_; a random one if left out"
+    )
+
+
+def _add_sandbox_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state",
+        metavar="FILE",
+        help="keep the state in this file; if it exists, --scenario, --fault and --webhook don't apply",
+    )
+    parser.add_argument("--scenario", metavar="FILE", help="start with the payers, faults and webhooks of a TOML file")
 
 
 _FAULTS = """\

@@ -8,8 +8,8 @@
         ...  # any client, with sandbox.url, sandbox.api_token, sandbox.merchant_account_id and the payer's two ids
         assert sandbox.captured_twice == ()
 
-It runs in the caller's event loop, or on its own as ``jetpay sandbox``. It keeps no files, listens on loopback unless
-told otherwise, and delivers webhooks to loopback only unless told otherwise.
+It runs in the caller's event loop, or on its own as ``jetpay sandbox`` (see ``docs/sandbox.md``). It keeps no files,
+listens on loopback, answers to the names of loopback, and delivers webhooks to loopback, unless told otherwise.
 
 It follows the vendor's guide to the letter. Where the guide is silent, the choice made here is marked [inferred], [the
 sandbox's own] or the like, so that it isn't taken for the vendor's statement.
@@ -96,8 +96,9 @@ shortens the delays, `Sandbox.drain_deliveries` skips them, `DeliveryFault` dama
 from jetpay_async.sandbox._api import TokenScope
 from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehavior
 from jetpay_async.sandbox._deliveries import CALLBACK_API_KEY_HEADER, DeliveryAttempt, DeliveryPolicy
-from jetpay_async.sandbox._faults import ROUTES, DeliveryFault, DeliveryFaultKind, Fault, FaultKind, Faults
+from jetpay_async.sandbox._faults import ROUTES, ActiveFault, DeliveryFault, DeliveryFaultKind, Fault, FaultKind, Faults
 from jetpay_async.sandbox._sandbox import Sandbox, SandboxPayer
+from jetpay_async.sandbox._scenario import apply_scenario
 from jetpay_async.sandbox._serve import serve
 from jetpay_async.sandbox._state import SandboxEvent, Transaction
 from jetpay_async.sandbox._webhooks import WebhookState
@@ -107,6 +108,7 @@ __all__ = [
     "CALLBACK_API_KEY_HEADER",
     "CARDS",
     "ROUTES",
+    "ActiveFault",
     "CardBehavior",
     "DeliveryAttempt",
     "DeliveryFault",
@@ -121,5 +123,6 @@ __all__ = [
     "TokenScope",
     "Transaction",
     "WebhookState",
+    "apply_scenario",
     "serve",
 ]

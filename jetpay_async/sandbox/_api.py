@@ -126,17 +126,19 @@ class Api:
         self._webhooks = webhooks
         self._keys = keys
         self._own_url = own_url
-        self._tokens: dict[str, frozenset[TokenScope]] = {}
+        self.tokens: dict[str, frozenset[TokenScope]] = {}
+        """What each token may do."""
 
-    def issue_token(self, scopes: Iterable[TokenScope]) -> str:
+    def issue_token(self, scopes: Iterable[TokenScope], token: str | None = None) -> str:
         """Make a token."""
-        token = f"{SANDBOX_TOKEN_PREFIX}{self._account.new_id()}"
-        self._tokens[token] = frozenset(scopes)
+        drawn = f"{SANDBOX_TOKEN_PREFIX}{self._account.new_id()}"
+        token = token or drawn
+        self.tokens[token] = frozenset(scopes)
         return token
 
     def revoke_token(self, token: str) -> None:
         """Revoke a token."""
-        self._tokens.pop(token, None)
+        self.tokens.pop(token, None)
 
     def respond(self, route: Route, authorization: str, received: ReceivedRequest) -> SandboxResponse:
         """Do what a request asks for, and return the reply."""
@@ -178,7 +180,7 @@ class Api:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise RejectedError(401, "Not authenticated")
-        scopes = self._tokens.get(token)
+        scopes = self.tokens.get(token)
         if scopes is None:
             raise RejectedError(401, "Invalid authentication credentials")
         if scope not in scopes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -15,8 +17,6 @@ from jetpay_async.sandbox._webhooks import WebhookState
 from jetpay_async.webhooks._signing import sign
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jetpay_async._core.clock import Clock
     from jetpay_async.sandbox._keys import KeyRing
     from jetpay_async.sandbox._state import EventLog, SandboxEvent
@@ -42,7 +42,9 @@ class DeliveryPolicy:
         max_attempts: Attempts at one delivery, after which the webhook is ``failed`` [the vendor gives no number].
         base_delay: Seconds before the second attempt; they double with each further one [inferred].
         max_delay: The most that they grow to.
-        public_callbacks: Whether callback URLs may lead elsewhere than to this machine.
+        public_callbacks: Whether callback URLs may lead anywhere.
+        callback_hosts: Where they may lead besides this machine: names of hosts, addresses, networks such as
+            ``172.16.0.0/12`` (for addresses in URLs; names are not resolved).
     """
 
     speedup: float = 1.0
@@ -51,6 +53,7 @@ class DeliveryPolicy:
     base_delay: float = 5.0
     max_delay: float = 600.0
     public_callbacks: bool = False
+    callback_hosts: Sequence[str] = ()
 
     def backoff(self, attempt: int) -> float:
         """Return the seconds to wait after so many attempts."""
@@ -68,6 +71,9 @@ class DeliveryAttempt:
         attempt: 1 for the first try at these events.
         status: Of the receiver's response, None if there was none.
         error: The name of the exception if there was no response; empty otherwise.
+        time: Seconds since the epoch when it was signed.
+        kid: The key that it was signed with.
+        fault: The kind of the fault that was injected, if any.
     """
 
     webhook: str
@@ -76,6 +82,9 @@ class DeliveryAttempt:
     attempt: int
     status: int | None
     error: str = ""
+    time: float = 0.0
+    kid: str = ""
+    fault: str | None = None
 
     @property
     def accepted(self) -> bool:
@@ -111,6 +120,11 @@ class Deliveries:
         self.policy = policy
         self.faults = faults
         self.attempts: list[DeliveryAttempt] = []
+        self.on_attempt: Callable[[DeliveryAttempt], None] = _no_listener
+        """Called with each attempt that has ended."""
+        self.on_change: Callable[[], None] = _nothing
+        """Called at each event and each change."""
+        self.paused = False
         self.drains = 0
         self.progress = asyncio.Event()
         self._webhooks = webhooks
@@ -124,7 +138,7 @@ class Deliveries:
             cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=self.policy.timeout)
         )
         self._webhooks.on_change = self._restart
-        self.events.on_append = self._wake
+        self.events.on_append = self.wake
         for webhook in self._webhooks:
             self._restart(webhook)
 
@@ -144,7 +158,7 @@ class Deliveries:
         if self._session is None:
             raise RuntimeError("the sandbox does not run: nothing is delivered")
         self.drains += 1
-        self._wake()
+        self.wake()
         try:
             async with asyncio.timeout(timeout):
                 while any(sender.busy for sender in self._senders.values()):
@@ -153,9 +167,16 @@ class Deliveries:
         finally:
             self.drains -= 1
 
-    def _wake(self) -> None:
+    def pause(self, paused: bool) -> None:  # noqa: FBT001 - the only argument says what it is
+        """Begin no further batch, or go on."""
+        self.paused = paused
+        self.wake()
+
+    def wake(self) -> None:
+        """Let every sender see what there is to do."""
         for sender in self._senders.values():
             sender.wake.set()
+        self.on_change()
 
     def _restart(self, webhook: WebhookRegistration) -> None:
         former = self._senders.pop(webhook.identifier, None)
@@ -168,6 +189,13 @@ class Deliveries:
             self._tasks.add(sender.task)
             sender.task.add_done_callback(self._tasks.discard)
         self.progress.set()
+
+
+@attrs.frozen
+class _Signature:
+    authorization: str
+    kid: str
+    time: float
 
 
 class _WebhookSender:
@@ -195,6 +223,8 @@ class _WebhookSender:
             if self._match_fault(_BETWEEN_DELIVERIES) and (following := await self._fill(end)):
                 batches.insert(0, following)
                 end = following[-1].id + 1
+            while self._deliveries.paused:
+                await self._wait_for_wake()
             for batch in batches:
                 if not await self._deliver(batch):
                     webhook.state = WebhookState.FAILED
@@ -239,30 +269,39 @@ class _WebhookSender:
     async def _attempt(self, batch: Sequence[SandboxEvent], attempt: int) -> bool:
         deliveries = self._deliveries
         fault = self._match_fault(_WITHIN_A_DELIVERY)
-        kind = fault and fault.kind
+        kind = fault.kind if fault else None
         seconds = fault.seconds if fault else 0.0
         body = json.dump({"webhookId": self._webhook.id, "events": [event.document() for event in batch]})
-        authorization = self._sign(body, skew=seconds if kind is DeliveryFaultKind.CLOCK_SKEW else 0.0)
+        signature = self._sign(body, skew=seconds if kind is DeliveryFaultKind.CLOCK_SKEW else 0.0)
         if fault and kind is DeliveryFaultKind.ROTATE_KEY:
             deliveries.keys.rotate(keep_old=fault.keep_old)
         if kind is DeliveryFaultKind.LATE:
             await deliveries.clock.sleep(seconds)
         event_ids = tuple(event.id for event in batch)
-        accepted = await self._post(body, authorization, event_ids, attempt)
+        send = partial(self._post, body, event_ids=event_ids, attempt=attempt, fault=kind)
+        accepted = await send(signature)
         if accepted and kind is DeliveryFaultKind.DUPLICATE:
-            await self._post(body, self._sign(body, skew=0.0), event_ids, attempt)
+            await send(self._sign(body, skew=0.0))
         return accepted
 
     def _match_fault(self, kinds: frozenset[DeliveryFaultKind]) -> DeliveryFault | None:
         return self._deliveries.faults.match(lambda fault: fault.fits(self._webhook.identifier, kinds))
 
-    def _sign(self, body: bytes, *, skew: float) -> str:
-        key = self._deliveries.keys.current
-        return sign(body, key.private_key, kid=key.kid, now=self._deliveries.clock.time() + skew)
+    def _sign(self, body: bytes, *, skew: float) -> _Signature:
+        key, now = self._deliveries.keys.current, self._deliveries.clock.time()
+        return _Signature(sign(body, key.private_key, kid=key.kid, now=now + skew), key.kid, now)
 
-    async def _post(self, body: bytes, authorization: str, event_ids: tuple[int, ...], attempt: int) -> bool:
+    async def _post(
+        self,
+        body: bytes,
+        signature: _Signature,
+        *,
+        event_ids: tuple[int, ...],
+        attempt: int,
+        fault: DeliveryFaultKind | None,
+    ) -> bool:
         webhook = self._webhook
-        headers = {"Content-Type": "application/json", "Authorization": authorization}
+        headers = {"Content-Type": "application/json", "Authorization": signature.authorization}
         if webhook.callback_api_key is not None:
             headers[CALLBACK_API_KEY_HEADER] = webhook.callback_api_key
         status, error = None, ""
@@ -280,6 +319,19 @@ class _WebhookSender:
             attempt=attempt,
             status=status,
             error=error,
+            time=signature.time,
+            kid=signature.kid,
+            fault=fault,
         )
         self._deliveries.attempts.append(made)
+        self._deliveries.on_attempt(made)
+        self._deliveries.on_change()
         return made.accepted
+
+
+def _nothing() -> None:
+    """Do nothing: no one listens yet."""
+
+
+def _no_listener(attempt: DeliveryAttempt) -> None:
+    """Do nothing: no one listens yet."""

@@ -24,6 +24,7 @@ from jetpay_async.sandbox._responses import Broken, SandboxResponse
 
 __all__ = [
     "ROUTES",
+    "ActiveFault",
     "DeliveryFault",
     "DeliveryFaultKind",
     "Fault",
@@ -183,13 +184,17 @@ class Fault:
     identifier: str | None = None
     probability: float = _probability()
     count: int | None = _count()
-    seconds: float = 1.0
-    status: int | None = None
+    seconds: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+    status: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional((attrs.validators.ge(200), attrs.validators.le(599)))
+    )
     body: Literal["json", "html", "empty"] = attrs.field(
         default="json", validator=attrs.validators.in_(("json", "html", "empty"))
     )
     retry_after: int | datetime | None = None
-    location: str | None = None
+    location: str | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.matches_re(r"[\x21-\x7e]*"))
+    )
     document: JSONValue = attrs.field(factory=lambda: {"unexpected": True})
     state: str = "processing"
 
@@ -274,6 +279,23 @@ class _AnyFault(Protocol):
 _F = TypeVar("_F", bound=_AnyFault)
 
 
+@attrs.frozen(kw_only=True)
+class ActiveFault(Generic[_F]):
+    """A fault that is switched on.
+
+    Attributes:
+        number: Counts the faults that were added; `Faults.remove` takes it.
+        fault: The fault.
+        left: How many times it will still be injected; None for no limit.
+        draws: How many random numbers it has drawn.
+    """
+
+    number: int
+    fault: _F
+    left: int | None
+    draws: int
+
+
 class Faults(Generic[_F]):
     """The faults that are switched on, in the order of adding. At most one is injected into a request: the first match.
 
@@ -292,16 +314,65 @@ class Faults(Generic[_F]):
         """How often each kind has been injected so far."""
         return dict(self._injected)
 
-    def add(self, *faults: _F) -> None:
-        """Switch faults on."""
+    @property
+    def active(self) -> tuple[ActiveFault[_F], ...]:
+        """The faults that are switched on, in the order of adding."""
+        return tuple(
+            ActiveFault(number=each.number, fault=each.fault, left=each.left, draws=each.draws) for each in self._armed
+        )
+
+    @property
+    def seed(self) -> str:
+        """What the random numbers are made of."""
+        return self._seed
+
+    def add(self, *faults: _F) -> tuple[int, ...]:
+        """Switch faults on, and return their numbers."""
+        first = self._added
         for fault in faults:
-            random = Random(f"{self._seed}/{self._added}")  # noqa: S311 - reproducible on purpose
-            self._armed.append(_Armed(fault, random, fault.count))
+            self._armed.append(_Armed(self._added, fault, fault.count, self._random(self._added)))
             self._added += 1
+        return tuple(range(first, self._added))
+
+    def remove(self, number: int) -> None:
+        """Switch a fault off.
+
+        Raises:
+            KeyError: None that is switched on has this number.
+        """
+        armed = next((armed for armed in self._armed if armed.number == number), None)
+        if armed is None:
+            raise KeyError(number)
+        self._armed.remove(armed)
 
     def clear(self) -> None:
         """Switch all of them off."""
         self._armed.clear()
+
+    def reseed(self, seed: str) -> None:
+        """Let the faults that are switched on, and those to come, draw anew from another seed."""
+        self._seed = seed
+        for armed in self._armed:
+            armed.random, armed.draws = self._random(armed.number), 0
+
+    def restore(self, active: Sequence[ActiveFault[_F]], *, seed: str, added: int, injected: Mapping[str, int]) -> None:
+        """Go on where another one was.
+
+        Args:
+            active: Its `active` faults.
+            seed: Its `seed`.
+            added: How many were added to it.
+            injected: Its counts.
+        """
+        self._seed, self._added, self._injected = seed, added, Counter(injected)
+        self._armed = [_Armed(each.number, each.fault, each.left, self._random(each.number)) for each in active]
+        for armed, each in zip(self._armed, active, strict=True):
+            armed.skip(each.draws)
+
+    @property
+    def added(self) -> int:
+        """How many were added so far."""
+        return self._added
 
     def match(self, fits: Callable[[_F], bool]) -> _F | None:
         """Return the fault to inject now, if any, and count it."""
@@ -313,20 +384,33 @@ class Faults(Generic[_F]):
                 return armed.fault
         return None
 
+    def _random(self, number: int) -> Random:
+        return Random(f"{self._seed}/{number}")  # noqa: S311 - reproducible on purpose
+
 
 @attrs.define(eq=False)
 class _Armed(Generic[_F]):
+    number: int
     fault: _F
-    random: Random
     left: int | None
+    random: Random
+    draws: int = 0
 
     def draw(self) -> bool:
         """Return whether to inject it this time."""
-        if self.fault.probability < 1 and self.random.random() >= self.fault.probability:
-            return False
+        if self.fault.probability < 1:
+            self.draws += 1
+            if self.random.random() >= self.fault.probability:
+                return False
         if self.left is not None:
             self.left -= 1
         return True
+
+    def skip(self, draws: int) -> None:
+        """Go on after so many random numbers."""
+        for _ in range(draws):
+            self.random.random()
+        self.draws = draws
 
 
 def damage(fault: Fault, reply: SandboxResponse, *, path: str, identifier: str) -> SandboxResponse | Broken:

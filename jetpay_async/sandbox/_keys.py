@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import attrs
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from jetpay_async._core import json
 from jetpay_async.webhooks._signing import encode_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["KeyRing", "SigningKey"]
 
@@ -55,6 +60,26 @@ class KeyRing:
         """The JWK Set, the current key first."""
         newest = self.current
         return {"keys": [key.jwk for key in (newest, *reversed(self._keys[:-1]))]}
+
+    def dump(self) -> list[str]:
+        """Write the keys as PEM, the current one last; nothing if none was needed so far."""
+        return [
+            key.private_key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ).decode()
+            for key in self._keys
+        ]
+
+    def load(self, keys: Iterable[str]) -> None:
+        """Take the keys that `dump` wrote.
+
+        Raises:
+            ValueError: One of them is no private RSA key.
+        """
+        loaded = [serialization.load_pem_private_key(key.encode(), None) for key in keys]
+        if not all(isinstance(key, rsa.RSAPrivateKey) for key in loaded):
+            raise ValueError("a key is not an RSA key")
+        self._keys = [SigningKey(key) for key in loaded if isinstance(key, rsa.RSAPrivateKey)]
 
     def rotate(self, *, keep_old: bool) -> None:
         """Sign with a new key from now on, and go on publishing the older ones or not."""

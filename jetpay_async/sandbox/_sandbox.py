@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from ssl import SSLContext
 from types import TracebackType
 from typing import Self
 
 import attrs
+from yarl import URL
 
+from jetpay_async._core import json
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
-from jetpay_async.models import TransactionState
+from jetpay_async._core.endpoints import SANDBOX_TOKEN_PREFIX
+from jetpay_async.models import JSONValue, TransactionState
+from jetpay_async.sandbox import _documents, _snapshot
+from jetpay_async.sandbox._access import ANY_HOST, CallbackHosts, HostNames
 from jetpay_async.sandbox._api import Api, TokenScope
 from jetpay_async.sandbox._cards import APPROVED
 from jetpay_async.sandbox._deliveries import Deliveries, DeliveryAttempt, DeliveryPolicy
 from jetpay_async.sandbox._faults import DeliveryFault, Fault, Faults
+from jetpay_async.sandbox._journal import Journal
 from jetpay_async.sandbox._keys import KeyRing
+from jetpay_async.sandbox._movable_clock import MovableClock
+from jetpay_async.sandbox._parts import Parts
 from jetpay_async.sandbox._server import Server
 from jetpay_async.sandbox._state import Account, SandboxEvent, Transaction
 from jetpay_async.sandbox._timers import Timers
@@ -52,6 +62,15 @@ class Sandbox:
             it take the money again, which shows whether it is the client that never captures twice.
         slow_bank_seconds: How long after a capture the state of `CardBehavior.later` follows.
         delivery: How webhooks are delivered; ``DeliveryPolicy(speedup=1000)`` for tests.
+        public_url: Under which others reach it, for links: ``http://sandbox:8087`` in a network of containers. Left
+            out, links have `url`.
+        allowed_hosts: Names under which it may be called, besides ``localhost``, that of ``public_url`` and any
+            address; ``*`` for all. Other requests are answered 403, so that no page can reach it by DNS rebinding.
+        api_token: The token with every scope; it begins with ``jetpay_sandbox_``. Left out, one is made of the seed.
+
+    Raises:
+        ValueError: ``public_url`` is no http(s) URL, ``api_token`` begins otherwise, or a network in
+            ``delivery.callback_hosts`` is not valid.
     """
 
     def __init__(
@@ -66,8 +85,17 @@ class Sandbox:
         refuses_second_capture: bool = True,
         slow_bank_seconds: float = 1.0,
         delivery: DeliveryPolicy = _AS_DOCUMENTED,
+        public_url: str | None = None,
+        allowed_hosts: Collection[str] = (),
+        api_token: str | None = None,
     ) -> None:
+        public_host = None if public_url is None else _host_of(public_url)
+        token = None if api_token is None else _checked_token(api_token)
+        movable = MovableClock(clock)
+        clock = movable.clock
         timers = Timers(clock)
+        journal = Journal(SYSTEM_CLOCK)
+        self._public_url = public_url and public_url.rstrip("/")
         self._account = Account(
             seed=seed,
             now=clock.time,
@@ -75,22 +103,13 @@ class Sandbox:
             refuses_second_capture=refuses_second_capture,
         )
         self._keys = KeyRing()
-        self._webhooks = Webhooks(self._account.new_id, public_callbacks=delivery.public_callbacks)
-        self._api = Api(self._account, webhooks=self._webhooks, keys=self._keys, own_url=lambda: self.url)
+        callback_hosts = [*delivery.callback_hosts, *([ANY_HOST] if delivery.public_callbacks else [])]
+        self._webhooks = Webhooks(self._account.new_id, callback_hosts=CallbackHosts(callback_hosts))
+        self._api = Api(self._account, webhooks=self._webhooks, keys=self._keys, own_url=lambda: self.public_url)
         self.faults: Faults[Fault] = Faults(f"{seed}/requests")
         """The faults of requests that are switched on."""
         self.delivery_faults: Faults[DeliveryFault] = Faults(f"{seed}/deliveries")
         """The faults of webhook deliveries that are switched on."""
-        self._server = Server(
-            self._api,
-            faults=self.faults,
-            timers=timers,
-            clock=clock,
-            latency=latency,
-            host=host,
-            port=port,
-            ssl_context=ssl_context,
-        )
         self._deliveries = Deliveries(
             webhooks=self._webhooks,
             events=self._account.events,
@@ -99,11 +118,38 @@ class Sandbox:
             policy=delivery,
             faults=self.delivery_faults,
         )
-        self.api_token: str = self.issue_token(*TokenScope)
+        self._deliveries.on_change = journal.touch
+        self._parts = Parts(
+            account=self._account,
+            api=self._api,
+            clock=movable,
+            deliveries=self._deliveries,
+            delivery_faults=self.delivery_faults,
+            faults=self.faults,
+            journal=journal,
+            keys=self._keys,
+            timers=timers,
+            webhooks=self._webhooks,
+        )
+        self._server = Server(
+            self._api,
+            faults=self.faults,
+            timers=timers,
+            clock=clock,
+            journal=journal,
+            host_names=HostNames([*allowed_hosts, *([public_host] if public_host else [])]),
+            additions=[],
+            latency=latency,
+            host=host,
+            port=port,
+            ssl_context=ssl_context,
+        )
+        self.api_token: str = self._api.issue_token(TokenScope, token)
         """A token with every scope."""
         self.merchant_account_id: str = self.add_bank_account(title="Merchant account")
         """A bank account of the merchant, for the money to go to."""
         self._add_examples()
+        self._baseline: dict[str, JSONValue] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -123,13 +169,15 @@ class Sandbox:
         """
         if self._server.running:
             raise RuntimeError("the sandbox runs already")
+        self._keep_baseline()
         await self._server.start()
         self._deliveries.start()
+        self._account.follow_banks()
 
     async def stop(self) -> None:
         """Stop listening, end slow and stalled requests, close every connection. Harmless if it does not run.
 
-        States of slow banks that are still to follow are dropped. Pending events are delivered after the next start.
+        States that slow banks still have to report, and pending events, follow after the next start.
         """
         await self._server.stop()
         await self._deliveries.stop()
@@ -138,6 +186,93 @@ class Sandbox:
     def url(self) -> str:
         """The base URL, for example ``http://127.0.0.1:40123``. With port 0 it is known once started."""
         return self._server.url
+
+    @property
+    def public_url(self) -> str:
+        """The URL in links: that which was given, or `url`."""
+        return self._public_url or self.url
+
+    def snapshot(self) -> dict[str, JSONValue]:
+        """Return the whole state, as JSON, for `restore`.
+
+        It has the tokens and the private keys of this sandbox. Requests and deliveries in flight are not in it.
+        """
+        return {
+            **_snapshot.take(self._parts),
+            "api_token": self.api_token,
+            "merchant_account_id": self.merchant_account_id,
+        }
+
+    def restore(self, snapshot: Mapping[str, JSONValue]) -> None:
+        """Put a state that `snapshot` returned in the place of the present one, of this sandbox or of another.
+
+        The tokens and keys of then are valid again. Work that a fault still had to do is dropped.
+
+        Args:
+            snapshot: What `snapshot` returned.
+
+        Raises:
+            ValueError: It is no such state. Nothing was changed.
+        """
+        api_token, merchant_account_id = snapshot.get("api_token"), snapshot.get("merchant_account_id")
+        if not isinstance(api_token, str) or not isinstance(merchant_account_id, str):
+            message = "this is not a snapshot of a sandbox: it has no api_token, or no merchant_account_id"
+            raise ValueError(message)  # noqa: TRY004 - the input's fault
+        self._keep_baseline()
+        _snapshot.restore(self._parts, snapshot)
+        self.api_token, self.merchant_account_id = api_token, merchant_account_id
+        self._deliveries.pause(False)
+        if self._server.running:
+            self._account.follow_banks()
+
+    def load(self, path: Path, *, api_token: str | None = None) -> None:
+        """Restore the state that a file keeps; see the ``state_file`` of `serve`.
+
+        Args:
+            path: The file.
+            api_token: The token to use instead of the one of the file, which stays valid.
+
+        Raises:
+            OSError: It can't be read.
+            ValueError: It keeps no state of a sandbox, or the token does not begin with ``jetpay_sandbox_``.
+        """
+        self.restore(json.parse_object(path.read_bytes()))
+        if api_token is not None:
+            self.api_token = self._api.issue_token(TokenScope, _checked_token(api_token))
+
+    def reset(self) -> None:
+        """Go back to the state in which it was started: with the payers, faults and webhooks of then.
+
+        Tokens and keys stay as they are. Debits, requests, events and deliveries are forgotten, so ids begin again.
+        """
+        self._keep_baseline()
+        now = self.snapshot()
+        self.restore({**(self._baseline or now), "tokens": now["tokens"], "keys": now["keys"]})
+
+    def _keep_baseline(self) -> None:
+        if self._baseline is None:
+            self._baseline = self.snapshot()
+
+    def log_to(self, write: Callable[[Mapping[str, JSONValue]], None]) -> None:
+        """Describe each request and each attempt at a delivery when it has ended.
+
+        Args:
+            write: Called with an object of ``event`` (``request`` or ``delivery``), ``time`` and what it is about. No
+                body, header or token is in it.
+        """
+        self._parts.journal.on_request = lambda record: write(_documents.request(record))
+        self._deliveries.on_attempt = lambda attempt: write(_documents.attempt(attempt))
+
+    async def wait_for_change(self, version: int = -1) -> int:
+        """Wait until something has happened.
+
+        Args:
+            version: What the last call returned; it returns at once if something has happened since.
+
+        Returns:
+            What to give to the next call.
+        """
+        return await self._parts.journal.wait(version)
 
     def issue_token(self, *scopes: TokenScope) -> str:
         """Make a token that may do this much; with no scope at all, nothing."""
@@ -155,24 +290,47 @@ class Sandbox:
         self._account.add_credit_card(payer.identifier, APPROVED, identifier="cc_456")
         self._account.add_bank_account(None, {"title": "Merchant account"}, identifier="bank_789")
 
-    def add_contact(self, *, email: str = "payer@example.com", name: str = "A Payer") -> str:
-        """Create a contact and return its id."""
-        return self._account.add_contact(email=email, name=name, tags=(), language="en").identifier
+    def add_contact(
+        self, *, email: str = "payer@example.com", name: str = "A Payer", contact_id: str | None = None
+    ) -> str:
+        """Create a contact and return its id, which is drawn if none is given."""
+        return self._account.add_contact(
+            email=email, name=name, tags=(), language="en", identifier=contact_id
+        ).identifier
 
-    def add_credit_card(self, contact_id: str, *, card_number: str = APPROVED) -> str:
-        """Tokenize a card and return its id; `CARDS` says what the number does.
+    def add_credit_card(
+        self, contact_id: str, *, card_number: str = APPROVED, credit_card_id: str | None = None
+    ) -> str:
+        """Tokenize a card and return its id, which is drawn if none is given; `CARDS` says what the number does.
 
         Raises:
             KeyError: There is no such contact.
         """
         _require(contact_id, self._account.contacts)
-        return self._account.add_credit_card(contact_id, card_number).identifier
+        return self._account.add_credit_card(contact_id, card_number, identifier=credit_card_id).identifier
 
-    def add_payer(self, *, card_number: str = APPROVED) -> SandboxPayer:
-        """Create a contact with a tokenized card; `CARDS` says what the number does."""
-        contact_id = self.add_contact()
+    def add_payer(
+        self,
+        *,
+        card_number: str = APPROVED,
+        contact_id: str | None = None,
+        credit_card_id: str | None = None,
+        email: str = "payer@example.com",
+        name: str = "A Payer",
+    ) -> SandboxPayer:
+        """Create a contact with a tokenized card; ids are drawn if none are given.
+
+        Args:
+            card_number: `CARDS` says what it does.
+            contact_id: The contact's id.
+            credit_card_id: The card's id.
+            email: The contact's address.
+            name: The contact's name.
+        """
+        contact_id = self.add_contact(email=email, name=name, contact_id=contact_id)
         return SandboxPayer(
-            contact_id=contact_id, credit_card_id=self.add_credit_card(contact_id, card_number=card_number)
+            contact_id=contact_id,
+            credit_card_id=self.add_credit_card(contact_id, card_number=card_number, credit_card_id=credit_card_id),
         )
 
     def add_bank_account(self, contact_id: str | None = None, *, title: str = "Bank account") -> str:
@@ -320,3 +478,22 @@ class Sandbox:
 def _require(identifier: str, known: Mapping[str, object]) -> None:
     if identifier not in known:
         raise KeyError(identifier)
+
+
+def _host_of(public_url: str) -> str:
+    """Return the host of a URL for links."""
+    try:
+        url = URL(public_url)
+    except ValueError:
+        url = URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ValueError(f"public_url: {public_url} is not an http(s) URL")
+    return url.host
+
+
+def _checked_token(api_token: str) -> str:
+    """Return a sandbox's token; refuse another, which may be worth something."""
+    if not re.fullmatch(rf"{SANDBOX_TOKEN_PREFIX}[\x21-\x7e]+", api_token):
+        del api_token
+        raise ValueError(f"a sandbox's token begins with {SANDBOX_TOKEN_PREFIX}, so that it is never sent to Jetpay")
+    return api_token

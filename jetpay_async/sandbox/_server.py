@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,22 +13,28 @@ from aiohttp import web
 from yarl import URL
 
 from jetpay_async.sandbox import _responses
+from jetpay_async.sandbox._access import host_name
 from jetpay_async.sandbox._api import ReceivedRequest
 from jetpay_async.sandbox._faults import ROUTES, FaultKind, damage
 from jetpay_async.sandbox._responses import Broken, SandboxResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from ssl import SSLContext
 
     from aiohttp.typedefs import Handler
 
     from jetpay_async._core.clock import Clock
+    from jetpay_async.sandbox._access import HostNames
     from jetpay_async.sandbox._api import Api, Route
     from jetpay_async.sandbox._faults import Fault, Faults
+    from jetpay_async.sandbox._journal import Journal
     from jetpay_async.sandbox._timers import Timers
 
-__all__ = ["Server"]
+__all__ = ["CONTROL_PATH", "HEALTH_PATH", "Server"]
+
+CONTROL_PATH = "/_sandbox/"
+HEALTH_PATH = "/healthz"
 
 # Closing a socket that has this option set sends RST instead of FIN. The structure is of ints; on Windows, of shorts.
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -38,6 +43,9 @@ _NOTHING_DONE = _responses.json(200, {})
 
 # Slow and stalled requests have ended before aiohttp is asked to stop, so this is for a body that never arrives.
 _SHUTDOWN_SECONDS = 0.1
+
+# An address that stands for all of this machine's is one to listen on, not one to call.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up
 
 # More than any test has in flight: a refused connection must be a fault that was asked for.
 _BACKLOG = 1024
@@ -51,6 +59,9 @@ class Server:
         faults: The faults to inject.
         timers: For slow requests and replies.
         clock: For the age of cached replies.
+        journal: Records the requests.
+        host_names: The names under which it may be called.
+        additions: Add routes that are not the API's.
         latency: Seconds that pass before each request is worked on.
         host: The address to listen on.
         port: The port, 0 for a free one.
@@ -64,6 +75,9 @@ class Server:
         faults: Faults[Fault],
         timers: Timers,
         clock: Clock,
+        journal: Journal,
+        host_names: HostNames,
+        additions: Sequence[Callable[[web.UrlDispatcher], None]],
         latency: float,
         host: str,
         port: int,
@@ -73,14 +87,15 @@ class Server:
         self._faults = faults
         self._timers = timers
         self._clock = clock
+        self._journal = journal
+        self._host_names = host_names
+        self._additions = additions
         self._cached: dict[str, tuple[float, SandboxResponse]] = {}
         self._latency = latency
         self._host = host
         self._port = port
         self._ssl_context = ssl_context
         self._runner: web.AppRunner | None = None
-        self._total = 0
-        self._counts: Counter[tuple[str, str | None]] = Counter()
 
     @property
     def running(self) -> bool:
@@ -89,8 +104,9 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens; ask once it has been started."""
-        return str(URL.build(scheme="https" if self._ssl_context else "http", host=self._host, port=self._port))
+        """Where this machine reaches it; ask once it has been started."""
+        host = _LOOPBACK.get(self._host, self._host)
+        return str(URL.build(scheme="https" if self._ssl_context else "http", host=host, port=self._port))
 
     async def start(self) -> None:
         """Listen."""
@@ -117,10 +133,13 @@ class Server:
         """Return how many requests have arrived whole."""
         if route is not None and route not in ROUTES:
             raise ValueError(f"no route is called {route!r}; there are {', '.join(ROUTES)}")
-        return self._total if route is None else self._counts[route, identifier]
+        return self._journal.total if route is None else self._journal.by_route[route, identifier]
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._answer_unrouted])
+        application = web.Application(middlewares=[self._answer_unrouted, self._check_host])
+        application.router.add_get(HEALTH_PATH, _answer_health)
+        for add in self._additions:
+            add(application.router)
         for route in self._api.routes():
             application.router.add_route(route.method, route.path, self._handler(route))
         return application
@@ -137,14 +156,22 @@ class Server:
         except ConnectionError:
             return _end(request, Broken())
         identifiers = tuple(request.match_info.values())
-        request_id = self._count((route.name, None), *((route.name, identifier) for identifier in identifiers))
-        if self._latency:
-            await self._timers.wait(self._latency)
-        fault = self._faults.match(lambda fault: fault.fits(route.name, identifiers))
-        received = ReceivedRequest(identifiers, body, request.content_type)
-        work = partial(self._api.respond, route, request.headers.get("Authorization", ""))
-        reply = work(received) if fault is None else await self._inject(fault, received, work, request.path_qs)
-        return _send(request, reply, request_id)
+        record, began = self._journal.begin(request.method, request.path, route.name, identifiers)
+        reply: SandboxResponse | Broken = Broken()
+        try:
+            if self._latency:
+                await self._timers.wait(self._latency)
+            fault = self._faults.match(lambda fault: fault.fits(route.name, identifiers))
+            received = ReceivedRequest(identifiers, body, request.content_type)
+            work = partial(self._api.respond, route, request.headers.get("Authorization", ""))
+            if fault is None:
+                reply = work(received)
+            else:
+                record.fault = fault.kind.value
+                reply = await self._inject(fault, received, work, request.path_qs)
+        finally:
+            self._journal.end(record, began, None if isinstance(reply, Broken) else reply.status)
+        return _send(request, reply, record.request_id)
 
     async def _inject(
         self, fault: Fault, received: ReceivedRequest, work: Callable[[ReceivedRequest], SandboxResponse], path: str
@@ -187,14 +214,28 @@ class Server:
         except web.HTTPException as error:
             allow = error.headers.get("Allow")
             reply = _responses.json(error.status, {"detail": error.reason}, {"Allow": allow} if allow else None)
-            return _send(request, reply, self._count())
+            if request.path.startswith(CONTROL_PATH):
+                return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
+            record, began = self._journal.begin(request.method, request.path, None)
+            self._journal.end(record, began, reply.status)
+            return _send(request, reply, record.request_id)
 
-    def _count(self, *keys: tuple[str, str | None]) -> str:
-        """Count a request and make its id."""
-        self._total += 1
-        for key in keys:
-            self._counts[key] += 1
-        return f"req_{self._total:08}"
+    @web.middleware
+    async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse a name that is not the sandbox's: a page may let its own name resolve to this machine."""
+        name = request.headers.get("Host", "")
+        if request.path == HEALTH_PATH or self._host_names.allow(name):
+            return await handler(request)
+        message = f"The sandbox is not called {host_name(name)!r}; start it with --allow-host if that is its name"
+        reply = _responses.json(403, {"detail": message})
+        record, began = self._journal.begin(request.method, request.path, None)
+        self._journal.end(record, began, reply.status)
+        return _send(request, reply, record.request_id)
+
+
+async def _answer_health(_: web.Request) -> web.StreamResponse:
+    """Say that it answers: for the health checks of containers, which may call it by any name."""
+    return web.json_response({"status": "ok"})
 
 
 def _send(request: web.Request, reply: SandboxResponse | Broken, request_id: str) -> web.StreamResponse:

@@ -175,6 +175,10 @@ class EventLog:
         self._events.append(SandboxEvent(id=self.last_id + 1, created_at=created, type=kind, data=data))
         self.on_append()
 
+    def restore(self, events: Iterable[SandboxEvent]) -> None:
+        """Put other events in the place of the present ones."""
+        self._events = list(events)
+
     def since(self, event_id: int, limit: int | None = None) -> Sequence[SandboxEvent]:
         """Return the events from an id on (inclusive), at most so many."""
         first = event_id - 1
@@ -215,7 +219,7 @@ class Account:
         defer: Callable[[Callable[[], object]], None],
         refuses_second_capture: bool,
     ) -> None:
-        self._random = Random(seed)  # noqa: S311 - reproducible on purpose
+        self.random = Random(seed)  # noqa: S311 - reproducible on purpose
         self._defer = defer
         self._refuses_second_capture = refuses_second_capture
         self.events = EventLog(now)
@@ -229,7 +233,7 @@ class Account:
 
     def new_id(self) -> str:
         """Draw an identifier: a UUID."""
-        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
 
     def add_contact(
         self, *, email: str, name: str, tags: Iterable[str], language: str, identifier: str | None = None
@@ -308,9 +312,20 @@ class Account:
         if debit.state is not TransactionState.PREAUTHORIZED and (self._refuses_second_capture or debit.state in _OVER):
             raise RejectedError(409, f"Debit is {debit.state}: only a preauthorized debit can be captured")
         behavior = self.credit_cards[debit.from_credit_card_id].behavior
-        if behavior.later is not None:
-            self._defer(partial(self._follow, debit_id, behavior.later))
-        return self._advance(debit, behavior.capture)
+        captured = self._advance(debit, behavior.capture)
+        self._follow_bank(captured)
+        return captured
+
+    def follow_banks(self) -> None:
+        """Let every state that a bank still has to report follow after its delay."""
+        for identifier, transaction in self.transactions.items():
+            if identifier not in self._overridden:
+                self._follow_bank(transaction)
+
+    def _follow_bank(self, debit: Transaction) -> None:
+        card = self.credit_cards.get(debit.from_credit_card_id or "")
+        if card is not None and card.behavior.later is not None and debit.state == card.behavior.capture:
+            self._defer(partial(self._follow, debit.identifier, card.behavior.later))
 
     def cancel(self, identifier: str) -> None:
         """Release a transaction of which no funds have been pulled."""

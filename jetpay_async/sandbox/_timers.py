@@ -23,6 +23,7 @@ class Timers:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._running: set[asyncio.Future[None]] = set()
+        self._actions: set[asyncio.Future[None]] = set()
 
     async def wait(self, seconds: float | None) -> None:
         """Wait for some seconds, or until the sandbox stops, which raises `asyncio.CancelledError`."""
@@ -30,7 +31,15 @@ class Timers:
 
     def later(self, seconds: float, action: Callable[[], object]) -> None:
         """Call a function after some seconds, unless the sandbox stops before."""
-        self._begin(seconds).add_done_callback(lambda timer: timer.cancelled() or action())
+        timer = self._begin(seconds)
+        self._actions.add(timer)
+        timer.add_done_callback(self._actions.discard)
+        timer.add_done_callback(lambda timer: timer.cancelled() or action())
+
+    def forget(self) -> None:
+        """Drop every function that is still to be called."""
+        for timer in tuple(self._actions):
+            timer.cancel()
 
     async def stop(self) -> None:
         """End every wait."""

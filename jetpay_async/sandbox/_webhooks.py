@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import attrs
 from yarl import URL
 
-from jetpay_async._core.endpoints import is_loopback
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from jetpay_async.models import JSONValue
+    from jetpay_async.sandbox._access import CallbackHosts
 
 __all__ = ["MAX_BATCH_SIZE", "MAX_WAIT_SECONDS", "MIN_WAIT_SECONDS", "WebhookRegistration", "WebhookState", "Webhooks"]
 
@@ -83,12 +82,12 @@ class Webhooks:
 
     Args:
         new_id: Makes identifiers.
-        public_callbacks: Whether callback URLs may lead elsewhere than to this machine.
+        callback_hosts: Where callback URLs may lead.
     """
 
-    def __init__(self, new_id: Callable[[], str], *, public_callbacks: bool) -> None:
+    def __init__(self, new_id: Callable[[], str], *, callback_hosts: CallbackHosts) -> None:
         self._new_id = new_id
-        self._public_callbacks = public_callbacks
+        self._callback_hosts = callback_hosts
         self._registered: dict[str, WebhookRegistration] = {}
         self._count = 0
         self.on_change: Callable[[WebhookRegistration], None] = _no_listener
@@ -96,6 +95,11 @@ class Webhooks:
 
     def __iter__(self) -> Iterator[WebhookRegistration]:
         return iter(self._registered.values())
+
+    @property
+    def count(self) -> int:
+        """How many registrations were made so far, the removed ones too."""
+        return self._count
 
     def get(self, identifier: str) -> WebhookRegistration | None:
         """Return a webhook, None if there is none with this identifier."""
@@ -105,7 +109,7 @@ class Webhooks:
         """Return the error of a URL for a new webhook, or for a given one: the message and its FastAPI type."""
         if not _is_http(callback_url):
             return "Input should be a valid URL", "url_parsing"
-        if not self._public_callbacks and not is_loopback(URL(callback_url).host or ""):
+        if not self._callback_hosts.allow(callback_url):
             return "The sandbox delivers to this machine only", "value_error"
         if any(webhook.callback_url == callback_url for webhook in self if webhook is not of):
             return "A webhook for this URL exists already", "value_error"
@@ -124,6 +128,18 @@ class Webhooks:
         """Deliver from its ``next_event_id`` on, with its present settings."""
         webhook.state = WebhookState.ACTIVE
         self.on_change(webhook)
+
+    def replace_all(self, webhooks: Iterable[WebhookRegistration], *, count: int) -> None:
+        """Put other registrations in the place of the present ones.
+
+        Args:
+            webhooks: The registrations.
+            count: How many were made so far, the removed ones too.
+        """
+        former, self._registered = self._registered, {webhook.identifier: webhook for webhook in webhooks}
+        self._count = count
+        for webhook in (*former.values(), *self):
+            self.on_change(webhook)
 
     def remove(self, webhook: WebhookRegistration) -> None:
         """Remove a webhook."""

@@ -73,6 +73,9 @@ async def test_delivery(caller: Caller, receiver: Receiver) -> None:
             "attempt": 1,
             "status": 204,
             "error": "",
+            "time": 1_769_076_930.123456,
+            "kid": published.document["keys"][0]["kid"],
+            "fault": None,
         }
     ]
 

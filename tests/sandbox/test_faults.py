@@ -47,7 +47,7 @@ async def _capture_raw(sandbox: Sandbox, debit_id: str, tls: ssl.SSLContext | No
     port = int(sandbox.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
     request = (
-        f"POST /debit/{debit_id}/capture HTTP/1.1\r\nHost: sandbox\r\nAuthorization: Bearer {sandbox.api_token}\r\n"
+        f"POST /debit/{debit_id}/capture HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {sandbox.api_token}\r\n"
     )
     writer.write(f"{request}Connection: close\r\n\r\n".encode())
     data, reset = b"", False
@@ -419,3 +419,29 @@ async def test_a_route_misspelt(caller: Caller) -> None:
     assert {caller.sandbox.requests(route) for route in ROUTES} == {0}
     with pytest.raises(ValueError, match="no route is called 'captures'; there are preauthorize, "):
         caller.sandbox.requests("captures")
+
+
+def test_remove() -> None:
+    """A fault is removed by the number that adding it returned; another number is a KeyError."""
+    faults = Sandbox().faults
+    first, second = faults.add(Fault(kind=FaultKind.RATE_LIMIT), Fault(kind=FaultKind.RESET_AFTER, count=2))
+
+    faults.remove(first)
+
+    assert [(each.number, each.fault.kind, each.left) for each in faults.active] == [(second, "reset_after", 2)]
+    with pytest.raises(KeyError):
+        faults.remove(first)
+
+
+def test_reseed() -> None:
+    """After another seed a fault draws as it does in a sandbox that has that seed from the start."""
+    fault = Fault(kind=FaultKind.RATE_LIMIT, probability=0.5)
+    faults, others = Sandbox(seed=1).faults, Sandbox(seed=2).faults
+    for each in (faults, others):
+        each.add(fault)
+    faults.match(lambda _: True)
+    faults.reseed(others.seed)
+    drawn = [[each.match(lambda _: True) is None for _ in range(64)] for each in (faults, others)]
+
+    assert drawn[0] == drawn[1]
+    assert faults.active == others.active

@@ -94,7 +94,7 @@ async def test_stop_waits_for_requests(*, client_stays: bool) -> None:
     async with Sandbox(clock=Clock(sleep=_slow_to_end)) as sandbox:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(sandbox))
         sandbox.faults.add(Fault(kind=FaultKind.SLOW_BEFORE, seconds=60))
-        writer.write(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await until(lambda: bool(sandbox.faults.injected))
         if not client_stays:
             writer.close()
@@ -123,10 +123,10 @@ async def test_a_body_that_never_arrives(caplog: pytest.LogCaptureFixture) -> No
     """A request that stops halfway is not counted, does no work, is no error, and does not hold up the end."""
     async with Sandbox() as sandbox:
         reader, writer = await asyncio.open_connection("127.0.0.1", _port(sandbox))
-        writer.write(b"PUT /contact HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        writer.write(b"PUT /contact HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         await writer.drain()
         _, other = await asyncio.open_connection("127.0.0.1", _port(sandbox))
-        other.write(b"PUT /contact HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        other.write(b"PUT /contact HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         await other.drain()
         other.close()
         await asyncio.sleep(0.05)

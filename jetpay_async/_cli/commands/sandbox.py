@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import secrets
+import signal
+from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jetpay_async._cli.io.console import write_output
+from jetpay_async._cli.io.console import write_message, write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus
+from jetpay_async._core.endpoints import SANDBOX_TOKEN_PREFIX, is_loopback
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.sandbox import DeliveryPolicy, Fault, FaultKind, Sandbox, serve
+from jetpay_async.sandbox import DeliveryPolicy, Fault, FaultKind, Sandbox, apply_scenario, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from types import FrameType
+
+    from jetpay_async.models import JSONValue
 
 __all__ = ["sandbox"]
+
+_logger = logging.getLogger("jetpay_async.sandbox")
 
 
 def sandbox(
@@ -25,29 +36,101 @@ def sandbox(
     faults: Sequence[str],
     webhooks: Sequence[str],
     speedup: float,
+    public_url: str | None,
+    allowed_hosts: Sequence[str],
+    callback_hosts: Sequence[str],
+    token: str | None,
+    state: str | None,
+    scenario: str | None,
 ) -> int:
-    """Run the sandbox until Ctrl-C.
+    """Run the sandbox until Ctrl-C or SIGTERM.
 
     Raises:
-        ConfigurationError: A fault or a webhook is not valid, or the address can't be bound.
-        KeyboardInterrupt: It was stopped.
+        ConfigurationError: An option or a file is not valid, or the address can't be bound.
+        KeyboardInterrupt: It was stopped by Ctrl-C.
     """
-    service = Sandbox(host=host, port=port, seed=seed, latency=latency, delivery=DeliveryPolicy(speedup=speedup))
+    try:
+        service = Sandbox(
+            host=host,
+            port=port,
+            seed=seed,
+            latency=latency,
+            delivery=DeliveryPolicy(speedup=speedup, callback_hosts=callback_hosts),
+            public_url=public_url,
+            allowed_hosts=allowed_hosts,
+            api_token=token or SANDBOX_TOKEN_PREFIX + secrets.token_urlsafe(24),
+        )
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     service.faults.add(*map(_fault, faults))
+    if scenario is not None:
+        _apply_scenario(service, Path(scenario))
     for url in webhooks:
         try:
             service.add_webhook(url)
         except ValueError as error:
             raise ConfigurationError(f"argument --webhook: {error}") from None
+    state_file = None if state is None else Path(state)
+    if state_file is not None and state_file.exists():
+        _load_state(service, state_file, token)
+    if not is_loopback(host) and host != "localhost":
+        write_message(f"warning: listening on {host}; who reaches this port and has the token can use and control it")
+    if _logger.isEnabledFor(logging.INFO):
+        service.log_to(_log)
     try:
-        asyncio.run(serve(service, announce=_announce))
+        asyncio.run(_serve(service, state_file))
     except OSError as error:
+        if error.filename is not None:
+            raise ConfigurationError(f"can't write {error.filename}: {error.strerror}") from None
         raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror}; try another --port") from None
-    return ExitStatus.DONE  # pragma: no cover - it serves until it is interrupted
+    return ExitStatus.DONE
+
+
+async def _serve(service: Sandbox, state_file: Path | None) -> None:
+    """Serve until SIGTERM, which is how containers are stopped."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        loop.call_soon_threadsafe(stop.set)
+
+    before = signal.signal(signal.SIGTERM, receive)
+    try:
+        await serve(service, announce=_announce, state_file=state_file, stop=stop)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _announce(text: str) -> None:
     write_output(text)
+
+
+def _log(entry: Mapping[str, JSONValue]) -> None:
+    """Log a request or a delivery, with what it is about in fields."""
+    fields = {name: float(value) if isinstance(value, Decimal) else value for name, value in entry.items()}
+    del fields["time"]  # the record has its own
+    if entry["event"] == "request":
+        _logger.info("%s %s: %s", entry["method"], entry["path"], entry["status"] or "no reply", extra=fields)
+    else:
+        _logger.info("delivery to %s: %s", entry["url"], entry["status"] or entry["error"], extra=fields)
+
+
+def _apply_scenario(service: Sandbox, path: Path) -> None:
+    try:
+        apply_scenario(service, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"can't read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _load_state(service: Sandbox, path: Path, token: str | None) -> None:
+    try:
+        service.load(path, api_token=token)
+    except OSError as error:
+        raise ConfigurationError(f"can't read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _fault(text: str) -> Fault:

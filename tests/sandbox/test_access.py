@@ -1,0 +1,133 @@
+"""Who may call the sandbox, and where its deliveries may go."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from jetpay_async.sandbox import DeliveryPolicy, Sandbox
+from jetpay_async.sandbox._access import CallbackHosts, HostNames, is_loopback_peer
+
+from .calling import Caller
+
+
+@pytest.mark.parametrize(
+    ("header", "allowed"),
+    [
+        ("localhost:8087", True),
+        ("LOCALHOST", True),
+        ("127.0.0.1:8087", True),
+        ("192.0.2.7:8087", True),
+        ("[::1]:8087", True),
+        ("", True),
+        ("sandbox:8087", True),
+        ("Sandbox", True),
+        ("evil.test:8087", False),
+        ("sandbox.evil.test", False),
+        ("localhost.evil.test", False),
+        ("127.0.0.1.evil.test", False),
+        ("localhost.", False),
+    ],
+)
+def test_names(header: str, allowed: bool) -> None:
+    """Addresses, localhost and the names that were given are the sandbox's; every other name may be rebound."""
+    assert HostNames(["SANDBOX"]).allow(header) is allowed
+    assert HostNames(["*"]).allow(header)
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("http://localhost:9/hook", True),
+        ("http://127.0.0.1/hook", True),
+        ("http://receiver:8000/hook", True),
+        ("http://172.16.5.5/hook", True),
+        ("http://[fd00::5]/hook", True),
+        ("http://172.32.0.1/hook", False),
+        ("http://elsewhere.test/hook", False),
+        ("http://receiver.test/hook", False),
+    ],
+)
+def test_callback_hosts(url: str, allowed: bool) -> None:
+    """Deliveries go to this machine, and to the hosts and networks that were named."""
+    assert CallbackHosts(["Receiver", "172.16.0.0/12", "fd00::/8"]).allow(url) is allowed
+    assert CallbackHosts(["*"]).allow(url)
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.0.0.1", False), ("", False), (None, False)],
+)
+def test_peers(address: str | None, local: bool) -> None:
+    """A connection is from this machine if its address is one of loopback's."""
+    assert is_loopback_peer(address) is local
+
+
+@pytest.mark.asyncio
+async def test_a_foreign_name_is_answered_403() -> None:
+    """A request under another name is answered 403 and does nothing, whatever its token; the health check answers."""
+    async with Sandbox(allowed_hosts=["mine.test"], public_url="http://public.test:1/") as sandbox:
+        async with aiohttp.ClientSession() as session:
+            caller = Caller(sandbox, session)
+            debit_id = await caller.reserve()
+
+            rejected = await caller.call("POST", f"/debit/{debit_id}/capture", headers={"Host": "evil.test:80"})
+            healthy = await caller.call("GET", "/healthz", headers={"Host": "evil.test:80"})
+            captured = sandbox.debit(debit_id).captures
+            for name in ("mine.test", "public.test:1"):
+                assert (await caller.call("GET", "/webhooks/", headers={"Host": name})).status == 200
+
+    assert (rejected.status, captured) == (403, 0)
+    assert rejected.document["detail"].startswith("The sandbox is not called 'evil.test'; start it with --allow-host")
+    assert (healthy.status, healthy.document) == (200, {"status": "ok"})
+
+
+@pytest.mark.asyncio
+async def test_links_have_the_public_url() -> None:
+    """Links lead to the public URL; without one, a sandbox that listens everywhere names loopback in them."""
+    async with (
+        Sandbox(public_url="http://sandbox:8087/", host="0.0.0.0") as sandbox,
+        aiohttp.ClientSession() as session,
+    ):
+        form = await Caller(sandbox, session).call("POST", "/contact/contact_123/creditcards/url")
+
+        assert form.document["url"].startswith("http://sandbox:8087/creditcards/form/")
+        assert sandbox.url.startswith("http://127.0.0.1:")
+    async with Sandbox(host="0.0.0.0") as sandbox:
+        assert sandbox.public_url == sandbox.url
+
+
+@pytest.mark.parametrize("url", ["sandbox:8087", "ftp://sandbox", "http://", "http://["])
+def test_a_public_url_is_a_url(url: str) -> None:
+    """What is no http(s) URL with a host is refused."""
+    with pytest.raises(ValueError, match=r"public_url: .* is not an http\(s\) URL"):
+        Sandbox(public_url=url)
+
+
+@pytest.mark.parametrize("token", ["secret_live_token", "jetpay_sandbox_", "jetpay_sandbox_a b"])
+def test_a_token_that_may_be_worth_something_is_refused(token: str) -> None:
+    """A token that could be sent to Jetpay is refused, and the error does not show it."""
+    with pytest.raises(ValueError, match="a sandbox's token begins with jetpay_sandbox_") as caught:
+        Sandbox(api_token=token)
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.asyncio
+async def test_a_token_may_be_given() -> None:
+    """A given token has every scope, and the identifiers stay those of the seed."""
+    async with Sandbox(api_token="jetpay_sandbox_mine") as sandbox, aiohttp.ClientSession() as session:
+        assert sandbox.api_token == "jetpay_sandbox_mine"
+        assert (await Caller(sandbox, session).call("GET", "/webhooks/")).status == 200
+        assert sandbox.merchant_account_id == Sandbox().merchant_account_id
+
+
+def test_a_webhook_to_a_host_that_was_named() -> None:
+    """A callback URL on a host that was named is accepted, another one is not; a network must be one."""
+    sandbox = Sandbox(delivery=DeliveryPolicy(callback_hosts=["receiver"]))
+
+    assert sandbox.add_webhook("http://receiver:8000/hook")
+    with pytest.raises(ValueError, match="delivers to this machine only"):
+        sandbox.add_webhook("http://other:8000/hook")
+    with pytest.raises(ValueError, match="does not appear to be an IPv4 or IPv6 network"):
+        Sandbox(delivery=DeliveryPolicy(callback_hosts=["10.0.0.0/99"]))
