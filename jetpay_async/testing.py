@@ -10,6 +10,8 @@ Fixture              What it gives
 ``jetpay_clock``     a `ManualClock`, for code that takes a `jetpay_async.Clock`
 ===================  ==============================================================================================
 
+And `check_inbox`, a contract test for an inbox of your own.
+
 The first two are asynchronous and need pytest-asyncio (1.0 or later). They run in the event loop of the option
 ``asyncio_default_fixture_loop_scope``, by default that of each test; a test in another loop fails at once.
 
@@ -29,7 +31,8 @@ The first two are asynchronous and need pytest-asyncio (1.0 or later). They run 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager  # noqa: TC003 - annotations are read at run time, too
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -48,18 +51,18 @@ if TYPE_CHECKING:
 
     from jetpay_async import Clock, JetpayClient, JSONValue
     from jetpay_async.sandbox import Sandbox
-    from jetpay_async.webhooks import KeySet
+    from jetpay_async.webhooks import EventInbox, KeySet
 else:
     # pytest imports this module in every run, so what its annotations name is not imported. What reads annotations at
     # run time gets Any.
-    Clock = JetpayClient = JSONValue = KeySet = RSAPrivateKey = Sandbox = Any
+    Clock = EventInbox = JetpayClient = JSONValue = KeySet = RSAPrivateKey = Sandbox = Any
 
 try:
     import pytest_asyncio
 except ModuleNotFoundError:  # pragma: no cover - then only the synchronous fixtures are there
     pytest_asyncio: ModuleType | None = None  # type: ignore[no-redef] # the absent module
 
-__all__ = ["DeliveryBuilder", "ManualClock", "SignedDelivery", "SigningKeys"]
+__all__ = ["DeliveryBuilder", "ManualClock", "SignedDelivery", "SigningKeys", "check_inbox"]
 
 RESOLVE_AFTER_SECONDS = 0.2
 """When ``jetpay_client`` takes a status read as proof that a capture was not carried out: the sandbox is on this host,
@@ -191,6 +194,27 @@ class ManualClock:
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.advance(seconds)
+
+
+async def check_inbox(
+    open_inbox: Callable[[], AbstractAsyncContextManager[EventInbox]], *, lease_seconds: float = 0.5
+) -> None:
+    """Check that an inbox of your own keeps what `jetpay_async.webhooks.inbox.EventInbox` promises.
+
+    It plays workers that receive the same events at the same time, a worker that dies, a handler that fails, gaps, and
+    the events of another account.
+
+    Args:
+        open_inbox: Opens one more inbox over the same storage, as another process would. The storage is empty at first;
+            the check leaves events in it.
+        lease_seconds: How long leases are in this check. It waits for one to run out.
+
+    Raises:
+        AssertionError: The inbox breaks a promise, which the message names.
+    """
+    from jetpay_async.webhooks._inbox_contract import check  # noqa: PLC0415 - only for runs that use it
+
+    await check(open_inbox, lease_seconds)
 
 
 @pytest.fixture

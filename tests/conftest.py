@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from unittest.mock import Mock
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import pytest
@@ -18,6 +20,8 @@ from hypothesis import settings
 # A loaded machine is slow, which is no fault of the code: the time that an example takes is not judged.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+_numbers = itertools.count()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -86,3 +90,17 @@ def postgres() -> Iterator[str]:
         connection.execute("SELECT pg_reload_conf()")
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture
+def postgres_database(postgres: str) -> Iterator[str]:
+    """A database of its own, dropped afterwards."""
+    import psycopg
+    from psycopg.sql import SQL, Identifier
+
+    name = f"jetpay_test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    yield urlunsplit(urlsplit(postgres)._replace(path=f"/{name}"))
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))

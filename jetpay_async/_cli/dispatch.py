@@ -9,14 +9,10 @@ from typing import Any
 __all__ = [
     "cancel",
     "capture",
-    "captures_backup",
     "captures_export",
     "captures_list",
-    "captures_prune",
-    "captures_resolve",
     "captures_retry_rejected",
     "captures_status",
-    "captures_verify",
     "demo",
     "preauthorize",
     "sandbox",
@@ -25,6 +21,7 @@ __all__ = [
     "webhooks_dead_letters_list",
     "webhooks_dead_letters_replay",
     "webhooks_explain",
+    "webhooks_init",
 ]
 
 
@@ -98,37 +95,16 @@ def captures_retry_rejected(**options: Any) -> int:
     return command(**options)
 
 
-def captures_resolve(**options: Any) -> int:
-    """Run ``jetpay captures resolve``."""
-    from jetpay_async._cli.commands.maintenance import resolve as command
-
-    return command(**options)
-
-
-def captures_verify(**options: Any) -> int:
-    """Run ``jetpay captures verify``."""
-    from jetpay_async._cli.commands.maintenance import verify as command
-
-    return command(**options)
-
-
-def captures_backup(**options: Any) -> int:
-    """Run ``jetpay captures backup``."""
-    from jetpay_async._cli.commands.maintenance import backup as command
-
-    return command(**options)
-
-
-def captures_prune(**options: Any) -> int:
-    """Run ``jetpay captures prune``."""
-    from jetpay_async._cli.commands.maintenance import prune as command
-
-    return command(**options)
-
-
 def webhooks_explain(**options: Any) -> int:
     """Run ``jetpay webhooks explain``."""
     from jetpay_async._cli.commands.webhooks import explain as command
+
+    return command(**options)
+
+
+def webhooks_init(**options: Any) -> int:
+    """Run ``jetpay webhooks init``."""
+    from jetpay_async._cli.commands.inbox import init as command
 
     return command(**options)
 

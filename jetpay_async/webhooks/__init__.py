@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox
     from jetpay_async.webhooks.keyset import KeySet
+    from jetpay_async.webhooks.postgres_inbox import PostgresInbox
     from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver, ensure_leased
     from jetpay_async.webhooks.remote_keyset import RemoteKeySet
     from jetpay_async.webhooks.router import EventRouter
@@ -100,6 +101,7 @@ __all__ = [
     "MalformedDeliveryError",
     "MemoryInbox",
     "PayloadMismatchError",
+    "PostgresInbox",
     "Reason",
     "RemoteKeySet",
     "SqliteInbox",
@@ -142,6 +144,7 @@ _HOMES = {
     "EventRouter": "router",
     "KeySet": "keyset",
     "MemoryInbox": "sqlite_inbox",
+    "PostgresInbox": "postgres_inbox",
     "RemoteKeySet": "remote_keyset",
     "SqliteInbox": "sqlite_inbox",
     "TransactionCompleted": "events",

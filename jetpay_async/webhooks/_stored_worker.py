@@ -71,6 +71,9 @@ class StoredEventWorker:
 
     def start(self) -> None:
         """Start the task, in the context of the caller."""
+        notify = getattr(self.inbox, "notify_of_stored", None)
+        if notify is not None:
+            notify(self.wake)
         self._task = asyncio.create_task(self._run())
 
     def wake(self) -> None:

@@ -13,9 +13,12 @@ the inbox                       each event
 ==============================  =======================================================================================
 `SqliteInbox`, marked after     is never lost and never handled twice at the same time. It is handled a second time only
 the handler                     after a crash (or a lost lease) between the handler's effect and the mark
+`PostgresInbox`, marked after   the same, for workers on any number of machines
+the handler
 your own transaction            has its effect exactly once: the mark commits together with what the handler wrote, or
-                                neither does. `SqliteInbox.mark_handled` does it for SQLite; an `EventInbox` of your
-                                own, whose `~EventInbox.handling` opens the transaction, for any other database
+                                neither does. `SqliteInbox.mark_handled` and `PostgresInbox.mark_handled` do it; an
+                                `EventInbox` of your own, whose `~EventInbox.handling` opens the transaction, for any
+                                other database
 `MemoryInbox`                   is handled again after every restart and by every further worker
 ==============================  =======================================================================================
 
@@ -90,6 +93,8 @@ class DeadLetter:
 
 class EventInbox(Protocol):
     """What a `~jetpay_async.webhooks.WebhookReceiver` needs to know which events were handled.
+
+    `jetpay_async.testing.check_inbox` tries an implementation of yours.
 
     Implement it to keep the marks in a database of your own. Each method is one atomic step, and ``owner`` is a token
     that no two deliveries share. An implementation whose `handling` inserts the mark in the transaction that the

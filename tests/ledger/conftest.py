@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 if sys.platform == "win32":  # no signal pauses a process there, and a ledger in a file needs flock
     collect_ignore = [f"test_{name}.py" for name in ("bounds", "controls", "kills", "stopped_postgres", "storage")]
 
-_numbers = itertools.count()
-
 
 @pytest.fixture
-def postgres_ledger(postgres: str) -> Iterator[str]:
+def postgres_ledger(postgres_database: str) -> str:
     """A database of its own, dropped afterwards."""
-    import psycopg
-    from psycopg.sql import SQL, Identifier
-
-    name = f"jetpay_test_{os.getpid()}_{next(_numbers)}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
-    yield urlunsplit(urlsplit(postgres)._replace(path=f"/{name}"))
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+    return postgres_database
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

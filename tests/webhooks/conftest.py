@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from jetpay_async.webhooks.inbox import EventInbox
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
-from tests.webhooks.inboxes import Inbox
+from tests.webhooks.inboxes import Durable, Inbox, TimedPostgresInbox
 from tests.webhooks.receivers import Shop
 from tests.webhooks.receiving import FakeClock
 
@@ -47,9 +48,31 @@ async def sqlite_inbox(path: Path, time: FakeClock) -> AsyncIterator[SqliteInbox
 
 
 @pytest_asyncio.fixture(params=["memory", "sqlite"])
-async def any_inbox(request: pytest.FixtureRequest, path: Path, time: FakeClock) -> AsyncIterator[Inbox]:
+async def sqlite_or_memory(request: pytest.FixtureRequest, path: Path, time: FakeClock) -> AsyncIterator[Inbox]:
     if request.param == "memory":
         yield MemoryInbox(clock=time.clock)
     else:
         async with SqliteInbox(path, clock=time.clock) as inbox:
             yield inbox
+
+
+@pytest_asyncio.fixture
+async def postgres_inbox(postgres_database: str, time: FakeClock) -> AsyncIterator[TimedPostgresInbox]:
+    async with TimedPostgresInbox(postgres_database, time) as inbox:
+        await inbox.create_tables()
+        yield inbox
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def any_inbox(request: pytest.FixtureRequest, path: Path, time: FakeClock) -> Iterator[EventInbox]:
+    if request.param == "memory":
+        yield MemoryInbox(clock=time.clock)
+    else:
+        yield request.getfixturevalue(f"{request.param}_inbox")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def durable_inbox(request: pytest.FixtureRequest) -> Durable:
+    """An inbox that stores events and has dead letters."""
+    found: Durable = request.getfixturevalue(f"{request.param}_inbox")
+    return found

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from jetpay_async.webhooks.postgres_inbox import PostgresInbox
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
-from tests.webhooks.receiving import events
+from tests.webhooks.receiving import FakeClock, events
 
 if TYPE_CHECKING:
     from jetpay_async.webhooks._inbox_rows import InboxRows
     from jetpay_async.webhooks.inbox import EventInbox
 
 Inbox: TypeAlias = MemoryInbox | SqliteInbox
+
+
+class TimedPostgresInbox(PostgresInbox):
+    """An inbox for which the server's time is that of a test's clock."""
+
+    def __init__(self, url: str, time: FakeClock) -> None:
+        super().__init__(url)
+        self.time = time
+
+    def _sql(self, statement: str) -> str:
+        self._now = f"to_timestamp({self.time.now!r})"
+        return super()._sql(statement)
+
+
+Durable: TypeAlias = SqliteInbox | TimedPostgresInbox
 
 SECONDS = 30.0
 

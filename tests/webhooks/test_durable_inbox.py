@@ -1,4 +1,4 @@
-"""Storing events in a SQLite file, and marking them in the application's own transaction."""
+"""Storing events, in a file or in PostgreSQL, and marking them in the application's own transaction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks.errors import LeaseLostError
 from jetpay_async.webhooks.events import decode
 from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
-from tests.webhooks.inboxes import SECONDS, handle, rows
+from tests.webhooks.inboxes import SECONDS, Durable, handle, rows
 from tests.webhooks.receiving import FakeClock, body_of, document, event, events
 
 if TYPE_CHECKING:
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 class TestStore:
     @pytest.mark.asyncio
-    async def test_stored_events_come_back_whole(self, sqlite_inbox: SqliteInbox) -> None:
+    async def test_stored_events_come_back_whole(self, durable_inbox: Durable) -> None:
         """What is taken equals what was stored: class, exact numbers, unknown fields."""
         stored = (event(1), event(2, state="failed"), event(3, type="cards.tokenized"), event(4, state="new-to-us"))
-        await sqlite_inbox.store(stored)
+        await durable_inbox.store(stored)
 
-        taken = await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=100)
+        taken = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=100)
 
         assert tuple(taken) == stored
         assert [type(one) for one in taken] == [type(one) for one in stored]
 
     @pytest.mark.asyncio
-    async def test_stored_events_know_their_webhook(self, sqlite_inbox: SqliteInbox) -> None:
+    async def test_stored_events_know_their_webhook(self, durable_inbox: Durable) -> None:
         """Each stored event comes back with the webhook that delivered it first."""
         for webhook_id, event_id in ((7, 1), (8, 2), (9, 1)):
-            await sqlite_inbox.store(decode(body_of([document(event_id)], webhook_id=webhook_id)).events)
+            await durable_inbox.store(decode(body_of([document(event_id)], webhook_id=webhook_id)).events)
 
-        claimed = await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        claimed = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9)
 
         assert [(one.id, one.webhook_id) for one in claimed] == [(1, 7), (2, 8)]
 
     @pytest.mark.asyncio
-    async def test_storing_twice_stores_once(self, sqlite_inbox: SqliteInbox) -> None:
+    async def test_storing_twice_stores_once(self, durable_inbox: Durable) -> None:
         """A redelivery adds only what is not there yet, whether that was handled or not."""
-        first = await sqlite_inbox.store(events(1, 2))
-        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=1)
-        async with sqlite_inbox.handling(event(1), owner="a"):
+        first = await durable_inbox.store(events(1, 2))
+        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=1)
+        async with durable_inbox.handling(event(1), owner="a"):
             pass
-        second = await sqlite_inbox.store(events(1, 2, 3))
+        second = await durable_inbox.store(events(1, 2, 3))
 
         assert (first.new, first.known, first.last_seen) == ({1, 2}, set(), None)
         assert (second.new, second.known, second.last_seen) == ({3}, {1, 2}, 2)
@@ -67,53 +67,53 @@ class TestStore:
         assert await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9) == ()
 
     @pytest.mark.asyncio
-    async def test_an_event_that_was_only_leased_is_stored_too(self, sqlite_inbox: SqliteInbox) -> None:
+    async def test_an_event_that_was_only_leased_is_stored_too(self, durable_inbox: Durable) -> None:
         """An event that an earlier delivery left unhandled, without storing it, is on disk after storing."""
-        await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
-        await sqlite_inbox.release(owner="a")
+        await durable_inbox.lease(events(1), owner="a", seconds=SECONDS)
+        await durable_inbox.release(owner="a")
 
-        assert await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9) == ()
-        assert (await sqlite_inbox.store(events(1))).new == {1}
-        assert await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9) == events(1)
+        assert await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9) == ()
+        assert (await durable_inbox.store(events(1))).new == {1}
+        assert await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9) == events(1)
 
     @pytest.mark.asyncio
-    async def test_one_owner_takes_at_a_time(self, sqlite_inbox: SqliteInbox, time: FakeClock) -> None:
+    async def test_one_owner_takes_at_a_time(self, durable_inbox: Durable, time: FakeClock) -> None:
         """While one worker has stored events the others get none, and all of its rest once its lease has run out."""
-        await sqlite_inbox.store(events(1, 2, 3))
-        first = await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=2)
-        second = await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=2)
+        await durable_inbox.store(events(1, 2, 3))
+        first = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=2)
+        second = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=2)
         time.tick(SECONDS)
-        third = await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9)
+        third = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9)
 
         assert [first, second, third] == [events(1, 2), (), events(1, 2, 3)]
 
     @pytest.mark.asyncio
-    async def test_deferred_events_hold_their_transaction(self, sqlite_inbox: SqliteInbox, time: FakeClock) -> None:
+    async def test_deferred_events_hold_their_transaction(self, durable_inbox: Durable, time: FakeClock) -> None:
         """A deferred event keeps the later ones of its transaction waiting, and nothing else."""
         stored = [event(n, transaction=transaction) for n, transaction in ((1, "x"), (2, "y"), (3, "x"))]
         stored += [event(4, type="cards.tokenized"), event(5, type="cards.tokenized")]
-        await sqlite_inbox.store(stored)
-        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        await durable_inbox.store(stored)
+        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9)
         for one in (stored[0], stored[3]):
-            await sqlite_inbox.reschedule(one, owner="a", seconds=10)
-        await sqlite_inbox.release(owner="a")
+            await durable_inbox.reschedule(one, owner="a", seconds=10)
+        await durable_inbox.release(owner="a")
 
-        early = await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9)
-        await sqlite_inbox.release(owner="b")
+        early = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9)
+        await durable_inbox.release(owner="b")
         time.tick(10)
-        late = await sqlite_inbox.claim(owner="c", seconds=SECONDS, limit=9)
+        late = await durable_inbox.claim(owner="c", seconds=SECONDS, limit=9)
 
         assert [one.id for one in early] == [2, 5]
         assert [one.id for one in late] == [1, 2, 3, 4, 5]
 
     @pytest.mark.asyncio
-    async def test_only_the_owner_defers(self, sqlite_inbox: SqliteInbox) -> None:
+    async def test_only_the_owner_defers(self, durable_inbox: Durable) -> None:
         """A worker that lost an event can't put it off for the one that has it."""
-        await sqlite_inbox.store(events(1))
-        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9)
-        await sqlite_inbox.reschedule(event(1), owner="b", seconds=10)
+        await durable_inbox.store(events(1))
+        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        await durable_inbox.reschedule(event(1), owner="b", seconds=10)
 
-        assert await sqlite_inbox.renew([1], owner="a", seconds=SECONDS) == {1}
+        assert await durable_inbox.renew([1], owner="a", seconds=SECONDS) == {1}
 
 
 class TestOwnTransaction:

@@ -9,7 +9,7 @@ import pytest
 
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 from jetpay_async.webhooks.events import decode
-from jetpay_async.webhooks.inbox import DurableEventInbox
+from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 from tests.webhooks.inboxes import SECONDS, Inbox, handle, rows
 from tests.webhooks.receiving import FakeClock, body_of, document, event, events
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.asyncio
-async def test_new_events_are_leased_to_who_asks_first(any_inbox: Inbox) -> None:
+async def test_new_events_are_leased_to_who_asks_first(any_inbox: EventInbox) -> None:
     """Of two owners the first gets the events, and the second is told that they are busy."""
     first = await any_inbox.lease(events(1, 2), owner="a", seconds=SECONDS)
     second = await any_inbox.lease(events(1, 2), owner="b", seconds=SECONDS)
@@ -29,7 +29,7 @@ async def test_new_events_are_leased_to_who_asks_first(any_inbox: Inbox) -> None
 
 
 @pytest.mark.asyncio
-async def test_an_owner_may_ask_twice(any_inbox: Inbox) -> None:
+async def test_an_owner_may_ask_twice(any_inbox: EventInbox) -> None:
     """Events that the owner holds already are its own, not busy."""
     await any_inbox.lease(events(1), owner="a", seconds=SECONDS)
 
@@ -37,7 +37,7 @@ async def test_an_owner_may_ask_twice(any_inbox: Inbox) -> None:
 
 
 @pytest.mark.asyncio
-async def test_nothing_behind_a_busy_event_is_taken(any_inbox: Inbox) -> None:
+async def test_nothing_behind_a_busy_event_is_taken(any_inbox: EventInbox) -> None:
     """Events at and after the first busy one stay untaken, handled or not, since they could not be handled in order."""
     await handle(any_inbox, 1, 5)
     await any_inbox.lease(events(3), owner="a", seconds=SECONDS)
@@ -49,7 +49,7 @@ async def test_nothing_behind_a_busy_event_is_taken(any_inbox: Inbox) -> None:
 
 
 @pytest.mark.asyncio
-async def test_marked_events_are_handled_for_everyone(any_inbox: Inbox) -> None:
+async def test_marked_events_are_handled_for_everyone(any_inbox: EventInbox) -> None:
     """A marked event is skipped for every owner, also the one that marked it, however late."""
     await handle(any_inbox, 1, owner="a")
 
@@ -58,7 +58,7 @@ async def test_marked_events_are_handled_for_everyone(any_inbox: Inbox) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_lease_that_ran_out_is_taken_over(any_inbox: Inbox, time: FakeClock) -> None:
+async def test_a_lease_that_ran_out_is_taken_over(any_inbox: EventInbox, time: FakeClock) -> None:
     """After its time a lease goes to whoever asks, and the one who had it can neither renew nor mark."""
     await any_inbox.lease(events(1, 2), owner="a", seconds=SECONDS)
     time.tick(SECONDS)
@@ -77,7 +77,7 @@ async def test_a_lease_that_ran_out_is_taken_over(any_inbox: Inbox, time: FakeCl
 
 
 @pytest.mark.asyncio
-async def test_a_lease_lasts_until_the_very_end(any_inbox: Inbox, time: FakeClock) -> None:
+async def test_a_lease_lasts_until_the_very_end(any_inbox: EventInbox, time: FakeClock) -> None:
     """A moment before its time is up a lease still keeps the others out."""
     await any_inbox.lease(events(1), owner="a", seconds=SECONDS)
     time.tick(SECONDS - 0.001)
@@ -86,7 +86,7 @@ async def test_a_lease_lasts_until_the_very_end(any_inbox: Inbox, time: FakeCloc
 
 
 @pytest.mark.asyncio
-async def test_renewing_counts_from_now(any_inbox: Inbox, time: FakeClock) -> None:
+async def test_renewing_counts_from_now(any_inbox: EventInbox, time: FakeClock) -> None:
     """A renewed lease keeps the others out for its whole length again."""
     await any_inbox.lease(events(1), owner="a", seconds=SECONDS)
     time.tick(20)
@@ -98,7 +98,7 @@ async def test_renewing_counts_from_now(any_inbox: Inbox, time: FakeClock) -> No
 
 
 @pytest.mark.asyncio
-async def test_renewing_tells_marked_events_as_the_owners(any_inbox: Inbox) -> None:
+async def test_renewing_tells_marked_events_as_the_owners(any_inbox: EventInbox) -> None:
     """An event that was marked while the renewal was on its way does not look lost."""
     await handle(any_inbox, 1, owner="a")
 
@@ -106,7 +106,7 @@ async def test_renewing_tells_marked_events_as_the_owners(any_inbox: Inbox) -> N
 
 
 @pytest.mark.asyncio
-async def test_released_events_are_free_at_once(any_inbox: Inbox) -> None:
+async def test_released_events_are_free_at_once(any_inbox: EventInbox) -> None:
     """Releasing frees what is not marked, and only the owner's."""
     await any_inbox.lease(events(1, 2), owner="a", seconds=SECONDS)
     await any_inbox.lease(events(3), owner="b", seconds=SECONDS)
@@ -120,7 +120,7 @@ async def test_released_events_are_free_at_once(any_inbox: Inbox) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_block_that_raises_marks_nothing(any_inbox: Inbox) -> None:
+async def test_a_block_that_raises_marks_nothing(any_inbox: EventInbox) -> None:
     """The event of a handler that failed is still to be handled."""
     await any_inbox.lease(events(1), owner="a", seconds=SECONDS)
 
@@ -133,7 +133,7 @@ async def test_a_block_that_raises_marks_nothing(any_inbox: Inbox) -> None:
 
 
 @pytest.mark.asyncio
-async def test_another_accounts_event_is_rejected(any_inbox: Inbox) -> None:
+async def test_another_accounts_event_is_rejected(any_inbox: EventInbox) -> None:
     """A known id with another creation time is not taken for handled, in the same way however it is known."""
     await handle(any_inbox, 1)
     other = event(1, created_at="2026-01-22T10:15:30.123457Z")
@@ -146,7 +146,7 @@ async def test_another_accounts_event_is_rejected(any_inbox: Inbox) -> None:
 
 
 @pytest.mark.asyncio
-async def test_the_same_moment_in_another_zone_is_the_same_event(any_inbox: Inbox) -> None:
+async def test_the_same_moment_in_another_zone_is_the_same_event(any_inbox: EventInbox) -> None:
     """What counts is the moment of creation, not how it is written."""
     await handle(any_inbox, 1)
     again = event(1, created_at="2026-01-22T05:15:30.123456-05:00")
@@ -155,7 +155,7 @@ async def test_the_same_moment_in_another_zone_is_the_same_event(any_inbox: Inbo
 
 
 @pytest.mark.asyncio
-async def test_a_rejected_lease_takes_nothing(any_inbox: Inbox) -> None:
+async def test_a_rejected_lease_takes_nothing(any_inbox: EventInbox) -> None:
     """Leasing is all or nothing: the events before a conflicting one are not taken either."""
     await handle(any_inbox, 2)
 
@@ -177,7 +177,7 @@ async def test_a_rejected_lease_takes_nothing(any_inbox: Inbox) -> None:
     ],
 )
 async def test_last_event_id_ends_before_what_is_missing(
-    any_inbox: Inbox, handled: list[int], open_: list[int], expected: int | None
+    any_inbox: EventInbox, handled: list[int], open_: list[int], expected: int | None
 ) -> None:
     """Everything from the lowest id to the last event id is handled, so a replay from there brings all that is not."""
     await any_inbox.lease(events(*open_), owner="a", seconds=SECONDS)
@@ -187,7 +187,7 @@ async def test_last_event_id_ends_before_what_is_missing(
 
 
 @pytest.mark.asyncio
-async def test_the_highest_id_seen_before_is_told(any_inbox: Inbox) -> None:
+async def test_the_highest_id_seen_before_is_told(any_inbox: EventInbox) -> None:
     """A lease tells the highest id that had arrived before it, handled or not, for the gap watch."""
     first = await any_inbox.lease(events(5), owner="a", seconds=SECONDS)
     second = await any_inbox.lease(events(3, 6), owner="a", seconds=SECONDS)
@@ -197,80 +197,84 @@ async def test_the_highest_id_seen_before_is_told(any_inbox: Inbox) -> None:
 
 
 @pytest.mark.asyncio
-async def test_old_events_are_folded_and_never_forgotten(any_inbox: Inbox, time: FakeClock) -> None:
+async def test_old_events_are_folded_and_never_forgotten(sqlite_or_memory: Inbox, time: FakeClock) -> None:
     """Handled events past the time to keep take no rows any more, and are still known; gaps and open ones stay."""
-    await handle(any_inbox, 1, 2, 3, 5, 6, 9)
-    await any_inbox.lease(events(7), owner="dead", seconds=1)
+    await handle(sqlite_or_memory, 1, 2, 3, 5, 6, 9)
+    await sqlite_or_memory.lease(events(7), owner="dead", seconds=1)
     time.tick(40 * 86_400)
-    await handle(any_inbox, 10)
+    await handle(sqlite_or_memory, 10)
 
-    assert await rows(any_inbox, "SELECT event_id FROM jetpay_inbox ORDER BY 1") == [(7,), (10,)]
-    assert await rows(any_inbox, "SELECT first, last FROM jetpay_inbox_range ORDER BY 1") == [(1, 3), (5, 6), (9, 9)]
-    leased = await any_inbox.lease(events(0, 1, 3, 4, 6, 7, 8, 9), owner="b", seconds=SECONDS)
+    assert await rows(sqlite_or_memory, "SELECT event_id FROM jetpay_inbox ORDER BY 1") == [(7,), (10,)]
+    assert await rows(sqlite_or_memory, "SELECT first, last FROM jetpay_inbox_range ORDER BY 1") == [
+        (1, 3),
+        (5, 6),
+        (9, 9),
+    ]
+    leased = await sqlite_or_memory.lease(events(0, 1, 3, 4, 6, 7, 8, 9), owner="b", seconds=SECONDS)
     assert (leased.handled, leased.mine, leased.last_seen) == ({1, 3, 6, 9}, {0, 4, 7, 8}, 10)
 
 
 @pytest.mark.asyncio
-async def test_another_accounts_event_is_noticed_after_folding(any_inbox: Inbox, time: FakeClock) -> None:
+async def test_another_accounts_event_is_noticed_after_folding(sqlite_or_memory: Inbox, time: FakeClock) -> None:
     """An event that was folded is still separated from one of another account with the same id."""
-    await handle(any_inbox, *range(250, 260))
+    await handle(sqlite_or_memory, *range(250, 260))
     time.tick(31 * 86_400)
-    await handle(any_inbox, 260)
+    await handle(sqlite_or_memory, 260)
     time.tick(31 * 86_400)
-    await handle(any_inbox, 261)
-    assert await rows(any_inbox, "SELECT first, last FROM jetpay_inbox_range") == [(250, 260)]
+    await handle(sqlite_or_memory, 261)
+    assert await rows(sqlite_or_memory, "SELECT first, last FROM jetpay_inbox_range") == [(250, 260)]
 
     for event_id in (250, 255, 256, 259, 260):
-        assert (await any_inbox.lease(events(event_id), owner="b", seconds=SECONDS)).handled == {event_id}
+        assert (await sqlite_or_memory.lease(events(event_id), owner="b", seconds=SECONDS)).handled == {event_id}
         other = event(event_id, created_at="2026-01-22T10:15:30.123457Z")
         with pytest.raises(InboxError, match=f"event {event_id} was delivered before with another createdAt") as caught:
-            await any_inbox.lease([other], owner="b", seconds=SECONDS)
+            await sqlite_or_memory.lease([other], owner="b", seconds=SECONDS)
         assert caught.value.reason == "conflict"
 
 
 @pytest.mark.asyncio
-async def test_ranges_tell_the_webhook(any_inbox: Inbox, time: FakeClock) -> None:
+async def test_ranges_tell_the_webhook(sqlite_or_memory: Inbox, time: FakeClock) -> None:
     """Events of one webhook fold into one range, those of another beside them into another, without a gap."""
     for webhook_id, event_ids in ((1, (1, 2)), (2, (3, 4)), (1, (5,))):
         batch = decode(body_of([document(event_id) for event_id in event_ids], webhook_id=webhook_id)).events
-        await any_inbox.lease(batch, owner="a", seconds=SECONDS)
+        await sqlite_or_memory.lease(batch, owner="a", seconds=SECONDS)
         for one in batch:
-            async with any_inbox.handling(one, owner="a"):
+            async with sqlite_or_memory.handling(one, owner="a"):
                 pass
     time.tick(31 * 86_400)
-    await handle(any_inbox, 6)
+    await handle(sqlite_or_memory, 6)
 
-    assert await rows(any_inbox, "SELECT * FROM jetpay_inbox_range ORDER BY first") == [
+    assert await rows(sqlite_or_memory, "SELECT * FROM jetpay_inbox_range ORDER BY first") == [
         ("", 1, 2, 1),
         ("", 3, 4, 2),
         ("", 5, 5, 1),
     ]
-    assert await any_inbox.last_contiguous_event_id() == 6
+    assert await sqlite_or_memory.last_contiguous_event_id() == 6
 
 
 @pytest.mark.asyncio
-async def test_ranges_grow_together(any_inbox: Inbox, time: FakeClock) -> None:
+async def test_ranges_grow_together(sqlite_or_memory: Inbox, time: FakeClock) -> None:
     """Folding joins a run with the range below it and the one above it, so a history without gaps is one range."""
     for part in ([1, 2], [5, 6], [3, 4], [7]):
-        await handle(any_inbox, *part)
+        await handle(sqlite_or_memory, *part)
         time.tick(31 * 86_400)
-    await handle(any_inbox, 8)
+    await handle(sqlite_or_memory, 8)
 
-    assert await rows(any_inbox, "SELECT first, last FROM jetpay_inbox_range") == [(1, 7)]
-    assert await any_inbox.last_contiguous_event_id() == 8
+    assert await rows(sqlite_or_memory, "SELECT first, last FROM jetpay_inbox_range") == [(1, 7)]
+    assert await sqlite_or_memory.last_contiguous_event_id() == 8
 
 
 @pytest.mark.asyncio
-async def test_folding_keeps_up(any_inbox: Inbox, time: FakeClock) -> None:
+async def test_folding_keeps_up(sqlite_or_memory: Inbox, time: FakeClock) -> None:
     """However many events grow old at once, each delivery folds more of them than it brings."""
-    await any_inbox.lease(events(*range(1, 601)), owner="a", seconds=SECONDS)
-    await rows(any_inbox, f"UPDATE jetpay_inbox SET handled_at = {time.now}")
+    await sqlite_or_memory.lease(events(*range(1, 601)), owner="a", seconds=SECONDS)
+    await rows(sqlite_or_memory, f"UPDATE jetpay_inbox SET handled_at = {time.now}")
     time.tick(31 * 86_400)
     for event_id in (601, 602, 603):
-        await handle(any_inbox, event_id)
+        await handle(sqlite_or_memory, event_id)
 
-    assert await rows(any_inbox, "SELECT count(*) FROM jetpay_inbox") == [(3,)]
-    assert await rows(any_inbox, "SELECT first, last FROM jetpay_inbox_range") == [(1, 600)]
+    assert await rows(sqlite_or_memory, "SELECT count(*) FROM jetpay_inbox") == [(3,)]
+    assert await rows(sqlite_or_memory, "SELECT first, last FROM jetpay_inbox_range") == [(1, 600)]
 
 
 def test_only_the_inbox_on_disk_is_a_store() -> None:

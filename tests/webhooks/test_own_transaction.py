@@ -75,35 +75,33 @@ class SqliteShop:
 
 
 class PostgresShop:
-    def __init__(self, pages: Pages, dsn: str) -> None:
+    def __init__(self, pages: Pages) -> None:
         self._module = pages.load("shop_postgres")
         self.router: EventRouter = self._module.router
-        self.inbox: EventInbox = self._module.PostgresInbox(dsn)
+        self.inbox: EventInbox = self._module.inbox
         self._connect = self._module.AsyncConnection.connect
-        self._dsn = dsn
+        self._dsn = self._module.DATABASE
 
     async def open(self) -> None:
+        await self._module.inbox.create_tables()
         async with await self._connect(self._dsn) as connection:
-            await connection.execute("DROP TABLE IF EXISTS jetpay_inbox, orders")
-            await connection.execute(self._module.TABLES)
+            await connection.execute("CREATE TABLE orders (debit_id text PRIMARY KEY, payments int DEFAULT 0)")
             for n in range(1, 4):
                 await connection.execute("INSERT INTO orders (debit_id) VALUES (%s)", [f"t-{n}"])
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        await self._module.inbox.aclose()
 
     @contextmanager
     def failing(self) -> Iterator[None]:
         """Let the transaction fail once everything is written."""
-        connections = self._module.AsyncConnection
-        execute = connections.execute
+        mark_handled = self._module.inbox.mark_handled
 
-        async def fail(connection: object, query: str, *arguments: object) -> object:
-            cursor: object = await execute(connection, query, *arguments)
-            if query.startswith("INSERT INTO orders"):
-                raise ZeroDivisionError
-            return cursor
+        async def fail(*arguments: object) -> None:
+            await mark_handled(*arguments)
+            raise ZeroDivisionError
 
-        with patch.object(connections, "execute", fail):
+        with patch.object(self._module.inbox, "mark_handled", fail):
             yield
 
     async def payments(self) -> Payments:
@@ -113,9 +111,10 @@ class PostgresShop:
 
 
 @pytest_asyncio.fixture(params=["sqlite", "postgres"])
-async def shop(request: pytest.FixtureRequest, pages: Pages) -> AsyncIterator[Shop]:
-    in_file = request.param == "sqlite"
-    shop: Shop = SqliteShop(pages) if in_file else PostgresShop(pages, request.getfixturevalue("postgres"))
+async def shop(request: pytest.FixtureRequest, pages: Pages, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    if request.param == "postgres":
+        monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("postgres_database"))
+    shop: Shop = SqliteShop(pages) if request.param == "sqlite" else PostgresShop(pages)
     await shop.open()
     yield shop
     await shop.close()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jetpay_async._cli.commands.inbox import open_inbox
 from jetpay_async._cli.io.console import to_json, write_message, write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._text import printable
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.webhooks import SqliteInbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,19 +43,13 @@ def discard(*, inbox: str, source: str, event_ids: Sequence[int]) -> int:
     return ExitStatus.DONE
 
 
-def _open(path: str, source: str) -> SqliteInbox:
-    if not Path(path).is_file():
-        raise ConfigurationError(f"argument --inbox: there is no file {path}")
-    return SqliteInbox(path, source=source)
-
-
-async def _read(path: str, source: str) -> Sequence[DeadLetter]:
-    async with _open(path, source) as inbox:
+async def _read(place: str, source: str) -> Sequence[DeadLetter]:
+    async with open_inbox(place, source) as inbox:
         return await inbox.dead_letters()
 
 
-async def _change(path: str, source: str, event_ids: Sequence[int], *, replay: bool) -> None:
-    async with _open(path, source) as inbox:
+async def _change(place: str, source: str, event_ids: Sequence[int], *, replay: bool) -> None:
+    async with open_inbox(place, source) as inbox:
         known = {letter.event.id for letter in await inbox.dead_letters()}
         unknown = [event_id for event_id in event_ids if event_id not in known]
         if unknown:

@@ -1,0 +1,250 @@
+"""The tables and statements of an inbox in PostgreSQL.
+
+Every event that arrived has a row, for good: some hundred bytes, so ids and their times are never forgotten. Times are
+the server's, the only clock that all machines share. Rows that another transaction holds are skipped, never waited for:
+such a transaction is the user's own, which may last.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+NOW = "clock_timestamp()"
+
+# Run in this order; also what `jetpay webhooks init --print-sql` prints.
+CREATE = (
+    # The identity separates databases: a mark in another one would mean nothing.
+    """
+    CREATE TABLE jetpay_inbox_schema (
+        version integer NOT NULL,
+        identity text NOT NULL DEFAULT md5(random()::text || clock_timestamp()::text)
+    )
+    """,
+    """
+    INSERT INTO jetpay_inbox_schema (version) VALUES (1)
+    """,
+    """
+    CREATE TABLE jetpay_inbox (
+        source text NOT NULL,
+        event_id bigint NOT NULL,
+        created_at bigint NOT NULL,
+        transaction_id text,
+        owner text,
+        leased_until double precision NOT NULL DEFAULT 0,
+        handled_at double precision,
+        document bytea,
+        webhook_id bigint,
+        attempts integer NOT NULL DEFAULT 0,
+        PRIMARY KEY (source, event_id)
+    )
+    """,
+    """
+    CREATE INDEX jetpay_inbox_open ON jetpay_inbox (source, event_id) WHERE handled_at IS NULL
+    """,
+    """
+    CREATE INDEX jetpay_inbox_open_transaction ON jetpay_inbox (source, transaction_id, event_id)
+    WHERE handled_at IS NULL
+    """,
+    """
+    CREATE INDEX jetpay_inbox_leased ON jetpay_inbox (source, owner) WHERE handled_at IS NULL AND owner IS NOT NULL
+    """,
+    """
+    CREATE TABLE jetpay_inbox_contiguous (
+        source text PRIMARY KEY,
+        first bigint NOT NULL,
+        last bigint NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE jetpay_inbox_dead_letter (
+        source text NOT NULL,
+        event_id bigint NOT NULL,
+        transaction_id text,
+        webhook_id bigint,
+        document bytea NOT NULL,
+        attempts integer NOT NULL,
+        error text NOT NULL,
+        failed_at double precision NOT NULL,
+        PRIMARY KEY (source, event_id)
+    )
+    """,
+)
+
+# An advisory lock's keys, which all applications of a database share: chosen by chance.
+SCHEMA_LOCK = "SELECT pg_advisory_xact_lock(7203518846230917544)"
+CLAIM_LOCK = "SELECT pg_try_advisory_xact_lock(1483920557, hashtext(%(source)s))"
+
+HAS_TABLES = "SELECT 1 FROM pg_class WHERE relname = 'jetpay_inbox_schema' AND pg_table_is_visible(oid)"
+VERSION_FOUND = "SELECT version FROM jetpay_inbox_schema"
+
+# A transaction's settings are its own: a pooler may lend the connection to others in between. JIT compiles each
+# statement whose costs are overestimated, which takes longer than these run.
+BEGIN = """
+    BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+    SET LOCAL synchronous_commit = on;
+    SET LOCAL jit = off;
+    SET LOCAL lock_timeout = '{lock_timeout:.0f}ms';
+    SET LOCAL statement_timeout = '60s';
+    SET LOCAL idle_in_transaction_session_timeout = '60s'
+"""
+
+LAST_SEEN = "SELECT max(event_id) FROM jetpay_inbox WHERE source = %(source)s"
+
+# Without NOT EXISTS, a row that the user's own transaction has marked would be waited for.
+ARRIVE = """
+    INSERT INTO jetpay_inbox (source, event_id, created_at, webhook_id)
+    SELECT %(source)s, o.event_id, o.created_at, o.webhook_id
+    FROM unnest(%(ids)s::bigint[], %(times)s::bigint[], %(webhooks)s::bigint[]) AS o(event_id, created_at, webhook_id)
+    WHERE NOT EXISTS (SELECT FROM jetpay_inbox i WHERE i.source = %(source)s AND i.event_id = o.event_id)
+    ORDER BY o.event_id
+    ON CONFLICT DO NOTHING
+"""
+CONFLICTS = """
+    SELECT i.event_id, i.webhook_id
+    FROM jetpay_inbox i
+    JOIN unnest(%(ids)s::bigint[], %(times)s::bigint[]) AS o(event_id, created_at) ON o.event_id = i.event_id
+    WHERE i.source = %(source)s AND i.created_at <> o.created_at
+    ORDER BY i.event_id LIMIT 1
+"""
+HANDLED = """
+    SELECT event_id FROM jetpay_inbox
+    WHERE source = %(source)s AND event_id = ANY(%(ids)s) AND handled_at IS NOT NULL
+"""
+FREE = """
+    SELECT event_id FROM jetpay_inbox
+    WHERE source = %(source)s AND event_id = ANY(%(ids)s) AND handled_at IS NULL
+    AND (owner IS NULL OR owner = %(owner)s OR leased_until <= {now})
+    ORDER BY event_id
+    FOR UPDATE SKIP LOCKED
+"""
+TAKE = """
+    UPDATE jetpay_inbox SET owner = %(owner)s, leased_until = {now} + %(seconds)s
+    WHERE source = %(source)s AND event_id = ANY(%(ids)s)
+"""
+
+_OWN = """
+    source = %(source)s AND event_id IN (
+        SELECT event_id FROM jetpay_inbox
+        WHERE source = %(source)s AND owner = %(owner)s AND handled_at IS NULL
+        ORDER BY event_id
+        FOR UPDATE SKIP LOCKED
+    )
+"""
+RENEW = "UPDATE jetpay_inbox SET leased_until = {now} + %(seconds)s WHERE {own}".replace("{own}", _OWN)
+RELEASE = "UPDATE jetpay_inbox SET owner = NULL, leased_until = 0 WHERE {own}".replace("{own}", _OWN)
+OWNED = """
+    SELECT event_id FROM jetpay_inbox
+    WHERE source = %(source)s AND event_id = ANY(%(ids)s) AND owner = %(owner)s
+"""
+
+MARK = """
+    UPDATE jetpay_inbox SET handled_at = {now}, document = NULL
+    WHERE source = %(source)s AND event_id = ANY(%(ids)s) AND owner = %(owner)s AND handled_at IS NULL
+"""
+
+STORED = """
+    SELECT event_id FROM jetpay_inbox
+    WHERE source = %(source)s AND event_id = ANY(%(ids)s) AND (handled_at IS NOT NULL OR document IS NOT NULL)
+"""
+STORE = """
+    UPDATE jetpay_inbox i SET document = o.document, transaction_id = o.transaction_id
+    FROM unnest(%(ids)s::bigint[], %(transactions)s::text[], %(documents)s::bytea[])
+        AS o(event_id, transaction_id, document)
+    WHERE i.source = %(source)s AND i.event_id = o.event_id AND i.handled_at IS NULL
+"""
+NOTIFY = "SELECT pg_notify('jetpay_inbox', %(source)s)"
+
+CLAIMED = """
+    SELECT 1 FROM jetpay_inbox
+    WHERE source = %(source)s AND handled_at IS NULL AND owner IS NOT NULL AND leased_until > {now}
+    LIMIT 1
+"""
+DUE = """
+    SELECT event_id, webhook_id, document FROM jetpay_inbox i
+    WHERE source = %(source)s AND handled_at IS NULL AND document IS NOT NULL AND leased_until <= {now}
+    AND NOT EXISTS (
+        SELECT FROM jetpay_inbox w
+        WHERE w.source = i.source AND w.transaction_id = i.transaction_id AND w.event_id < i.event_id
+        AND w.handled_at IS NULL AND w.document IS NOT NULL AND w.leased_until > {now}
+    )
+    ORDER BY event_id LIMIT %(limit)s
+    FOR UPDATE NOWAIT
+"""
+RESCHEDULE = """
+    UPDATE jetpay_inbox SET owner = NULL, leased_until = {now} + %(seconds)s
+    WHERE source = %(source)s AND event_id = %(id)s AND owner = %(owner)s AND handled_at IS NULL
+"""
+
+COUNT_FAILURE = """
+    UPDATE jetpay_inbox SET attempts = attempts + 1
+    WHERE source = %(source)s AND event_id = %(id)s AND owner = %(owner)s AND handled_at IS NULL
+    RETURNING attempts
+"""
+ATTEMPTS = "SELECT attempts FROM jetpay_inbox WHERE source = %(source)s AND event_id = %(id)s AND owner = %(owner)s"
+ADD_DEAD_LETTER = """
+    INSERT INTO jetpay_inbox_dead_letter
+        (source, event_id, transaction_id, webhook_id, document, attempts, error, failed_at)
+    VALUES (%(source)s, %(id)s, %(transaction)s, %(webhook)s, %(document)s, %(attempts)s, %(error)s, {now})
+    ON CONFLICT (source, event_id) DO UPDATE
+    SET document = excluded.document, attempts = excluded.attempts, error = excluded.error,
+        failed_at = excluded.failed_at
+"""
+DEAD_LETTERS = """
+    SELECT webhook_id, document, attempts, error, failed_at FROM jetpay_inbox_dead_letter
+    WHERE source = %(source)s ORDER BY event_id
+"""
+REMOVE_DEAD_LETTER = """
+    DELETE FROM jetpay_inbox_dead_letter WHERE source = %(source)s AND event_id = %(id)s
+    RETURNING document, transaction_id
+"""
+REPLAY = """
+    UPDATE jetpay_inbox
+    SET document = %(document)s, transaction_id = %(transaction)s, handled_at = NULL, owner = NULL, leased_until = 0,
+        attempts = 0
+    WHERE source = %(source)s AND event_id = %(id)s
+"""
+# What is below a replayed event is contiguous still; it is not.
+FORGET_CONTIGUOUS = """
+    DELETE FROM jetpay_inbox_contiguous WHERE source = %(source)s AND last >= %(id)s
+"""
+
+# The rows up to `last` were read once, and are not read again; a lower id that arrives later begins anew.
+CONTIGUOUS = """
+    WITH lowest AS (SELECT min(event_id) AS first FROM jetpay_inbox WHERE source = %(source)s),
+    known AS (
+        SELECT c.last FROM jetpay_inbox_contiguous c, lowest WHERE c.source = %(source)s AND c.first = lowest.first
+    ),
+    run AS (
+        SELECT event_id, event_id - row_number() OVER (ORDER BY event_id) AS gap, handled_at IS NULL AS is_open
+        FROM (
+            SELECT event_id, handled_at FROM jetpay_inbox
+            WHERE source = %(source)s AND event_id >= coalesce((SELECT last FROM known), -1)
+            ORDER BY event_id LIMIT %(limit)s
+        ) AS rows
+    ),
+    broken AS (
+        SELECT min(event_id) AS at FROM run WHERE is_open OR gap <> (SELECT gap FROM run ORDER BY event_id LIMIT 1)
+    )
+    SELECT (SELECT first FROM lowest), max(event_id), (SELECT at FROM broken) IS NULL AND count(*) = %(limit)s
+    FROM run WHERE event_id < coalesce((SELECT at FROM broken), 9223372036854775807)
+"""
+REMEMBER_CONTIGUOUS = """
+    INSERT INTO jetpay_inbox_contiguous (source, first, last) VALUES (%(source)s, %(first)s, %(last)s)
+    ON CONFLICT (source) DO UPDATE SET first = excluded.first, last = excluded.last
+"""
+
+# For transactions of the user's, by any driver. The first statement of the two tells which transaction and database it
+# is in; the second one changes nothing unless it is in the same, so it changes nothing under autocommit.
+WHICH_TRANSACTION = "SELECT txid_current(), (SELECT identity FROM jetpay_inbox_schema)"
+MARK_IN_TRANSACTION = """
+    WITH marked AS (
+        UPDATE jetpay_inbox SET handled_at = {now}, document = NULL
+        WHERE source = CAST(:source AS text) AND event_id = CAST(:id AS bigint) AND owner = CAST(:owner AS text)
+        AND handled_at IS NULL AND txid_current() = CAST(:txid AS bigint)
+        RETURNING event_id
+    )
+    SELECT txid_current() = CAST(:txid AS bigint), (SELECT count(*) FROM marked), (
+        SELECT count(*) FROM jetpay_inbox
+        WHERE source = CAST(:source AS text) AND event_id = CAST(:id AS bigint) AND owner = CAST(:owner AS text)
+    )
+"""
+IDENTITY = "SELECT identity FROM jetpay_inbox_schema"

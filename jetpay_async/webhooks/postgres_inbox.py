@@ -1,0 +1,589 @@
+"""The inbox in PostgreSQL, shared by the processes of many machines: ``pip install 'jetpay-async[postgres]'``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias, TypeVar
+
+try:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+except ImportError as _missing:
+    raise ImportError(
+        "jetpay_async.webhooks.PostgresInbox needs psycopg: pip install 'jetpay-async[postgres]'"
+    ) from _missing
+
+from jetpay_async._core.fork import ForkGuard
+from jetpay_async._core.log import logger
+from jetpay_async._core.secret import Secret
+from jetpay_async._core.validation import check_seconds
+from jetpay_async.errors import ConfigurationError
+from jetpay_async.webhooks import _postgres_sql as sql
+from jetpay_async.webhooks._foreign_transaction import fetch_row, fetch_row_in_thread
+from jetpay_async.webhooks._records import (
+    DeadLetterRow,
+    EventKey,
+    conflict,
+    dead_letters_from,
+    key_of,
+    record_of,
+    require_dead_letter,
+    taken_over,
+)
+from jetpay_async.webhooks.errors import InboxError, LeaseLostError
+from jetpay_async.webhooks.events import Event, StoredDocument, decode_stored
+from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored
+
+__all__ = ["PostgresInbox"]
+
+T = TypeVar("T")
+
+_Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
+
+# What the URL does not set itself. A dead network is noticed before a lease is over.
+_DEFAULTS: Final[Mapping[str, str | int]] = {
+    "application_name": "jetpay_async",
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# How many rows one step towards the last contiguous id reads.
+_CONTIGUOUS_STEP = 10_000
+_LISTEN_PAUSE_SECONDS = 5.0
+
+_owner: ContextVar[str] = ContextVar("jetpay_postgres_inbox_owner")
+
+
+class PostgresInbox:
+    """Remember handled events in PostgreSQL: the inbox for receivers on any number of machines.
+
+    It is also a `DurableEventInbox`, which stores the events of ``WebhookReceiver(acknowledge="after_storing")``, and a
+    `DeadLetterInbox`, which sets aside what can't be handled. Make its tables once, with ``jetpay webhooks init``, with
+    `create_tables`, or by a migration of yours with the statements of `create_statements`.
+
+    **In your own transaction.** `mark_handled` marks the event in the transaction that your handler writes in, on your
+    own connection to the same database: of psycopg, asyncpg or SQLAlchemy. The mark and what you wrote commit together,
+    which makes the effect exactly once.
+
+    Each process holds one connection, opened on first use, and one more while stored events are handled. A row stays
+    for each event, some hundred bytes.
+
+    Args:
+        url: ``postgresql://user:password@host:5432/database``. Through a pooler, one that pools transactions will do.
+        source: Which Jetpay account the events come from, if several share the tables: ids are unique within one
+            account.
+        lock_timeout: Seconds to wait for the locks of other transactions, before an `InboxError` says ``locked``.
+
+    Raises:
+        ConfigurationError: The URL can't be read.
+        InvalidArgumentError: ``lock_timeout`` is not a number of seconds above 0.
+    """
+
+    def __init__(self, url: str, *, source: str = "", lock_timeout: float = 5.0) -> None:
+        secret = Secret(url)
+        del url  # error reporters collect local variables, those of a constructor that fails too
+        self._source = source
+        self._lock_timeout = check_seconds("lock_timeout", lock_timeout)
+        self._conninfo = _conninfo(secret)
+        self._now = sql.NOW
+        self._connection: _Connection | None = None
+        self._in_use = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened_in: ForkGuard | None = None
+        self._identity: str | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # Tables
+
+    @staticmethod
+    def create_statements() -> Sequence[str]:
+        """Return the statements that make the tables, in their order, for a migration of yours."""
+        return tuple("\n".join(line.strip() for line in each.strip().splitlines()) for each in sql.CREATE)
+
+    async def create_tables(self) -> None:
+        """Make the tables, unless they are there.
+
+        Raises:
+            InboxError: The database can't be reached or written, or its tables are of a newer release.
+        """
+
+        async def create(connection: _Connection) -> None:
+            await _execute(connection, sql.SCHEMA_LOCK)
+            if await _value(connection, sql.HAS_TABLES) is None:
+                for statement in sql.CREATE:
+                    await _execute(connection, statement)
+
+        await self._run(create, check=False)
+        await self._run(_nothing)
+
+    # EventInbox
+
+    async def lease(self, events: Sequence[Event], *, owner: str, seconds: float) -> Leased:
+        """Lease the events that are not handled; see `EventInbox.lease`."""
+        keys = [key_of(event) for event in events]
+        ids = [key.event_id for key in keys]
+
+        async def lease(connection: _Connection) -> Leased:
+            last_seen = await self._arrive(connection, keys)
+            handled = frozenset(await self._ids(connection, sql.HANDLED, ids=ids))
+            free = frozenset(await self._ids(connection, sql.FREE, ids=ids, owner=owner))
+            waiting = [event_id for event_id in ids if event_id not in handled]
+            first_busy = next((place for place, event_id in enumerate(waiting) if event_id not in free), len(waiting))
+            mine = waiting[:first_busy]
+            await self._change(connection, sql.TAKE, ids=mine, owner=owner, seconds=seconds)
+            return Leased(
+                mine=frozenset(mine), handled=handled, busy=frozenset(waiting[first_busy:]), last_seen=last_seen
+            )
+
+        return await self._run(lease)
+
+    async def renew(self, event_ids: Iterable[int], *, owner: str, seconds: float) -> frozenset[int]:
+        """Extend the leases by some seconds; see `EventInbox.renew`."""
+        ids = list(event_ids)
+
+        async def renew(connection: _Connection) -> frozenset[int]:
+            await self._change(connection, sql.RENEW, owner=owner, seconds=seconds)
+            return frozenset(await self._ids(connection, sql.OWNED, ids=ids, owner=owner))
+
+        return await self._run(renew)
+
+    @asynccontextmanager
+    async def handling(self, event: Event, *, owner: str) -> AsyncGenerator[None]:
+        """Mark the event when the block succeeds; see `EventInbox.handling`."""
+        token = _owner.set(owner)
+        try:
+            yield
+        finally:
+            _owner.reset(token)
+
+        async def mark(connection: _Connection) -> None:
+            marked = await self._change(connection, sql.MARK, ids=[event.id], owner=owner)
+            if not marked and not await self._ids(connection, sql.OWNED, ids=[event.id], owner=owner):
+                raise taken_over(event.id)
+
+        await self._run(mark)
+
+    async def release(self, *, owner: str) -> None:
+        """Release what is leased and not marked; see `EventInbox.release`."""
+        await self._run(lambda connection: self._change(connection, sql.RELEASE, owner=owner))
+
+    async def last_contiguous_event_id(self) -> int | None:
+        """Return the id up to which nothing is missing; see `EventInbox.last_contiguous_event_id`."""
+
+        async def advance(connection: _Connection) -> tuple[int | None, bool]:
+            first, last, goes_on = await self._row(connection, sql.CONTIGUOUS, limit=_CONTIGUOUS_STEP)
+            if last is not None:
+                await self._change(connection, sql.REMEMBER_CONTIGUOUS, first=first, last=last)
+            return last, goes_on
+
+        goes_on = True
+        last: int | None = None
+        while goes_on:
+            last, goes_on = await self._run(advance)
+        return last
+
+    # DurableEventInbox
+
+    async def store(self, events: Sequence[Event]) -> Stored:
+        """Write events to disk, all or none; see `DurableEventInbox.store`."""
+        records = {event.id: record_of(event) for event in events}
+        ids = list(records)
+
+        async def store(connection: _Connection) -> Stored:
+            last_seen = await self._arrive(connection, [record.key for record in records.values()])
+            known = frozenset(await self._ids(connection, sql.STORED, ids=ids))
+            new = [record for event_id, record in records.items() if event_id not in known]
+            await self._change(
+                connection,
+                sql.STORE,
+                ids=[record.key.event_id for record in new],
+                transactions=[record.transaction_id for record in new],
+                documents=[record.document for record in new],
+            )
+            if new:
+                await self._change(connection, sql.NOTIFY)
+            return Stored(new=frozenset(records) - known, known=known, last_seen=last_seen)
+
+        return await self._run(store)
+
+    async def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
+        """Lease the first stored events that are due; see `DurableEventInbox.claim`."""
+
+        async def claim(connection: _Connection) -> Sequence[StoredDocument]:
+            if not await self._value(connection, sql.CLAIM_LOCK):
+                return ()
+            if await self._value(connection, sql.CLAIMED) is not None:
+                return ()
+            try:
+                async with connection.transaction():
+                    due = await self._rows(connection, sql.DUE, limit=limit)
+            except psycopg.errors.LockNotAvailable:
+                # Somebody's own transaction is about to mark one of them.
+                return ()
+            await self._change(connection, sql.TAKE, ids=[row[0] for row in due], owner=owner, seconds=seconds)
+            return tuple(StoredDocument(webhook_id, document) for _, webhook_id, document in due)
+
+        return decode_stored(await self._run(claim))
+
+    async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
+        """Release one event for later; see `DurableEventInbox.reschedule`."""
+        await self._run(
+            lambda connection: self._change(connection, sql.RESCHEDULE, id=event.id, owner=owner, seconds=seconds)
+        )
+
+    def notify_of_stored(self, wake: Callable[[], None]) -> None:
+        """Call a function when any process has stored events: a hint, besides which the receiver polls.
+
+        Args:
+            wake: Called in the event loop that this is called in, until the inbox is closed.
+        """
+        if self._listening is None or self._listening.done():
+            self._listening = asyncio.create_task(self._listen(wake), name="jetpay inbox notifications")
+
+    # DeadLetterInbox
+
+    async def record_failure(self, event: Event, *, owner: str, error: str, max_attempts: int) -> FailedAttempt:
+        """Count a failed attempt; see `DeadLetterInbox.record_failure`."""
+        record = record_of(event)
+
+        async def record_attempt(connection: _Connection) -> FailedAttempt:
+            attempts = await self._value(connection, sql.COUNT_FAILURE, id=event.id, owner=owner)
+            if attempts is None:
+                # A handler may fail after it has marked its event in a transaction of its own.
+                attempts = await self._value(connection, sql.ATTEMPTS, id=event.id, owner=owner)
+                if attempts is None:
+                    raise LeaseLostError(f"event {event.id} was taken over by another worker")
+                return FailedAttempt(attempts=attempts, is_dead=False)
+            if attempts < max_attempts:
+                return FailedAttempt(attempts=attempts, is_dead=False)
+            await self._change(
+                connection,
+                sql.ADD_DEAD_LETTER,
+                id=event.id,
+                transaction=record.transaction_id,
+                webhook=record.key.webhook_id,
+                document=record.document,
+                attempts=attempts,
+                error=error.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            )
+            await self._change(connection, sql.MARK, ids=[event.id], owner=owner)
+            return FailedAttempt(attempts=attempts, is_dead=True)
+
+        return await self._run(record_attempt)
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """Return all dead letters; see `DeadLetterInbox.dead_letters`."""
+
+        async def read(connection: _Connection) -> Sequence[DeadLetterRow]:
+            return [DeadLetterRow(*row) for row in await self._rows(connection, sql.DEAD_LETTERS)]
+
+        return dead_letters_from(await self._run(read))
+
+    async def replay_dead_letter(self, event_id: int) -> None:
+        """Store a dead letter's event again; see `DeadLetterInbox.replay_dead_letter`."""
+
+        async def replay(connection: _Connection) -> bool:
+            rows = await self._rows(connection, sql.REMOVE_DEAD_LETTER, id=event_id)
+            for document, transaction_id in rows:
+                await self._change(connection, sql.REPLAY, id=event_id, document=document, transaction=transaction_id)
+                await self._change(connection, sql.FORGET_CONTIGUOUS, id=event_id)
+                await self._change(connection, sql.NOTIFY)
+            return bool(rows)
+
+        require_dead_letter(event_id, found=await self._run(replay))
+
+    async def discard_dead_letter(self, event_id: int) -> None:
+        """Forget a dead letter; see `DeadLetterInbox.discard_dead_letter`."""
+
+        async def discard(connection: _Connection) -> bool:
+            return bool(await self._rows(connection, sql.REMOVE_DEAD_LETTER, id=event_id))
+
+        require_dead_letter(event_id, found=await self._run(discard))
+
+    # In a transaction of the user's
+
+    async def mark_handled(self, connection: object, event: Event) -> None:
+        """Mark the event in your own transaction, on your own connection to the same database.
+
+        Call it in a handler, before you commit. The mark and what you wrote then commit together, which makes the
+        effect exactly once. It works the same with a Session whose ``rowcount`` would say nothing.
+
+        Args:
+            connection: With your writes in an open transaction: psycopg's AsyncConnection, asyncpg's Connection,
+                SQLAlchemy's AsyncSession or AsyncConnection.
+            event: The handler's event.
+
+        Raises:
+            LeaseLostError: Another worker has the event: let it propagate, so that your transaction is rolled back.
+            ConfigurationError: Called outside of a handler; or the connection is none of these, commits each statement
+                by itself (autocommit), or is to another database.
+        """
+        owner = _current_owner()
+        txid, found = await fetch_row(connection, sql.WHICH_TRANSACTION, {})
+        _check_identity(found, self._identity)
+        row = await fetch_row(connection, self._sql(sql.MARK_IN_TRANSACTION), self._mark(event, owner, txid))
+        _check_marked(event, row)
+
+    def mark_handled_in_thread(self, connection: object, event: Event) -> None:
+        """Do the same on a synchronous connection, in a thread that the handler started with `asyncio.to_thread`.
+
+        Args:
+            connection: psycopg's Connection, SQLAlchemy's Session or Connection.
+            event: The handler's event.
+
+        Raises:
+            LeaseLostError: As for `mark_handled`.
+            ConfigurationError: As for `mark_handled`.
+        """
+        owner = _current_owner()
+        txid, found = fetch_row_in_thread(connection, sql.WHICH_TRANSACTION, {})
+        _check_identity(found, self._identity)
+        row = fetch_row_in_thread(connection, self._sql(sql.MARK_IN_TRANSACTION), self._mark(event, owner, txid))
+        _check_marked(event, row)
+
+    def _mark(self, event: Event, owner: str, txid: int) -> Mapping[str, object]:
+        return {"source": self._source, "id": event.id, "owner": owner, "txid": txid}
+
+    # Life
+
+    async def aclose(self) -> None:
+        """Close the connections. Using the inbox afterwards raises `ConfigurationError`; closing it twice does nothing.
+
+        In a forked child this leaves them alone: they are the parent's.
+        """
+        self._closed = True
+        if self._opened_in is not None and self._opened_in.forked:
+            return
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.cancel()
+            await asyncio.wait([listening])
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def __aenter__(self) -> Self:
+        if self._closed:
+            self._closed = False
+            self._in_use = asyncio.Lock()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        shown = self._conninfo.reveal() if hasattr(self, "_conninfo") else ""
+        parts = conninfo_to_dict(shown)
+        place = f"{parts.get('host', '')}/{parts.get('dbname', '')}"
+        return f"PostgresInbox({place!r}, source={self._source!r})"
+
+    # Statements
+
+    def _sql(self, statement: str) -> str:
+        return statement.replace("{now}", f"CAST(extract(epoch FROM {self._now}) AS float8)")
+
+    async def _rows(self, connection: _Connection, statement: str, **parameters: object) -> list[tuple[Any, ...]]:
+        cursor = await connection.execute(self._sql(statement).encode(), {"source": self._source, **parameters})
+        return await cursor.fetchall()
+
+    async def _row(self, connection: _Connection, statement: str, **parameters: object) -> tuple[Any, ...]:
+        (row,) = await self._rows(connection, statement, **parameters)
+        return row
+
+    async def _value(self, connection: _Connection, statement: str, **parameters: object) -> Any:
+        rows = await self._rows(connection, statement, **parameters)
+        return rows[0][0] if rows else None
+
+    async def _ids(self, connection: _Connection, statement: str, **parameters: object) -> list[int]:
+        return [row[0] for row in await self._rows(connection, statement, **parameters)]
+
+    async def _change(self, connection: _Connection, statement: str, **parameters: object) -> int:
+        return (
+            await connection.execute(self._sql(statement).encode(), {"source": self._source, **parameters})
+        ).rowcount
+
+    async def _arrive(self, connection: _Connection, keys: Sequence[EventKey]) -> int | None:
+        """Add a row for each event that has none; return the highest id that was there before."""
+        last_seen: int | None = await self._value(connection, sql.LAST_SEEN)
+        ids, times, webhooks = (list(column) for column in zip(*keys, strict=True)) if keys else ([], [], [])
+        await self._change(connection, sql.ARRIVE, ids=ids, times=times, webhooks=webhooks)
+        for event_id, webhook_id in await self._rows(connection, sql.CONFLICTS, ids=ids, times=times):
+            raise conflict(next(key for key in keys if key.event_id == event_id), webhook_id)
+        return last_seen
+
+    # Connections
+
+    async def _run(self, step: Callable[[_Connection], Awaitable[T]], *, check: bool = True) -> T:
+        """Run a step in a transaction; once more on a new connection if the old one turns out to be lost.
+
+        Each step may be repeated: it gives the same owner the same events, or marks what is marked.
+        """
+        self._check_usable()
+        async with self._in_use:
+            had_one = self._connection is not None
+            try:
+                return await self._run_once(step, check=check)
+            except psycopg.OperationalError as error:
+                if not had_one or self._connection is not None:
+                    raise self._explained(error) from None
+            except psycopg.Error as error:
+                raise self._explained(error) from None
+            try:
+                return await self._run_once(step, check=check)
+            except psycopg.Error as error:
+                raise self._explained(error) from None
+
+    async def _run_once(self, step: Callable[[_Connection], Awaitable[T]], *, check: bool) -> T:
+        connection = self._connection
+        try:
+            if connection is None:
+                connection = self._connection = await self._connect()
+            await connection.execute(sql.BEGIN.format(lock_timeout=self._lock_timeout * 1000).encode())
+            if check and self._identity is None:
+                self._identity = await self._checked_identity(connection)
+            result = await step(connection)
+            await connection.execute("COMMIT")
+        except BaseException:
+            if connection is not None:
+                await self._recover(connection)
+            raise
+        return result
+
+    async def _recover(self, connection: _Connection) -> None:
+        with contextlib.suppress(psycopg.Error):
+            await connection.execute("ROLLBACK")
+        if connection.closed:
+            self._connection = None
+
+    async def _connect(self) -> _Connection:
+        self._opened_in = ForkGuard()
+        self._loop = asyncio.get_running_loop()
+        return await psycopg.AsyncConnection.connect(self._conninfo.reveal(), autocommit=True, prepare_threshold=None)
+
+    async def _checked_identity(self, connection: _Connection) -> str:
+        if await _value(connection, sql.HAS_TABLES) is None:
+            raise ConfigurationError(
+                f"{self!r} has no tables yet: run 'jetpay webhooks init', or await inbox.create_tables()"
+            )
+        version: int = await _value(connection, sql.VERSION_FOUND)
+        if version > sql.VERSION:
+            raise InboxError(
+                f"the inbox's tables were made by a newer release (schema {version}, this one knows {sql.VERSION});"
+                f" upgrade jetpay-async",
+                reason="newer_schema",
+            )
+        identity: str = await _value(connection, sql.IDENTITY)
+        return identity
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise ConfigurationError(f"{self!r} is closed")
+        if self._connection is None:
+            return
+        if self._opened_in is not None and self._opened_in.forked:
+            raise ConfigurationError(f"{self!r} was opened before a fork; make one in each worker")
+        if self._loop is not asyncio.get_running_loop():
+            raise ConfigurationError(f"{self!r} was opened in another event loop; close it there, or make one in each")
+
+    def _explained(self, error: psycopg.Error) -> InboxError:
+        """Say what an error of PostgreSQL means; its frames hold the documents, and its texts may hold the password."""
+        said = " ".join((error.diag.message_primary or str(error)).split())
+        password = conninfo_to_dict(self._conninfo.reveal()).get("password")
+        if password:
+            said = said.replace(str(password), "***")
+        reason = _REASONS.get(error.sqlstate or "", "unavailable")
+        return InboxError(f"the inbox's database: {said}", reason=reason)
+
+    async def _listen(self, wake: Callable[[], None]) -> None:
+        while True:
+            try:
+                async with await self._connect_to_listen() as connection:
+                    await connection.execute("LISTEN jetpay_inbox")
+                    # What was stored before this moment was not heard of.
+                    wake()
+                    async for notification in connection.notifies():
+                        if notification.payload == self._source:
+                            wake()
+            except psycopg.Error as error:
+                logger.debug("the inbox hears no notifications, so it polls: %s", type(error).__name__)
+            await asyncio.sleep(_LISTEN_PAUSE_SECONDS)
+
+    async def _connect_to_listen(self) -> _Connection:
+        return await psycopg.AsyncConnection.connect(self._conninfo.reveal(), autocommit=True)
+
+
+_PORTS = re.compile(r"[0-9,]*")
+_REASONS = {
+    "55P03": "locked",
+    "57014": "locked",
+    "25006": "readonly",
+    "42501": "readonly",
+    "53100": "full",
+    "XX001": "damaged",
+    "XX002": "damaged",
+}
+
+
+async def _nothing(_: _Connection) -> None:
+    """Do nothing but what every step does: check the tables."""
+
+
+async def _execute(connection: _Connection, statement: str) -> None:
+    await connection.execute(statement.encode())
+
+
+async def _value(connection: _Connection, statement: str) -> Any:
+    row = await (await connection.execute(statement.encode())).fetchone()
+    return None if row is None else row[0]
+
+
+def _conninfo(secret: Secret[str]) -> Secret[str]:
+    """Read a URL, and quote nothing of one that can't be read: any part of it may be one of a password."""
+    with contextlib.suppress(psycopg.ProgrammingError):
+        parts = conninfo_to_dict(secret.reveal())
+        place, port, name = (str(parts.get(part) or "") for part in ("host", "port", "dbname"))
+        # A password with an @ or a / in it is read up to there, and the rest of it as one of these.
+        if "://" in secret.reveal() and "@" not in place and not set("@/") & set(name) and _PORTS.fullmatch(port):
+            return Secret(make_conninfo("", **{**_DEFAULTS, **parts}))
+        del parts, place, port, name
+    raise ConfigurationError(
+        "url: this URL can't be read; write postgresql://user:password@host:5432/database, and special characters in"
+        " the password as %XX"
+    )
+
+
+def _current_owner() -> str:
+    owner = _owner.get(None)
+    if owner is None:
+        raise ConfigurationError("mark_handled() belongs in a handler that a WebhookReceiver called")
+    return owner
+
+
+def _check_identity(found: str, expected: str | None) -> None:
+    if found != expected:
+        raise ConfigurationError(
+            "mark_handled() was given a connection to another database than the inbox's: mark and effect would not"
+            " commit together"
+        )
+
+
+def _check_marked(event: Event, row: Sequence[Any]) -> None:
+    in_transaction, marked, owned = row
+    if not in_transaction:
+        raise ConfigurationError(
+            "mark_handled() was given a connection that commits each statement by itself (autocommit): open a"
+            " transaction, so that mark and effect commit together"
+        )
+    if not marked and not owned:
+        raise taken_over(event.id)
