@@ -5,6 +5,7 @@ The Python versions are the classifiers of ``pyproject.toml``; those that are no
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import subprocess
@@ -91,11 +92,12 @@ def run_tests(session: nox.Session, *arguments: str, measured: bool = False) -> 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, and that no imports form a circle."""
+    """Check style, formatting, that no imports form a circle, and the forge's workflows."""
     session.install(*GROUPS["lint"])
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-logo", "--no-cache")
+    session.run("zizmor", "--offline", "--no-progress", ".github")
 
 
 @nox.session
@@ -141,6 +143,40 @@ def docs(session: nox.Session) -> None:
     """Run the examples of the README, of the other pages and of the docstrings."""
     install(session, "test", "frameworks")
     session.run("pytest", "README.md", "docs/captures.md", "--doctest-modules", "jetpay_async", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build what is published into ``dist``, check it, and list what it installs (a bill of materials).
+
+    It is built twice, since the same commit is to give the same bytes on any machine.
+    """
+    session.install(*GROUPS["package"])
+    work = Path(session.create_tmp()).resolve()
+    dist, again, installed = ROOT / "dist", work / "again", work / "installed"
+    fixed = {"SOURCE_DATE_EPOCH": "1767225600"}
+    for directory in (dist, again):
+        shutil.rmtree(directory, ignore_errors=True)
+        session.run("python", "-m", "build", "--quiet", "--outdir", str(directory), env=fixed)
+    names = sorted(path.name for path in dist.iterdir())
+    _, different, missing = filecmp.cmpfiles(dist, again, names, shallow=False)
+    if different or missing:
+        session.error(f"not the same when built again: {', '.join(different + missing)}")
+    session.run("twine", "check", "--strict", *(str(dist / name) for name in names))
+    (wheel,) = dist.glob("*.whl")
+    session.run("check-wheel-contents", str(wheel))
+    session.run("python", "-m", "venv", "--clear", str(installed))
+    python = next(path for path in (installed / "bin/python", installed / "Scripts/python.exe") if path.exists())
+    session.run(str(python), "-m", "pip", "install", "--quiet", f"{wheel}[all]", external=True)
+    session.run("cyclonedx-py", "environment", str(python), "--output-file", str(work / "jetpay-async.cdx.json"))
+
+
+@nox.session
+def portable(session: nox.Session) -> None:
+    """Run the tests of the client and of the webhooks, which need no Linux."""
+    install(session, "test")
+    paths = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_*.py"))]
+    session.run("pytest", *SIDE_BY_SIDE, "-m", "not endurance", "tests/core", "tests/batch", "tests/webhooks", *paths)
 
 
 @nox.session

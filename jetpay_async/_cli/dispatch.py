@@ -9,10 +9,14 @@ from typing import Any
 __all__ = [
     "cancel",
     "capture",
+    "captures_backup",
     "captures_export",
     "captures_list",
+    "captures_prune",
+    "captures_resolve",
     "captures_retry_rejected",
     "captures_status",
+    "captures_verify",
     "demo",
     "preauthorize",
     "sandbox",
@@ -91,6 +95,34 @@ def captures_export(**options: Any) -> int:
 def captures_retry_rejected(**options: Any) -> int:
     """Run ``jetpay captures retry-rejected``."""
     from jetpay_async._cli.commands.captures import retry_rejected as command
+
+    return command(**options)
+
+
+def captures_resolve(**options: Any) -> int:
+    """Run ``jetpay captures resolve``."""
+    from jetpay_async._cli.commands.maintenance import resolve as command
+
+    return command(**options)
+
+
+def captures_verify(**options: Any) -> int:
+    """Run ``jetpay captures verify``."""
+    from jetpay_async._cli.commands.maintenance import verify as command
+
+    return command(**options)
+
+
+def captures_backup(**options: Any) -> int:
+    """Run ``jetpay captures backup``."""
+    from jetpay_async._cli.commands.maintenance import backup as command
+
+    return command(**options)
+
+
+def captures_prune(**options: Any) -> int:
+    """Run ``jetpay captures prune``."""
+    from jetpay_async._cli.commands.maintenance import prune as command
 
     return command(**options)
 

@@ -332,7 +332,7 @@ def _add_captures(add_parser: AddParser) -> None:
     captures = add_parser(
         "captures",
         help="inspect and repair a capture ledger",
-        description="Inspect and repair a capture ledger. No token is needed, and nothing is sent.",
+        description="Inspect and repair a capture ledger. Nothing is captured, and only `resolve` needs a token.",
     )
     add_nested = captures.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     parser = _add_ledger(add_nested, "status", "show the progress of the batches", run=dispatch.captures_status)
@@ -361,21 +361,84 @@ def _add_captures(add_parser: AddParser) -> None:
         run=dispatch.captures_retry_rejected,
         required=True,
     )
-    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    _add_yes(parser)
     _add_json(parser, "their number")
+
+    parser = _add_ledger(
+        add_nested,
+        "resolve",
+        "read the status of accepted and unknown debits, and record what it says; nothing is sent",
+        run=dispatch.captures_resolve,
+        epilog=_RESOLVE_STATUSES,
+    )
+    parser.add_argument(
+        "--account", metavar="LABEL", help="a label of your account; a ledger of another one is refused"
+    )
+    _add_connection(parser)
+    _add_json(parser, "where each batch stands, one per line,")
+
+    parser = _add_whole_ledger(
+        add_nested,
+        "verify",
+        "check the file, the tables and the counts of a ledger, and show what it holds",
+        run=dispatch.captures_verify,
+        epilog=_VERIFY_STATUSES,
+    )
+    _add_json(parser, "what was found")
+
+    parser = _add_whole_ledger(
+        add_nested, "backup", "copy a ledger to a new file, also while runs are alive", run=dispatch.captures_backup
+    )
+    parser.add_argument("file", metavar="FILE", help="the new file, on a local disk")
+    _add_json(parser, "its size")
+
+    parser = _add_whole_ledger(
+        add_nested,
+        "prune",
+        "remove batches that are finished, but for the ids of their captured debits",
+        run=dispatch.captures_prune,
+    )
+    parser.add_argument(
+        "--before",
+        required=True,
+        type=_past,
+        metavar="TIME",
+        help="those finished before: a date or a time (UTC), or an age in days, such as 90d; "
+        "batches with a debit that is not resolved always stay",
+    )
+    _add_yes(parser)
+    _add_json(parser, "what was removed")
 
 
 def _add_ledger(
-    add_parser: AddParser, name: str, summary: str, *, run: Callable[..., int], required: bool = False
+    add_parser: AddParser,
+    name: str,
+    summary: str,
+    *,
+    run: Callable[..., int],
+    required: bool = False,
+    epilog: str | None = None,
 ) -> argparse.ArgumentParser:
-    parser = _add(add_parser, name, summary, run=run, epilog=_LEDGER_STATUSES)
-    parser.add_argument(
-        "--ledger", required=True, metavar="LEDGER", help="a file that `jetpay capture` created, or a postgresql:// URL"
-    )
+    """Add a command about a batch of a ledger, or about all of them."""
+    parser = _add_whole_ledger(add_parser, name, summary, run=run, epilog=epilog)
     parser.add_argument(
         "--batch", required=required, metavar="NAME", help="the batch" if required else "only this batch"
     )
     return parser
+
+
+def _add_whole_ledger(
+    add_parser: AddParser, name: str, summary: str, *, run: Callable[..., int], epilog: str | None = None
+) -> argparse.ArgumentParser:
+    parser = _add(add_parser, name, summary, run=run, epilog=epilog or _LEDGER_STATUSES)
+    parser.add_argument(
+        "--ledger", required=True, metavar="LEDGER", help="a file that `jetpay capture` created, or a postgresql:// URL"
+    )
+    return parser
+
+
+def _add_yes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _add_state(parser: argparse.ArgumentParser, summary: str) -> None:
@@ -392,6 +455,25 @@ exit status:
   2    an invalid argument, or a ledger that is absent or can't be used
   74   done, but stdout or the file could not be written
   130  interrupted, or not confirmed; nothing was changed
+"""
+
+
+_RESOLVE_STATUSES = """\
+exit status:
+  0    no debit is accepted or unknown any more
+  2    an invalid argument or configuration, or a ledger that can't be used
+  3    stopped, for the reason shown; nothing was lost
+  4    the outcome of some is still UNKNOWN
+  5    some are still only accepted
+  130  interrupted; nothing was lost
+"""
+
+_VERIFY_STATUSES = """\
+exit status:
+  0    no problem was found
+  1    problems were found; each is shown
+  2    an invalid argument, or a ledger that is absent or can't be read
+  74   done, but stdout could not be written
 """
 
 
@@ -535,6 +617,16 @@ def _amount(text: str) -> Decimal:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not an amount in dollars with at most two decimals, such as 100.50"
         ) from None
+
+
+def _past(text: str) -> float:
+    """Read a time, or an age in days."""
+    import time  # noqa: PLC0415 - `--help` does not need it
+
+    days = text[:-1]
+    if not (text.endswith("d") and days.isdecimal()):
+        return _timestamp(text)
+    return _timestamp(str(time.time() - int(days) * 86400))
 
 
 def _timestamp(text: str) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
@@ -59,6 +60,24 @@ class Connection(Protocol):
 
     def guard_submission(self) -> None:
         """Keep other submissions waiting until the end of the transaction."""
+
+    def allow_long_statements(self) -> None:
+        """Let statements take as long as a submission may, until the end of the transaction."""
+
+    def objects(self) -> frozenset[str]:
+        """Name the columns of the tables, and the indexes."""
+        ...
+
+    def integrity_problems(self) -> list[str]:
+        """Say what is wrong with the database itself."""
+        ...
+
+    def back_up(self, path: str | os.PathLike[str]) -> None:
+        """Copy the ledger, as it is at this moment, to a new file.
+
+        Raises:
+            ConfigurationError: It can't be done.
+        """
 
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""

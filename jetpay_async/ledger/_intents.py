@@ -84,7 +84,7 @@ class OutcomeRecord:
     id: int
     debit_id: str
     intent: int | None
-    """Which intent it belongs to; None for an accepted debit, which nobody owns."""
+    """Which intent it belongs to; None for a debit that has an outcome already, and which nobody owns."""
     state: DebitState
     attempts: int
     resolve_first: bool = False
@@ -99,6 +99,8 @@ class OutcomeRecord:
     status: int | None = None
     request_id: str | None = None
     reason: str | None = None
+    follows: DebitState = DebitState.ACCEPTED
+    """The outcome that it replaces, if there is one."""
     as_expected: bool = False
     """Whether the request that the claim counted was answered by ``paid``; nearly all are, and recorded tersely."""
 
@@ -238,12 +240,13 @@ def record(connection: Connection, entries: Sequence[OutcomeRecord], *, owner: i
         by_batch.setdefault(batch_of(entry.id), []).append(entry)
     # In one order, so that two owners can't wait for each other.
     for batch in sorted(by_batch):
-        followed = [entry for entry in by_batch[batch] if entry.intent is None]
         own = [entry for entry in by_batch[batch] if entry.intent is not None]
         if own:
             _record(connection, batch, own, owner)
-        if followed:
-            _record_followed(connection, batch, followed)
+        for earlier in (DebitState.ACCEPTED, DebitState.UNKNOWN):
+            followed = [entry for entry in by_batch[batch] if entry.intent is None and entry.follows is earlier]
+            if followed:
+                _record_followed(connection, batch, followed, earlier)
 
 
 def _record(connection: Connection, batch: int, entries: list[OutcomeRecord], owner: int) -> None:
@@ -269,15 +272,16 @@ def _record(connection: Connection, batch: int, entries: list[OutcomeRecord], ow
         _count(connection, batch, counts, finished=counts.total())
 
 
-def _record_followed(connection: Connection, batch: int, entries: list[OutcomeRecord]) -> None:
-    """Record what became of accepted debits."""
-    final = [entry for entry in entries if entry.state is not DebitState.ACCEPTED]
+def _record_followed(connection: Connection, batch: int, entries: list[OutcomeRecord], earlier: DebitState) -> None:
+    """Record what became of debits that were accepted, or unknown."""
+    final = [entry for entry in entries if entry.state is not earlier]
     base = _reserve_sequence(connection, batch, len(final))
     rows = _rows(entries, final, start=1)
-    connection.change(connection.statements.record_followed, {"outcomes": rows, "base": base})
+    parameters = {"outcomes": rows, "base": base, "earlier": earlier.value}
+    connection.change(connection.statements.record_followed, parameters)
     counts = _recorded(connection, final, base, len(final)) if final else Counter[str]()
     if counts.total():
-        counts[DebitState.ACCEPTED.value] = -counts.total()
+        counts[earlier.value] = -counts.total()
         _count(connection, batch, counts, finished=0)
 
 
@@ -316,4 +320,4 @@ def _row(entry: OutcomeRecord, place: int | None) -> dict[str, object]:
 
 
 def _is_recorded(field: attrs.Attribute[object], _: object) -> bool:
-    return field.name not in {"as_expected", "debit_id"}
+    return field.name not in {"as_expected", "debit_id", "follows"}

@@ -48,6 +48,7 @@ DIALECT = Dialect(
     pending="",
     sending="",
     claim="FOR UPDATE OF d SKIP LOCKED",
+    lock_rows="FOR UPDATE OF b",
     # Every debit leaves the index of its state twice; what is left of it there must not wait for the usual fifth.
     often_changed="WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)",
 )
@@ -243,7 +244,7 @@ class PostgresConnection:
 
     def _make_or_migrate(self) -> None:
         self.begin(writes=True)
-        self._wait_long()
+        self.allow_long_statements()
         self.query("SELECT pg_advisory_xact_lock(:key)", {"key": _SCHEMA_LOCK})
         # Another process may have made or migrated them meanwhile.
         pending = self._pending_migrations()
@@ -351,10 +352,37 @@ class PostgresConnection:
 
     def guard_submission(self) -> None:
         """Keep other submissions waiting until the end of the transaction."""
-        self._wait_long()
+        self.allow_long_statements()
         self.query("SELECT pg_advisory_xact_lock(:key)", {"key": _SUBMISSION_LOCK})
 
-    def _wait_long(self) -> None:
+    def objects(self) -> frozenset[str]:
+        """Name the columns of the tables, and the indexes."""
+        rows = self.query(
+            """
+            SELECT c.relname || CASE WHEN c.relkind = 'r' THEN '.' || a.attname ELSE '' END
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            WHERE c.relkind IN ('r', 'i') AND c.relname LIKE 'jetpay%' AND pg_table_is_visible(c.oid)
+            """,
+            {},
+        )
+        return frozenset(name for (name,) in rows)
+
+    def integrity_problems(self) -> list[str]:
+        """Return nothing: PostgreSQL checks its pages by itself as it reads them."""
+        return []
+
+    def back_up(self, path: str | os.PathLike[str]) -> None:
+        """Refuse: the server's own tools do it.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(
+            f"a ledger in PostgreSQL is copied by the server's tools: pg_dump --format=custom --table='jetpay_*' "
+            f"--file={os.fspath(path)}, or the backup of the whole server"
+        )
+
+    def allow_long_statements(self) -> None:
         """Wait as long as a submission may take, until the end of the transaction."""
         for setting in ("lock_timeout", "statement_timeout"):
             self.change(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
+from jetpay_async.ledger import _sql
 from jetpay_async.ledger._sql import span
 from jetpay_async.ledger.errors import BatchMismatchError, LedgerMismatchError, UnknownBatchError
 from jetpay_async.ledger.records import BatchInfo, DebitState, LedgerItem, Progress, Report, Submitted, Waiting
@@ -41,13 +42,15 @@ class Scope:
 
 
 @attrs.frozen
-class AcceptedDebit:
-    """A debit that the API was processing when it was asked last."""
+class FollowedDebit:
+    """A debit that the API was processing when it was asked last, or of which nothing is known."""
 
     id: int
     debit_id: str
     attempts: int
-    transaction_state: str
+    transaction_state: str | None
+    state: DebitState
+    """Accepted or unknown."""
     intent: None = None
     """Nobody owns it."""
 
@@ -166,8 +169,15 @@ def _reopen(connection: Connection, batch: int, statement: str, state: DebitStat
 
 
 def progress(connection: Connection, batch: int) -> BatchInfo:
-    """Return where a batch stands, without what it waits for."""
-    return _info(connection.query(connection.statements.progress_of, {"batch": batch})[0])
+    """Return where a batch stands, without what it waits for.
+
+    Raises:
+        UnknownBatchError: It is not there any more.
+    """
+    rows = connection.query(connection.statements.progress_of, {"batch": batch})
+    if not rows or rows[0][6].startswith(_sql.ARCHIVED):
+        raise UnknownBatchError("the batch was pruned from the ledger meanwhile")
+    return _info(rows[0])
 
 
 def full_progress(connection: Connection, batch: int) -> BatchInfo:
@@ -275,12 +285,12 @@ def last_outcomes(connection: Connection, batch: int, *, after: int, since: int)
     return rows, rows[-1][0] if rows else after
 
 
-def accepted(connection: Connection, scope: Scope, after: int) -> tuple[list[AcceptedDebit], int]:
-    """Read the next accepted debits of a scope, and where to go on."""
+def followed(connection: Connection, scope: Scope, state: DebitState, after: int) -> tuple[list[FollowedDebit], int]:
+    """Read the next debits of a scope that are accepted, or unknown, and where to go on."""
     ids = scope.span
     parameters = {"after": max(after, ids["low"] - 1), "high": ids["high"], "limit": PAGE}
-    rows = connection.query(connection.statements.items_in[DebitState.ACCEPTED.value], parameters)
-    debits = [AcceptedDebit(row[0], row[1], row[3], row[6]) for row in rows]
+    rows = connection.query(connection.statements.items_in[state.value], parameters)
+    debits = [FollowedDebit(row[0], row[1], row[3], row[6], state) for row in rows]
     return debits, rows[-1][0] if rows else after
 
 

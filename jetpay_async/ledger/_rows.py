@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 from jetpay_async import errors
 from jetpay_async._core import operations
 from jetpay_async._core.operations import ResponseContext
+from jetpay_async._text import printable
 from jetpay_async.errors import APIError, JetpayError, OutcomeUnknownError, TransactionFailedError
 from jetpay_async.ledger._intents import OutcomeRecord
 from jetpay_async.ledger._repository import read_item
 from jetpay_async.ledger.records import DebitState, LedgerItem
-from jetpay_async.models import Capture, TransactionState
+from jetpay_async.models import IN_PROGRESS_STATES, Capture, TransactionState
 from jetpay_async.outcomes import Accepted, Captured, Rejected, Unknown, captured
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._intents import Claim, UnresolvedDebit
-    from jetpay_async.ledger._repository import AcceptedDebit, Row
+    from jetpay_async.ledger._repository import FollowedDebit, Row
     from jetpay_async.models import TransactionStatus
     from jetpay_async.outcomes import CaptureOutcome
 
@@ -29,8 +30,31 @@ _DONE = (DebitState.CAPTURED, DebitState.ACCEPTED)
 _NEXT_STEP = "Submit the batch again: the debit's status is read before anything is sent."
 
 
+def follow(debit: FollowedDebit, status: TransactionStatus) -> OutcomeRecord | None:
+    """Make the record of what the status of an accepted or unknown debit says; None if it says nothing new."""
+    if (outcome := followed(debit.debit_id, status)) is None:
+        return None
+    if debit.state is DebitState.ACCEPTED:
+        return None if status.state == debit.transaction_state else write(debit, outcome, earlier=debit.attempts)
+    if isinstance(outcome, Accepted) and status.state not in IN_PROGRESS_STATES:
+        # It decides nothing. That it was seen ends resending all the same.
+        return OutcomeRecord(
+            debit.id,
+            debit.debit_id,
+            debit.intent,
+            DebitState.UNKNOWN,
+            debit.attempts,
+            transaction_state=status.state.value,
+            seen_state=status.state.value,
+            error=OutcomeUnknownError.__name__,
+            reason=f"the transaction's status says {printable(status.state)}",
+            follows=DebitState.UNKNOWN,
+        )
+    return write(debit, outcome, earlier=debit.attempts)
+
+
 def followed(debit_id: str, status: TransactionStatus) -> Captured | Accepted | Rejected[None] | None:
-    """Make the outcome of an accepted debit from its status; None if the status is older than the capture."""
+    """Make the outcome of a debit from its status; None if the status is older than the capture, or proves nothing."""
     if status.state in _OVER:
         error = operations.transaction_failed_error(
             operations.capture(debit_id), status, ResponseContext(0, status.elapsed)
@@ -43,7 +67,7 @@ def followed(debit_id: str, status: TransactionStatus) -> Captured | Accepted | 
 
 
 def write(
-    debit: Claim | UnresolvedDebit | AcceptedDebit,
+    debit: Claim | UnresolvedDebit | FollowedDebit,
     outcome: Captured | Accepted | Rejected[None] | Unknown[None],
     *,
     earlier: int,
@@ -67,6 +91,7 @@ def write(
             transaction_state=state.value,
             seen_state=state.value,
             confirmed_by_status=outcome.confirmed_by_status,
+            follows=_follows(debit),
             as_expected=outcome.attempts == 1 and not outcome.confirmed_by_status and state is TransactionState.PAID,
         )
     error = outcome.error
@@ -85,7 +110,12 @@ def write(
         status=error.status,
         request_id=error.request_id,
         reason=reason[:_REASON_LIMIT],
+        follows=_follows(debit),
     )
+
+
+def _follows(debit: Claim | UnresolvedDebit | FollowedDebit) -> DebitState:
+    return DebitState.ACCEPTED if debit.intent is not None else debit.state
 
 
 def text(state: TransactionState | None) -> str | None:

@@ -17,6 +17,9 @@ SCHEMA_VERSION = 2
 CHUNK_SIZE = 250
 """Positions in a chunk."""
 
+ARCHIVED = "\x1f"
+"""How the key of a pruned batch begins; keys that users give are printable."""
+
 
 @attrs.frozen
 class Dialect:
@@ -44,6 +47,8 @@ class Dialect:
     """The hint to use the index of the debits that are being sent: they are few, but their ids span the whole batch."""
     claim: str
     """The clause that keeps two claims from waiting for each other."""
+    lock_rows: str
+    """The clause that keeps others from changing the rows that are read, until the end of the transaction."""
     often_changed: str
     """The storage options of a table whose rows all change."""
 
@@ -94,6 +99,9 @@ def batch_of(debit: int) -> int:
     return debit >> 32
 
 
+_IS_LISTED = f"substr(b.key, 1, 1) <> '{ARCHIVED}'"
+
+
 class Statements:
     """Every statement of the ledger in one dialect, with ``:name`` for its parameters."""
 
@@ -111,6 +119,7 @@ class Statements:
         self._name_batches(dialect, wait)
         self._name_captures(dialect, wait)
         self._name_reading(dialect)
+        self._name_maintenance(dialect)
 
     def _name_owners(self, now: str) -> None:
         self.register = f"""
@@ -165,7 +174,7 @@ class Statements:
                 b.key, b.submitted_at, b.finished_at, b.chunks
             FROM jetpay_batch b"""
         self.progress_of = f"SELECT {progress} WHERE b.id = :batch"
-        self.progress_of_all = f"SELECT b.id, {progress} ORDER BY b.id"
+        self.progress_of_all = f"SELECT b.id, {progress} WHERE {_IS_LISTED} ORDER BY b.id"
         self.chunk_counts = """
             SELECT state, COUNT(*) FROM jetpay_debit WHERE id >= :low AND id < :high GROUP BY state"""
         self.chunks_left = f"""
@@ -288,7 +297,7 @@ class Statements:
         self.recorded = f"""
             SELECT state FROM jetpay_debit
             WHERE id {dialect.among} AND seq > :base AND seq <= :base + :finished"""
-        # Nobody owns an accepted debit: whoever reads its status records what it says.
+        # Nobody owns an accepted or an unknown debit: whoever reads its status records what it says.
         self.record_followed = f"""
             UPDATE jetpay_debit
             SET state = o.state, seq = CASE WHEN o.seq IS NULL THEN jetpay_debit.seq ELSE :base + o.seq END,
@@ -297,7 +306,7 @@ class Statements:
                 seen_state = COALESCE(o.seen_state, jetpay_debit.seen_state),
                 error = o.error, status = o.status, request_id = o.request_id, reason = o.reason
             FROM {dialect.outcomes}
-            WHERE jetpay_debit.id = o.id AND jetpay_debit.state = 'accepted'"""
+            WHERE jetpay_debit.id = o.id AND jetpay_debit.state = :earlier"""
 
     def _name_reading(self, dialect: Dialect) -> None:
         columns = """id, debit_id, state, attempts, intent_at, finished_at, transaction_state, confirmed_by_status,
@@ -316,3 +325,53 @@ class Statements:
                 WHERE state = '{state}' AND id > :after AND id < :high ORDER BY id LIMIT :limit"""
             for state in ("pending", "sending", "captured", "accepted", "rejected", "unknown")
         }
+
+    def _name_maintenance(self, dialect: Dialect) -> None:
+        states = ("captured", "accepted", "rejected", "unknown")
+        counted = ", ".join(f"SUM(CASE WHEN state = '{state}' THEN 1 ELSE 0 END) AS {state}" for state in states)
+        differ = " OR ".join(f"b.{state} <> COALESCE(d.{state}, 0)" for state in states)
+        # One statement, so that a run that goes on meanwhile changes nothing in between.
+        self.miscounted = f"""
+            SELECT b.key FROM jetpay_batch b LEFT JOIN (
+                SELECT id >> 32 AS batch, COUNT(*) AS total, {counted} FROM jetpay_debit GROUP BY id >> 32
+            ) d ON d.batch = b.id
+            WHERE b.total <> COALESCE(d.total, 0) OR {differ} ORDER BY b.id"""
+        self.without_batch = """
+            SELECT COUNT(*) FROM jetpay_debit d
+            WHERE NOT EXISTS (SELECT 1 FROM jetpay_batch b WHERE b.id = d.id >> 32)"""
+        self.odd_states = """
+            SELECT COUNT(*) FROM jetpay_debit
+            WHERE state NOT IN ('pending', 'sending', 'captured', 'accepted', 'rejected', 'unknown')"""
+        self.without_time = """
+            SELECT COUNT(*) FROM jetpay_debit
+            WHERE state = 'sending' AND (owner IS NULL OR intent_at IS NULL OR certain_at IS NULL)"""
+        self.out_of_order = f"""
+            SELECT COUNT(*) FROM jetpay_debit d JOIN jetpay_batch b ON b.id = d.id >> 32
+            WHERE {_IS_LISTED} AND (d.state IN ('pending', 'sending')) = (d.seq IS NOT NULL)"""
+        self.counts_by_state = "SELECT state, COUNT(*) FROM jetpay_debit GROUP BY state"
+        self.counts_of_batches = f"""
+            SELECT SUM(CASE WHEN {_IS_LISTED} THEN 1 ELSE 0 END), SUM(CASE WHEN {_IS_LISTED} THEN 0 ELSE b.total END)
+            FROM jetpay_batch b"""
+        self.count_owners = "SELECT COUNT(*) FROM jetpay_owner"
+        # Whatever reopens a debit of it waits for this lock, or has taken `finished_at` away before.
+        self.lock_finished = f"""
+            SELECT b.id FROM jetpay_batch b
+            WHERE b.finished_at < :before AND {_IS_LISTED} AND b.captured + b.rejected = b.total
+                AND NOT EXISTS (
+                    SELECT 1 FROM jetpay_debit d
+                    WHERE d.state = 'rejected' AND d.id >= b.id << 32 AND d.id < (b.id + 1) << 32
+                        AND d.certain_at > {dialect.now})
+            ORDER BY b.id {dialect.lock_rows}"""
+        self.count_unresolved_batches = f"""
+            SELECT COUNT(*) FROM jetpay_batch b WHERE b.submitted_at < :before AND {_IS_LISTED}
+                AND b.captured + b.rejected < b.total"""
+        self.remove_rejected = "DELETE FROM jetpay_debit WHERE state = 'rejected' AND id >= :low AND id < :high"
+        self.reduce_captured = """
+            UPDATE jetpay_debit
+            SET seq = NULL, owner = NULL, intent_at = NULL, certain_at = NULL, request_id = NULL, reason = NULL
+            WHERE state = 'captured' AND id >= :low AND id < :high"""
+        self.archive = f"""
+            UPDATE jetpay_batch
+            SET key = '{ARCHIVED}' || id, fingerprint = '', total = :kept, captured = :kept, rejected = 0
+            WHERE id = :batch"""
+        self.remove_batch = "DELETE FROM jetpay_batch WHERE id = :batch"

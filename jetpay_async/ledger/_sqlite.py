@@ -12,6 +12,7 @@ import secrets
 import socket
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from jetpay_async._core import sqlite
 from jetpay_async._core.migrations import NewerSchemaError
 from jetpay_async._core.sqlite import FileIdentity, FileIdentityError, SqliteSchema
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.ledger import _sql, _version_check
+from jetpay_async.ledger import _maintenance, _sql, _version_check
 from jetpay_async.ledger._owner_lock import OwnerLock, is_released
 from jetpay_async.ledger._sql import Dialect, Statements
 from jetpay_async.ledger.errors import LedgerError, LedgerNotFoundError
@@ -52,6 +53,7 @@ DIALECT = Dialect(
     pending="INDEXED BY jetpay_debit_pending",
     sending="INDEXED BY jetpay_debit_sending",
     claim="",
+    lock_rows="",
     often_changed="",
 )
 
@@ -231,6 +233,35 @@ class SqliteConnection:
 
     def guard_submission(self) -> None:
         """Do nothing: transactions that write wait for each other anyway."""
+
+    def allow_long_statements(self) -> None:
+        """Do nothing: no statement is limited."""
+
+    def objects(self) -> frozenset[str]:
+        """Name the columns of the tables, and the indexes."""
+        return _maintenance.objects_of(self._connection)
+
+    def integrity_problems(self) -> list[str]:
+        """Read the whole file, and say what is wrong with it."""
+        rows = self._connection.execute("PRAGMA integrity_check").fetchall()
+        return [] if rows == [("ok",)] else [f"the file is damaged: {text}" for (text,) in rows]
+
+    def back_up(self, path: str | os.PathLike[str]) -> None:
+        """Copy the ledger, as it is at this moment, to a new file that only its owner can read.
+
+        Raises:
+            ConfigurationError: There is such a file, or its directory can't be written.
+        """
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError as error:
+            raise ConfigurationError(f"path: can't make {os.fspath(path)}: {error.strerror}") from None
+        try:
+            with closing(sqlite3.connect(path)) as copy:
+                self._connection.backup(copy)
+        except BaseException:
+            os.unlink(path)  # noqa: PTH108 - of whatever type
+            raise
 
     def register(self, lease: float) -> int:
         """Make this connection an owner of debits, alive from now on, and return its number."""

@@ -38,6 +38,14 @@ class DebitEvent(StrEnum):
     """The status of an accepted debit says that it is still being processed."""
     FOLLOW_UP_REJECTED = "follow up rejected"
     """The status of an accepted debit says that it failed or was cancelled."""
+    RESOLVE_CAPTURED = "resolve captured"
+    """The status of an unknown debit says that the money was taken."""
+    RESOLVE_ACCEPTED = "resolve accepted"
+    """The status of an unknown debit says that it is being processed."""
+    RESOLVE_REJECTED = "resolve rejected"
+    """The status of an unknown debit says that it failed or was cancelled."""
+    RESOLVE_UNKNOWN = "resolve unknown"
+    """The status of an unknown debit says something that decides nothing, but that ends resending."""
     RESUBMIT = "resubmit"
     """Its batch is submitted again."""
     RETRY_REJECTED = "retry rejected"
@@ -63,6 +71,11 @@ TRANSITIONS: Mapping[tuple[DebitState, DebitEvent], DebitState] = MappingProxyTy
         (_S.ACCEPTED, _E.FOLLOW_UP_CAPTURED): _S.CAPTURED,
         (_S.ACCEPTED, _E.FOLLOW_UP_ACCEPTED): _S.ACCEPTED,
         (_S.ACCEPTED, _E.FOLLOW_UP_REJECTED): _S.REJECTED,
+        # The same. A status that says "preauthorized" changes nothing: the next run of the batch judges it.
+        (_S.UNKNOWN, _E.RESOLVE_CAPTURED): _S.CAPTURED,
+        (_S.UNKNOWN, _E.RESOLVE_ACCEPTED): _S.ACCEPTED,
+        (_S.UNKNOWN, _E.RESOLVE_REJECTED): _S.REJECTED,
+        (_S.UNKNOWN, _E.RESOLVE_UNKNOWN): _S.UNKNOWN,
         # Their status is read before anything is sent.
         (_S.UNKNOWN, _E.RESUBMIT): _S.PENDING,
         (_S.REJECTED, _E.RETRY_REJECTED): _S.PENDING,

@@ -20,7 +20,7 @@ from jetpay_async.ledger._pipeline import POLL_INTERVAL_SECONDS, CapturePipeline
 from jetpay_async.ledger._repository import Scope
 from jetpay_async.ledger.errors import CapturesStoppedError, ChunkBusyError, LedgerError
 from jetpay_async.ledger.ledger import Ledger, check_key
-from jetpay_async.ledger.records import ChunkReport, DebitState, Progress, Report
+from jetpay_async.ledger.records import ChunkReport, DebitState, Progress, Report, ResolveReport
 from jetpay_async.outcomes import CaptureOutcome  # noqa: TC001 - `typing.get_type_hints` reads it
 
 if TYPE_CHECKING:
@@ -187,6 +187,34 @@ class DurableCaptures:
             ConfigurationError: It is used outside of its block.
         """
         return await self._resume(self._open_pipeline(), key)
+
+    async def resolve(self, key: str) -> ResolveReport:
+        """Read the status of each accepted and each unknown debit of a batch once, and record what it says.
+
+        Nothing is sent. An unknown debit whose status still says ``preauthorized`` stays unknown: whether that proves
+        anything is for the next run to judge, which `submit` or `batch` begins.
+
+        Args:
+            key: The batch's name.
+
+        Returns:
+            What is left, and how many statuses could not be read.
+
+        Raises:
+            InvalidArgumentError: The key can't be one.
+            UnknownBatchError: The ledger has no such batch.
+            CapturesStoppedError: The API rejected the token, or the ledger can't be written; the cause says which.
+            LedgerError: The ledger can't be read.
+            ConfigurationError: It is used outside of its block.
+        """
+        pipeline = self._open_pipeline()
+        number = await self._ledger.find(key)
+        unread = 0
+        for state in (DebitState.ACCEPTED, DebitState.UNKNOWN):
+            unread += await pipeline.follow_up.read_all(Scope(number), state)
+        if pipeline.stopping:
+            raise await _stopped_error(self._ledger.commits, pipeline, key, number)
+        return ResolveReport(key=key, unread=unread, progress=await _progress(self._ledger.commits, number))
 
     def stop(self) -> None:
         """Stop capturing: nothing more is sent, and what is in flight finishes.

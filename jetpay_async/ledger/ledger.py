@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.ledger import _repository
+from jetpay_async.ledger import _maintenance, _repository
 from jetpay_async.ledger._backend import CommitExecutor, MakeCommitExecutor  # noqa: TC001 - `typing.get_type_hints` reads it
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._group_commit import GroupCommitExecutor
+from jetpay_async.ledger._sqlite import DIALECT
 from jetpay_async.ledger._staging import StagedDebits
-from jetpay_async.ledger.records import BatchInfo, DebitState, LedgerItem, Progress, Submitted
+from jetpay_async.ledger.records import BatchInfo, DebitState, LedgerCheck, LedgerItem, Progress, Pruned, Submitted
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._backend import Connection
@@ -191,6 +193,50 @@ class Ledger:
         """
         batch = await self.find(key)
         return await self._run(partial(_repository.reopen_rejected, batch=batch))
+
+    async def verify(self) -> LedgerCheck:
+        """Check the ledger: the file (SQLite), the tables, and whether the counts of each batch are right.
+
+        It reads everything, changes nothing, and may be done while runs are alive.
+
+        Raises:
+            LedgerError: The ledger can't be read, which a damaged file is a reason for.
+        """
+        operation = partial(_maintenance.check, expected=_maintenance.expected_objects(DIALECT))
+        return await self._run(operation, writes=False)
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy a ledger in a file, as it is at this moment, to a new file; runs may be alive.
+
+        Whoever captures from the copy later opens it with ``restored=True``: what was captured since is pending in it.
+
+        Args:
+            path: The new file, on a local disk. Only its owner can read it.
+
+        Raises:
+            ConfigurationError: The file exists or can't be made; or the ledger is in PostgreSQL, whose own tools copy
+                it, as the message says.
+            LedgerError: The ledger can't be read, or the disk is full.
+        """
+        await self._run(lambda connection: connection.back_up(path), writes=False)
+
+    async def prune(self, before: datetime) -> Pruned:
+        """Remove batches that were finished before a time; the ids of their captured debits stay.
+
+        A batch is removed only if each of its debits is captured or rejected for good: one with a debit that is
+        pending, in flight, in doubt, accepted or unknown is left alone. A debit that was captured is never captured
+        again, though its batch is gone; a rejected one would be tried again if it were submitted again.
+
+        Args:
+            before: An aware time.
+
+        Raises:
+            InvalidArgumentError: ``before`` is no aware time.
+            LedgerError: The ledger can't be written.
+        """
+        if not isinstance(before, datetime) or before.tzinfo is None:
+            raise InvalidArgumentError(f"before={before!r} must be a datetime with a time zone", field="before")
+        return await self._run(partial(_maintenance.prune, before=before.timestamp()))
 
     async def find(self, key: str) -> int:
         """Return the number of a batch.

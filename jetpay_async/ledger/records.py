@@ -9,7 +9,19 @@ import attrs
 
 from jetpay_async.models import TransactionState
 
-__all__ = ["BatchInfo", "ChunkReport", "DebitState", "LedgerItem", "Progress", "Report", "Submitted", "Waiting"]
+__all__ = [
+    "BatchInfo",
+    "ChunkReport",
+    "DebitState",
+    "LedgerCheck",
+    "LedgerItem",
+    "Progress",
+    "Pruned",
+    "Report",
+    "ResolveReport",
+    "Submitted",
+    "Waiting",
+]
 
 
 class DebitState(StrEnum):
@@ -111,6 +123,18 @@ class ChunkReport:
 
 
 @attrs.frozen(kw_only=True)
+class ResolveReport:
+    """What reading the status of a batch's accepted and unknown debits has shown."""
+
+    key: str
+    """The batch."""
+    unread: int
+    """Debits whose status could not be read; they are as before."""
+    progress: Progress
+    """Where the batch stands now."""
+
+
+@attrs.frozen(kw_only=True)
 class Submitted:
     """A batch as it was submitted."""
 
@@ -134,6 +158,45 @@ class BatchInfo:
     finished_at: datetime | None
     chunks: int
     progress: Progress
+
+
+@attrs.frozen(kw_only=True)
+class LedgerCheck:
+    """What `Ledger.verify` has found."""
+
+    problems: tuple[str, ...]
+    """What is wrong, in words; empty if nothing is."""
+    schema_version: int
+    origin: str | None
+    """The API that the ledger belongs to; None if no client has used it yet."""
+    account: str | None
+    """The label of the account that it belongs to, if one was given."""
+    batches: int
+    pruned_captured: int
+    """Captured debits of batches that were pruned; they are counted in ``debits`` too."""
+    runs: int
+    """Runs that are registered: alive, or dead since nobody has looked."""
+    debits: Progress
+    """All debits of the ledger, by state."""
+
+    @property
+    def unresolved(self) -> int:
+        """Debits that may have been captured and are not known to be: in flight or in doubt, accepted, or unknown."""
+        return self.debits.sending + self.debits.accepted + self.debits.unknown
+
+
+@attrs.frozen(kw_only=True)
+class Pruned:
+    """What `Ledger.prune` has removed."""
+
+    batches: int
+    """Batches that are gone."""
+    captured_kept: int
+    """Their captured debits, whose ids stay: they are never captured again."""
+    rejected_removed: int
+    """Their rejected debits, of which nothing is left."""
+    unresolved_batches: int
+    """Batches as old that were left alone, since some of their debits are not captured or rejected for good."""
 
 
 @attrs.frozen(kw_only=True)

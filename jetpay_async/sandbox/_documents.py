@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import attrs
 import msgspec
@@ -28,10 +28,14 @@ __all__ = [
     "fault",
     "moment",
     "read_fields",
+    "read_query",
     "request",
+    "rounded",
 ]
 
 _T = TypeVar("_T")
+
+_COUNT = Annotated[int, msgspec.Meta(ge=1)]
 
 FAULT_FIELDS: Mapping[str, Any] = {
     "kind": FaultKind,
@@ -101,6 +105,23 @@ def read_fields(document: object, fields: Mapping[str, Any], *, required: Sequen
     return read
 
 
+def read_query(query: Mapping[str, str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the parameters of a query, each of its type; numbers are counts.
+
+    Raises:
+        ValueError: One is unknown or of another type; the message names it.
+    """
+    read: dict[str, Any] = {}
+    for name, value in query.items():
+        if name not in fields:
+            raise ValueError(f"{name}: is not one of {', '.join(fields) or 'none'}")
+        try:
+            read[name] = msgspec.convert(value, _COUNT if fields[name] is int else fields[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return read
+
+
 def fault(document: object) -> Fault:
     """Read a fault of requests.
 
@@ -147,7 +168,7 @@ def request(record: RequestRecord) -> dict[str, JSONValue]:
         "route": record.route,
         "status": record.status,
         "fault": record.fault,
-        "seconds": _rounded(record.seconds),
+        "seconds": rounded(record.seconds),
     }
 
 
@@ -173,5 +194,6 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _rounded(seconds: float | None) -> Decimal | None:
+def rounded(seconds: float | None) -> Decimal | None:
+    """Return seconds as JSON has them here, to a tenth of a millisecond."""
     return None if seconds is None else Decimal(f"{seconds:.4f}")

@@ -20,6 +20,7 @@ from jetpay_async.sandbox import _documents, _snapshot
 from jetpay_async.sandbox._access import ANY_HOST, CallbackHosts, HostNames
 from jetpay_async.sandbox._api import Api, TokenScope
 from jetpay_async.sandbox._cards import APPROVED
+from jetpay_async.sandbox._control import Control
 from jetpay_async.sandbox._deliveries import Deliveries, DeliveryAttempt, DeliveryPolicy
 from jetpay_async.sandbox._faults import DeliveryFault, Fault, Faults
 from jetpay_async.sandbox._journal import Journal
@@ -138,7 +139,7 @@ class Sandbox:
             clock=clock,
             journal=journal,
             host_names=HostNames([*allowed_hosts, *([public_host] if public_host else [])]),
-            additions=[],
+            additions=[Control(self, self._parts).add_routes],
             latency=latency,
             host=host,
             port=port,

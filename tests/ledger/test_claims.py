@@ -450,6 +450,6 @@ def test_accepted_debits_are_found_by_chunk(connection: Connection) -> None:
     record(connection, 1, DebitState.ACCEPTED, claimed[3], claimed[510], transaction_state="processing")
 
     assert _repository.chunks_accepted(connection, 1) == [0, 2]
-    debits, after = _repository.accepted(connection, Scope(1, 2), 0)
+    debits, after = _repository.followed(connection, Scope(1, 2), DebitState.ACCEPTED, 0)
     assert [(each.debit_id, each.transaction_state) for each in debits] == [("debit_510", "processing")]
-    assert _repository.accepted(connection, Scope(1, 2), after) == ([], after)
+    assert _repository.followed(connection, Scope(1, 2), DebitState.ACCEPTED, after) == ([], after)

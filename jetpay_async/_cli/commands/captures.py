@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from jetpay_async.ledger import BatchInfo, LedgerItem
 
-__all__ = ["export", "list_items", "retry_rejected", "status"]
+__all__ = ["confirmed", "export", "list_items", "retry_rejected", "status"]
 
 _NEED_ATTENTION = (DebitState.REJECTED, DebitState.UNKNOWN)
 
@@ -144,7 +144,7 @@ def retry_rejected(*, ledger: str, batch: str, yes: bool, as_json: bool) -> int:
 async def _retry_rejected(ledger: str, batch: str, *, yes: bool, as_json: bool) -> int:
     async with Ledger(ledger, create=False) as opened:
         rejected = (await opened.progress(batch)).rejected
-        if rejected and not yes and not _confirmed(f"Try {rejected:,} rejected debits of {batch} again? [y/N] "):
+        if rejected and not yes and not confirmed(f"Try {rejected:,} rejected debits of {batch} again? [y/N] "):
             write_message("nothing was changed")
             return ExitStatus.INTERRUPTED
         returned = await opened.retry_rejected(batch)
@@ -160,7 +160,12 @@ async def _retry_rejected(ledger: str, batch: str, *, yes: bool, as_json: bool) 
     return ExitStatus.DONE
 
 
-def _confirmed(question: str) -> bool:
+def confirmed(question: str) -> bool:
+    """Ask a person.
+
+    Raises:
+        ConfigurationError: Nobody is there.
+    """
     if not sys.stdin.isatty():
         raise ConfigurationError("argument --yes: required where nobody can be asked; nothing was changed")
     sys.stderr.write(question)

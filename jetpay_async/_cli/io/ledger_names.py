@@ -18,7 +18,7 @@ __all__ = ["FILE", "command_line", "name_options", "without_password"]
 FILE = "FILE"
 """In a command: for the user to fill in."""
 
-_OPTIONS = {"key: ": "argument --batch: ", "ledger: ": "argument --ledger: "}
+_OPTIONS = {"key: ": "argument --batch: ", "ledger: ": "argument --ledger: ", "path: ": "argument FILE: "}
 
 
 @contextmanager
