@@ -298,8 +298,8 @@ def _add_capture(add_parser: AddParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="write every outcome of the batch to this file once it is complete: CSV, or JSON lines if the name ends "
-        "in .jsonl; - is stdout",
+        help="write every outcome of the batch, beside the other columns of the list, to this file once it is "
+        "complete: CSV, or JSON lines if the name ends in .jsonl; - is stdout",
     )
     _add_raw(parser)
     _add_connection(parser)

@@ -67,7 +67,8 @@ def capture_file(request: CaptureFileRequest, *, dry_run: bool) -> int:
     destination = None
     if request.out is not None:
         destination = choose_destination(request.out, ledger=request.ledger, source=request.source, raw=request.raw)
-    with read_debits(request.source, column=request.column) as debits, name_options():
+    keep_cells = destination is not None and not dry_run
+    with read_debits(request.source, column=request.column, keep_cells=keep_cells) as debits, name_options():
         if dry_run:
             return asyncio.run(
                 report_dry_run(
@@ -92,7 +93,7 @@ async def _capture(request: CaptureFileRequest, debits: Debits, destination: Des
         return _report_stop(request, error, interrupted=run.interrupted)
     _write_report(request, report, duplicates=debits.duplicates)
     status = _status_of(report)
-    return status if destination is None else gravest((status, await _write_outcomes(request, destination)))
+    return status if destination is None else gravest((status, await _write_outcomes(request, destination, debits)))
 
 
 def _status_of(report: Report) -> ExitStatus:
@@ -236,10 +237,10 @@ def _progress_in_words(progress: Progress | None) -> str:
     return f"; {progress.finished:,} of {progress.total:,} are done{in_doubt}"
 
 
-async def _write_outcomes(request: CaptureFileRequest, destination: Destination) -> ExitStatus:
+async def _write_outcomes(request: CaptureFileRequest, destination: Destination, debits: Debits) -> ExitStatus:
     try:
         async with Ledger(request.ledger, create=False) as ledger:
-            await destination.write(ledger.items(request.batch))
+            await destination.write(ledger.items(request.batch), debits)
     except (JetpayError, OutputFileError) as error:
         message = error.message if isinstance(error, JetpayError) else str(error)
         export = command_line("captures export", request.ledger, request.batch, "--out", FILE)

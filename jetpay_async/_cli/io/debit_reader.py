@@ -19,10 +19,12 @@ import itertools
 import json
 import sqlite3
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, TextIO, TypeAlias, cast
 
 import attrs
 
+from jetpay_async._cli.io.console import to_json
 from jetpay_async._cli.io.id_checks import (
     COLUMN,
     cell_objection,
@@ -49,7 +51,10 @@ class _Bad:
     reason: str
 
 
-_Found: TypeAlias = tuple[int, "str | _Bad"]
+_Cells: TypeAlias = "dict[str, object] | None"
+"""What else a list has on a debit, by column or key; None if there is nothing, or nobody wants it."""
+
+_Found: TypeAlias = tuple[int, "str | _Bad", _Cells]
 """The number of a line or of an item, from 1, and what was found there."""
 
 
@@ -61,13 +66,14 @@ class Debits:
         self._store = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._store.execute("PRAGMA temp_store=FILE")
         self._store.execute("PRAGMA journal_mode=OFF")
-        self._store.execute("CREATE TABLE debit (id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL)")
+        self._store.execute("CREATE TABLE debit (id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL, cells TEXT)")
         self.given = 0
         """How many ids there were, repeated ones included."""
         self.total = 0
         """How many debits they name."""
         self.form = ""
         """Where the ids were found."""
+        self._columns: dict[str, None] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -96,15 +102,30 @@ class Debits:
         (last,) = self._store.execute("SELECT id FROM debit ORDER BY rowid DESC LIMIT 1").fetchone()
         return first, last
 
-    def add(self, found: Iterable[tuple[int, str]]) -> None:
-        """Add ids, each with the number of its place.
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The list's other columns, or keys, in the order in which they were found."""
+        return tuple(self._columns)
+
+    def cells(self, debit_id: str) -> dict[str, object]:
+        """Return what the list has on a debit, by column; of one that is given twice, the first time counts."""
+        row = self._store.execute("SELECT cells FROM debit WHERE id = ?", (debit_id,)).fetchone()
+        if row is None or row[0] is None:
+            return {}
+        cells: dict[str, object] = json.loads(row[0], parse_float=Decimal)
+        return cells
+
+    def add(self, found: Iterable[tuple[int, str, _Cells]]) -> None:
+        """Add ids, each with the number of its place and what else is known of it.
 
         Raises:
             ConfigurationError: The temporary directory is full.
         """
         self._store.execute("BEGIN")
         try:
-            added = self._store.executemany("INSERT OR IGNORE INTO debit VALUES (?, ?)", self._counted(found)).rowcount
+            added = self._store.executemany(
+                "INSERT OR IGNORE INTO debit VALUES (?, ?, ?)", self._counted(found)
+            ).rowcount
             self._store.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise ConfigurationError(
@@ -112,10 +133,19 @@ class Debits:
             ) from None
         self.total += added
 
-    def _counted(self, found: Iterable[tuple[int, str]]) -> Iterator[tuple[str, int]]:
-        for place, debit_id in found:
+    def _counted(self, found: Iterable[tuple[int, str, _Cells]]) -> Iterator[tuple[str, int, str | None]]:
+        for place, debit_id, cells in found:
             self.given += 1
-            yield debit_id, place
+            if cells is None:
+                yield debit_id, place, None
+                continue
+            self._columns.update(dict.fromkeys(cells))
+            if len(self._columns) > _MAX_COLUMNS:
+                raise ConfigurationError(
+                    f"the list has more than {_MAX_COLUMNS:,} columns or keys, too many for --out to keep; "
+                    "nothing was sent"
+                )
+            yield debit_id, place, to_json(cells)
 
     def same_but_for_case(self) -> Iterator[tuple[int, str]]:
         """Find ids that differ in upper and lower case only: the API may take them for one debit."""
@@ -128,12 +158,13 @@ class Debits:
 
 
 @contextmanager
-def read_debits(source: str, *, column: str | None = None) -> Generator[Debits]:
+def read_debits(source: str, *, column: str | None = None, keep_cells: bool = False) -> Generator[Debits]:
     """Read and check the ids of a file.
 
     Args:
         source: Its name, or ``-`` for stdin.
         column: The CSV column, or the key of JSON objects, that holds the ids; ``debit_id`` if None.
+        keep_cells: Whether to keep the other columns, too.
 
     Yields:
         The ids; they are there until the context ends.
@@ -144,7 +175,7 @@ def read_debits(source: str, *, column: str | None = None) -> Generator[Debits]:
     name = name_of(source)
     with Debits() as debits:
         with open_list(source) as stream:
-            reader = _Reader(stream, suffix_of(source), column)
+            reader = _Reader(stream, suffix_of(source), column, keep_cells=keep_cells)
             complaints = _Complaints(reader)
             debits.add(complaints.accepted())
         complaints.check(debits)
@@ -157,6 +188,7 @@ def read_debits(source: str, *, column: str | None = None) -> Generator[Debits]:
 
 
 _MAX_COMPLAINTS = 10
+_MAX_COLUMNS = 1000
 
 
 class _Complaints:
@@ -169,16 +201,16 @@ class _Complaints:
         self._varied_case = False
         self._rounded: set[str] = set()
 
-    def accepted(self) -> Iterator[tuple[int, str]]:
-        """Yield the ids that are valid, each with the number of its place."""
-        for place, value in self._reader.read():
+    def accepted(self) -> Iterator[tuple[int, str, _Cells]]:
+        """Yield the ids that are valid, each with the number of its place and what else is known of it."""
+        for place, value, cells in self._reader.read():
             if isinstance(value, _Bad):
                 self._add(place, value.reason)
             elif (reason := id_objection(value) or self._collapsed(value)) is not None:
                 self._add(place, reason)
             else:
                 self._varied_case = self._varied_case or value != value.lower()
-                yield place, value
+                yield place, value, cells
 
     def _collapsed(self, debit_id: str) -> str | None:
         """Say so if an id was rounded and is given again: two debits may have become one."""
@@ -223,10 +255,11 @@ _OTHER_HEADERS = frozenset({"id", "debit", "debits", "identifier", "transactioni
 class _Reader:
     """Finds the ids in a text, by its form."""
 
-    def __init__(self, stream: TextIO, suffix: str, column: str | None) -> None:
+    def __init__(self, stream: TextIO, suffix: str, column: str | None, *, keep_cells: bool) -> None:
         self._stream = stream
         self._suffix = suffix
         self._column = column
+        self._keep_cells = keep_cells
         self.unit = "line"
         self.form = ""
 
@@ -251,6 +284,7 @@ class _Reader:
             yield (
                 skipped + 1,
                 _Bad(f"{quoted(cell)} looks like a header; add --column {cell}, or leave the header out"),
+                None,
             )
         elif self._suffix in _CSV_SUFFIXES or self._column is not None or _looks_like_csv(first):
             yield from self._read_csv(everything, first, skipped)
@@ -271,7 +305,7 @@ class _Reader:
         for number, line in enumerate(lines, 1):
             text = line.strip(" \t\n")
             if text and not text.startswith("#"):
-                yield number, _checked(text)
+                yield number, _checked(text), None
 
     # --- JSON ---------------------------------------------------------------------------------------------------------
 
@@ -282,24 +316,31 @@ class _Reader:
                 try:
                     document = _parse(line)
                 except (ValueError, RecursionError) as error:
-                    yield number, _Bad(f"not JSON: {error}")
+                    yield number, _Bad(f"not JSON: {error}"), None
                 else:
-                    yield number, self._of_document(document)
+                    yield number, self._of_document(document), self._cells_of(document)
 
     def _read_array(self, first: str) -> Iterator[_Found]:
         self.form = f"a JSON array, {self._column or COLUMN}"
         text = first + self._stream.read(_MAX_ARRAY)
         if len(text) >= _MAX_ARRAY:
-            yield 1, _Bad("begins a JSON array that is too large; write one item per line: jq -c '.[]'")
+            yield 1, _Bad("begins a JSON array that is too large; write one item per line: jq -c '.[]'"), None
             return
         try:
             items = cast("list[object]", _parse(text))
         except (ValueError, RecursionError) as error:
-            yield 1, _Bad(f"begins a JSON array that can't be read: {error}")
+            yield 1, _Bad(f"begins a JSON array that can't be read: {error}"), None
             return
         self.unit = "item"
         for number, item in enumerate(items, 1):
-            yield number, self._of_document(item)
+            yield number, self._of_document(item), self._cells_of(item)
+
+    def _cells_of(self, document: object) -> _Cells:
+        if not self._keep_cells or not isinstance(document, _JsonObject):
+            return None
+        wanted = normalized_header(self._column or COLUMN)
+        others = {_encodable(key): _plain(value) for key, value in document.pairs if normalized_header(key) != wanted}
+        return others or None
 
     def _of_document(self, document: object) -> str | _Bad:
         if isinstance(document, str):
@@ -328,6 +369,7 @@ class _Reader:
         # Strict: a quote that is never closed would silently take in the rest of the file.
         rows = csv.reader(numbered, delimiter=delimiter, strict=True)
         width, column = 0, -1
+        header: list[str] = []
         while True:
             number = rows.line_num + 1
             try:
@@ -335,7 +377,7 @@ class _Reader:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield number, _Bad(str(error))
+                yield number, _Bad(str(error)), None
                 continue
             if not any(cells):
                 continue
@@ -343,14 +385,20 @@ class _Reader:
                 width = len(cells)
                 column, reason = self._find_column(cells)
                 if reason is not None:
-                    yield number, _Bad(reason)
+                    yield number, _Bad(reason), None
                     return  # the others would all be wrong
                 shown = f", {_DELIMITERS.get(delimiter, delimiter)}-separated" if width > 1 else ""
                 self.form = f"CSV, column {column + 1} of {width}{shown}"
                 if self._is_header(cells[column]):
                     self.form += f", headed {cells[column]!r}"
+                    header = _column_names(cells) if self._keep_cells else []
                     continue
-            yield number, _of_row(cells, column, width)
+            others: dict[str, object] = {
+                name: _encodable(cell)
+                for place, (name, cell) in enumerate(zip(header, cells, strict=False))
+                if place != column
+            }
+            yield number, _of_row(cells, column, width), others or None
 
     def _delimiter(self, first: str) -> str:
         """Choose the delimiter by which the first line has the column, or else the first one that is in it."""
@@ -386,7 +434,31 @@ class _JsonObject:
 
 
 def _parse(text: str) -> object:
-    return json.loads(text, object_pairs_hook=_JsonObject)
+    # Exact: what is kept of an amount is what was written.
+    return json.loads(text, object_pairs_hook=_JsonObject, parse_float=Decimal)
+
+
+def _plain(value: object) -> object:
+    """Return a value as builtins: of a repeated key the last value counts, as usual."""
+    if isinstance(value, _JsonObject):
+        return {_encodable(key): _plain(each) for key, each in value.pairs}
+    if isinstance(value, list):
+        return [_plain(each) for each in cast("list[object]", value)]
+    return _encodable(value) if isinstance(value, str) else value
+
+
+def _encodable(text: str) -> str:
+    """Write what is no Unicode, such as a byte that is not UTF-8, as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _column_names(header: list[str]) -> list[str]:
+    """Name each column: a name that is empty, or is there twice, gets a number."""
+    names: list[str] = []
+    for number, cell in enumerate(header, 1):
+        name = _encodable(cell) or f"column_{number}"
+        names.append(f"{name}_{number}" if name in names else name)
+    return names
 
 
 def _looks_like_json(first: str) -> bool:

@@ -20,9 +20,9 @@ from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import LedgerItem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 
-__all__ = ["STDOUT", "Destination", "OutputFileError", "as_document", "choose_destination"]
+__all__ = ["STDOUT", "Destination", "ListedCells", "OutputFileError", "as_document", "choose_destination"]
 
 STDOUT = "-"
 """Instead of a file's name."""
@@ -35,11 +35,28 @@ class OutputFileError(Exception):
     """The file can't be written; it is as it was before."""
 
 
+class ListedCells(Protocol):
+    """What a list has on its debits, besides their ids."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns."""
+        ...
+
+    def cells(self, debit_id: str) -> Mapping[str, object]:
+        """Return what it has on a debit, by column."""
+        ...
+
+
 class Destination(Protocol):
     """Where outcomes are written."""
 
-    async def write(self, items: AsyncIterable[LedgerItem]) -> int:
+    async def write(self, items: AsyncIterable[LedgerItem], listed: ListedCells | None = None) -> int:
         """Write them all, and return their number.
+
+        Args:
+            items: The debits, as the ledger has them.
+            listed: What their list has on them: further columns, or the object ``listed`` in JSON.
 
         Raises:
             OutputFileError: A file can't be written. A stdout that can't be written shows in the exit status.
@@ -117,10 +134,10 @@ class _Stdout:
     as_json: bool
     raw: bool
 
-    async def write(self, items: AsyncIterable[LedgerItem]) -> int:
+    async def write(self, items: AsyncIterable[LedgerItem], listed: ListedCells | None = None) -> int:
         """Write them as they come, until stdout can't be written."""
         count = -1 if not self.as_json else 0  # the header is no item
-        async for lines in _rows(items, as_json=self.as_json, raw=self.raw):
+        async for lines in _rows(items, listed, as_json=self.as_json, raw=self.raw):
             if not write_lines(lines):
                 break
             count += 1
@@ -133,13 +150,13 @@ class _File:
     as_json: bool = attrs.field(kw_only=True)
     raw: bool = attrs.field(kw_only=True)
 
-    async def write(self, items: AsyncIterable[LedgerItem]) -> int:
+    async def write(self, items: AsyncIterable[LedgerItem], listed: ListedCells | None = None) -> int:
         """Write a new file, and put it in the place of the old one once it is whole."""
         unfinished = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.tmp")
         count = -1 if not self.as_json else 0  # the header is no item
         try:
             with self._create(unfinished) as stream:
-                async for lines in _rows(items, as_json=self.as_json, raw=self.raw):
+                async for lines in _rows(items, listed, as_json=self.as_json, raw=self.raw):
                     stream.write(lines)
                     count += 1
                 stream.flush()
@@ -160,16 +177,28 @@ class _File:
         return open(descriptor, "w", encoding="utf-8", newline="")  # noqa: PTH123 - the caller closes it
 
 
-async def _rows(items: AsyncIterable[LedgerItem], *, as_json: bool, raw: bool) -> AsyncIterator[str]:
+async def _rows(
+    items: AsyncIterable[LedgerItem], listed: ListedCells | None, *, as_json: bool, raw: bool
+) -> AsyncIterator[str]:
     """Write each item as a line, or as a CSV row of several lines; a CSV begins with a header."""
+    others = () if listed is None else listed.columns
     if not as_json:
-        yield _csv_row(COLUMNS)
+        # A column of the list that is called as one of ours gets another name.
+        names = (f"list_{name}" if name in COLUMNS else name for name in others)
+        yield _csv_row((*COLUMNS, *(_cell(name, raw=raw) for name in names)))
     async for item in items:
         document = as_document(item)
+        cells = {} if listed is None else listed.cells(item.debit_id)
         if as_json:
-            yield to_json(document) + "\n"
+            yield to_json({**document, "listed": cells} if others else document) + "\n"
         else:
-            yield _csv_row(_cell(value, raw=raw) for value in document.values())
+            values = (*document.values(), *(_text(cells.get(name)) for name in others))
+            yield _csv_row(_cell(value, raw=raw) for value in values)
+
+
+def _text(value: object) -> object:
+    """Write what only JSON can hold as JSON."""
+    return to_json(value) if isinstance(value, dict | list) else value
 
 
 def _csv_row(cells: Iterable[object]) -> str:

@@ -59,6 +59,74 @@ def test_outcomes_as_json_lines(jetpay: Jetpay, sandbox: Sandbox) -> None:
     )
 
 
+def rows_of(name: str) -> list[dict[str, str]]:
+    with Path(name).open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_other_columns_of_a_list_are_kept(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """An outcome stands beside what the list says of the debit; a column called as one of ours gets another name."""
+    first, second = reserve_many(sandbox, 2)
+    Path("debits.csv").write_text(
+        f'booking;debit_id;state;;booking\nB-1;{first};open;x;one\nB-2;{second};=1+1;y;"two\nlines"\nB-9;{first};;;\n'
+    )
+
+    run = jetpay(*capture("debits.csv", "--out=o.csv"))
+
+    columns = ("debit_id", "state", "booking", "list_state", "column_4", "booking_5")
+    assert run.status == 0
+    assert [tuple(row[name] for name in columns) for row in rows_of("o.csv")] == [
+        (first, "captured", "B-1", "open", "x", "one"),
+        (second, "captured", "B-2", "'=1+1", "y", "two\nlines"),
+    ]
+
+
+def test_the_other_keys_of_a_list_are_kept(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """Amounts stay exact; what only JSON can hold is JSON in a cell."""
+    first, second, third = reserve_many(sandbox, 3)
+    Path("debits.jsonl").write_text(
+        f'{{"amount": 100.50, "Debit ID": "{first}", "tags": ["a", {{"b": 1.10}}]}}\n'
+        f'{{"debit_id": "{second}", "note": "odd \\ud800", "paid": true}}\n"{third}"\n'
+    )
+
+    jetpay(*capture("debits.jsonl", "--out=o.csv"))
+    jetpay(*capture("debits.jsonl", "--out=o.jsonl"))
+
+    columns = ("debit_id", "amount", "tags", "note", "paid")
+    assert [tuple(row[name] for name in columns) for row in rows_of("o.csv")] == [
+        (first, "100.50", '["a",{"b":1.10}]', "", ""),
+        (second, "", "", "odd \\ud800", "true"),
+        (third, "", "", "", ""),
+    ]
+    lines = Path("o.jsonl").read_text().splitlines()
+    assert '"listed":{"amount":100.50,"tags":["a",{"b":1.10}]}' in lines[0]
+    assert json.loads(lines[1])["listed"] == {"note": "odd \\ud800", "paid": True}
+    assert json.loads(lines[2])["listed"] == {}
+
+
+def test_a_column_in_another_encoding_is_kept(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """What is not UTF-8 is written as an escape, rather than not at all."""
+    (debit_id,) = reserve_many(sandbox, 1)
+    Path("debits.csv").write_bytes(b"debit_id,na\xefme\n" + debit_id.encode() + b",Ren\xe9\n")
+
+    run = jetpay(*capture("debits.csv", "--out=o.csv"))
+
+    (row,) = rows_of("o.csv")
+    assert run.status == 0
+    assert row["na\\udcefme"] == "Ren\\udce9"
+
+
+def test_too_many_keys(jetpay: Jetpay, sandbox: Sandbox) -> None:
+    """A file with thousands of columns helps nobody: it is refused before anything is sent."""
+    Path("debits.jsonl").write_text("".join(f'{{"debit_id": "d{n}", "k{n}": 1}}\n' for n in range(1001)))
+
+    run = jetpay(*capture("debits.jsonl", "--out=o.csv"))
+
+    assert run.status == 2
+    assert "more than 1,000 columns or keys" in run.err
+    assert jetpay(*capture("debits.jsonl", "--dry-run", "--out=o.csv")).status == 0
+
+
 def test_outcomes_on_stdout(jetpay: Jetpay, sandbox: Sandbox) -> None:
     """--out - leaves stdout to the outcomes: the report goes to stderr."""
     run = jetpay(*capture(listed(reserve_many(sandbox, 2)), "--out=-"))

@@ -354,7 +354,7 @@ def test_no_room_for_the_list() -> None:
         debits._store.execute("PRAGMA max_page_count=3")
 
         with pytest.raises(ConfigurationError, match=r"does not fit into the temporary directory .*; set TMPDIR"):
-            debits.add((number, f"debit_{number}") for number in range(10_000))
+            debits.add((number, f"debit_{number}", None) for number in range(10_000))
 
 
 def test_the_last_line_of_a_long_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
