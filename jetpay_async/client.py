@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Iterable
+from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import jetpay_async.ledger
 from jetpay_async._batch import worker_pool
-from jetpay_async._batch.operation import CaptureOperation, PreauthorizeOperation
+from jetpay_async._batch.operation import CaptureOperation, ChargeOperation, PreauthorizeOperation
 from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits, WorkerPool
-from jetpay_async._core import operations
+from jetpay_async._core import account_operations, link_operations, operations, raw_operation, webhook_operations
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core.contract import LINK_AMOUNTS
 from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL, check_base_url, origin
 from jetpay_async._core.execution import Options
 from jetpay_async._core.executor import CallExecutor
@@ -21,10 +23,32 @@ from jetpay_async._core.secret import Secret
 from jetpay_async._core.single_flight import SingleFlight
 from jetpay_async._core.transport import ClientSession, Transport
 from jetpay_async._core.validation import check_seconds
-from jetpay_async.errors import ConfigurationError, OutcomeUnknownError
-from jetpay_async.models import Capture, Preauthorization, TransactionStatus
+from jetpay_async._core.webhook_operations import UNCHANGED, Unchanged
+from jetpay_async.bank_accounts import BankAccountDetails
+from jetpay_async.errors import ConfigurationError, ConflictError, InvalidRequestError, OutcomeUnknownError
+from jetpay_async.models import (
+    BankAccount,
+    Capture,
+    CardForm,
+    Charge,
+    Contact,
+    Credit,
+    JSONValue,
+    Payer,
+    PaymentLink,
+    Preauthorization,
+    RawAnswer,
+    TransactionStatus,
+    Webhook,
+)
 from jetpay_async.money import Amount
-from jetpay_async.outcomes import CaptureOutcome, PreauthorizationOutcome, PreauthorizationRequest
+from jetpay_async.outcomes import (
+    CaptureOutcome,
+    ChargeOutcome,
+    ChargeRequest,
+    PreauthorizationOutcome,
+    PreauthorizationRequest,
+)
 from jetpay_async.telemetry import Operation
 
 if TYPE_CHECKING:
@@ -37,10 +61,13 @@ __all__ = ["DEMO_URL", "PRODUCTION_URL", "JetpayClient"]
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
-_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome)
+_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome | ChargeOutcome)
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_CONNECTIONS = 100
+
+# What is left of a deadline that has passed: a call needs some time to say that it was not sent.
+_SHORTEST_SECONDS = 1e-6
 
 
 class JetpayClient:
@@ -78,13 +105,16 @@ class JetpayClient:
         on_operation: Called with an `Operation` for each call when it ends, whatever its end, in the context of the
             task that made it: for metrics and tracing. Synchronous and quick; what it raises is logged.
             `jetpay_async.opentelemetry.OpenTelemetry` is one.
+        link_amounts: In which unit amounts leave in `create_debit`, `create_credit` and `send_credit`: ``"major"``
+            (``100.50``, as for cards) or ``"minor"`` (``10050``). The vendor's pages name none: **ask Jetpay, and try a
+            small amount first, since a factor of 100 is at stake**. The methods take dollars either way.
         clock: Time and chance, for tests.
 
     Raises:
         ConfigurationError: An argument can't work, for example a token that would go to a host that it is not for.
     """
 
-    __slots__ = ("_clock", "_executor", "_options", "_owner", "_pools", "_single_flight", "_transport")
+    __slots__ = ("_clock", "_executor", "_link_amounts", "_options", "_owner", "_pools", "_single_flight", "_transport")
 
     def __init__(
         self,
@@ -100,10 +130,13 @@ class JetpayClient:
         trusted_origins: Collection[str] = (),
         on_unknown: Callable[[OutcomeUnknownError], None] | None = None,
         on_operation: Callable[[Operation], None] | None = None,
+        link_amounts: Literal["major", "minor"] = LINK_AMOUNTS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         secret = Secret(api_token)
         del api_token  # error reporters collect local variables, those of a constructor that fails too
+        if link_amounts not in {"major", "minor"}:
+            raise ConfigurationError("link_amounts: is 'major' (dollars) or 'minor' (cents)")
         self._options = _options(timeout, RetryPolicy() if retry is None else retry)
         self._transport = Transport(
             secret,
@@ -118,6 +151,7 @@ class JetpayClient:
         self._executor = _make_executor(self._transport, clock, on_unknown, on_operation)
         self._single_flight = SingleFlight(self._executor)
         self._clock = clock
+        self._link_amounts: Literal["major", "minor"] = link_amounts
         self._pools: set[AnyWorkerPool] = set()
         self._owner = True
 
@@ -134,6 +168,7 @@ class JetpayClient:
         trusted_origins: Collection[str] = (),
         on_unknown: Callable[[OutcomeUnknownError], None] | None = None,
         on_operation: Callable[[Operation], None] | None = None,
+        link_amounts: Literal["major", "minor"] = LINK_AMOUNTS,
     ) -> Self:
         """Make a client from ``JETPAY_API_TOKEN`` and, if set, ``JETPAY_BASE_URL`` (production by default).
 
@@ -147,6 +182,7 @@ class JetpayClient:
             trusted_origins: As for the class.
             on_unknown: As for the class.
             on_operation: As for the class.
+            link_amounts: As for the class.
 
         Raises:
             ConfigurationError: ``JETPAY_API_TOKEN`` is not set, or as for the class.
@@ -165,6 +201,7 @@ class JetpayClient:
             trusted_origins=trusted_origins,
             on_unknown=on_unknown,
             on_operation=on_operation,
+            link_amounts=link_amounts,
         )
 
     async def preauthorize(
@@ -341,6 +378,478 @@ class JetpayClient:
         """
         await self._execute(operations.cancel_transaction(identifier))
 
+    async def charge(
+        self, *, contact_id: str, credit_card_id: str, amount: Amount, to_bank_account_id: str, statement: str
+    ) -> Charge:
+        """Take an amount from a saved card at once [docs, "Charge"]: `preauthorize` and `capture` in one.
+
+        Sent at most once, unless it provably never began to leave, as `preauthorize`.
+
+        Args:
+            contact_id: The payer.
+            credit_card_id: A card saved on that contact.
+            amount: Major units of the account's currency (CAD), at most two decimals; see `preauthorize`.
+            to_bank_account_id: The merchant's bank account.
+            statement: What the payer's bank statement shows; at most 30 characters [docs].
+
+        Returns:
+            The charge. If it is ``final``, the money was taken: ``state`` is ``paid`` as a rule, and an event
+            ``completed`` or ``failed`` follows [docs]. Otherwise the API has accepted it and not finished it.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            TransactionFailedError: The reply says that the transaction is failed or cancelled.
+            APIError: The API said no, for example for a declined card, or in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            OutcomeUnknownError: It began to leave and no usable answer came: the money may have been taken.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        call = operations.charge(
+            contact_id=contact_id,
+            credit_card_id=credit_card_id,
+            amount=amount,
+            to_bank_account_id=to_bank_account_id,
+            statement=statement,
+        )
+        return await self._execute(call)
+
+    async def create_contact(self, *, email: str, name: str, tags: Iterable[str] = (), language: str = "en") -> Contact:
+        """Create a payer or payee [docs, "Contacts"].
+
+        Sent twice, it makes a duplicate and moves no money. It is not sent again by itself;
+        ``RetryPolicy(resend_harmless=True)`` allows it.
+
+        Args:
+            email: Of the contact.
+            name: Of the contact.
+            tags: Yours, to sort contacts by.
+            language: Of the hosted pages, for example ``en`` or ``fr``.
+
+        Returns:
+            The contact. Store its ``contact_id``.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            OutcomeUnknownError: The contact may exist; ``moves_money`` is False.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._execute(
+            account_operations.create_contact(email=email, name=name, tags=tags, language=language)
+        )
+
+    async def card_form(self, contact_id: str) -> CardForm:
+        """Ask for a hosted form in which the payer types a card [docs, "Card tokenization"].
+
+        The card's data never touches your servers. Show the ``url`` in an iframe, once. The result, success or failure,
+        arrives as an event: register a webhook first. A call that got no answer is repeated: an unused form does
+        no harm.
+
+        Args:
+            contact_id: Whose card it will be.
+
+        Returns:
+            The form, with the ``credit_card_id`` that the card will have. That its fields have these names is
+            inferred.
+
+        Raises:
+            InvalidArgumentError: ``contact_id`` can't be one; nothing was sent.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: The connection failed each time.
+            ServiceError: No usable answer came; calling again is safe.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._execute(account_operations.card_form(contact_id))
+
+    async def create_bank_account(self, details: BankAccountDetails, *, contact_id: str) -> BankAccount:
+        """Save the bank account of a contact, for debits and credits [docs, "Bank accounts"; its path is inferred].
+
+        The merchant's own bank account is made in Jetpay's dashboard, not by a call. Sent twice, this makes a duplicate
+        and moves no money; it is never sent again by itself.
+
+        Args:
+            details: The account. Its number is in no error, log or ``repr``, but for the last three digits.
+            contact_id: Whose it is.
+
+        Returns:
+            The bank account. Store its ``bank_account_id``.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            OutcomeUnknownError: The bank account may exist; ``moves_money`` is False.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._execute(account_operations.create_bank_account(details, contact_id=contact_id))
+
+    async def create_debit(
+        self,
+        *,
+        amount: Amount,
+        to_bank_account_id: str,
+        statement: str,
+        note: str | None = None,
+        contact_id: str | None = None,
+        payer: Payer | None = None,
+    ) -> PaymentLink:
+        """Ask for a payment by a link [docs, "Debits"].
+
+        Sent at most once, unless it provably never began to leave: twice, it would be payable twice, and a completed
+        card form pays the contact's debit without a further step.
+
+        Args:
+            amount: Major units, as for `preauthorize`. **In which unit the API takes it here is open**: the client's
+                ``link_amounts`` says how it is sent.
+            to_bank_account_id: The merchant's bank account.
+            statement: What the payer's bank statement shows; at most 30 characters [docs].
+            note: Shown in Jetpay's app; it may be longer than the statement [docs].
+            contact_id: Who pays: a contact,
+            payer: or somebody new. Exactly one of the two.
+
+        Returns:
+            The link. Hand it to the payer yourself: nobody is e-mailed [docs].
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            OutcomeUnknownError: It began to leave and no usable answer came: a payable debit may exist.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        call = link_operations.create_debit(
+            amount=amount,
+            to_bank_account_id=to_bank_account_id,
+            statement=statement,
+            note=note,
+            contact_id=contact_id,
+            payer=payer,
+            unit=self._link_amounts,
+        )
+        return await self._execute(call)
+
+    async def create_credit(
+        self,
+        *,
+        amount: Amount,
+        from_bank_account_id: str,
+        contact_id: str,
+        statement: str,
+        note: str | None = None,
+    ) -> PaymentLink:
+        """Offer a payout by a link, through which the payee enters a bank account [docs, "Credits"].
+
+        Sent at most once, unless it provably never began to leave: twice, it could be paid out twice.
+
+        Args:
+            amount: Major units, as for `preauthorize`. **In which unit the API takes it here is open**: the client's
+                ``link_amounts`` says how it is sent.
+            from_bank_account_id: The merchant's bank account.
+            contact_id: The payee.
+            statement: What the bank statement shows; at most 30 characters [docs].
+            note: Shown in Jetpay's app; it may be longer than the statement [docs].
+
+        Returns:
+            The link. Hand it to the payee, and to nobody else: who has it says where the money goes.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            OutcomeUnknownError: It began to leave and no usable answer came: a credit may exist.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        call = link_operations.create_credit(
+            amount=amount,
+            from_bank_account_id=from_bank_account_id,
+            contact_id=contact_id,
+            statement=statement,
+            note=note,
+            unit=self._link_amounts,
+        )
+        return await self._execute(call)
+
+    async def send_credit(
+        self,
+        *,
+        amount: Amount,
+        from_bank_account_id: str,
+        to_bank_account_id: str,
+        contact_id: str,
+        statement: str,
+        note: str | None = None,
+    ) -> Credit:
+        """Send money to a saved bank account [docs, "Credits"]: **it leaves without a further step of anybody**.
+
+        Sent at most once, unless it provably never began to leave.
+
+        Args:
+            amount: Major units, as for `preauthorize`. **In which unit the API takes it here is open**: the client's
+                ``link_amounts`` says how it is sent.
+            from_bank_account_id: The merchant's bank account.
+            to_bank_account_id: The payee's, from `create_bank_account`.
+            contact_id: The payee.
+            statement: What the bank statement shows; at most 30 characters [docs].
+            note: Shown in Jetpay's app; it may be longer than the statement [docs].
+
+        Returns:
+            The credit, on its way: ``processing``, then ``initiated``, then ``completed`` [docs].
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            OutcomeUnknownError: It began to leave and no usable answer came: the money may be on its way.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        call = link_operations.send_credit(
+            amount=amount,
+            from_bank_account_id=from_bank_account_id,
+            to_bank_account_id=to_bank_account_id,
+            contact_id=contact_id,
+            statement=statement,
+            note=note,
+            unit=self._link_amounts,
+        )
+        return await self._execute(call)
+
+    async def register_webhook(
+        self,
+        callback_url: str,
+        *,
+        callback_api_key: str | None = None,
+        max_batch_size: int = 10,
+        max_wait_seconds: int = 60,
+        replay_from: int | datetime | None = None,
+    ) -> Webhook:
+        """Have events delivered to a URL [docs, "Webhooks"]. For deploy scripts, see `ensure_webhook`.
+
+        There is one webhook for a URL. So a registration without an answer is resolved by the list of webhooks, within
+        the same deadline: if it is there with these settings, it is returned (``confirmed_by_list``); if it is absent
+        once the request can no longer be on its way, it is sent again.
+
+        Args:
+            callback_url: A public HTTPS address [docs].
+            callback_api_key: A secret for Jetpay to send along.
+            max_batch_size: Events of a delivery, at most: 1 to 100 [docs].
+            max_wait_seconds: Seconds that the oldest undelivered event waits for others: 60 to 3600 [docs].
+            replay_from: Also deliver earlier events: from this event's id on (inclusive), or from this aware moment on.
+                The list does not show whether it was applied: where ``confirmed_by_list``, call `replay_webhook`.
+
+        Returns:
+            The webhook. `jetpay_async.webhooks.WebhookVerifier` takes its ``id``.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            InvalidRequestError: There is a webhook for this URL already, or the API said no for another reason.
+            ConflictError: After no answer, the list shows a webhook of this URL with other settings.
+            APIError: The API said no, in another of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            ServiceError: Each attempt was lost, and the list proves that none was carried out; calling again is safe.
+            OutcomeUnknownError: The webhook may exist; ``moves_money`` is False.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        call = webhook_operations.register_webhook(
+            callback_url,
+            callback_api_key=callback_api_key,
+            max_batch_size=max_batch_size,
+            max_wait_seconds=max_wait_seconds,
+            replay_from=replay_from,
+        )
+        return await self._execute(call)
+
+    async def list_webhooks(self) -> tuple[Webhook, ...]:
+        """List the account's webhooks [docs, "Webhooks"; that the reply has one array is inferred].
+
+        Raises:
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: The connection failed each time.
+            ServiceError: No usable answer came; calling again is safe.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._execute(webhook_operations.list_webhooks())
+
+    async def webhook(self, identifier: str) -> Webhook:
+        """Read one webhook [docs, "Webhooks"].
+
+        Args:
+            identifier: `Webhook.identifier`.
+
+        Raises:
+            InvalidArgumentError: ``identifier`` can't be one; nothing was sent.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: The connection failed each time.
+            ServiceError: No usable answer came; calling again is safe.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._execute(webhook_operations.read_webhook(identifier))
+
+    async def change_webhook(
+        self,
+        identifier: str,
+        *,
+        callback_url: str | None = None,
+        callback_api_key: str | Unchanged | None = UNCHANGED,
+        max_batch_size: int | None = None,
+        max_wait_seconds: int | None = None,
+    ) -> Webhook:
+        """Change settings of a webhook; what is not given stays [docs, "Webhooks"].
+
+        A call that got no answer is repeated: the effect is the same.
+
+        Args:
+            identifier: `Webhook.identifier`.
+            callback_url: Another address.
+            callback_api_key: Another secret; None for none any more [inferred: that the API takes null].
+            max_batch_size: Events of a delivery, at most: 1 to 100 [docs].
+            max_wait_seconds: Seconds that the oldest undelivered event waits for others: 60 to 3600 [docs].
+
+        Returns:
+            The webhook as it is now.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent, or nothing is changed.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            ServiceError: No usable answer came; calling again is safe.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        call = webhook_operations.change_webhook(
+            identifier,
+            callback_url=callback_url,
+            callback_api_key=callback_api_key,
+            max_batch_size=max_batch_size,
+            max_wait_seconds=max_wait_seconds,
+        )
+        return await self._execute(call)
+
+    async def replay_webhook(self, identifier: str, *, replay_from: int | datetime) -> Webhook:
+        """Have a webhook deliver again from an event or a moment on [docs; that a change takes it is inferred].
+
+        A call that got no answer is repeated. Your receiver gets events that it has handled: an inbox of
+        `jetpay_async.webhooks` handles each once.
+
+        Args:
+            identifier: `Webhook.identifier`.
+            replay_from: An event's id (inclusive), or an aware moment.
+
+        Returns:
+            The webhook as it is now.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            ServiceError: No usable answer came; calling again is safe.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._execute(webhook_operations.replay_webhook(identifier, replay_from=replay_from))
+
+    async def remove_webhook(self, identifier: str) -> None:
+        """Remove a webhook: nothing is delivered to its URL any more [docs, "Webhooks"].
+
+        A call that got no answer is repeated; a 404 after that means that the first one removed it.
+
+        Args:
+            identifier: `Webhook.identifier`.
+
+        Raises:
+            InvalidArgumentError: ``identifier`` can't be one; nothing was sent.
+            NotFoundError: There was no such webhook.
+            APIError: The API said no, in another of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            ServiceError: No usable answer came; calling again is safe.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        await self._execute(webhook_operations.remove_webhook(identifier))
+
+    async def ensure_webhook(
+        self,
+        callback_url: str,
+        *,
+        callback_api_key: str | None = None,
+        max_batch_size: int = 10,
+        max_wait_seconds: int = 60,
+    ) -> Webhook:
+        """See to it that a URL has a webhook with these settings: list, then change or register. For deploy scripts.
+
+        Several calls in one deadline, the client's ``timeout``. If another process registers the same URL meanwhile,
+        the list is read once more.
+
+        Args:
+            callback_url: As for `register_webhook`.
+            callback_api_key: As for `register_webhook`; None removes one that the webhook has.
+            max_batch_size: As for `register_webhook`.
+            max_wait_seconds: As for `register_webhook`.
+
+        Returns:
+            The webhook, as it is now.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            ServiceError: No usable answer came; calling again is safe.
+            OutcomeUnknownError: The webhook may exist; calling again is safe, and finds it.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        register = webhook_operations.register_webhook(
+            callback_url,
+            callback_api_key=callback_api_key,
+            max_batch_size=max_batch_size,
+            max_wait_seconds=max_wait_seconds,
+            replay_from=None,
+        )
+        deadline = self._executor.now() + self._options.timeout
+        listed = await self._execute_by(deadline, webhook_operations.list_webhooks())
+        found = webhook_operations.find_webhook(listed, callback_url)
+        if found is None:
+            try:
+                return await self._execute_by(deadline, register)
+            except (InvalidRequestError, ConflictError) as duplicate:
+                listed = await self._execute_by(deadline, webhook_operations.list_webhooks())
+                found = webhook_operations.find_webhook(listed, callback_url)
+                if found is None:
+                    raise duplicate from None
+        change = webhook_operations.change_to(found, register)
+        return found if change is None else await self._execute_by(deadline, change)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: JSONValue = None,
+        replay_safety: Literal["never", "idempotent"] = "never",
+    ) -> RawAnswer:
+        """Send a request that this release has no method for.
+
+        With everything that the other calls have: the token and the hosts that it may go to, one deadline, exact
+        numbers, errors that say what is known. The client can't know what the request does: you say what sending it
+        twice would mean.
+
+        Args:
+            method: ``GET``, ``POST``, ``PUT``, ``PATCH`` or ``DELETE``. A ``GET`` is always repeated. PUT creates at
+                this API: it is not repeated because of its method.
+            path: Below ``base_url``, percent-encoded, with a query if need be: ``"/transaction/debit_123/status"``.
+            json: The body; numbers as `int` or `decimal.Decimal`.
+            replay_safety: ``"never"``: sent once it began to leave, never again. ``"idempotent"``: repeated while there
+                is no answer. Refused for requests that the client knows to act twice.
+
+        Returns:
+            The answer, if its status is 2xx.
+
+        Raises:
+            InvalidArgumentError: An argument was refused before anything was sent; ``field`` names it.
+            APIError: The API said no, in one of its subclasses.
+            NotSentError: Nothing began to leave; calling again is safe.
+            ServiceError: What may be repeated got no usable answer.
+            OutcomeUnknownError: It began to leave and no usable answer came.
+            ConfigurationError: The client is closed, or used from another event loop or after a fork.
+        """
+        return await self._execute(raw_operation.request(method, path, document=json, replay_safety=replay_safety))
+
     def capture_many(
         self,
         debit_ids: Iterable[str] | AsyncIterable[str],
@@ -449,6 +958,43 @@ class JetpayClient:
             on_outcome,
         )
 
+    def charge_many(
+        self,
+        requests: Iterable[ChargeRequest] | AsyncIterable[ChargeRequest],
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        rate: float | None = None,
+        on_outcome: Callable[[ChargeOutcome], None] | None = None,
+    ) -> AsyncGenerator[ChargeOutcome, None]:
+        """Take many amounts at once, and yield the outcome of each as soon as it is known.
+
+        As `capture_many`; see there. Two equal requests are two charges.
+
+        Args:
+            requests: What to charge: an iterable, or an async iterable.
+            concurrency: The most charges in flight.
+            rate: Charges started per second at most, evenly spaced; None for as many as ``concurrency`` allows.
+            on_outcome: Called with each outcome as it happens, also with those that can't be yielded any more: best
+                used to store the ``debit_id``. Synchronous and quick; what it raises is logged.
+
+        Yields:
+            `Charged`, `AcceptedCharge`, `Rejected`, `NotSent` or `Unknown`, each with its ``request``. Of those that
+            are `Unknown`, some have taken the amount: nothing at the API could show it.
+
+        Raises:
+            InvalidArgumentError: An argument is out of range; at once. A request with a field that can't be right is a
+                `NotSent`.
+            ConfigurationError: The client is closed: at once, or after the items in flight.
+            Exception: What ``requests`` raised, after the items that were taken from it.
+        """
+        return self._start_batch(
+            ChargeOperation(self._executor, self._options),
+            requests,
+            "requests",
+            BatchLimits(concurrency=concurrency, rate=rate),
+            on_outcome,
+        )
+
     def with_options(self, *, timeout: float | None = None, retry: RetryPolicy | None = None) -> JetpayClient:
         """Return a client with other options on the same session.
 
@@ -466,6 +1012,7 @@ class JetpayClient:
         other._executor = self._executor
         other._single_flight = self._single_flight
         other._clock = self._clock
+        other._link_amounts = self._link_amounts
         other._pools = self._pools
         other._options = _options(
             self._options.timeout if timeout is None else timeout, self._options.retry if retry is None else retry
@@ -481,9 +1028,9 @@ class JetpayClient:
     async def aclose(self) -> None:
         """Close the connections, once; a session of yours is left as it is.
 
-        What `capture_many` and `preauthorize_many` have in flight is waited for, at most as long as the timeout of a
-        call. Other calls under way end with the error that is true of them: a capture whose answer is cut off is an
-        `OutcomeUnknownError`.
+        What `capture_many`, `preauthorize_many` and `charge_many` have in flight is waited for, at most as long as the
+        timeout of a call. Other calls under way end with the error that is true of them: a capture whose answer is cut
+        off is an `OutcomeUnknownError`.
 
         Raises:
             ConfigurationError: The client belongs to another event loop.
@@ -540,6 +1087,11 @@ class JetpayClient:
 
     async def _execute(self, call: operations.Call[_T]) -> _T:
         return await self._executor.execute(self._executor.begin(call, self._options))
+
+    async def _execute_by(self, deadline: float, call: operations.Call[_T]) -> _T:
+        """Execute one call of several that have a deadline together."""
+        left = max(deadline - self._executor.now(), _SHORTEST_SECONDS)
+        return await self._executor.execute(self._executor.begin(call, _options(left, self._options.retry)))
 
 
 def _make_executor(

@@ -6,7 +6,7 @@
      ├── ConfigurationError          the client is set up or used in a way that can't work
      ├── InvalidArgumentError        a bad argument; nothing was sent (also a ValueError)
      ├── NotSentError                nothing had begun to leave; calling again is safe
-     ├── ServiceError                a read got no usable answer; calling again is safe
+     ├── ServiceError                what may be repeated got no usable answer; calling again is safe
      ├── OutcomeUnknownError         a write may have happened; look before you do anything
      └── APIError                    a parsed answer of the API said no
           ├── InvalidRequestError    400, 422
@@ -175,7 +175,7 @@ class NotSentError(JetpayError):
 
 
 class ServiceError(JetpayError):
-    """A read got no usable answer within its attempts or its deadline.
+    """A read, or a write that may be repeated, got no usable answer within its attempts or its deadline.
 
     It says nothing about the transaction. Calling again is safe.
     """
@@ -184,16 +184,18 @@ class ServiceError(JetpayError):
 
     @property
     def retryable(self) -> bool:
-        """Always: a read moves no money."""
+        """Always: what is repeated moves no money."""
         return True
 
 
 class OutcomeUnknownError(JetpayError):
-    """A write began to leave and no usable answer came: the money may have moved.
+    """A write began to leave and no usable answer came: it may have been carried out.
 
     Do not call again blindly. The attributes hold what a person, or a later job, needs to find out.
 
     Attributes:
+        moves_money: Whether money may have moved, or may move without a further step of yours. False for a contact, a
+            bank account and a webhook: there, calling again makes a duplicate at worst.
         arguments: What was asked, by argument name. No secrets.
         started_at: When the last request began to leave (aware, UTC), or None if that is not known.
         state: The last state that the status endpoint reported, or None if it reported none.
@@ -212,9 +214,11 @@ class OutcomeUnknownError(JetpayError):
         state: TransactionState | None = None,
         reason: str = "",
         next_step: str = "",
+        moves_money: bool = True,
         **context: Unpack[Context],
     ) -> None:
         super().__init__(message, **context)
+        self.moves_money = moves_money
         self.arguments: dict[str, str] = dict(arguments or {})
         self.started_at = started_at
         self.state = state

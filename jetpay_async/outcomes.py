@@ -7,6 +7,8 @@ outcome                     what it says                                     wha
 `Accepted`                  the API accepted the capture; it is in progress  read the transaction's status later
 `Preauthorized`             the money is reserved                            store its ``debit_id``
 `AcceptedPreauthorization`  the API accepted it; it is in progress           store its ``debit_id``, read its status
+`Charged`                   the money was taken at once                      store its ``debit_id``
+`AcceptedCharge`            the API accepted it; it is in progress           store its ``debit_id``, read its status
 `Rejected`                  the API said no; no money moved                  correct what it complains about
 `NotSent`                   no money moved, and asking again is safe         ask again
 `Unknown`                   it may have happened                             read the status before anything else
@@ -28,14 +30,18 @@ from jetpay_async.errors import (
     RateLimitedError,
     ServiceError,
 )
-from jetpay_async.models import Capture, Preauthorization
+from jetpay_async.models import Capture, Charge, Preauthorization
 from jetpay_async.money import Amount
 
 __all__ = [
     "Accepted",
+    "AcceptedCharge",
     "AcceptedPreauthorization",
     "CaptureOutcome",
     "Captured",
+    "ChargeOutcome",
+    "ChargeRequest",
+    "Charged",
     "NotSent",
     "PreauthorizationOutcome",
     "PreauthorizationRequest",
@@ -50,6 +56,27 @@ _R = TypeVar("_R")
 @attrs.frozen(kw_only=True)
 class PreauthorizationRequest:
     """The arguments of one `JetpayClient.preauthorize`; they are checked when its turn comes.
+
+    Attributes:
+        contact_id: The payer.
+        credit_card_id: A card saved on that contact.
+        amount: Major units of the account's currency (CAD), at most two decimals.
+        to_bank_account_id: The merchant's bank account.
+        statement: What the payer's bank statement shows; at most 30 characters [docs].
+        reference: Yours, to tell the outcomes apart; never sent.
+    """
+
+    contact_id: str
+    credit_card_id: str
+    amount: Amount
+    to_bank_account_id: str
+    statement: str
+    reference: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ChargeRequest:
+    """The arguments of one `JetpayClient.charge`; they are checked when its turn comes.
 
     Attributes:
         contact_id: The payer.
@@ -155,6 +182,49 @@ class AcceptedPreauthorization:
 
 
 @attrs.frozen(kw_only=True)
+class Charged:
+    """The amount was taken."""
+
+    request: ChargeRequest
+    """As it was given."""
+    charge: Charge
+    """What the API said of it."""
+
+    @property
+    def debit_id(self) -> str:
+        """The debit. Store it."""
+        return self.charge.debit_id
+
+    @property
+    def attempts(self) -> int:
+        """How many requests it took."""
+        return self.charge.attempts
+
+
+@attrs.frozen(kw_only=True)
+class AcceptedCharge:
+    """The API accepted the charge and has not finished it: it may still fail.
+
+    Its transaction's status reports how it ends.
+    """
+
+    request: ChargeRequest
+    """As it was given."""
+    charge: Charge
+    """What the API said of it; ``final`` is False."""
+
+    @property
+    def debit_id(self) -> str:
+        """What to read the status of. Store it."""
+        return self.charge.debit_id
+
+    @property
+    def attempts(self) -> int:
+        """How many requests it took."""
+        return self.charge.attempts
+
+
+@attrs.frozen(kw_only=True)
 class _Undone(Generic[_R]):
     debit_id: str
     """As it was given to be captured; of a preauthorization, the one that the API named, or empty."""
@@ -210,6 +280,11 @@ PreauthorizationOutcome: TypeAlias = (
 )
 """What `JetpayClient.preauthorize_many` yields."""
 
+ChargeOutcome: TypeAlias = (
+    Charged | AcceptedCharge | Rejected[ChargeRequest] | NotSent[ChargeRequest] | Unknown[ChargeRequest]
+)
+"""What `JetpayClient.charge_many` yields."""
+
 
 def captured(debit_id: str, capture: Capture) -> Captured | Accepted:
     """Say what a capture means for the item that it is of."""
@@ -222,6 +297,11 @@ def preauthorized(
     """Say what a preauthorization means for the item that it is of."""
     kind = Preauthorized if preauthorization.final else AcceptedPreauthorization
     return kind(request=request, preauthorization=preauthorization)
+
+
+def charged(request: ChargeRequest, charge: Charge) -> Charged | AcceptedCharge:
+    """Say what a charge means for the item that it is of."""
+    return (Charged if charge.final else AcceptedCharge)(request=request, charge=charge)
 
 
 def undone(

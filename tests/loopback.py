@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ssl import SSLContext
@@ -53,6 +54,27 @@ ROUTES = {
     "capture": "POST /debit/[^/]+/capture",
     "status": "GET /transaction/[^/]+/status",
     "cancel": "DELETE /transaction/[^/]+",
+    "charge": "POST /contact/[^/]+/creditcards/[^/]+/charge",
+    "card_form": "POST /contact/[^/]+/creditcards/url",
+    "create_contact": "PUT /contact",
+    "create_bank_account": "PUT /contact/bank_account",
+    "create_debit": "PUT /debit",
+    "credit": "PUT /credit",
+    "register_webhook": "POST /webhooks/",
+    "list_webhooks": "GET /webhooks/",
+    "webhook": "GET /webhooks/[^/]+",
+    "change_webhook": "PATCH /webhooks/[^/]+",
+    "remove_webhook": "DELETE /webhooks/[^/]+",
+}
+WEBHOOK = {
+    "id": 123,
+    "identifier": "webhook_123",
+    "callback_url": "https://shop.example.com/webhooks",
+    "callback_api_key": None,
+    "state": "active",
+    "last_sent_event_id": None,
+    "max_batch_size": 10,
+    "max_wait_seconds": 60,
 }
 
 
@@ -115,6 +137,10 @@ class Loopback:
     captures: int = 0
     """How often money was taken; the server does not protect itself."""
     preauthorizations: int = 0
+    worked: Counter[str] = attrs.Factory(Counter)
+    """How often each route did its work."""
+    webhooks: list[dict[str, object]] = attrs.Factory(list)
+    """That are registered."""
     scripts: dict[str, list[Act]] = attrs.Factory(dict)
     requests: list[Request] = attrs.Factory(list)
     connections: int = 0
@@ -132,7 +158,12 @@ class Loopback:
 
     def work(self, request: Request) -> None:
         """Change what the request asks to be changed."""
+        self.worked[request.route] += 1
         match request.route:
+            case "register_webhook":
+                self.webhooks.append({**WEBHOOK, **json.loads(request.body)})
+            case "remove_webhook":
+                self.webhooks.clear()
             case "preauthorize":
                 self.preauthorizations += 1
             case "capture":
@@ -144,7 +175,7 @@ class Loopback:
     def answer(self, request: Request) -> dict[str, object]:
         """The guide's answer."""
         match request.route:
-            case "preauthorize":
+            case "preauthorize" | "charge":
                 asked = json.loads(request.body)
                 _, _, contact_id, _, card_id, _ = request.target.split("/")
                 return {
@@ -152,14 +183,32 @@ class Loopback:
                     **asked,
                     "contact_id": contact_id,
                     "from_credit_card_id": card_id,
-                    "transaction_state": "preauthorized",
+                    "transaction_state": "preauthorized" if request.route == "preauthorize" else "paid",
                 }
             case "capture":
                 return {"identifier": request.target.split("/")[2], "state": "paid"}
             case "cancel":
                 return {"ok": True}
-            case _:
+            case "status":
                 return {"state": self.state}
+            case _:
+                return self._answer_of_the_guide(request)
+
+    def _answer_of_the_guide(self, request: Request) -> dict[str, object]:
+        asked = json.loads(request.body) if request.body else {}
+        answers: dict[str, dict[str, object]] = {
+            "card_form": {"url": "https://pay.example.com/form", "credit_card_id": "cc_456"},
+            "create_contact": {"identifier": "new_123", **asked},
+            "create_bank_account": {"identifier": "new_123", **asked},
+            "create_debit": {"identifier": DEBIT_ID, "link": f"https://pay.example.com/{DEBIT_ID}"},
+            "credit": {"identifier": DEBIT_ID, "link": f"https://pay.example.com/{DEBIT_ID}"},
+            "register_webhook": {**WEBHOOK, **asked},
+            "change_webhook": {**WEBHOOK, **asked},
+            "webhook": WEBHOOK,
+            "list_webhooks": {"items": self.webhooks},
+            "remove_webhook": {"ok": True},
+        }
+        return answers.get(request.route, {"state": self.state})
 
     @asynccontextmanager
     async def listen(self, ssl: SSLContext | None = None, port: int = 0) -> AsyncIterator[Self]:

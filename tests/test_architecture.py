@@ -27,10 +27,11 @@ ROOT = Path(jetpay_async.__file__).parent
 # From the first rank to the last: a part may import the parts of the ranks before its own. A part is a module or a
 # folder of the package; the modules of `_core` and `_batch` are parts by themselves. That no circle closes inside a
 # folder is a contract in pyproject.toml, which `nox -s lint` checks.
-LEAVES = {"_text", "_version", "errors", "models", "money", "outcomes", "telemetry"}
+LEAVES = {"_text", "bank_accounts", "_version", "errors", "models", "money", "outcomes", "telemetry"}
 SHARED = {
     "_core.backoff",
     "_core.clock",
+    "_core.contract",
     "_core.endpoints",
     "_core.fork",
     "_core.json",
@@ -44,14 +45,17 @@ SHARED = {
 RANKS = [
     LEAVES,
     SHARED,
-    {"_core.connection_reset", "_core.schema"},
+    {"_core.arguments", "_core.connection_reset", "_core.schema"},
     {"_core.send_guard"},
     {"_core.http"},
     {"_core.operations", "_core.aiohttp_guard"},
+    {"_core.account_operations", "_core.raw_operation"},
+    {"_core.link_operations", "_core.webhook_operations"},
     {"_core.responses", "_core.retry"},
     {"_core.transport"},
     {"_core.execution"},
     {"_core.call_errors", "_core.instrumented", "_core.resolve"},
+    {"_core.listing"},
     {"_core.executor"},
     {"_core.single_flight"},
     {
@@ -107,6 +111,12 @@ PURE = {
         f"_core.{name}"
         for name in (
             "backoff",
+            "webhook_operations",
+            "raw_operation",
+            "link_operations",
+            "contract",
+            "arguments",
+            "account_operations",
             "endpoints",
             "execution",
             "http",

@@ -65,6 +65,7 @@ UNKNOWN: dict[str, Any] = {
     "state": TransactionState("clearing"),
     "reason": "TimeoutError: no answer in time",
     "next_step": "Read the status.",
+    "moves_money": False,
 }
 
 # Class, what it says about the operation, whether calling again is safe and may help, all that it can be given.
@@ -183,11 +184,12 @@ def test_an_error_carries_what_it_was_given(
 def test_an_error_needs_no_more_than_a_message(
     cls: type[JetpayError], outcome: Outcome, retryable: bool, arguments: dict[str, Any]
 ) -> None:
-    """Whatever is not known is None, or empty, never missing."""
+    """Whatever is not known is None, or empty, never missing; that money may have moved is assumed."""
     error = cls("it failed")
 
     assert vars(error).keys() == {"message", *arguments}
-    assert all(not value for name, value in vars(error).items() if name != "message")
+    assert all(not value for name, value in vars(error).items() if name not in {"message", "moves_money"})
+    assert getattr(error, "moves_money", True)
     assert str(error).startswith("it failed")
 
 

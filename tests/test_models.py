@@ -16,7 +16,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetpay_async import Capture, FieldError, JSONValue, Preauthorization, TransactionState, TransactionStatus, models
+from jetpay_async import (
+    BankAccount,
+    Capture,
+    CardForm,
+    Charge,
+    Contact,
+    Credit,
+    FieldError,
+    JSONValue,
+    Payer,
+    PaymentLink,
+    Preauthorization,
+    RawAnswer,
+    TransactionState,
+    TransactionStatus,
+    Webhook,
+    models,
+)
 
 KNOWN = ["requested", "initiated", "preauthorized", "processing", "paid", "completed", "failed", "cancelled"]
 
@@ -159,8 +176,56 @@ VALUES = [
         fail_direction="pull",
         raw=RAW,
     ),
+    Charge(
+        debit_id="debit_123",
+        amount=Decimal("100.50"),
+        statement="Test statement",
+        to_bank_account_id="bank_789",
+        contact_id="contact_123",
+        from_credit_card_id="cc_456",
+        state=TransactionState.PAID,
+        raw=RAW,
+    ),
+    Contact(contact_id="contact_123", email="a@example.com", name="A", tags=("vip",), raw=RAW),
+    CardForm(contact_id="contact_123", credit_card_id="cc_456", url="https://hidden.example.com", raw=RAW),
+    BankAccount(bank_account_id="bank_789", contact_id="contact_123", title="Savings", raw=RAW),
+    PaymentLink(
+        transaction_id="debit_123",
+        link="https://hidden.example.com",
+        amount=Decimal("100.50"),
+        statement="Test statement",
+        raw=RAW,
+    ),
+    Credit(
+        transaction_id="credit_123",
+        amount=Decimal("100.50"),
+        statement="Refund",
+        from_bank_account_id="bank_789",
+        to_bank_account_id="bank_790",
+        contact_id="contact_123",
+        raw=RAW,
+    ),
+    Webhook(
+        identifier="webhook_123",
+        id=123,
+        callback_url="https://shop.example.com/webhooks",
+        callback_api_key="https://hidden.example.com",
+        raw=RAW,
+    ),
 ]
-Value = Preauthorization | Capture | TransactionStatus
+Value = (
+    Preauthorization
+    | Capture
+    | TransactionStatus
+    | Charge
+    | Contact
+    | CardForm
+    | BankAccount
+    | PaymentLink
+    | Credit
+    | Webhook
+)
+HIDDEN = {"raw", "url", "link", "callback_api_key"}
 every_value = pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 
 
@@ -194,12 +259,13 @@ def test_values_are_equal_when_the_api_said_the_same(value: Value) -> None:
 
 @every_value
 def test_the_raw_reply_is_not_shown(value: Value) -> None:
-    """The representation has every attribute but the raw reply."""
+    """The representation has every attribute but the raw reply, and what whoever reads it could use."""
     shown = repr(value)
 
     assert "raw" not in shown
+    assert "hidden" not in shown
     for field in attrs.fields(type(value)):
-        assert field.name == "raw" or f"{field.name}={getattr(value, field.name)!r}" in shown
+        assert field.name in HIDDEN or f"{field.name}={getattr(value, field.name)!r}" in shown
 
 
 @every_value
@@ -242,4 +308,15 @@ def test_every_value_is_tested() -> None:
     """The tables of this file name every value of the module."""
     classes = {getattr(models, name) for name in models.__all__ if attrs.has(getattr(models, name))}
 
-    assert classes == {type(value) for value in VALUES}
+    assert classes == {type(value) for value in VALUES} | {Payer, RawAnswer}
+
+
+def test_a_raw_answer_shows_its_status_alone() -> None:
+    """What a request that nobody knows was answered may be anything, so it is not printed; it compares and hashes."""
+    answer = RawAnswer(status=200, json={"secret": ["hidden"]}, headers={"x": "hidden"})
+
+    assert repr(answer) == "RawAnswer(status=200, attempts=1, elapsed=0.0)"
+    assert answer == RawAnswer(status=200, json={"secret": ["hidden"]}, attempts=3)
+    assert hash(answer) == hash(RawAnswer(status=200, json=None))
+    assert answer != RawAnswer(status=200, json=None)
+    assert Payer(email="a@example.com", name="A") == Payer(email="a@example.com", name="A")

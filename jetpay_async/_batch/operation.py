@@ -1,4 +1,4 @@
-"""What a batch does with each of its items: capture a debit, or preauthorize an amount."""
+"""What a batch does with each of its items: capture a debit, preauthorize or charge an amount."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from jetpay_async._batch.capture_history import CaptureHistory
 from jetpay_async._core import operations
 from jetpay_async.errors import InvalidArgumentError
-from jetpay_async.models import Capture, Preauthorization
+from jetpay_async.models import Capture, Charge, Preauthorization
 from jetpay_async.outcomes import (
     CaptureOutcome,
+    ChargeOutcome,
+    ChargeRequest,
     PreauthorizationOutcome,
     PreauthorizationRequest,
     Unknown,
     captured,
+    charged,
     preauthorized,
     undone,
 )
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome)
+_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome | ChargeOutcome)
 
 
 class BatchOperation(ABC, Generic[_Item, _Result, _Outcome]):
@@ -147,4 +150,41 @@ class PreauthorizeOperation(BatchOperation[PreauthorizationRequest, Preauthoriza
         return preauthorized(item, result)
 
     def failed(self, item: PreauthorizationRequest, error: JetpayError) -> PreauthorizationOutcome:
+        return undone(error, debit_id=error.debit_id or "", request=item, trust_rate_limited=self._trust_rate_limited)
+
+
+class ChargeOperation(BatchOperation[ChargeRequest, Charge, ChargeOutcome]):
+    """Take amounts at once, each as many times as it is given.
+
+    Args:
+        executor: The client's.
+        options: For each charge.
+    """
+
+    name = "charge"
+
+    def __init__(self, executor: CallExecutor, options: Options) -> None:
+        self._executor = executor
+        self._trust_rate_limited = options.retry.resend_rate_limited
+
+    def prepare(self, item: ChargeRequest) -> Call[Charge]:
+        if not isinstance(item, ChargeRequest):
+            raise InvalidArgumentError(
+                f"requests: an item is a ChargeRequest, not {type(item).__name__}", field="requests"
+            )
+        return operations.charge(
+            contact_id=item.contact_id,
+            credit_card_id=item.credit_card_id,
+            amount=item.amount,
+            to_bank_account_id=item.to_bank_account_id,
+            statement=item.statement,
+        )
+
+    def execute(self, execution: Execution[Charge]) -> Coroutine[Any, Any, Charge]:
+        return self._executor.execute(execution)
+
+    def succeeded(self, item: ChargeRequest, result: Charge) -> ChargeOutcome:
+        return charged(item, result)
+
+    def failed(self, item: ChargeRequest, error: JetpayError) -> ChargeOutcome:
         return undone(error, debit_id=error.debit_id or "", request=item, trust_rate_limited=self._trust_rate_limited)

@@ -30,7 +30,7 @@ from jetpay_async.errors import (
     NotSentError,
     OutcomeUnknownError,
 )
-from jetpay_async.outcomes import CaptureOutcome, NotSent, PreauthorizationOutcome, Rejected, Unknown
+from jetpay_async.outcomes import CaptureOutcome, ChargeOutcome, NotSent, PreauthorizationOutcome, Rejected, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome)
+_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome | ChargeOutcome)
 
 DEFAULT_CONCURRENCY = 64
 
@@ -437,13 +437,15 @@ def _breaker_open(error: JetpayError) -> str:
     return f"the circuit breaker is open (last error: {error})"
 
 
-def _subject_of(outcome: CaptureOutcome | PreauthorizationOutcome) -> object:
+def _subject_of(outcome: CaptureOutcome | PreauthorizationOutcome | ChargeOutcome) -> object:
     """Return the debit's id, which for a capture is what was given; for a preauthorization without one, the request."""
     request = getattr(outcome, "request", None)
     return outcome.debit_id if request is None or outcome.debit_id else request
 
 
-def _log_fields(operation: str, outcome: CaptureOutcome | PreauthorizationOutcome) -> dict[str, str | None]:
+def _log_fields(
+    operation: str, outcome: CaptureOutcome | PreauthorizationOutcome | ChargeOutcome
+) -> dict[str, str | None]:
     """Return the fields of a structured log."""
     reason = str(outcome.error) if isinstance(outcome, Rejected | NotSent | Unknown) else None
     return {"operation": operation, "debit_id": outcome.debit_id, "reason": reason}

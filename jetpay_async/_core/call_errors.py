@@ -25,13 +25,16 @@ def unknown(execution: Execution[_T], clock: Clock, reason: str) -> OutcomeUnkno
         ago = clock.monotonic() - execution.guard.started_at
         started_at = datetime.fromtimestamp(clock.time() - ago, UTC)
     context = _context(execution, clock)
+    moves_money = call.operation.moves_money
     return OutcomeUnknownError(
-        "the request was sent but no usable response was received; it may have been carried out",
+        "the request was sent but no usable response was received; it may have been carried out"
+        + ("" if moves_money else ", which moves no money"),
         arguments=call.arguments,
         started_at=started_at,
         state=execution.state,
         reason=reason,
         next_step=_next_step(call, context.get("debit_id")),
+        moves_money=moves_money,
         **context,
     )
 
@@ -41,6 +44,9 @@ def stopped(execution: Execution[_T], clock: Clock) -> NotSentError | ServiceErr
     if execution.call.operation.replay_safety is ReplaySafety.IDEMPOTENT and execution.unanswered:
         return _failure(ServiceError, execution, clock, "no usable answer; calling again is safe")
     if execution.failure is not None and execution.failure.started:
+        return None
+    # Sent again because it is harmless, it may still have been carried out the first time.
+    if execution.call.operation.replay_safety is ReplaySafety.NEVER and execution.unanswered:
         return None
     return not_sent(execution, clock, "nothing was sent; calling again is safe")
 
@@ -52,7 +58,8 @@ def not_sent(execution: Execution[_T], clock: Clock, message: str) -> NotSentErr
 
 def proven_undone(execution: Execution[_T], clock: Clock) -> ServiceError:
     """Make the error for a call that each time was not carried out, as its transaction's status proves."""
-    message = f"not done: the transaction is still {execution.state}; calling again is safe"
+    shown = "the list does not have it" if execution.state is None else f"the transaction is still {execution.state}"
+    message = f"not done: {shown}; calling again is safe"
     return _failure(ServiceError, execution, clock, message)
 
 
@@ -86,6 +93,10 @@ def _context(execution: Execution[_T], clock: Clock) -> Context:
 
 
 def _next_step(call: Call[_T], debit_id: str | None) -> str:
+    if call.operation.listing is not None:
+        return "Read list_webhooks(), or call ensure_webhook(), which does that first."
+    if not call.operation.moves_money:
+        return "Look for it at Jetpay if a duplicate matters; calling again makes one at worst."
     if call.operation.replay_safety is ReplaySafety.RESOLVE:
         return (
             f"Read transaction_status({debit_id!r}) until it is final; calling {call.operation.name}() again on the "

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from jetpay_async._core.contract import DEMO_URL, PRODUCTION_URL, VENDOR_DOMAIN
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -14,16 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DEMO_URL", "PRODUCTION_URL", "SANDBOX_TOKEN_PREFIX"]
 
-PRODUCTION_URL = "https://extapi.jetpay.baselinepayments.com"
-"""The live service [guide]: real cards, real money."""
-
-DEMO_URL = "https://extapi.demo.jetpay.baselinepayments.com"
-"""The vendor's demo service. The host's spelling is inferred: dots or dashes were lost in print."""
-
 SANDBOX_TOKEN_PREFIX = "jetpay_sandbox_"  # noqa: S105 - the mark of a token that is worth nothing
 """How the tokens of `jetpay_async.sandbox` begin."""
 
-_VENDOR = "baselinepayments.com"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # Narrower than RFC 3986 on purpose: where two parsers read a URL differently, a token goes to the host that was not
@@ -116,7 +110,7 @@ def is_plain_url(url: str) -> bool:
 def is_vendor(host: str) -> bool:
     """Return whether a host is Jetpay's."""
     name = host.removesuffix(".")
-    return name == _VENDOR or name.endswith(f".{_VENDOR}")
+    return name == VENDOR_DOMAIN or name.endswith(f".{VENDOR_DOMAIN}")
 
 
 def is_loopback(host: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import attrs
 
+from jetpay_async._core.operations import ReplaySafety
 from jetpay_async._core.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ class Execution(Generic[_T]):
 
     @property
     def unknown(self) -> bool:
-        """Whether it would be a guess to say what became of it."""
+        """Whether it would be a guess, and one that matters, to say what became of it."""
+        if self.call.operation.replay_safety is ReplaySafety.IDEMPOTENT:
+            return False
         return self.in_doubt or (self.guard is not None and self.guard.started)
 
 

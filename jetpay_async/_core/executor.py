@@ -24,6 +24,7 @@ from jetpay_async._core import call_errors, responses
 from jetpay_async._core.execution import CallObserver, Execution, OnFailure, Options
 from jetpay_async._core.fork import after_fork_in_child
 from jetpay_async._core.http import ResolveBound
+from jetpay_async._core.listing import find_in_list
 from jetpay_async._core.log import logger
 from jetpay_async._core.operations import ReplaySafety, ResponseContext, StatusMapping, transaction_failed_error
 from jetpay_async._core.resolve import Finding, Proof, StatusResolver
@@ -36,18 +37,19 @@ from jetpay_async.errors import (
     ConfigurationError,
     ConflictError,
     JetpayError,
+    NotFoundError,
     OutcomeUnknownError,
     PermissionDeniedError,
     RateLimitedError,
     TransactionFailedError,
 )
-from jetpay_async.models import Capture, TransactionStatus
+from jetpay_async.models import Capture
 from jetpay_async.telemetry import AttemptResult
 
 if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock
     from jetpay_async._core.http import HttpTransport, RawResponse
-    from jetpay_async._core.operations import Call
+    from jetpay_async._core.operations import Call, Listing
 
 _T = TypeVar("_T")
 _Read = TypeVar("_Read")
@@ -93,7 +95,7 @@ class CallExecutor:
         self._clock = clock
         self._on_unknown = on_unknown
         self._observer = observer
-        self._resolver = StatusResolver(self._ask_status, clock)
+        self._resolver = StatusResolver(self._ask, clock)
         self._under_way: set[Execution[Any]] = set()
         _executors.add(self)
 
@@ -207,15 +209,20 @@ class CallExecutor:
 
     def _begin_attempt(self, execution: Execution[_T]) -> float:
         """Count an attempt, and give it a guard if it is a write; return how many seconds it may take."""
-        replay_safety = execution.call.operation.replay_safety
+        operation = execution.call.operation
+        replay_safety = operation.replay_safety
         execution.attempts += 1
         execution.attempt_began = now = self._clock.monotonic()
         within = execution.deadline - now
         if within > execution.options.timeout - _FRESH_SECONDS:
             # The same number for each fresh call: what aiohttp needs for it is made once.
             within = execution.options.timeout
-        if replay_safety is ReplaySafety.IDEMPOTENT:
-            return within * READ_SHARE if execution.attempts < execution.options.retry.max_attempts else within
+        repeatable = replay_safety is ReplaySafety.IDEMPOTENT
+        if repeatable and execution.attempts < execution.options.retry.max_attempts:
+            within *= READ_SHARE
+        if operation.method == "GET":
+            return within
+        # Writes that may be repeated have a guard too: aiohttp resends PUT and DELETE by itself.
         response_timeout = within * RESPONSE_SHARE if replay_safety is ReplaySafety.RESOLVE else within
         execution.guard = SendGuard(execution.deadline, self._clock, response_timeout, execution.pre_send_check)
         return within
@@ -276,6 +283,7 @@ class CallExecutor:
                 remaining=self.remaining(execution),
                 chance=self._clock.random(),
                 retry_after=retry_after,
+                harmless=execution.call.operation.harmless,
             )
         _log_failure(execution, failure, decision)
         return decision
@@ -294,6 +302,8 @@ class CallExecutor:
 
     async def _resolve(self, execution: Execution[_T]) -> Resolution[_T] | None:
         """Find out what became of a request in doubt; None if it is proven not carried out, and may be sent again."""
+        if (make_listing := execution.call.operation.listing) is not None:
+            return await self._resolve_by_list(execution, make_listing(execution.call))
         finding = await self._resolver.resolve(execution, _states(execution), certain_from=execution.certain_from)
         if (resolution := self._conclude(execution, finding)) is not None:
             return resolution
@@ -305,11 +315,35 @@ class CallExecutor:
             if finding.obstacle is not None:
                 reason = f"{reason}, and the status can't be read: {finding.obstacle}"
             raise self._unknown(execution, reason) from finding.obstacle
+        self._note_undone(execution)
+        return None
+
+    async def _resolve_by_list(
+        self, execution: Execution[_T], listing: Listing[_T], rejection: APIError | None = None
+    ) -> Resolution[_T] | None:
+        """Do the same by the list that the result would be in.
+
+        With a rejection, which may be due to an earlier request of ours: raise it if nothing shows that it is.
+        """
+        finding = await find_in_list(execution, listing, self._ask, self._clock)
+        if finding.found is not None:
+            return Resolution(finding.found)
+        if finding.absent:
+            if rejection is not None:
+                raise rejection
+            self._note_undone(execution)
+            return None
+        reason = call_errors.reason_of(execution)
+        if finding.obstacle is not None:
+            reason = f"{reason}, and the list can't be read: {finding.obstacle}"
+        raise self._unknown(execution, reason) from (finding.obstacle or rejection)
+
+    def _note_undone(self, execution: Execution[_T]) -> None:
+        """Note that no request was carried out, or can be any more; raise that if none may be sent again."""
         execution.in_doubt = False
         execution.guard = None
         if execution.attempts >= execution.options.retry.max_attempts:
             raise call_errors.proven_undone(execution, self._clock)
-        return None
 
     async def _confirm(self, execution: Execution[_T], rejection: APIError) -> Resolution[_T]:
         """Read the status before a rejection is believed: the debit may be captured already.
@@ -319,8 +353,18 @@ class CallExecutor:
         - it is a 409, which may be said of a request that is being worked on: not before `RetryPolicy.resolve_after`;
         - an earlier request of ours was not answered: only once the status proves that nothing was done.
         """
+        operation = execution.call.operation
+        if execution.unanswered and (answer := self._judge_by_earlier(execution, rejection)) is not None:
+            return answer
         not_about_this = isinstance(rejection, AuthenticationError | PermissionDeniedError | RateLimitedError)
-        if execution.call.operation.replay_safety is not ReplaySafety.RESOLVE or not_about_this:
+        if operation.replay_safety is not ReplaySafety.RESOLVE or not_about_this:
+            raise rejection
+        if operation.listing is not None:
+            if execution.unanswered:
+                listing = operation.listing(execution.call)
+                resolution = await self._resolve_by_list(execution, listing, rejection)
+                if resolution is not None:
+                    return resolution
             raise rejection
         policy = execution.options.retry
         certain_from = execution.certain_from
@@ -343,6 +387,18 @@ class CallExecutor:
             execution.mark_in_doubt(certain_from)
             raise self._unknown(execution, rejection.message) from rejection
         raise rejection
+
+    def _judge_by_earlier(self, execution: Execution[_T], rejection: APIError) -> Resolution[_T] | None:
+        """Say what a rejection means after a request without an answer: it is of the last request, and of no other."""
+        operation = execution.call.operation
+        if operation.missing_is_done and isinstance(rejection, NotFoundError):
+            context = ResponseContext(
+                execution.attempts, self._clock.monotonic() - execution.began, rejection.status or 0
+            )
+            return Resolution(operation.read(execution.call, None, context))
+        if operation.replay_safety is ReplaySafety.NEVER:
+            raise self._unknown(execution, f"an earlier request got no answer; then {rejection.message}") from rejection
+        return None
 
     def _conclude(self, execution: Execution[_T], finding: Finding) -> Resolution[_T] | None:
         """Make the result of what was found, or raise that the transaction is over; None if there is neither."""
@@ -367,10 +423,8 @@ class CallExecutor:
         resolution = self._conclude(execution, finding)
         return result if resolution is None else resolution.result
 
-    async def _ask_status(
-        self, call: Call[TransactionStatus], execution: Execution[Any]
-    ) -> tuple[RawResponse, TransactionStatus]:
-        """Send one status read on behalf of an execution."""
+    async def _ask(self, call: Call[_Read], execution: Execution[Any]) -> tuple[RawResponse, _Read]:
+        """Send one read on behalf of an execution."""
         while True:
             began = self._clock.monotonic()
             within = self.remaining(execution) * READ_SHARE
@@ -380,7 +434,7 @@ class CallExecutor:
                     call.operation.method, call.path, call.body, None, within=within
                 )
                 http_status = response.status
-                status = self._read(call, response, execution)
+                answer = self._read(call, response, execution)
                 result = AttemptResult.ANSWERED
             except (Unanswered, APIError) as failure:
                 result, http_status = classify(failure), failure.status
@@ -390,7 +444,7 @@ class CallExecutor:
             finally:
                 if self._observer is not None:
                     self._observer.attempt_ended(execution, call.operation.name, began, result, http_status)
-            return response, status
+            return response, answer
 
     # --- calls without a result
 
@@ -447,7 +501,7 @@ def classify(failure: Unanswered | APIError) -> AttemptResult:
 def _states(execution: Execution[_T]) -> StatusMapping[_T]:
     states = execution.call.operation.states
     if states is None:  # pragma: no cover - only reads have none, and nothing is in doubt of them
-        raise AssertionError(f"{execution.call.operation.name} can't be resolved")
+        raise AssertionError(f"{execution.call.operation.name} has no status")
     return states
 
 

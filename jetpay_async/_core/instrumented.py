@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from jetpay_async._core.log import logger
 from jetpay_async.errors import JetpayError
-from jetpay_async.models import Capture, Preauthorization
+from jetpay_async.models import Capture, Charge, Credit, PaymentLink, Preauthorization
 from jetpay_async.telemetry import Attempt, AttemptResult, Operation, OperationOutcome
 
 if TYPE_CHECKING:
@@ -55,10 +55,12 @@ class OperationObserver:
     def call_succeeded(self, execution: Execution[_T], result: object) -> None:
         """Report a call that has its result."""
         debit_id, outcome = execution.call.debit_id, OperationOutcome.DONE
-        if isinstance(result, Capture | Preauthorization):
+        if isinstance(result, Capture | Preauthorization | Charge):
             debit_id = result.debit_id
             if not result.final:
                 outcome = OperationOutcome.ACCEPTED
+        elif isinstance(result, PaymentLink | Credit):
+            debit_id = result.transaction_id
         self._report(execution, outcome, debit_id)
 
     def call_undone(self, execution: Execution[_T]) -> None:

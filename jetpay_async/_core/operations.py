@@ -10,21 +10,22 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import Enum
-from typing import Generic, TypeVar
-from urllib.parse import quote
+from typing import Any, Generic, TypedDict, TypeVar
 
 import attrs
 
-from jetpay_async._core import json
+from jetpay_async._core import contract, json
+from jetpay_async._core.arguments import read_id, read_statement
 from jetpay_async._core.http import find_request_id
 from jetpay_async._core.schema import CancelReply, CaptureReply, PreauthorizeReply, ResponseDecoder, StatusReply
 from jetpay_async._text import printable
-from jetpay_async.errors import Context, InvalidArgumentError, TransactionFailedError
+from jetpay_async.errors import Context, TransactionFailedError
 from jetpay_async.models import (
     CAPTURED_STATES,
     IN_PROGRESS_STATES,
     RESERVED_STATES,
     Capture,
+    Charge,
     JSONValue,
     Preauthorization,
     TransactionState,
@@ -34,9 +35,6 @@ from jetpay_async.money import Amount, to_amount
 
 _T = TypeVar("_T")
 
-STATEMENT_LIMIT = 30
-"""Characters of ``statement`` [docs]."""
-
 
 class ReplaySafety(Enum):
     """What to do when a request began to leave and no usable answer came."""
@@ -44,9 +42,20 @@ class ReplaySafety(Enum):
     IDEMPOTENT = "idempotent"
     """Nothing moves: send it again."""
     RESOLVE = "resolve"
-    """Read the transaction's status, then decide."""
+    """Read the transaction's status, or the list that it would be in, then decide."""
     NEVER = "never"
-    """Its transaction is not known: never send it again."""
+    """Nothing shows what became of it: never send it again."""
+
+
+class Body(Enum):
+    """What the body of a 2xx may be."""
+
+    OBJECT = "object"
+    """A JSON object."""
+    JSON = "json"
+    """Any JSON."""
+    OPTIONAL = "optional"
+    """Any JSON, or nothing."""
 
 
 @attrs.define
@@ -89,17 +98,39 @@ class StatusMapping(Generic[_T]):
 
 
 @attrs.frozen
+class Listing(Generic[_T]):
+    """How a list shows what became of a write whose transaction or status there is none of."""
+
+    call: Call[Any]
+    """Reads the list."""
+    find: Callable[[Call[_T], Any, ResponseContext], _T | None]
+    """From the list to the result; None if it is not in it. Raises `APIError` if the list shows that it never will be
+    carried out."""
+
+
+@attrs.frozen
 class ApiOperation(Generic[_T]):
     """One operation of the API, whatever its arguments."""
 
     name: str
     method: str
     replay_safety: ReplaySafety
-    read: Callable[[Call[_T], dict[str, JSONValue], ResponseContext], _T]
+    read: Callable[[Call[_T], Any, ResponseContext], _T]
     """From the JSON of a 2xx to the result. Raises `ValueError` if that is not what it says, `UndecidedStateError` if
     it says a state that decides nothing, `TransactionFailedError` if it says that the transaction is over."""
     states: StatusMapping[_T] | None = None
-    """None for a read."""
+    """None where no transaction's status says what became of it."""
+    listing: Callable[[Call[_T]], Listing[_T]] | None = None
+    """None where no list shows what became of it."""
+    moves_money: bool = True
+    """Whether money may move because of it."""
+    harmless: bool = False
+    """Whether `RetryPolicy.resend_harmless` may have it sent again: it makes a duplicate, and no money moves."""
+    missing_is_done: bool = False
+    """Whether a 404 after a request without an answer means that that request was carried out."""
+    body: Body = Body.OBJECT
+    transaction_field: str | None = None
+    """Where a response names its transaction, in case that the rest of it is unusable."""
 
 
 class UndecidedStateError(ValueError):
@@ -126,22 +157,60 @@ class Call(Generic[_T]):
     arguments: Mapping[str, str]
     """What was asked, for the errors."""
     debit_id: str | None = None
-    body: bytes = b""
+    body: bytes = attrs.field(default=b"", repr=False)
+    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    """What no error may show, even if the API repeats it."""
 
 
 def preauthorize(
     *, contact_id: str, credit_card_id: str, amount: Amount, to_bank_account_id: str, statement: str
 ) -> Call[Preauthorization]:
     """Reserve an amount on a saved card [guide]."""
-    contact, contact_segment = _read_id(contact_id, "contact_id")
-    card, card_segment = _read_id(credit_card_id, "credit_card_id")
+    return _card_payment(
+        PREAUTHORIZE,
+        contract.PREAUTHORIZE,
+        contact_id=contact_id,
+        credit_card_id=credit_card_id,
+        amount=amount,
+        to_bank_account_id=to_bank_account_id,
+        statement=statement,
+    )
+
+
+def charge(
+    *, contact_id: str, credit_card_id: str, amount: Amount, to_bank_account_id: str, statement: str
+) -> Call[Charge]:
+    """Take an amount from a saved card at once [docs]."""
+    return _card_payment(
+        CHARGE,
+        contract.CHARGE,
+        contact_id=contact_id,
+        credit_card_id=credit_card_id,
+        amount=amount,
+        to_bank_account_id=to_bank_account_id,
+        statement=statement,
+    )
+
+
+def _card_payment(
+    operation: ApiOperation[_T],
+    endpoint: contract.Endpoint,
+    *,
+    contact_id: str,
+    credit_card_id: str,
+    amount: Amount,
+    to_bank_account_id: str,
+    statement: str,
+) -> Call[_T]:
+    contact, contact_segment = read_id(contact_id, "contact_id")
+    card, card_segment = read_id(credit_card_id, "credit_card_id")
     exact = to_amount(amount)
-    account, _ = _read_id(to_bank_account_id, "to_bank_account_id")
-    text = _read_statement(statement)
+    account, _ = read_id(to_bank_account_id, "to_bank_account_id")
+    text = read_statement(statement)
     body: dict[str, JSONValue] = {"amount": exact, "to_bank_account_id": account, "statement": text}
     return Call(
-        operation=PREAUTHORIZE,
-        path=f"/contact/{contact_segment}/creditcards/{card_segment}/preauthorize",
+        operation=operation,
+        path=endpoint.fill(contact_id=contact_segment, credit_card_id=card_segment),
         arguments={
             "contact_id": contact,
             "credit_card_id": card,
@@ -159,81 +228,25 @@ def read_debit_id(debit_id: str) -> str:
     Raises:
         InvalidArgumentError: It can't be a debit's id.
     """
-    return _read_id(debit_id, "debit_id")[0]
+    return read_id(debit_id, "debit_id")[0]
 
 
 def capture(debit_id: str) -> Call[Capture]:
     """Take the full amount of a preauthorized debit [guide]."""
-    debit, segment = _read_id(debit_id, "debit_id")
-    return Call(CAPTURE, f"/debit/{segment}/capture", {"debit_id": debit}, debit)
+    debit, segment = read_id(debit_id, "debit_id")
+    return Call(CAPTURE, contract.CAPTURE.fill(debit_id=segment), {"debit_id": debit}, debit)
 
 
 def transaction_status(identifier: str) -> Call[TransactionStatus]:
     """Read where a transaction stands [docs]."""
-    transaction, segment = _read_id(identifier, "identifier")
-    return Call(STATUS, f"/transaction/{segment}/status", {"identifier": transaction}, transaction)
+    transaction, segment = read_id(identifier, "identifier")
+    return Call(STATUS, contract.STATUS.fill(identifier=segment), {"identifier": transaction}, transaction)
 
 
 def cancel_transaction(identifier: str) -> Call[None]:
     """Cancel a transaction while no funds have been pulled [docs]."""
-    transaction, segment = _read_id(identifier, "identifier")
-    return Call(CANCEL, f"/transaction/{segment}", {"identifier": transaction}, transaction)
-
-
-_is_plain_id = re.compile(r"[A-Za-z0-9_-]{1,255}").fullmatch
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\%]|^\s|\s$|^\.{1,2}$")
-_ID_LIMIT = 255
-
-
-def _read_id(value: str, field: str) -> tuple[str, str]:
-    """Check an id; return it, and percent-encoded as one segment of a path."""
-    if type(value) is str and _is_plain_id(value):
-        return value, value
-    if not isinstance(value, str):
-        raise InvalidArgumentError(f"{field}: an id is a str, not {type(value).__name__}", field=field)
-    if not value:
-        raise InvalidArgumentError(f"{field}: is empty; pass the id that the API gave", field=field)
-    plain = _plain(value)
-    # Servers decode %2F before they route, so an encoded slash would still reach another resource; and so would "%2F"
-    # itself, encoded, where a proxy decodes first. An id with a percent sign is most likely one encoded already.
-    if len(plain) > _ID_LIMIT or _FORBIDDEN.search(plain):
-        raise InvalidArgumentError(
-            f"{field}: {plain[:60]!r} is not an id: no slash, percent sign, dot segment, control character or "
-            f"surrounding space, and at most {_ID_LIMIT} characters; pass it exactly as the API gave it, not encoded",
-            field=field,
-        )
-    # A zero-width space, a soft hyphen or a mark of direction, as texts that were copied bring along, makes another id
-    # that looks the same.
-    for character in plain:
-        if not character.isprintable():
-            raise InvalidArgumentError(
-                f"{field}: {plain[:60]!r} contains an invisible or undecodable character, U+{ord(character):04X}; "
-                "remove it",
-                field=field,
-            )
-    return plain, quote(plain, safe="")
-
-
-def _plain(value: str) -> str:
-    """Take the characters that a `str` holds: its subclasses, enumerations among them, may print as others."""
-    return str.__str__(value)
-
-
-def _read_statement(value: str) -> str:
-    field = "statement"
-    if not isinstance(value, str):
-        raise InvalidArgumentError(f"{field}: is a str, not {type(value).__name__}", field=field)
-    statement = _plain(value)
-    if not statement.strip():
-        raise InvalidArgumentError(f"{field}: is empty; it is what the payer's bank statement shows", field=field)
-    if len(statement) > STATEMENT_LIMIT:
-        raise InvalidArgumentError(
-            f"{field}: has {len(statement)} characters; the API takes at most {STATEMENT_LIMIT}, so shorten it",
-            field=field,
-        )
-    if not statement.isprintable():
-        raise InvalidArgumentError(f"{field}: has unprintable characters; remove them: {statement!a}", field=field)
-    return statement
+    transaction, segment = read_id(identifier, "identifier")
+    return Call(CANCEL, contract.CANCEL.fill(identifier=segment), {"identifier": transaction}, transaction)
 
 
 _preauthorize_decoder = ResponseDecoder(PreauthorizeReply)
@@ -245,9 +258,24 @@ _ENDED_STATES = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
 _PREAUTHORIZED = frozenset({TransactionState.PREAUTHORIZED})
 
 
-def _read_preauthorize(
-    call: Call[Preauthorization], document: dict[str, JSONValue], context: ResponseContext
-) -> Preauthorization:
+class _CardPayment(TypedDict):
+    """What a preauthorization and a charge have in common."""
+
+    debit_id: str
+    amount: Decimal
+    statement: str
+    to_bank_account_id: str
+    contact_id: str
+    from_credit_card_id: str
+    state: TransactionState
+    raw: Mapping[str, JSONValue]
+    attempts: int
+    elapsed: float
+
+
+def _read_card_payment(
+    call: Call[_T], document: dict[str, JSONValue], context: ResponseContext, done: frozenset[TransactionState]
+) -> _CardPayment:
     """Need what identifies the debit, and its state; of the rest, compare what there is with what was asked."""
     reply = _preauthorize_decoder.read(document)
     asked = call.arguments
@@ -255,19 +283,19 @@ def _read_preauthorize(
     if not debit_id:
         raise ValueError("the response names no debit")
     # A response that belongs to another request would tie this customer's booking to somebody else's money.
-    if not _agrees(reply.contact_id, asked["contact_id"]):
+    if not agrees(reply.contact_id, asked["contact_id"]):
         raise ValueError("the response is about another contact")
-    if not _agrees(reply.from_credit_card_id, asked["credit_card_id"]):
+    if not agrees(reply.from_credit_card_id, asked["credit_card_id"]):
         raise ValueError("the response is about another card")
     if not _is_amount(reply.amount, Decimal(asked["amount"])):
         raise ValueError(f"the response is about another amount, {printable(str(reply.amount), 40)}")
     if state in _ENDED_STATES:
         status = TransactionStatus(transaction_id=debit_id, state=state, raw=document)
         raise transaction_failed_error(call, status, context, debit_id=debit_id)
-    if state not in RESERVED_STATES | IN_PROGRESS_STATES:
+    if state not in done | IN_PROGRESS_STATES:
         raise UndecidedStateError(state, debit_id)
     statement, bank_account_id = reply.statement, reply.to_bank_account_id
-    return Preauthorization(
+    return _CardPayment(
         debit_id=debit_id,
         amount=Decimal(asked["amount"]),
         statement=statement if isinstance(statement, str) else asked["statement"],
@@ -281,6 +309,42 @@ def _read_preauthorize(
     )
 
 
+def _confirmed_card_payment(call: Call[_T], status: TransactionStatus, context: ResponseContext) -> _CardPayment:
+    asked = call.arguments
+    return _CardPayment(
+        debit_id=status.transaction_id,
+        amount=Decimal(asked["amount"]),
+        statement=asked["statement"],
+        to_bank_account_id=asked["to_bank_account_id"],
+        contact_id=asked["contact_id"],
+        from_credit_card_id=asked["credit_card_id"],
+        state=status.state,
+        raw=status.raw,
+        attempts=context.attempts,
+        elapsed=context.elapsed,
+    )
+
+
+def _read_preauthorize(
+    call: Call[Preauthorization], document: dict[str, JSONValue], context: ResponseContext
+) -> Preauthorization:
+    return Preauthorization(**_read_card_payment(call, document, context, RESERVED_STATES))
+
+
+def _confirmed_preauthorization(
+    call: Call[Preauthorization], status: TransactionStatus, context: ResponseContext
+) -> Preauthorization:
+    return Preauthorization(**_confirmed_card_payment(call, status, context))
+
+
+def _read_charge(call: Call[Charge], document: dict[str, JSONValue], context: ResponseContext) -> Charge:
+    return Charge(**_read_card_payment(call, document, context, CAPTURED_STATES))
+
+
+def _confirmed_charge(call: Call[Charge], status: TransactionStatus, context: ResponseContext) -> Charge:
+    return Charge(**_confirmed_card_payment(call, status, context))
+
+
 _is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}").fullmatch
 
 
@@ -290,7 +354,7 @@ def _canonical(identifier: str) -> str:
     return text.replace("-", "") if _is_uuid(text) else text
 
 
-def _agrees(value: JSONValue, asked: str) -> bool:
+def agrees(value: JSONValue, asked: str) -> bool:
     """Say whether an id in a response, if there is one, is the one that was asked for."""
     if value is None or value == asked:
         return True
@@ -309,29 +373,11 @@ def _is_amount(value: JSONValue, asked: Decimal) -> bool:
         return False
 
 
-def _confirmed_preauthorization(
-    call: Call[Preauthorization], status: TransactionStatus, context: ResponseContext
-) -> Preauthorization:
-    asked = call.arguments
-    return Preauthorization(
-        debit_id=status.transaction_id,
-        amount=Decimal(asked["amount"]),
-        statement=asked["statement"],
-        to_bank_account_id=asked["to_bank_account_id"],
-        contact_id=asked["contact_id"],
-        from_credit_card_id=asked["credit_card_id"],
-        state=status.state,
-        raw=status.raw,
-        attempts=context.attempts,
-        elapsed=context.elapsed,
-    )
-
-
 def _read_capture(call: Call[Capture], document: dict[str, JSONValue], context: ResponseContext) -> Capture:
     reply = _capture_decoder.read(document)
     debit_id = call.arguments["debit_id"]
     state = reply.state
-    if reply.identifier != debit_id and not _agrees(reply.identifier, debit_id):
+    if reply.identifier != debit_id and not agrees(reply.identifier, debit_id):
         raise ValueError("the response is about another debit")
     if state not in CAPTURED_STATES and state not in IN_PROGRESS_STATES:
         if state in _PREAUTHORIZED:
@@ -401,7 +447,7 @@ def transaction_failed_error(
 
 PREAUTHORIZE = ApiOperation(
     "preauthorize",
-    "POST",
+    contract.PREAUTHORIZE.method,
     ReplaySafety.NEVER,
     _read_preauthorize,
     # Read only where the response named the debit, and left its state open: nothing is ever sent again.
@@ -412,10 +458,26 @@ PREAUTHORIZE = ApiOperation(
         over=_ENDED_STATES,
         result=_confirmed_preauthorization,
     ),
+    transaction_field="debit_id",
+)
+CHARGE = ApiOperation(
+    "charge",
+    contract.CHARGE.method,
+    ReplaySafety.NEVER,
+    _read_charge,
+    # The same. That it is preauthorized shows that the money was not taken, or not yet: that decides nothing.
+    StatusMapping(
+        done=CAPTURED_STATES,
+        in_progress=IN_PROGRESS_STATES,
+        undone=frozenset(),
+        over=_ENDED_STATES,
+        result=_confirmed_charge,
+    ),
+    transaction_field="debit_id",
 )
 CAPTURE = ApiOperation(
     "capture",
-    "POST",
+    contract.CAPTURE.method,
     ReplaySafety.RESOLVE,
     _read_capture,
     StatusMapping(
@@ -426,11 +488,11 @@ CAPTURE = ApiOperation(
         result=_confirmed_capture,
     ),
 )
-STATUS = ApiOperation("transaction_status", "GET", ReplaySafety.IDEMPOTENT, _read_status)
+STATUS = ApiOperation("transaction_status", contract.STATUS.method, ReplaySafety.IDEMPOTENT, _read_status)
 # That a cancelled transaction reads "cancelled", and that a reservation is released this way, is inferred.
 CANCEL = ApiOperation(
     "cancel_transaction",
-    "DELETE",
+    contract.CANCEL.method,
     ReplaySafety.RESOLVE,
     _read_cancel,
     StatusMapping(

@@ -19,11 +19,11 @@ That the API's errors are JSON objects (FastAPI's ``{"detail": ...}``) is inferr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from jetpay_async._core import json
+from jetpay_async._core import contract, json
 from jetpay_async._core.http import ResolveBound, find_request_id, read_retry_after
-from jetpay_async._core.operations import Call, ResponseContext, UndecidedStateError
+from jetpay_async._core.operations import Body, Call, ResponseContext, UndecidedStateError
 from jetpay_async._text import printable
 from jetpay_async.errors import (
     APIError,
@@ -97,12 +97,14 @@ def read(call: Call[_T], response: RawResponse, *, attempts: int, elapsed: float
         APIError: The API said no.
         Unanswered: It is no usable answer.
     """
+    context = ResponseContext(attempts, elapsed, response.status, response.headers)
+    done = 200 <= response.status < 300
+    content = response.body.removeprefix(_BYTE_ORDER_MARK)
     try:
-        document = json.parse_object(response.body.removeprefix(_BYTE_ORDER_MARK))
+        document = _parse_result(content, call.operation.body) if done else json.parse_object(content)
     except ValueError as error:
         raise _unanswered(response, now, str(error)) from None
-    context = ResponseContext(attempts, elapsed, response.status, response.headers)
-    if 200 <= response.status < 300:
+    if done:
         try:
             return call.operation.read(call, document, context)
         except UndecidedStateError as undecided:
@@ -110,19 +112,33 @@ def read(call: Call[_T], response: RawResponse, *, attempts: int, elapsed: float
                 response, now, str(undecided), debit_id=undecided.debit_id, state=undecided.state
             ) from None
         except ValueError as error:
-            debit_id = document.get("debit_id")
-            named = debit_id if isinstance(debit_id, str) and debit_id else None
-            raise _unanswered(response, now, str(error), debit_id=named) from None
+            raise _unanswered(response, now, str(error), debit_id=_named(call, document)) from None
     if response.status in _REJECTIONS:
         raise _rejection(call, document, context, now)
-    detail, _ = _read_detail(document)
-    failed = response.status in _FAILURES and "detail" in document
+    detail, _ = _read_detail(document, call.secrets)
+    failed = response.status in _FAILURES and contract.ERROR_DETAIL in document
     raise _unanswered(
         response,
         now,
         f"which does not say what became of the request{f': {detail}' if detail else ''}",
         bound=ResolveBound.DIRECT if failed and response.direct else ResolveBound.TIMEOUT,
     )
+
+
+def _parse_result(content: bytes, body: Body) -> Any:
+    if body is Body.OBJECT:
+        return json.parse_object(content)
+    return None if body is Body.OPTIONAL and not content.strip() else json.parse(content)
+
+
+def _named(call: Call[_T], document: Any) -> str | None:
+    """Find the transaction that an unusable response names."""
+    field = call.operation.transaction_field
+    if field is None:
+        return None
+    # What names its transaction is a JSON object, or it would not have been read so far.
+    transaction_id: object = document.get(field)
+    return transaction_id if isinstance(transaction_id, str) and transaction_id else None
 
 
 def _unanswered(
@@ -168,7 +184,7 @@ _REJECTIONS: dict[int, tuple[type[APIError], str]] = {
 
 
 def _rejection(call: Call[_T], document: dict[str, JSONValue], context: ResponseContext, now: float) -> APIError:
-    detail, fields = _read_detail(document)
+    detail, fields = _read_detail(document, call.secrets)
     error_class, hint = _REJECTIONS[context.status]
     message = f"the API answered {context.status}: {detail or 'no reason given'}; {hint}"
     error_context = context.error_context(call)
@@ -181,31 +197,40 @@ def _rejection(call: Call[_T], document: dict[str, JSONValue], context: Response
 _FIELDS_LIMIT = 100
 
 
-def _read_detail(document: Mapping[str, JSONValue]) -> tuple[str, tuple[FieldError, ...]]:
-    """Read FastAPI's two forms of ``detail``, and keep what else there may be as text; all of it printable."""
-    detail = document.get("detail", document.get("message", document.get("error")))
+def _read_detail(document: Mapping[str, JSONValue], secrets: Sequence[str]) -> tuple[str, tuple[FieldError, ...]]:
+    """Read FastAPI's two forms of ``detail``, and keep what else there may be as text; all of it printable.
+
+    Some services repeat what they reject: secrets are replaced.
+    """
+    detail = next((document[name] for name in contract.ERROR_TEXTS if name in document), None)
     if isinstance(detail, str):
-        return printable(detail), ()
+        return printable(_hide(detail, secrets)), ()
     if isinstance(detail, Sequence):
-        fields = tuple(_read_field(item) for item in detail[:_FIELDS_LIMIT] if isinstance(item, Mapping))
+        fields = tuple(_read_field(item, secrets) for item in detail[:_FIELDS_LIMIT] if isinstance(item, Mapping))
         if fields:
             return printable("; ".join(f"{field.path}: {field.message}" for field in fields)), fields
     if detail is None:
         return "", ()
     try:
-        return printable(json.dump(detail).decode()), ()
+        return printable(_hide(json.dump(detail).decode(), secrets)), ()
     except RecursionError:
         return "", ()
 
 
-def _read_field(item: Mapping[str, JSONValue]) -> FieldError:
+def _read_field(item: Mapping[str, JSONValue], secrets: Sequence[str]) -> FieldError:
     location = item.get("loc")
     parts = location if isinstance(location, Sequence) and not isinstance(location, str) else [location]
     return FieldError(
-        path=printable(".".join(_text(part) for part in parts if part is not None)),
-        message=_text(item.get("msg")),
-        type=_text(item.get("type")),
+        path=printable(_hide(".".join(_text(part) for part in parts if part is not None), secrets)),
+        message=_hide(_text(item.get("msg")), secrets),
+        type=_hide(_text(item.get("type")), secrets),
     )
+
+
+def _hide(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
 
 
 def _text(value: JSONValue) -> str:

@@ -37,6 +37,8 @@ class RetryPolicy:
         resend_rate_limited: Whether a write answered by 429 may be sent again. That the API has not processed such a
             request is inferred; say False to have `RateLimitedError` raised at once. A batch then reports an
             `Unknown`; a ledger, and the same client's next capture of that debit, read its status first.
+        resend_harmless: Whether `JetpayClient.create_contact` may be sent again after no answer: at worst the account
+            has the contact twice, and no money moves.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -48,6 +50,7 @@ class RetryPolicy:
     resolve_after: float = 5.0
     resolve_after_timeout: float = 60.0
     resend_rate_limited: bool = True
+    resend_harmless: bool = False
 
     def __attrs_post_init__(self) -> None:
         if type(self.max_attempts) is not int or self.max_attempts < 1:
@@ -59,8 +62,9 @@ class RetryPolicy:
                 f"RetryPolicy: resolve_after_timeout={self.resolve_after_timeout!r} must not be less than "
                 f"resolve_after={self.resolve_after!r}"
             )
-        if type(self.resend_rate_limited) is not bool:
-            raise ConfigurationError(f"RetryPolicy: resend_rate_limited={self.resend_rate_limited!r} must be a bool")
+        for name in ("resend_rate_limited", "resend_harmless"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ConfigurationError(f"RetryPolicy: {name}={value!r} must be a bool")
 
     def delay(self, attempt: int, chance: float) -> float:
         """Seconds to wait after this attempt (1, 2, ...); ``chance`` is a random number in [0, 1)."""
@@ -96,6 +100,7 @@ def decide(
     remaining: float,
     chance: float,
     retry_after: float | None = None,
+    harmless: bool = False,
 ) -> RetryDecision:
     """Decide what follows an attempt without a result.
 
@@ -107,7 +112,10 @@ def decide(
         remaining: Seconds until the deadline.
         chance: A random number in [0, 1).
         retry_after: Seconds that the service asked to wait.
+        harmless: Whether sending the operation twice makes a duplicate and moves no money.
     """
+    if harmless and policy.resend_harmless:
+        replay_safety = ReplaySafety.IDEMPOTENT
     if result is AttemptResult.UNANSWERED and replay_safety is ReplaySafety.RESOLVE:
         return RetryDecision(NextAction.RESOLVE)
     if attempt >= policy.max_attempts or not _may_leave_again(result, replay_safety, policy):

@@ -336,7 +336,7 @@ class Api:
         if webhook is None:
             webhook = self._webhooks.add(url, next_event_id=events.last_id + 1)
         webhook.callback_url = url
-        webhook.callback_api_key = api_key or webhook.callback_api_key
+        webhook.callback_api_key = None if form.clears("callback_api_key") else api_key or webhook.callback_api_key
         webhook.max_batch_size = size or webhook.max_batch_size
         webhook.max_wait_seconds = wait or webhook.max_wait_seconds
         if replay_moment is not None:

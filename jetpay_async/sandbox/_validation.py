@@ -45,6 +45,10 @@ class Form:
     def __contains__(self, name: str) -> bool:
         return self._document.get(name) is not None
 
+    def clears(self, name: str) -> bool:
+        """Return whether a field is given as null."""
+        return name in self._document and self._document[name] is None
+
     def check(self) -> None:
         """Reject the request if there was any error."""
         if self._errors:

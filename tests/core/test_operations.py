@@ -15,6 +15,7 @@ from yarl import URL
 
 from jetpay_async import InvalidArgumentError, TransactionState
 from jetpay_async._core import operations
+from jetpay_async._core.contract import STATEMENT_LIMIT
 from jetpay_async._core.operations import (
     CANCEL,
     CAPTURE,
@@ -381,7 +382,7 @@ def test_any_text_is_sent_whole_or_refused(statement: str) -> None:
         return
 
     assert json.loads(call.body)["statement"] == statement
-    assert 1 <= len(statement) <= operations.STATEMENT_LIMIT
+    assert 1 <= len(statement) <= STATEMENT_LIMIT
 
 
 # --- the body, and what errors report -----------------------------------------------------------------------------

@@ -713,7 +713,7 @@ def test_a_detail_too_deep_to_be_written_is_left_out() -> None:
     """A detail that could be read but not be written again costs its text, not the error."""
     read_detail = responses._read_detail  # pyright: ignore[reportPrivateUsage]
 
-    assert read_detail({"detail": nested(100_000)}) == ("", ())
+    assert read_detail({"detail": nested(100_000)}, ()) == ("", ())
 
 
 def test_errors_stay_small() -> None:

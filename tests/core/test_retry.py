@@ -202,6 +202,7 @@ def test_the_defaults() -> None:
         resolve_after=5.0,
         resolve_after_timeout=60.0,
         resend_rate_limited=True,
+        resend_harmless=False,
     )
 
 
@@ -213,6 +214,7 @@ REFUSED_POLICIES: list[tuple[str, Any]] = [
         for value in (-0.001, -1, math.inf, -math.inf, math.nan, True, "1", None, 1j, 10**400)
     ),
     *(("resend_rate_limited", value) for value in (0, 1, None, "no")),
+    *(("resend_harmless", value) for value in (0, 1, None, "no")),
 ]
 
 
@@ -238,6 +240,7 @@ def test_a_policy_that_can_not_work_is_refused(name: str, value: Any) -> None:
         {"max_delay": 10**6},
         {"base_delay": 10.0, "max_delay": 1.0},
         {"resend_rate_limited": False},
+        {"resend_harmless": True},
     ],
     ids=str,
 )

@@ -15,19 +15,30 @@ import jetpay_async
 from jetpay_async import (
     DEMO_URL,
     PRODUCTION_URL,
+    UNCHANGED,
     Accepted,
+    AcceptedCharge,
     AcceptedPreauthorization,
     Amount,
     APIError,
     Attempt,
     AttemptResult,
     AuthenticationError,
+    BankAccount,
+    BankAccountDetails,
     Capture,
     Captured,
     CaptureOutcome,
+    CardForm,
+    Charge,
+    Charged,
+    ChargeOutcome,
+    ChargeRequest,
     Clock,
     ConfigurationError,
     ConflictError,
+    Contact,
+    Credit,
     FieldError,
     InvalidArgumentError,
     InvalidRequestError,
@@ -41,19 +52,24 @@ from jetpay_async import (
     OperationOutcome,
     Outcome,
     OutcomeUnknownError,
+    Payer,
+    PaymentLink,
     PermissionDeniedError,
     Preauthorization,
     PreauthorizationOutcome,
     PreauthorizationRequest,
     Preauthorized,
     RateLimitedError,
+    RawAnswer,
     Rejected,
     RetryPolicy,
     ServiceError,
     TransactionFailedError,
     TransactionState,
     TransactionStatus,
+    Unchanged,
     Unknown,
+    Webhook,
 )
 from jetpay_async.money import to_amount
 from jetpay_async.opentelemetry import OpenTelemetry
@@ -110,12 +126,14 @@ async def every_way_to_make_a_client(session: aiohttp.ClientSession, vault: Vaul
             resolve_after=3.5,
             resolve_after_timeout=3.5,
             resend_rate_limited=False,
+            resend_harmless=True,
         ),
         user_agent_suffix="rentals/2.1",
         trust_env=True,
         trusted_origins=["https://gateway.example.com"],
         on_unknown=write_down,
         on_operation=watch,
+        link_amounts="minor",
         clock=Clock(monotonic=lambda: 0.0, time=lambda: 0.0, sleep=asyncio.sleep, random=lambda: 0.5),
     )
     assert_type(client.closed, bool)
@@ -153,6 +171,95 @@ async def every_operation() -> None:
         assert_type(await client.capture(reserved.debit_id), Capture)
         assert_type(await client.transaction_status(reserved.debit_id), TransactionStatus)
         assert_type(await client.cancel_transaction(reserved.debit_id), None)
+
+
+async def every_operation_of_the_guide(client: JetpayClient, details: BankAccountDetails) -> None:
+    contact = await client.create_contact(email="a@example.com", name="A Payer", tags=["vip"])
+    assert_type(contact, Contact)
+    assert_type(contact.tags, tuple[str, ...])
+    form = await client.card_form(contact.contact_id)
+    assert_type(form, CardForm)
+    assert_type((form.url, form.credit_card_id), tuple[str, str])
+    account = await client.create_bank_account(details, contact_id=contact.contact_id)
+    assert_type(account, BankAccount)
+    charged = await client.charge(
+        contact_id=contact.contact_id,
+        credit_card_id=form.credit_card_id,
+        amount=12,
+        to_bank_account_id="bank_789",
+        statement="Cabin 12",
+    )
+    assert_type(charged, Charge)
+    assert_type(charged.final, bool)
+    link = await client.create_debit(
+        amount="12.50",
+        to_bank_account_id="bank_789",
+        statement="Rent",
+        note="May",
+        payer=Payer(email="a@example.com", name="A"),
+    )
+    assert_type(link, PaymentLink)
+    assert_type(
+        await client.create_credit(
+            amount=5, from_bank_account_id="bank_789", contact_id=contact.contact_id, statement="Refund"
+        ),
+        PaymentLink,
+    )
+    credit = await client.send_credit(
+        amount=5,
+        from_bank_account_id="bank_789",
+        to_bank_account_id=account.bank_account_id,
+        contact_id=contact.contact_id,
+        statement="Refund",
+    )
+    assert_type(credit, Credit)
+
+
+async def every_operation_of_webhooks(client: JetpayClient, moment: datetime) -> None:
+    url = "https://shop.example.com/webhooks"
+    registered = await client.register_webhook(url, callback_api_key="key", max_batch_size=50, replay_from=7)
+    assert_type(registered, Webhook)
+    assert_type(await client.list_webhooks(), tuple[Webhook, ...])
+    assert_type(await client.webhook(registered.identifier), Webhook)
+    assert_type(await client.change_webhook(registered.identifier, callback_api_key=None), Webhook)
+    unchanged: Unchanged = UNCHANGED
+    assert_type(
+        await client.change_webhook(registered.identifier, callback_api_key=unchanged, max_batch_size=5), Webhook
+    )
+    assert_type(await client.replay_webhook(registered.identifier, replay_from=moment), Webhook)
+    assert_type(await client.remove_webhook(registered.identifier), None)
+    assert_type(await client.ensure_webhook(url, max_wait_seconds=120), Webhook)
+
+
+async def what_has_no_method(client: JetpayClient) -> None:
+    answer = await client.request("PUT", "/new", json={"amount": Decimal("1.50"), "tags": ["a"]})
+    assert_type(answer, RawAnswer)
+    assert_type(answer.json, JSONValue)
+    await client.request("POST", "/new/search", replay_safety="idempotent")
+
+
+def note_charge(outcome: ChargeOutcome) -> None:
+    match outcome:
+        case Charged(charge=charge) | AcceptedCharge(charge=charge):
+            assert_type(charge, Charge)
+        case Rejected() | NotSent() | Unknown():
+            assert_type(outcome.request, ChargeRequest)
+        case _:
+            assert_never(outcome)
+
+
+async def every_way_to_charge_many(client: JetpayClient) -> None:
+    requests = [
+        ChargeRequest(
+            contact_id="contact_123",
+            credit_card_id="cc_456",
+            amount="100.50",
+            to_bank_account_id="bank_789",
+            statement="Test statement",
+        )
+    ]
+    async for outcome in client.charge_many(requests, concurrency=8, rate=20, on_outcome=note_charge):
+        assert_type(outcome, ChargeOutcome)
 
 
 async def many_at_once(client: JetpayClient, debit_ids: list[str]) -> list[Capture]:
@@ -351,6 +458,7 @@ async def every_other_error(client: JetpayClient) -> None:
         assert_type(error.state, TransactionState | None)
         assert_type(error.reason, str)
         assert_type(error.next_step, str)
+        assert_type(error.moves_money, bool)
     except (NotSentError, ServiceError) as error:
         assert_type(error.retryable, bool)
     except InvalidArgumentError as error:

@@ -1,0 +1,84 @@
+"""Checks of ids and texts before they are sent. Pure.
+
+No id reaches another resource than its own, and no invisible character makes two of them look the same.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from jetpay_async._core import contract
+from jetpay_async.errors import InvalidArgumentError
+
+_TEXT_LIMIT = 1000
+
+_is_plain_id = re.compile(r"[A-Za-z0-9_-]{1,255}").fullmatch
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\%]|^\s|\s$|^\.{1,2}$")
+_ID_LIMIT = 255
+
+
+def read_id(value: str, field: str) -> tuple[str, str]:
+    """Check an id; return it, and percent-encoded as one segment of a path."""
+    if type(value) is str and _is_plain_id(value):
+        return value, value
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{field}: an id is a str, not {type(value).__name__}", field=field)
+    if not value:
+        raise InvalidArgumentError(f"{field}: is empty; pass the id that the API gave", field=field)
+    plain = _plain(value)
+    # Servers decode %2F before they route, so an encoded slash would still reach another resource; and so would "%2F"
+    # itself, encoded, where a proxy decodes first. An id with a percent sign is most likely one encoded already.
+    if len(plain) > _ID_LIMIT or _FORBIDDEN.search(plain):
+        raise InvalidArgumentError(
+            f"{field}: {plain[:60]!r} is not an id: no slash, percent sign, dot segment, control character or "
+            f"surrounding space, and at most {_ID_LIMIT} characters; pass it exactly as the API gave it, not encoded",
+            field=field,
+        )
+    # A zero-width space, a soft hyphen or a mark of direction, as texts that were copied bring along, makes another id
+    # that looks the same.
+    for character in plain:
+        if not character.isprintable():
+            raise InvalidArgumentError(
+                f"{field}: {plain[:60]!r} contains an invisible or undecodable character, U+{ord(character):04X}; "
+                "remove it",
+                field=field,
+            )
+    return plain, quote(plain, safe="")
+
+
+def _plain(value: str) -> str:
+    """Take the characters that a `str` holds: its subclasses, enumerations among them, may print as others."""
+    return str.__str__(value)
+
+
+def read_statement(value: str) -> str:
+    field = "statement"
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{field}: is a str, not {type(value).__name__}", field=field)
+    statement = _plain(value)
+    if not statement.strip():
+        raise InvalidArgumentError(f"{field}: is empty; it is what the payer's bank statement shows", field=field)
+    if len(statement) > contract.STATEMENT_LIMIT:
+        raise InvalidArgumentError(
+            f"{field}: has {len(statement)} characters; the API takes at most {contract.STATEMENT_LIMIT}, so shorten "
+            "it",
+            field=field,
+        )
+    if not statement.isprintable():
+        raise InvalidArgumentError(f"{field}: has unprintable characters; remove them: {statement!a}", field=field)
+    return statement
+
+
+def read_text(value: str, field: str) -> str:
+    """Check a text that has to be there: a name, an address."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{field}: is a str, not {type(value).__name__}", field=field)
+    text = _plain(value)
+    if not text.strip():
+        raise InvalidArgumentError(f"{field}: is empty", field=field)
+    if len(text) > _TEXT_LIMIT:
+        raise InvalidArgumentError(
+            f"{field}: has {len(text)} characters; at most {_TEXT_LIMIT} are sent, so shorten it", field=field
+        )
+    return text
