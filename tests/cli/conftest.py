@@ -79,9 +79,9 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield made
 
 
-def reserve_many(sandbox: Sandbox, count: int) -> list[str]:
-    """Reserve amounts on a good card, and return the debits."""
-    payer = sandbox.add_payer()
+def reserve_many(sandbox: Sandbox, count: int, **payer_options: str) -> list[str]:
+    """Reserve amounts on a good card, or on another one, and return the debits."""
+    payer = sandbox.add_payer(**payer_options)
     request = PreauthorizationRequest(
         contact_id=payer.contact_id,
         credit_card_id=payer.credit_card_id,
