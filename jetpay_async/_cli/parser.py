@@ -165,6 +165,7 @@ def _add_sandbox(add_parser: AddParser) -> None:
         metavar="FAULT",
         help="inject a fault, for example 'lose_reply_after route=capture probability=0.05'; may be repeated",
     )
+    parser.add_argument("--list-faults", action="store_true", help="explain every fault and card number, and end")
     parser.add_argument(
         "--webhook",
         dest="webhooks",
@@ -219,8 +220,8 @@ def _add_sandbox_files(parser: argparse.ArgumentParser) -> None:
 
 
 _FAULTS = """\
-The kinds of faults, their settings, and the card numbers with a special meaning
-are described in `python -m pydoc jetpay_async.sandbox`.
+--list-faults explains the kinds of faults, their settings, and the card numbers
+with a special meaning.
 """
 
 

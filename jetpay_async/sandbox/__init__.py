@@ -74,6 +74,7 @@ that matter most where money is concerned::
     Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="capture")            # the money was taken, the reply is lost
     Fault(kind=FaultKind.PROCESS_LATE, route="capture", seconds=6)     # the reply is lost, the money is taken 6 s later
     Fault(kind=FaultKind.PROCESS_LATE, route="capture", seconds=6, status=504, body="html")     # the same after a 504
+    Fault(kind=FaultKind.RETRANSMIT, route="capture", seconds=5)       # reset, and the money is taken 5 s later
     Fault(kind=FaultKind.REPORT_STATE_AFTER, route="capture", state="processing")      # captured, says "processing"
     Fault(kind=FaultKind.REPORT_STATE_AFTER, route="status", state="preauthorized")    # a state that goes back, once
     Fault(kind=FaultKind.STALE_STATUS, seconds=3)                      # reads lag by 3 s

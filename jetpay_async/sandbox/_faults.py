@@ -1,8 +1,8 @@
 """Faults on request: which request or delivery one applies to, and what it makes of a reply. Pure.
 
 A fault of a request is injected at one of two points. *Before the work* the service has done nothing and never will for
-this request (`FaultKind.SLOW_BEFORE` and `FaultKind.PROCESS_LATE` excepted, which do the work late); *after the work*
-all is done and only the reply is damaged.
+this request (`FaultKind.SLOW_BEFORE`, `FaultKind.PROCESS_LATE` and `FaultKind.RETRANSMIT` excepted, which do the work
+late); *after the work* all is done and only the reply is damaged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from enum import StrEnum
 from random import Random
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import attrs
 
@@ -52,62 +52,81 @@ ROUTES = (
 """The names of the calls, for faults and counts."""
 
 
-class FaultKind(StrEnum):
-    """What goes wrong, and on which side of the work."""
+class _KindWithMeaning(StrEnum):
+    """A kind of fault, and what it does, in words that the command line prints, too."""
 
-    LOSE_REPLY_BEFORE = "lose_reply_before"
-    """The connection is closed without an answer; nothing was done."""
-    LOSE_REPLY_AFTER = "lose_reply_after"
-    """The connection is closed without an answer; all was done."""
-    RESET_BEFORE = "reset_before"
-    """The connection is reset (RST); nothing was done."""
-    RESET_AFTER = "reset_after"
-    """The connection is reset (RST); all was done."""
-    SLOW_BEFORE = "slow_before"
-    """The work is done `Fault.seconds` late, also if the client has gone by then."""
-    SLOW_AFTER = "slow_after"
-    """The work is done at once and the reply comes `Fault.seconds` late."""
-    STALL_BEFORE = "stall_before"
-    """No answer, ever, on a connection that stays open; nothing is done."""
-    STALL_AFTER = "stall_after"
-    """No answer, ever, on a connection that stays open; all was done."""
-    CUT_HEAD_BEFORE = "cut_head_before"
-    """The connection is closed in the middle of the headers; nothing was done."""
-    CUT_HEAD_AFTER = "cut_head_after"
-    """The connection is closed in the middle of the headers; all was done."""
-    CUT_BODY_BEFORE = "cut_body_before"
-    """The connection is closed in the middle of a 200's body; nothing was done."""
-    CUT_BODY_AFTER = "cut_body_after"
-    """The connection is closed in the middle of the reply's body; all was done."""
-    PROCESS_LATE = "process_late"
-    """The connection is closed without an answer, or that error is answered (`Fault.status`, `Fault.body`); the work is
-    done `Fault.seconds` later all the same."""
-    RATE_LIMIT = "rate_limit"
-    """429, with `Fault.retry_after` if given; nothing was done."""
-    ERROR_BEFORE = "error_before"
-    """An error (`Fault.status`, `Fault.body`), 500 or any other: 503, or 408, 409, 425, 499; nothing was done."""
-    ERROR_AFTER = "error_after"
-    """An error (`Fault.status`, `Fault.body`), 500 or any other: 503, or 408, 409, 425, 499; all was done."""
-    PROXY_PAGE_BEFORE = "proxy_page_before"
-    """An HTML page of something in between (`Fault.status`); nothing was done."""
-    PROXY_PAGE_AFTER = "proxy_page_after"
-    """An HTML page of something in between (`Fault.status`) although all was done."""
-    REDIRECT_BEFORE = "redirect_before"
-    """A redirect (`Fault.status`, `Fault.location`); nothing was done."""
-    REDIRECT_AFTER = "redirect_after"
-    """A redirect (`Fault.status`, `Fault.location`) although all was done."""
-    WRONG_SHAPE_BEFORE = "wrong_shape_before"
-    """A 200 with `Fault.document` for a body; nothing was done."""
-    WRONG_SHAPE_AFTER = "wrong_shape_after"
-    """A 200 with `Fault.document` for a body although all was done."""
-    REPORT_STATE_BEFORE = "report_state_before"
-    """A 200 for a capture or a status that reports `Fault.state`; nothing was done."""
-    REPORT_STATE_AFTER = "report_state_after"
-    """The right reply, but with `Fault.state` for the state; all was done. On ``status``, a state goes back so."""
-    STALE_STATUS = "stale_status"
-    """A status as it was `Fault.seconds` ago, as a replica that lags reports it: 404 for a younger transaction."""
-    CACHED_REPLY = "cached_reply"
-    """The first reply to the same path, from memory, with its ``Age``: as a cache answers that ignores headers."""
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str = "") -> Self:
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.meaning = meaning
+        return kind
+
+
+class FaultKind(_KindWithMeaning):
+    """What goes wrong, and on which side of the work; ``meaning`` says it in words."""
+
+    LOSE_REPLY_BEFORE = "lose_reply_before", "The connection is closed without an answer; nothing was done."
+    LOSE_REPLY_AFTER = "lose_reply_after", "The connection is closed without an answer; all was done."
+    RESET_BEFORE = "reset_before", "The connection is reset (RST); nothing was done."
+    RESET_AFTER = "reset_after", "The connection is reset (RST); all was done."
+    SLOW_BEFORE = "slow_before", "The work is done `Fault.seconds` late, also if the client has gone by then."
+    SLOW_AFTER = "slow_after", "The work is done at once and the reply comes `Fault.seconds` late."
+    STALL_BEFORE = "stall_before", "No answer, ever, on a connection that stays open; nothing is done."
+    STALL_AFTER = "stall_after", "No answer, ever, on a connection that stays open; all was done."
+    CUT_HEAD_BEFORE = "cut_head_before", "The connection is closed in the middle of the headers; nothing was done."
+    CUT_HEAD_AFTER = "cut_head_after", "The connection is closed in the middle of the headers; all was done."
+    CUT_BODY_BEFORE = "cut_body_before", "The connection is closed in the middle of a 200's body; nothing was done."
+    CUT_BODY_AFTER = "cut_body_after", "The connection is closed in the middle of the reply's body; all was done."
+    PROCESS_LATE = (
+        "process_late",
+        (
+            "The connection is closed without an answer, or that error is answered (`Fault.status`, `Fault.body`); "
+            "the work is done `Fault.seconds` later all the same."
+        ),
+    )
+    RETRANSMIT = (
+        "retransmit",
+        (
+            "The connection is reset (RST), and the work is done `Fault.seconds` later all the same: a copy of the "
+            "request was still on its way."
+        ),
+    )
+    RATE_LIMIT = "rate_limit", "429, with `Fault.retry_after` if given; nothing was done."
+    ERROR_BEFORE = (
+        "error_before",
+        "An error (`Fault.status`, `Fault.body`), 500 or any other: 503, or 408, 409, 425, 499; nothing was done.",
+    )
+    ERROR_AFTER = (
+        "error_after",
+        "An error (`Fault.status`, `Fault.body`), 500 or any other: 503, or 408, 409, 425, 499; all was done.",
+    )
+    PROXY_PAGE_BEFORE = "proxy_page_before", "An HTML page of something in between (`Fault.status`); nothing was done."
+    PROXY_PAGE_AFTER = (
+        "proxy_page_after",
+        "An HTML page of something in between (`Fault.status`) although all was done.",
+    )
+    REDIRECT_BEFORE = "redirect_before", "A redirect (`Fault.status`, `Fault.location`); nothing was done."
+    REDIRECT_AFTER = "redirect_after", "A redirect (`Fault.status`, `Fault.location`) although all was done."
+    WRONG_SHAPE_BEFORE = "wrong_shape_before", "A 200 with `Fault.document` for a body; nothing was done."
+    WRONG_SHAPE_AFTER = "wrong_shape_after", "A 200 with `Fault.document` for a body although all was done."
+    REPORT_STATE_BEFORE = (
+        "report_state_before",
+        "A 200 for a capture or a status that reports `Fault.state`; nothing was done.",
+    )
+    REPORT_STATE_AFTER = (
+        "report_state_after",
+        "The right reply, but with `Fault.state` for the state; all was done. On ``status``, a state goes back so.",
+    )
+    STALE_STATUS = (
+        "stale_status",
+        "A status as it was `Fault.seconds` ago, as a replica that lags reports it: 404 for a younger transaction.",
+    )
+    CACHED_REPLY = (
+        "cached_reply",
+        "The first reply to the same path, from memory, with its ``Age``: as a cache answers that ignores headers.",
+    )
 
     @property
     def effect(self) -> str:
@@ -120,19 +139,14 @@ class FaultKind(StrEnum):
         return self.value.endswith("_after")
 
 
-class DeliveryFaultKind(StrEnum):
-    """What goes wrong with a webhook delivery."""
+class DeliveryFaultKind(_KindWithMeaning):
+    """What goes wrong with a webhook delivery; ``meaning`` says it in words."""
 
-    DUPLICATE = "duplicate"
-    """Once accepted it is delivered again, signed anew."""
-    LATE = "late"
-    """It arrives `DeliveryFault.seconds` after it was signed. A token lives 90 s."""
-    REORDER = "reorder"
-    """It arrives after the one that should follow it, if there is one."""
-    CLOCK_SKEW = "clock_skew"
-    """``iat`` and ``exp`` are `DeliveryFault.seconds` ahead; behind, if negative."""
-    ROTATE_KEY = "rotate_key"
-    """The signing key is replaced between signing and sending; see `DeliveryFault.keep_old`."""
+    DUPLICATE = "duplicate", "Once accepted it is delivered again, signed anew."
+    LATE = "late", "It arrives `DeliveryFault.seconds` after it was signed. A token lives 90 s."
+    REORDER = "reorder", "It arrives after the one that should follow it, if there is one."
+    CLOCK_SKEW = "clock_skew", "``iat`` and ``exp`` are `DeliveryFault.seconds` ahead; behind, if negative."
+    ROTATE_KEY = "rotate_key", "The signing key is replaced between signing and sending; see `DeliveryFault.keep_old`."
 
 
 _LASTING = {FaultKind.STALE_STATUS, FaultKind.CACHED_REPLY}
@@ -169,7 +183,8 @@ class Fault:
         probability: That it is injected into a request that fits, from 0 to 1. Drawn from the sandbox's seed.
         count: How many times it is injected, None for no limit. Left out: once, or without limit if ``probability`` is
             less than 1, or for a ``STALE_STATUS`` and a ``CACHED_REPLY``.
-        seconds: How late a ``SLOW`` or a ``PROCESS_LATE`` is, and how old the state of a ``STALE_STATUS``.
+        seconds: How late a ``SLOW``, a ``PROCESS_LATE`` or a ``RETRANSMIT`` is, and how old the state of a
+            ``STALE_STATUS``.
         status: Of an ``ERROR`` (500 if left out), a ``PROXY_PAGE`` (502), a ``REDIRECT`` (307) or a ``PROCESS_LATE``
             (no reply).
         body: The body of an error.
@@ -423,7 +438,7 @@ def damage(fault: Fault, reply: SandboxResponse, *, path: str, identifier: str) 
         identifier: The first id in the path.
     """
     match fault.kind.effect:
-        case "lose_reply" | "reset" | "cut_head" | "cut_body":
+        case "lose_reply" | "reset" | "retransmit" | "cut_head" | "cut_body":
             return _broken(fault, reply)
         case "process_late" if fault.status is None:
             return Broken()
@@ -441,7 +456,7 @@ def _broken(fault: Fault, reply: SandboxResponse) -> Broken:
         case "cut_body":
             return Broken(_responses.head(reply) + reply.body[: len(reply.body) // 2])
         case effect:
-            return Broken(reset=effect == "reset")
+            return Broken(reset=effect in {"reset", "retransmit"})
 
 
 def _with_state(fault: Fault, reply: SandboxResponse, path: str, identifier: str) -> SandboxResponse:

@@ -185,7 +185,7 @@ class Server:
             case FaultKind.SLOW_BEFORE:
                 await self._timers.wait(fault.seconds)
                 return work(received)
-            case FaultKind.PROCESS_LATE:
+            case FaultKind.PROCESS_LATE | FaultKind.RETRANSMIT:
                 self._timers.later(fault.seconds, partial(work, received))
             case _:
                 pass

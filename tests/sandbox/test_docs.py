@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jetpay_async.sandbox import Sandbox, apply_scenario
+from jetpay_async.sandbox import Fault, Sandbox, apply_scenario
 
 from .calling import Caller
 
@@ -85,3 +85,13 @@ async def test_the_options() -> None:
 
     listed = re.findall(r"`(--[\w-]+)", PAGE.partition("## Options")[2].partition("##")[0])
     assert options - {"--help", "--verbose", "--log-level"} == set(listed)
+
+
+def test_the_faults() -> None:
+    """Each fault of the table is one."""
+    rows = PAGE.partition("and its fault")[2].partition("## Control")[0]
+    texts = [text for text in re.findall(r"`([a-z_]+(?: \w+=\S+)*)`", rows) if not text.startswith("status=")]
+
+    assert len(texts) > 10
+    for text in texts:
+        Fault.from_text(text)

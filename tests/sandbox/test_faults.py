@@ -190,7 +190,7 @@ def test_every_kind_is_seen_on_the_wire() -> None:
 
     states = {"process_late", "report_state_before", "report_state_after", "stale_status", "cached_reply"}
 
-    assert {kind.value for kind in FaultKind} == broken | waiting | replaced | states | {"rate_limit"}
+    assert {kind.value for kind in FaultKind} == broken | waiting | replaced | states | {"rate_limit", "retransmit"}
 
 
 @pytest.mark.asyncio

@@ -43,6 +43,24 @@ async def test_late_processing_of_a_lost_request() -> None:
 
 
 @pytest.mark.asyncio
+async def test_retransmission() -> None:
+    """The connection is reset, and the request is worked on later."""
+    held = HeldClock()
+    async with Sandbox(clock=held.clock) as sandbox, aiohttp.ClientSession() as session:
+        caller = Caller(sandbox, session)
+        debit_id = await caller.reserve()
+        sandbox.faults.add(Fault(kind=FaultKind.RETRANSMIT, route="capture", seconds=5))
+
+        with pytest.raises(aiohttp.ClientOSError, match="reset"):
+            await caller.capture(debit_id)
+        before = sandbox.debit(debit_id).captures
+        held.released.set()
+        await until(lambda: sandbox.debit(debit_id).captures == 1)
+
+        assert (before, held.slept) == (0, [5])
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(("body", "content"), [("html", b"<h1>504"), ("json", b'{"detail":"Gateway Timeout"}')])
 async def test_late_processing_after_an_error(body: str, content: bytes) -> None:
     """An error is answered at once, and the money is taken later."""

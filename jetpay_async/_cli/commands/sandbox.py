@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import signal
+import textwrap
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jetpay_async._cli.io.console import write_message, write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._core.endpoints import SANDBOX_TOKEN_PREFIX, is_loopback
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.sandbox import DeliveryPolicy, Fault, FaultKind, Sandbox, apply_scenario, serve
+from jetpay_async.sandbox import (
+    CARDS,
+    ROUTES,
+    DeliveryFaultKind,
+    DeliveryPolicy,
+    Fault,
+    FaultKind,
+    Sandbox,
+    apply_scenario,
+    serve,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +39,15 @@ __all__ = ["sandbox"]
 _logger = logging.getLogger("jetpay_async.sandbox")
 
 
-def sandbox(
+def sandbox(*, list_faults: bool, **options: Any) -> int:
+    """Run the sandbox, or list the faults."""
+    if list_faults:
+        write_output(_list_of_faults())
+        return ExitStatus.DONE
+    return _run(**options)
+
+
+def _run(
     *,
     host: str,
     port: int,
@@ -99,6 +119,36 @@ async def _serve(service: Sandbox, state_file: Path | None) -> None:
         await serve(service, announce=_announce, state_file=state_file, stop=stop)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _list_of_faults() -> str:
+    return "\n".join(
+        [
+            "Faults of requests, for --fault and scenarios:",
+            "",
+            *map(_explained, FaultKind),
+            "Settings, as NAME=VALUE after the kind:",
+            "",
+            f"  route        one of {', '.join(ROUTES[:7])},",
+            f"               {', '.join(ROUTES[7:])}; every call if left out",
+            "  identifier   only requests with this id in their path",
+            "  probability  from 0 to 1; less than 1 means again and again, unless count says otherwise",
+            "  count        how many times; once if left out",
+            "  seconds, status, body (json, html, empty), retry_after, location, state: see above",
+            "",
+            "Faults of deliveries, for scenarios and the control API:",
+            "",
+            *map(_explained, DeliveryFaultKind),
+            "Card numbers with a meaning:",
+            "",
+            *(f"  {number}  {card.meaning}" for number, card in CARDS.items()),
+        ]
+    )
+
+
+def _explained(kind: FaultKind | DeliveryFaultKind) -> str:
+    meaning = re.sub(r"``([^`]+)``", r"\1", re.sub(r"`\w+\.(\w+)`", r"<\1>", kind.meaning))
+    return f"  {kind.value}\n{textwrap.indent(textwrap.fill(meaning, 90), ' ' * 6)}\n"
 
 
 def _announce(text: str) -> None:

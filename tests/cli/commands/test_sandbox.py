@@ -132,6 +132,20 @@ def test_what_makes_no_sense_is_refused(jetpay: Jetpay, argument: str, message: 
     assert run.err.startswith(f"jetpay: {message}")
 
 
+def test_the_list_of_faults(jetpay: Jetpay) -> None:
+    """Every fault and card number is explained, and nothing is served."""
+    from jetpay_async.sandbox import CARDS, DeliveryFaultKind, FaultKind
+
+    run = jetpay("sandbox", "--list-faults")
+
+    text = " ".join(run.out.split())
+    assert run.status == 0
+    assert "`" not in text
+    assert all(kind.value in text and kind.meaning for kind in (*FaultKind, *DeliveryFaultKind))
+    assert all(f"{number} {card.meaning}" in text for number, card in CARDS.items())
+    assert "stale_status A status as it was <seconds> ago, as a replica that lags reports it" in text
+
+
 def test_a_scenario_that_makes_no_sense(jetpay: Jetpay, tmp_path: Path) -> None:
     """The file and the entry are named."""
     file = tmp_path / "scenario.toml"
