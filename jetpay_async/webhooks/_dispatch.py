@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ import attrs
 
 from jetpay_async._core.log import logger
 from jetpay_async.webhooks._failures import log_failure, must_propagate
+from jetpay_async.webhooks._mark_group import MarkGroup
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError, shown
-from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox
+from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, GroupedMarksInbox
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator, Sequence
 
     from jetpay_async.webhooks._lease import EventLease
     from jetpay_async.webhooks.events import Event
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 LONG_RUN_SECONDS = 30.0
 """After this time, or half of its timeout, a handler that is still running is logged."""
+MARK_TIMEOUT_SECONDS = 5.0
+"""How long the marks of a group may take at the end."""
 MAX_ERROR_CHARACTERS = 500
 """How much of an exception's text a dead letter keeps."""
 
@@ -38,6 +42,8 @@ class DispatchLimits:
     max_attempts: int | None
     """None for no limit."""
     on_dead_letter: Callable[[DeadLetter], Awaitable[object]] | None
+    mark_within: float
+    """In seconds; 0 marks each event by itself, as its handler ends."""
 
 
 class LeasedDispatch:
@@ -64,6 +70,8 @@ class LeasedDispatch:
         self._router = router
         self._limits = limits
         self._dead_letters = inbox if isinstance(inbox, DeadLetterInbox) else None
+        self._grouping = inbox if limits.mark_within and isinstance(inbox, GroupedMarksInbox) else None
+        self._group: MarkGroup | None = None
 
     def stop(self, problem: str) -> None:
         """Start no further event. Handlers that are running go on to their end."""
@@ -80,11 +88,30 @@ class LeasedDispatch:
             return
         sequences = _sequences(events, self._router.concurrency)
         remaining = iter(sequences)
+        if self._grouping is not None:
+            self._group = MarkGroup(
+                self._grouping,
+                owner=self.lease.owner,
+                within=self._limits.mark_within,
+                on_marked=self._count_marked,
+                on_failure=self.stop_for,
+            )
         try:
             async with self.lease.renewed(), asyncio.TaskGroup() as workers:
                 for _ in range(min(self._router.concurrency, len(sequences))):
                     workers.create_task(self._handle_sequences(remaining))
         except LeaseLostError as error:
+            self.stop_for(error)
+        finally:
+            # Also when this is cancelled: what is not marked is handled again.
+            if self._group is not None:
+                await self._mark_rest(self._group)
+
+    async def _mark_rest(self, group: MarkGroup) -> None:
+        try:
+            async with asyncio.timeout(MARK_TIMEOUT_SECONDS):
+                await group.mark()
+        except TimeoutError as error:
             self.stop_for(error)
 
     async def _handle_sequences(self, remaining: Iterator[Sequence[Event]]) -> None:
@@ -99,7 +126,7 @@ class LeasedDispatch:
         failure: BaseException | None = None
         found = False
         try:
-            async with self._inbox.handling(event, owner=self.lease.owner):
+            async with self._handling(event):
                 try:
                     found = await self._run_handler(event)
                 except BaseException as error:
@@ -113,6 +140,21 @@ class LeasedDispatch:
             else:
                 self.stop_for(error)
             return
+        if self._group is None:
+            self._count_marked(event, found)
+        else:
+            self._group.add(event, found=found)
+
+    @asynccontextmanager
+    async def _handling(self, event: Event) -> AsyncGenerator[None]:
+        if self._grouping is None:
+            async with self._inbox.handling(event, owner=self.lease.owner):
+                yield
+        else:
+            with self._grouping.handling_unmarked(owner=self.lease.owner):
+                yield
+
+    def _count_marked(self, event: Event, found: bool) -> None:  # noqa: FBT001 - called by position
         self.lease.pending -= {event.id}
         self.handled += found
         self.unhandled += not found

@@ -57,12 +57,20 @@ _DEAD_LETTER_TABLE = """
         PRIMARY KEY (source, event_id)
     )
     """
+_CONTIGUOUS_TABLE = """
+    CREATE TABLE jetpay_inbox_contiguous (
+        source TEXT NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        PRIMARY KEY (source)
+    )
+    """
 _CREATE = (
     """
     CREATE TABLE jetpay_inbox_schema (version INTEGER NOT NULL)
     """,
     """
-    INSERT INTO jetpay_inbox_schema (version) VALUES (3)
+    INSERT INTO jetpay_inbox_schema (version) VALUES (4)
     """,
     """
     CREATE TABLE jetpay_inbox (
@@ -100,9 +108,10 @@ _CREATE = (
     """,
     _FINGERPRINT_TABLE,
     _DEAD_LETTER_TABLE,
+    _CONTIGUOUS_TABLE,
 )
 _MIGRATIONS = Migrations(
-    3,
+    4,
     {
         2: (
             "ALTER TABLE jetpay_inbox ADD COLUMN webhook_id INTEGER",
@@ -114,6 +123,10 @@ _MIGRATIONS = Migrations(
             "ALTER TABLE jetpay_inbox ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0",
             _DEAD_LETTER_TABLE,
             "UPDATE jetpay_inbox_schema SET version = 3",
+        ),
+        4: (
+            _CONTIGUOUS_TABLE,
+            "UPDATE jetpay_inbox_schema SET version = 4",
         ),
     },
 )
@@ -199,6 +212,17 @@ class InboxRows:
         with self._transaction():
             mark(self._connection, self._source, event_id, owner=owner, now=self._now())
 
+    def mark_all(self, event_ids: Sequence[int], *, owner: str) -> frozenset[int]:
+        """Mark events handled; return which are not the owner's."""
+        lost: set[int] = set()
+        with self._transaction():
+            for event_id in event_ids:
+                try:
+                    mark(self._connection, self._source, event_id, owner=owner, now=self._now())
+                except LeaseLostError:
+                    lost.add(event_id)
+        return frozenset(lost)
+
     def release(self, *, owner: str) -> None:
         """Release what the owner has not marked."""
         with self._transaction():
@@ -211,16 +235,29 @@ class InboxRows:
     def last_contiguous_event_id(self) -> int | None:
         """Find the last id before the first one that is missing or open."""
         with self._transaction():
-            reached: int | None = None
+            lowest = self._lowest()
+            # The rows up to the id that was found the last time are not read again; a lower id that arrives later
+            # begins anew.
+            known = self._connection.execute(
+                "SELECT last FROM jetpay_inbox_contiguous WHERE source = ? AND first = ?", (self._source, lowest)
+            ).fetchone()
+            before: int | None = None if known is None else known[0]
+            reached = before
+            start = -1 if before is None else before
             for first, last, handled in self._connection.execute(
-                "SELECT first, last, 1 FROM jetpay_inbox_range WHERE source = ?"
-                " UNION ALL SELECT event_id, event_id, handled_at IS NOT NULL FROM jetpay_inbox WHERE source = ?"
-                " ORDER BY 1",
-                (self._source, self._source),
+                "SELECT first, last, 1 FROM jetpay_inbox_range WHERE source = ? AND last > ?"
+                " UNION ALL SELECT event_id, event_id, handled_at IS NOT NULL FROM jetpay_inbox"
+                " WHERE source = ? AND event_id > ? ORDER BY 1",
+                (self._source, start, self._source, start),
             ):
-                if not handled or (reached is not None and first != reached + 1):
+                if not handled or (reached is not None and first > reached + 1):
                     break
                 reached = last
+            if reached != before:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO jetpay_inbox_contiguous (source, first, last) VALUES (?, ?, ?)",
+                    (self._source, lowest, reached),
+                )
             return reached
 
     def store(self, records: Sequence[EventRecord]) -> tuple[frozenset[int], frozenset[int], int | None]:
@@ -358,6 +395,9 @@ class InboxRows:
                 " leased_until = 0, attempts = 0 WHERE source = ? AND event_id = ?",
                 (*found, self._source, event_id),
             )
+            self._connection.execute(
+                "DELETE FROM jetpay_inbox_contiguous WHERE source = ? AND last >= ?", (self._source, event_id)
+            )
         return True
 
     def discard_dead_letter(self, event_id: int) -> bool:
@@ -378,6 +418,14 @@ class InboxRows:
         with _translated(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
+
+    def _lowest(self) -> int | None:
+        lowest: int | None = self._connection.execute(
+            "SELECT min(id) FROM (SELECT min(event_id) AS id FROM jetpay_inbox WHERE source = ?"
+            " UNION ALL SELECT min(first) FROM jetpay_inbox_range WHERE source = ?)",
+            (self._source, self._source),
+        ).fetchone()[0]
+        return lowest
 
     def _last_seen(self) -> int | None:
         highest: int | None = self._connection.execute(

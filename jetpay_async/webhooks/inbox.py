@@ -31,7 +31,7 @@ to one Jetpay account**; give every account a `source` of its own. As a safeguar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
@@ -39,7 +39,16 @@ import attrs
 
 from jetpay_async.webhooks.events import Event
 
-__all__ = ["DeadLetter", "DeadLetterInbox", "DurableEventInbox", "EventInbox", "FailedAttempt", "Leased", "Stored"]
+__all__ = [
+    "DeadLetter",
+    "DeadLetterInbox",
+    "DurableEventInbox",
+    "EventInbox",
+    "FailedAttempt",
+    "GroupedMarksInbox",
+    "Leased",
+    "Stored",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -173,6 +182,23 @@ class DurableEventInbox(EventInbox, Protocol):
 
     async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:
         """Release one event, not to be claimed again for some seconds."""
+        ...
+
+
+@runtime_checkable
+class GroupedMarksInbox(EventInbox, Protocol):
+    """An inbox that can mark several events in one commit, for ``WebhookReceiver(mark_within=...)``."""
+
+    def handling_unmarked(self, *, owner: str) -> AbstractContextManager[object]:
+        """Surround the handler of an event that the owner has leased, without marking it."""
+        ...
+
+    async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
+        """Mark events that the owner has leased, in one atomic step.
+
+        Returns:
+            Which of their ids are not the owner's any more, and were not marked.
+        """
         ...
 
 

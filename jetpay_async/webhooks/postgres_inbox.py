@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
@@ -159,18 +159,31 @@ class PostgresInbox:
     @asynccontextmanager
     async def handling(self, event: Event, *, owner: str) -> AsyncGenerator[None]:
         """Mark the event when the block succeeds; see `EventInbox.handling`."""
+        with self.handling_unmarked(owner=owner):
+            yield
+        if await self.mark([event], owner=owner):
+            raise taken_over(event.id)
+
+    @contextmanager
+    def handling_unmarked(self, *, owner: str) -> Generator[None]:
+        """Surround a handler without marking its event; see `GroupedMarksInbox.handling_unmarked`."""
         token = _owner.set(owner)
         try:
             yield
         finally:
             _owner.reset(token)
 
-        async def mark(connection: _Connection) -> None:
-            marked = await self._change(connection, sql.MARK, ids=[event.id], owner=owner)
-            if not marked and not await self._ids(connection, sql.OWNED, ids=[event.id], owner=owner):
-                raise taken_over(event.id)
+    async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
+        """Mark events in one commit; see `GroupedMarksInbox.mark`."""
+        ids = [event.id for event in events]
 
-        await self._run(mark)
+        async def mark(connection: _Connection) -> frozenset[int]:
+            marked = await self._change(connection, sql.MARK, ids=ids, owner=owner)
+            if marked == len(ids):
+                return frozenset()
+            return frozenset(ids).difference(await self._ids(connection, sql.OWNED, ids=ids, owner=owner))
+
+        return await self._run(mark)
 
     async def release(self, *, owner: str) -> None:
         """Release what is leased and not marked; see `EventInbox.release`."""

@@ -125,6 +125,11 @@ class WebhookReceiver:
         max_attempts: How often an event may fail before it is set aside as a **dead letter**: it counts as handled,
             later events of its transaction go on, and it waits to be replayed or discarded. None for no limit. Has an
             effect with an inbox that keeps dead letters, such as `SqliteInbox`.
+        mark_within: Seconds by which the mark of an event may come after the end of its handler, so that several events
+            are marked in one commit: for quick handlers that is several times cheaper. A crash in this time lets the
+            events be handled again whose handlers ended in it, so handlers that mark in your own transaction don't
+            need it; at the latest all are marked before the answer. 0 marks each event as its handler ends. At most a
+            quarter of ``lease_seconds``.
         on_dead_letter: An async function that is called with each new `~jetpay_async.webhooks.inbox.DeadLetter`.
         lease_seconds: Seconds after which another worker may take over the events of one that has died. Leases are
             renewed while handlers run, so this doesn't limit a handler; it must be longer than any stall of the event
@@ -153,6 +158,7 @@ class WebhookReceiver:
         response_timeout: float = 15.0,
         handler_timeout: float | None = 60.0,
         max_attempts: int | None = 100,
+        mark_within: float = 0.0,
         on_dead_letter: Callable[[DeadLetter], Awaitable[object]] | None = None,
         lease_seconds: float = 30.0,
         poll_interval: float = 5.0,
@@ -167,6 +173,7 @@ class WebhookReceiver:
             check_seconds(name, seconds)
         if handler_timeout is not None:
             check_seconds("handler_timeout", handler_timeout)
+        check_seconds("mark_within", mark_within, zero=True, most=lease_seconds / 4)
         if max_attempts is not None and max_attempts < 1:
             raise InvalidArgumentError(f"max_attempts: must be at least 1, not {max_attempts}", field="max_attempts")
         if on_error not in ("stop", "continue"):
@@ -189,6 +196,7 @@ class WebhookReceiver:
             handler_timeout=handler_timeout,
             max_attempts=max_attempts,
             on_dead_letter=on_dead_letter,
+            mark_within=mark_within,
         )
         self._delivery_limits = self._limits
         if handler_timeout is not None:

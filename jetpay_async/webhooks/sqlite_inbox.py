@@ -7,9 +7,9 @@ import os
 import sqlite3
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Self, TypeVar
@@ -51,12 +51,23 @@ class _RowsInbox(ABC):
     @asynccontextmanager
     async def handling(self, event: Event, *, owner: str) -> AsyncGenerator[None]:
         """Mark the event when the block succeeds; see `EventInbox.handling`."""
+        with self.handling_unmarked(owner=owner):
+            yield
+        await self._run(lambda rows: rows.mark(event.id, owner=owner))
+
+    @contextmanager
+    def handling_unmarked(self, *, owner: str) -> Generator[None]:
+        """Surround a handler without marking its event; see `GroupedMarksInbox.handling_unmarked`."""
         token = _owner.set(owner)
         try:
             yield
         finally:
             _owner.reset(token)
-        await self._run(lambda rows: rows.mark(event.id, owner=owner))
+
+    async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
+        """Mark events in one commit; see `GroupedMarksInbox.mark`."""
+        ids = [event.id for event in events]
+        return await self._run(lambda rows: rows.mark_all(ids, owner=owner))
 
     async def release(self, *, owner: str) -> None:
         """Release what is leased and not marked; see `EventInbox.release`."""

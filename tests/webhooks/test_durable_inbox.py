@@ -115,6 +115,18 @@ class TestStore:
 
         assert await durable_inbox.renew([1], owner="a", seconds=SECONDS) == {1}
 
+    @pytest.mark.asyncio
+    async def test_a_replayed_event_is_open_again(self, durable_inbox: Durable) -> None:
+        """What a person has stored again is not handled yet, though a later id was reached."""
+        await handle(durable_inbox, 1)
+        await durable_inbox.lease(events(2), owner="a", seconds=SECONDS)
+        await durable_inbox.record_failure(event(2), owner="a", error="x", max_attempts=1)
+        await handle(durable_inbox, 3)
+        before = await durable_inbox.last_contiguous_event_id()
+        await durable_inbox.replay_dead_letter(2)
+
+        assert (before, await durable_inbox.last_contiguous_event_id()) == (3, 1)
+
 
 class TestOwnTransaction:
     """`SqliteInbox.mark_handled`, on the application's own connection to the same file."""

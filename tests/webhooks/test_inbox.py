@@ -9,7 +9,7 @@ import pytest
 
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 from jetpay_async.webhooks.events import decode
-from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox
+from jetpay_async.webhooks.inbox import DurableEventInbox, EventInbox, GroupedMarksInbox
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 from tests.webhooks.inboxes import SECONDS, Inbox, handle, rows
 from tests.webhooks.receiving import FakeClock, body_of, document, event, events
@@ -184,6 +184,30 @@ async def test_last_event_id_ends_before_what_is_missing(
     await handle(any_inbox, *handled)
 
     assert await any_inbox.last_contiguous_event_id() == expected
+
+
+@pytest.mark.asyncio
+async def test_the_last_contiguous_id_goes_on_from_where_it_was(any_inbox: EventInbox) -> None:
+    """What was found is kept: it grows as gaps are closed, and begins anew at an id below the lowest so far."""
+    found: list[int | None] = []
+    for event_id in (5, 6, 8, 7, 2, 3, 4):
+        await handle(any_inbox, event_id)
+        found.append(await any_inbox.last_contiguous_event_id())
+
+    assert found == [5, 6, 6, 8, 2, 3, 8]
+
+
+@pytest.mark.asyncio
+async def test_several_events_are_marked_in_one_step(any_inbox: GroupedMarksInbox) -> None:
+    """Of a group, what is the owner's is marked, and what is not is named."""
+    await any_inbox.lease(events(1, 3), owner="a", seconds=SECONDS)
+    await any_inbox.lease(events(2), owner="b", seconds=SECONDS)
+    marked = await any_inbox.mark(events(1), owner="a")
+    lost = await any_inbox.mark(events(1, 2, 3, 9), owner="a")
+
+    assert (marked, lost) == (set(), {2, 9})
+    leased = await any_inbox.lease(events(1, 2, 3), owner="c", seconds=SECONDS)
+    assert (leased.handled, leased.busy) == ({1, 3}, {2})
 
 
 @pytest.mark.asyncio

@@ -177,27 +177,6 @@ class TestContiguous:
         await handle(inbox, 9)
         assert await inbox.last_contiguous_event_id() == 10
 
-    @pytest.mark.asyncio
-    async def test_a_lower_id_begins_anew(self, inbox: TimedPostgresInbox) -> None:
-        """An event from before the first one that arrived opens a gap behind itself."""
-        await handle(inbox, 5, 6)
-        assert await inbox.last_contiguous_event_id() == 6
-        await handle(inbox, 2)
-
-        assert await inbox.last_contiguous_event_id() == 2
-
-    @pytest.mark.asyncio
-    async def test_a_replayed_event_is_open_again(self, inbox: TimedPostgresInbox) -> None:
-        """What a person has stored again is not handled yet, though a later id was reached."""
-        await handle(inbox, 1)
-        await inbox.lease(events(2), owner="a", seconds=SECONDS)
-        await inbox.record_failure(event(2), owner="a", error="x", max_attempts=1)
-        await handle(inbox, 3)
-        assert await inbox.last_contiguous_event_id() == 3
-        await inbox.replay_dead_letter(2)
-
-        assert await inbox.last_contiguous_event_id() == 1
-
 
 class TestDeadLetters:
     @pytest.mark.asyncio

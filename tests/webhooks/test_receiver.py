@@ -502,3 +502,17 @@ class TestArguments:
         """An inbox that forgets can't promise to handle an event after the answer."""
         with pytest.raises(ConfigurationError, match="MemoryInbox does not, SqliteInbox does"):
             receiver_for(shop, inbox, acknowledge="after_storing")
+
+
+@pytest.mark.asyncio
+async def test_headers_are_checked_before_the_body_is_read(shop: Shop, inbox: MemoryInbox) -> None:
+    """What its headers condemn is answered without a body; what can't be judged by them is to be read."""
+    headers = {"Authorization": sign(b"{}", PRIVATE, kid=KID)}
+    receiver = WebhookReceiver(WebhookVerifier(KEYS), shop.router, inbox=inbox)
+    good, bad = await receiver.check_headers(headers), await receiver.check_headers({})
+    unknown = await receiver_for(shop, inbox).check_headers({})
+    await receiver.aclose()
+
+    assert good is unknown is None
+    assert bad == DeliveryResponse(status=401, reason="missing_token")
+    assert await receiver.check_headers(headers) == DeliveryResponse(status=503, reason="closed")
