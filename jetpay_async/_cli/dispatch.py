@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "bank_accounts_create",
     "cancel",
     "capture",
     "captures_backup",
@@ -17,15 +18,29 @@ __all__ = [
     "captures_retry_rejected",
     "captures_status",
     "captures_verify",
+    "cards_form",
+    "charge",
+    "contacts_create",
+    "credits_create",
+    "credits_send",
+    "debits_create",
     "demo",
     "preauthorize",
+    "request",
     "sandbox",
     "status",
+    "webhooks_change",
     "webhooks_dead_letters_discard",
     "webhooks_dead_letters_list",
     "webhooks_dead_letters_replay",
+    "webhooks_ensure",
     "webhooks_explain",
     "webhooks_init",
+    "webhooks_list",
+    "webhooks_register",
+    "webhooks_remove",
+    "webhooks_replay",
+    "webhooks_show",
 ]
 
 
@@ -158,5 +173,110 @@ def webhooks_dead_letters_replay(**options: Any) -> int:
 def webhooks_dead_letters_discard(**options: Any) -> int:
     """Run ``jetpay webhooks dead-letters discard``."""
     from jetpay_async._cli.commands.dead_letters import discard as command
+
+    return command(**options)
+
+
+def contacts_create(**options: Any) -> int:
+    """Run ``jetpay contacts create``."""
+    from jetpay_async._cli.commands.guide import contacts_create as command
+
+    return command(**options)
+
+
+def cards_form(**options: Any) -> int:
+    """Run ``jetpay cards form``."""
+    from jetpay_async._cli.commands.guide import cards_form as command
+
+    return command(**options)
+
+
+def charge(**options: Any) -> int:
+    """Run ``jetpay charge``."""
+    from jetpay_async._cli.commands.guide import charge as command
+
+    return command(**options)
+
+
+def bank_accounts_create(**options: Any) -> int:
+    """Run ``jetpay bank-accounts create``."""
+    from jetpay_async._cli.commands.guide import bank_accounts_create as command
+
+    return command(**options)
+
+
+def debits_create(**options: Any) -> int:
+    """Run ``jetpay debits create``."""
+    from jetpay_async._cli.commands.guide import debits_create as command
+
+    return command(**options)
+
+
+def credits_create(**options: Any) -> int:
+    """Run ``jetpay credits create``."""
+    from jetpay_async._cli.commands.guide import credits_create as command
+
+    return command(**options)
+
+
+def credits_send(**options: Any) -> int:
+    """Run ``jetpay credits send``."""
+    from jetpay_async._cli.commands.guide import credits_send as command
+
+    return command(**options)
+
+
+def webhooks_register(**options: Any) -> int:
+    """Run ``jetpay webhooks register``."""
+    from jetpay_async._cli.commands.guide import webhooks_register as command
+
+    return command(**options)
+
+
+def webhooks_list(**options: Any) -> int:
+    """Run ``jetpay webhooks list``."""
+    from jetpay_async._cli.commands.guide import webhooks_list as command
+
+    return command(**options)
+
+
+def webhooks_show(**options: Any) -> int:
+    """Run ``jetpay webhooks show``."""
+    from jetpay_async._cli.commands.guide import webhooks_show as command
+
+    return command(**options)
+
+
+def webhooks_change(**options: Any) -> int:
+    """Run ``jetpay webhooks change``."""
+    from jetpay_async._cli.commands.guide import webhooks_change as command
+
+    return command(**options)
+
+
+def webhooks_replay(**options: Any) -> int:
+    """Run ``jetpay webhooks replay``."""
+    from jetpay_async._cli.commands.guide import webhooks_replay as command
+
+    return command(**options)
+
+
+def webhooks_remove(**options: Any) -> int:
+    """Run ``jetpay webhooks remove``."""
+    from jetpay_async._cli.commands.guide import webhooks_remove as command
+
+    return command(**options)
+
+
+def webhooks_ensure(**options: Any) -> int:
+    """Run ``jetpay webhooks ensure``."""
+    from jetpay_async._cli.commands.guide import webhooks_ensure as command
+
+    return command(**options)
+
+
+def request(**options: Any) -> int:
+    """Run ``jetpay request``."""
+    from jetpay_async._cli.commands.guide import request as command
 
     return command(**options)

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from jetpay_async._cli import dispatch
+from jetpay_async._cli.guide_parser import GuideCommands
 from jetpay_async._cli.io.exit_codes import EXIT_STATUSES
 from jetpay_async._version import __version__
 
@@ -46,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_captures(add_parser)
     _add_status(add_parser)
     _add_cancel(add_parser)
-    _add_webhooks(add_parser)
+    guide = GuideCommands(add=_add, add_common=_add_common, amount=_amount, timestamp=_timestamp)
+    guide.add_to(add_parser)
+    _add_webhooks(add_parser, guide)
     return parser
 
 
@@ -101,6 +104,11 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=_number(float, 0.001), metavar="SECONDS", help="for each operation, its retries included (30)"
     )
     parser.add_argument("--proxy", metavar="URL", help="send every request through this proxy (HTTPS_PROXY)")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_connection(parser)
+    _add_json(parser, "the outcome")
 
 
 def _add_raw(parser: argparse.ArgumentParser) -> None:
@@ -494,9 +502,14 @@ def _add_cancel(add_parser: AddParser) -> None:
     _add_json(parser, "the outcome")
 
 
-def _add_webhooks(add_parser: AddParser) -> None:
-    webhooks = add_parser("webhooks", help="inspect webhook deliveries", description="Inspect webhook deliveries.")
+def _add_webhooks(add_parser: AddParser, guide: GuideCommands) -> None:
+    webhooks = add_parser(
+        "webhooks",
+        help="register webhooks, and inspect their deliveries",
+        description="Register webhooks, and inspect their deliveries.",
+    )
     add_nested = webhooks.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    guide.add_webhooks_to(add_nested)
     parser = _add(
         add_nested,
         "explain",

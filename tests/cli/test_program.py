@@ -122,7 +122,7 @@ except SystemExit:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["charge"], "argument COMMAND: invalid choice: 'charge'", id="command"),
+        pytest.param(["refund"], "argument COMMAND: invalid choice: 'refund'", id="command"),
         pytest.param(["webhooks"], "the following arguments are required: COMMAND", id="nested command"),
         pytest.param(["capture"], "the following arguments are required: DEBIT_ID", id="no debit"),
         pytest.param(["demo", "--count", "0"], "argument --count: '0' is not a number", id="count"),

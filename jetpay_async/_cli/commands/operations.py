@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -18,13 +18,13 @@ from jetpay_async._cli.io.exit_codes import ExitStatus, exit_status, gravest
 from jetpay_async._text import printable
 from jetpay_async.client import JetpayClient
 from jetpay_async.errors import InvalidArgumentError, JetpayError, OutcomeUnknownError
-from jetpay_async.models import Capture, Preauthorization, TransactionStatus
+from jetpay_async.models import Capture, Charge, Preauthorization, TransactionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
-__all__ = ["cancel", "capture_each", "preauthorize", "status"]
+__all__ = ["ClientCall", "cancel", "capture_each", "preauthorize", "run_calls", "status"]
 
 
 def preauthorize(
@@ -50,48 +50,54 @@ def preauthorize(
         )
 
     connection = ConnectionOptions(timeout=timeout, proxy=proxy)
-    return _run([_ClientCall("preauthorize", None, call)], connection, as_json=as_json)
+    return run_calls([ClientCall("preauthorize", None, call)], connection, as_json=as_json)
 
 
 def capture_each(*, debit_ids: Sequence[str], connection: ConnectionOptions, as_json: bool) -> int:
     """Capture the full amount of each debit, one after the other."""
 
-    def request(debit_id: str) -> _ClientCall:
-        return _ClientCall("capture", debit_id, lambda client: client.capture(debit_id))
+    def request(debit_id: str) -> ClientCall:
+        return ClientCall("capture", debit_id, lambda client: client.capture(debit_id))
 
     # A debit that is named twice is captured once.
-    return _run([request(debit_id) for debit_id in dict.fromkeys(debit_ids)], connection, as_json=as_json)
+    return run_calls([request(debit_id) for debit_id in dict.fromkeys(debit_ids)], connection, as_json=as_json)
 
 
 def status(*, transaction_id: str, timeout: float | None, proxy: str | None, as_json: bool) -> int:
     """Show the state of a transaction."""
-    request = _ClientCall(
-        "transaction_status", transaction_id, lambda client: client.transaction_status(transaction_id)
-    )
-    return _run([request], ConnectionOptions(timeout=timeout, proxy=proxy), as_json=as_json)
+    request = ClientCall("transaction_status", transaction_id, lambda client: client.transaction_status(transaction_id))
+    return run_calls([request], ConnectionOptions(timeout=timeout, proxy=proxy), as_json=as_json)
 
 
 def cancel(*, transaction_id: str, timeout: float | None, proxy: str | None, as_json: bool) -> int:
     """Cancel a transaction."""
-    request = _ClientCall(
-        "cancel_transaction", transaction_id, lambda client: client.cancel_transaction(transaction_id)
-    )
-    return _run([request], ConnectionOptions(timeout=timeout, proxy=proxy), as_json=as_json)
-
-
-_Result: TypeAlias = Preauthorization | Capture | TransactionStatus | None
+    request = ClientCall("cancel_transaction", transaction_id, lambda client: client.cancel_transaction(transaction_id))
+    return run_calls([request], ConnectionOptions(timeout=timeout, proxy=proxy), as_json=as_json)
 
 
 @attrs.frozen
-class _ClientCall:
+class ClientCall:
+    """One call of the client, and how its result is shown."""
+
     operation: str
     """The client's method."""
     debit_id: str | None
-    make: Callable[[JetpayClient], Awaitable[_Result]]
+    make: Callable[[JetpayClient], Awaitable[Any]]
+    in_words: Callable[[Any], str] | None = None
+    """Writes the result; by default as for a debit."""
 
 
-def _run(calls: Sequence[_ClientCall], connection: ConnectionOptions, *, as_json: bool) -> ExitStatus:
-    """Make one call after the other, and report each outcome."""
+def run_calls(
+    calls: Sequence[ClientCall], connection: ConnectionOptions, *, as_json: bool, **options: Any
+) -> ExitStatus:
+    """Make one call after the other, and report each outcome.
+
+    Args:
+        calls: What to call.
+        connection: How.
+        as_json: Whether results are written as JSON.
+        **options: Of `JetpayClient.from_env`.
+    """
     statuses: list[ExitStatus] = []
 
     def report_unknown(error: OutcomeUnknownError) -> None:
@@ -100,7 +106,7 @@ def _run(calls: Sequence[_ClientCall], connection: ConnectionOptions, *, as_json
         _report_error(error, as_json=as_json)
 
     async def run() -> None:
-        async with connection.open_client(on_unknown=report_unknown) as client:
+        async with connection.open_client(on_unknown=report_unknown, **options) as client:
             for call in calls:
                 try:
                     result = await call.make(client)
@@ -122,18 +128,35 @@ def _run(calls: Sequence[_ClientCall], connection: ConnectionOptions, *, as_json
     return gravest(statuses)
 
 
-def _is_final(result: _Result) -> bool:
-    return not isinstance(result, Preauthorization | Capture) or result.final
+def _is_final(result: object) -> bool:
+    return not isinstance(result, Preauthorization | Capture | Charge) or result.final
 
 
-def _report_result(call: _ClientCall, result: _Result, *, as_json: bool) -> None:
+def _report_result(call: ClientCall, result: Any, *, as_json: bool) -> None:
     if not as_json:
-        write_result(_in_words(call, result))
+        write_result(_in_words(call, result) if call.in_words is None else call.in_words(result))
         return
-    fields = {} if result is None else attrs.asdict(result, recurse=False)
-    if isinstance(result, Preauthorization | Capture):
+    fields: dict[str, Any] = {"operation": call.operation}
+    if call.in_words is None:
+        fields["debit_id"] = call.debit_id
+    if isinstance(result, tuple):
+        fields["items"] = [_fields_of(item) for item in cast("Sequence[object]", result)]
+    else:
+        fields |= _fields_of(result)
+    _write_json("done", fields)
+
+
+def _fields_of(result: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {} if result is None else attrs.asdict(result, recurse=False)
+    if isinstance(result, Preauthorization | Capture | Charge):
         fields["final"] = result.final
-    _write_json("done", {"operation": call.operation, "debit_id": call.debit_id, **fields})
+    # A secret that was given is not repeated.
+    if fields.get("callback_api_key") is not None:
+        fields["callback_api_key"] = "***"
+    fields.pop("raw", None)
+    if "elapsed" in fields:
+        fields["elapsed"] = round(fields["elapsed"], 3)
+    return fields
 
 
 def _write_json(outcome: str, fields: dict[str, Any]) -> None:
@@ -143,7 +166,7 @@ def _write_json(outcome: str, fields: dict[str, Any]) -> None:
     write_result(to_json({"outcome": outcome, **fields}))
 
 
-def _in_words(call: _ClientCall, result: _Result) -> str:
+def _in_words(call: ClientCall, result: object) -> str:
     match result:
         case Preauthorization(final=False) | Capture(final=False):
             return (
@@ -186,6 +209,22 @@ _OPTIONS = {
     "debit_id": "DEBIT_ID",
     "identifier": "ID",
     "transaction_id": "ID",
+    "from_bank_account_id": "--from-account",
+    "callback_url": "URL",
+    "callback_api_key": "--api-key-file",
+    "max_batch_size": "--max-batch-size",
+    "max_wait_seconds": "--max-wait-seconds",
+    "replay_from": "--from",
+    "payer": "--email, --name",
+    "email": "--email",
+    "name": "--name",
+    "tags": "--tag",
+    "language": "--language",
+    "note": "--note",
+    "method": "METHOD",
+    "path": "PATH",
+    "json": "--data",
+    "replay_safety": "--idempotent",
 }
 
 
@@ -211,6 +250,6 @@ def _next_step(error: OutcomeUnknownError) -> str:
     if error.debit_id is None:
         return error.next_step
     command = f"run `jetpay status {shlex.quote(error.debit_id)}`"
-    if error.operation == "preauthorize":
+    if error.operation in {"preauthorize", "charge", "create_debit", "create_credit", "send_credit"}:
         return f"{command}: the response named this debit; do not repeat the request before you know its state"
     return f"{command} until it is final; repeat only if a minute from now it still shows that nothing was done"
