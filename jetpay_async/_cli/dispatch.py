@@ -20,6 +20,7 @@ __all__ = [
     "captures_verify",
     "cards_form",
     "charge",
+    "completion",
     "contacts_create",
     "credits_create",
     "credits_send",
@@ -138,6 +139,13 @@ def captures_backup(**options: Any) -> int:
 def captures_prune(**options: Any) -> int:
     """Run ``jetpay captures prune``."""
     from jetpay_async._cli.commands.maintenance import prune as command
+
+    return command(**options)
+
+
+def completion(**options: Any) -> int:
+    """Run ``jetpay completion``."""
+    from jetpay_async._cli.commands.completion import completion as command
 
     return command(**options)
 

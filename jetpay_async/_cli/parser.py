@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     guide = GuideCommands(add=_add, add_common=_add_common, amount=_amount, timestamp=_timestamp)
     guide.add_to(add_parser)
     _add_webhooks(add_parser, guide)
+    _add_completion(add_parser, parser)
     return parser
 
 
@@ -483,6 +484,27 @@ exit status:
   1    problems were found; each is shown
   2    an invalid argument, or a ledger that is absent or can't be read
   74   done, but stdout could not be written
+"""
+
+
+def _add_completion(add_parser: AddParser, whole: argparse.ArgumentParser) -> None:
+    parser = _add(
+        add_parser,
+        "completion",
+        "write a script that completes commands and options in a shell",
+        run=dispatch.completion,
+        usage="%(prog)s bash|zsh|fish",
+        epilog=_COMPLETION,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish", "words"), metavar="SHELL", help="bash, zsh or fish")
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.set_defaults(parser=whole)
+
+
+_COMPLETION = """\
+bash:  eval "$(jetpay completion bash)"                                    in ~/.bashrc
+zsh:   eval "$(jetpay completion zsh)"                                     in ~/.zshrc, after compinit
+fish:  jetpay completion fish > ~/.config/fish/completions/jetpay.fish     once
 """
 
 

@@ -35,7 +35,7 @@ def test_each_command_is_there(command: object, monkeypatch: pytest.MonkeyPatch)
     """Each function imports a command that exists: it complains of the option, not of the import."""
     assert callable(command)
 
-    with pytest.raises(TypeError, match="unexpected keyword argument 'no_such_option'"):
+    with pytest.raises(TypeError, match="keyword"):
         command(no_such_option=1)
 
 

@@ -9,6 +9,7 @@ import secrets
 import stat
 from contextlib import suppress
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -188,7 +189,7 @@ async def _rows(
         yield _csv_row((*COLUMNS, *(_cell(name, raw=raw) for name in names)))
     async for item in items:
         document = as_document(item)
-        cells = {} if listed is None else listed.cells(item.debit_id)
+        cells: Mapping[str, object] = {} if listed is None else listed.cells(item.debit_id)
         if as_json:
             yield to_json({**document, "listed": cells} if others else document) + "\n"
         else:
@@ -198,7 +199,7 @@ async def _rows(
 
 def _text(value: object) -> object:
     """Write what only JSON can hold as JSON."""
-    return to_json(value) if isinstance(value, dict | list) else value
+    return value if value is None or isinstance(value, str | int | Decimal) else to_json(value)
 
 
 def _csv_row(cells: Iterable[object]) -> str:
