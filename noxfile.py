@@ -40,7 +40,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs"]
+nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs", "browser"]
 
 # pyenv keeps its interpreters off the PATH.
 if pyenv := shutil.which("pyenv"):
@@ -128,6 +128,15 @@ def oldest(session: nox.Session) -> None:
     session.install(*OLDEST)
     # The command line rests on nothing that is old, and its tests take a good part of the time.
     run_tests(session, *BRIEFLY, "--ignore=tests/cli")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Drive the sandbox's page in a real Chromium, where there is one."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        session.skip("Chromium or its driver is not installed: apt-get install chromium chromium-driver")
+    install(session, "test", "browser")
+    session.run("pytest", "tests/sandbox/test_page.py", *session.posargs, env={"JETPAY_TEST_BROWSER": "required"})
 
 
 @nox.session

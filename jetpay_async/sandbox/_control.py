@@ -18,8 +18,6 @@ from jetpay_async.sandbox._guard import guard
 from jetpay_async.sandbox._openapi import ANY, DescribedOperation, Fields, describe
 
 if TYPE_CHECKING:
-    from attrs import AttrsInstance
-
     from jetpay_async.models import JSONValue, TransactionState
     from jetpay_async.sandbox._faults import Faults
     from jetpay_async.sandbox._parts import Parts
@@ -66,6 +64,20 @@ _CLOCK_FIELDS: Fields = {"time": str, "ahead_seconds": float}
 _DONE: Fields = {"ok": bool}
 
 
+class ControlledPayer(Protocol):
+    """A payer of a sandbox."""
+
+    @property
+    def contact_id(self) -> str:
+        """The contact's id."""
+        ...
+
+    @property
+    def credit_card_id(self) -> str:
+        """The card's id."""
+        ...
+
+
 class Controlled(Protocol):
     """What is controlled: a sandbox."""
 
@@ -98,7 +110,7 @@ class Controlled(Protocol):
         credit_card_id: str | None = ...,
         email: str = ...,
         name: str = ...,
-    ) -> AttrsInstance:
+    ) -> ControlledPayer:
         """Create a contact with a card."""
         ...
 
@@ -380,9 +392,9 @@ class Control:
         return [{"contact_id": card.contact_id, "credit_card_id": card.identifier} for card in cards]
 
     def _add_payer(self, received: _Received) -> JSONValue:
-        payer: dict[str, JSONValue] = attrs.asdict(self._sandbox.add_payer(**received.body))
+        payer = self._sandbox.add_payer(**received.body)
         self._parts.journal.touch()
-        return payer
+        return {"contact_id": payer.contact_id, "credit_card_id": payer.credit_card_id}
 
     def _debits(self, received: _Received) -> JSONValue:
         state, limit = received.query.get("state"), received.query.get("limit", _LIMIT)
@@ -416,9 +428,7 @@ class Control:
         return [_documents.attempt(attempt) for attempt in reversed(attempts)]
 
     def _redeliver(self, received: _Received) -> JSONValue:
-        for webhook in self._parts.webhooks:
-            webhook.next_event_id = max(1, received.body.get("from_event_id", webhook.last_sent_event_id or 1))
-            self._parts.webhooks.restart(webhook)
+        self._parts.webhooks.redeliver(received.body.get("from_event_id"))
         return {"ok": True}
 
     async def _drain(self, received: _Received) -> JSONValue:

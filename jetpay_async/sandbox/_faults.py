@@ -7,6 +7,7 @@ late); *after the work* all is done and only the reply is damaged.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -52,6 +53,10 @@ ROUTES = (
 """The names of the calls, for faults and counts."""
 
 
+_SETTING = re.compile(r"`\w+\.(\w+)`")
+_PLAIN = re.compile(r"(`+)(.*?)\1")
+
+
 class _KindWithMeaning(StrEnum):
     """A kind of fault, and what it does, in words that the command line prints, too."""
 
@@ -62,6 +67,11 @@ class _KindWithMeaning(StrEnum):
         kind._value_ = value
         kind.meaning = meaning
         return kind
+
+    @property
+    def plain_meaning(self) -> str:
+        """Its meaning without marks: a setting's name is in angle brackets."""
+        return _PLAIN.sub(r"\2", _SETTING.sub(r"<\1>", self.meaning))
 
 
 class FaultKind(_KindWithMeaning):

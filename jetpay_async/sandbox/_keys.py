@@ -61,6 +61,10 @@ class KeyRing:
         newest = self.current
         return {"keys": [key.jwk for key in (newest, *reversed(self._keys[:-1]))]}
 
+    def dump_ids(self) -> list[str]:
+        """Return the ids of the keys, the current one last; none if none was needed so far."""
+        return [key.kid for key in self._keys]
+
     def dump(self) -> list[str]:
         """Write the keys as PEM, the current one last; nothing if none was needed so far."""
         return [

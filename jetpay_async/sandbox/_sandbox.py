@@ -26,6 +26,7 @@ from jetpay_async.sandbox._faults import DeliveryFault, Fault, Faults
 from jetpay_async.sandbox._journal import Journal
 from jetpay_async.sandbox._keys import KeyRing
 from jetpay_async.sandbox._movable_clock import MovableClock
+from jetpay_async.sandbox._page import Page
 from jetpay_async.sandbox._parts import Parts
 from jetpay_async.sandbox._server import Server
 from jetpay_async.sandbox._state import Account, SandboxEvent, Transaction
@@ -139,7 +140,7 @@ class Sandbox:
             clock=clock,
             journal=journal,
             host_names=HostNames([*allowed_hosts, *([public_host] if public_host else [])]),
-            additions=[Control(self, self._parts).add_routes],
+            additions=[Page(self, self._parts).add_routes, Control(self, self._parts).add_routes],
             latency=latency,
             host=host,
             port=port,

@@ -44,6 +44,7 @@ def _announcement(sandbox: Sandbox, state_file: Path | None) -> str:
     kept = "it keeps nothing" if state_file is None else f"{state_file} keeps its state"
     return f"""\
 The sandbox is listening. Stop it with Ctrl-C; {kept}.
+Watch it at {sandbox.public_url}/_sandbox/
 
 export JETPAY_BASE_URL={sandbox.public_url}
 export JETPAY_API_TOKEN={sandbox.api_token}

@@ -129,6 +129,17 @@ class Webhooks:
         webhook.state = WebhookState.ACTIVE
         self.on_change(webhook)
 
+    def redeliver(self, event_id: int | None) -> int:
+        """Deliver again from an event on, to every webhook; return how many there are.
+
+        Args:
+            event_id: Where to begin; None for the last event that each has accepted.
+        """
+        for webhook in self:
+            webhook.next_event_id = max(1, event_id or webhook.last_sent_event_id or 1)
+            self.restart(webhook)
+        return len(self._registered)
+
     def replace_all(self, webhooks: Iterable[WebhookRegistration], *, count: int) -> None:
         """Put other registrations in the place of the present ones.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import secrets
 import signal
 import textwrap
@@ -147,8 +146,7 @@ def _list_of_faults() -> str:
 
 
 def _explained(kind: FaultKind | DeliveryFaultKind) -> str:
-    meaning = re.sub(r"``([^`]+)``", r"\1", re.sub(r"`\w+\.(\w+)`", r"<\1>", kind.meaning))
-    return f"  {kind.value}\n{textwrap.indent(textwrap.fill(meaning, 90), ' ' * 6)}\n"
+    return f"  {kind.value}\n{textwrap.indent(textwrap.fill(kind.plain_meaning, 90), ' ' * 6)}\n"
 
 
 def _announce(text: str) -> None:
