@@ -47,6 +47,21 @@ def server() -> Iterator[Server]:
         yield server
 
 
+def test_an_inbox_is_measured_where_asked_for(
+    server: Server, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each inbox is compared with the least that it can cost; without a server PostgreSQL's is left out, and said."""
+    plan = Plan(rounds=1, seconds=0.0, quick=True, scale=1e-4)
+    monkeypatch.delenv("JETPAY_TEST_POSTGRES", raising=False)
+    without = importlib.import_module("benchmarks.inbox").measure(plan, server)
+    monkeypatch.setenv("JETPAY_TEST_POSTGRES", postgres_database)
+    with_one = importlib.import_module("benchmarks.inbox").measure(plan, server)
+
+    assert [len(each.turns) for each in without.comparisons] == [4] * 3
+    assert [len(each.turns) for each in with_one.comparisons] == [6] * 3
+    assert "PostgreSQL was not measured" in without.as_text()
+
+
 @pytest.mark.parametrize("question", main.QUESTIONS)
 def test_every_goal_is_measured(server: Server, question: str) -> None:
     """Each goal has a figure, unless there is nothing to measure; and there is no figure without a goal."""
