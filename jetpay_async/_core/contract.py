@@ -51,6 +51,11 @@ class Endpoint:
     reply: tuple[str, ...] = ()
     """Fields of the reply without which there is no result."""
 
+    @property
+    def line(self) -> tuple[str, str]:
+        """The method and the path."""
+        return self.method, self.path
+
     def fill(self, **segments: str) -> str:
         """Return the path with its parameters, which are percent-encoded already."""
         return self.path.format(**segments)

@@ -34,6 +34,7 @@ Card number       What happens
 4000000000000077  the capture is paid, and completed follows
 4000000000000085  the capture is paid, but the payout fails: failed follows (account_frozen, push)
 4000000000000093  a state that no published page names: the capture answers clearing; paid follows
+4000000000000101  the hosted form does not save it: the event of the tokenization has failed (card_not_supported)
 ================  ========================================================================================
 
 Calls

@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from jetpay_async._core import contract
 from jetpay_async._core.endpoints import SANDBOX_TOKEN_PREFIX
 from jetpay_async.sandbox import _pages, _responses
 from jetpay_async.sandbox._responses import SandboxResponse
 from jetpay_async.sandbox._state import RejectedError
-from jetpay_async.sandbox._validation import STATEMENT_LENGTH, Form
-from jetpay_async.sandbox._webhooks import (
-    MAX_BATCH_SIZE,
-    MAX_WAIT_SECONDS,
-    MIN_WAIT_SECONDS,
-    WebhookRegistration,
-)
+from jetpay_async.sandbox._validation import Form
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,24 +26,11 @@ if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
     from jetpay_async.sandbox._keys import KeyRing
     from jetpay_async.sandbox._state import Account, Transaction
-    from jetpay_async.sandbox._webhooks import Webhooks
+    from jetpay_async.sandbox._webhooks import WebhookRegistration, Webhooks
 
 __all__ = ["Api", "ReceivedRequest", "Route", "TokenScope"]
 
-_BANK_ACCOUNT_FIELDS = (
-    "institution",
-    "title",
-    "holder_name",
-    "account_type",
-    "transit_number",
-    "institution_number",
-    "account_number",
-    "holder_address",
-    "holder_address_postal_code",
-    "holder_address_city",
-    "holder_address_country",
-    "holder_email",
-)
+_BANK_ACCOUNT_FIELDS = tuple(name for name in contract.CREATE_BANK_ACCOUNT.required if name != "contact_id")
 
 
 class TokenScope(StrEnum):
@@ -152,24 +134,23 @@ class Api:
 
     def routes(self) -> Iterable[Route]:
         """List the calls."""
-        card = "/contact/{contact_id}/creditcards/{credit_card_id}"
         return (
-            Route("preauthorize", "POST", f"{card}/preauthorize", TokenScope.CARD_PAYMENTS, self._preauthorize),
-            Route("charge", "POST", f"{card}/charge", TokenScope.CARD_PAYMENTS, self._charge),
-            Route("capture", "POST", "/debit/{debit_id}/capture", TokenScope.CAPTURES, self._capture),
-            Route("status", "GET", "/transaction/{identifier}/status", TokenScope.TRANSACTIONS, self._status),
-            Route("cancel", "DELETE", "/transaction/{identifier}", TokenScope.CANCELLATIONS, self._cancel),
-            Route("contact", "PUT", "/contact", TokenScope.CONTACTS, self._add_contact),
-            Route("card_url", "POST", "/contact/{contact_id}/creditcards/url", TokenScope.CONTACTS, self._card_url),
-            Route("bank_account", "PUT", "/contact/bank_account", TokenScope.BANK_ACCOUNTS, self._add_bank_account),
-            Route("debit", "PUT", "/debit", TokenScope.PAYMENTS, self._request_debit),
-            Route("credit", "PUT", "/credit", TokenScope.PAYMENTS, self._request_credit),
-            Route("webhooks", "GET", "/webhooks/", TokenScope.WEBHOOKS, self._list_webhooks),
-            Route("webhooks", "POST", "/webhooks/", TokenScope.WEBHOOKS, self._add_webhook),
-            Route("webhooks", "GET", "/webhooks/{identifier}", TokenScope.WEBHOOKS, self._show_webhook),
-            Route("webhooks", "PATCH", "/webhooks/{identifier}", TokenScope.WEBHOOKS, self._change_webhook),
-            Route("webhooks", "DELETE", "/webhooks/{identifier}", TokenScope.WEBHOOKS, self._remove_webhook),
-            Route("jwks", "GET", "/.well-known/jwks.json", None, self._jwks),
+            Route("preauthorize", *contract.PREAUTHORIZE.line, TokenScope.CARD_PAYMENTS, self._preauthorize),
+            Route("charge", *contract.CHARGE.line, TokenScope.CARD_PAYMENTS, self._charge),
+            Route("capture", *contract.CAPTURE.line, TokenScope.CAPTURES, self._capture),
+            Route("status", *contract.STATUS.line, TokenScope.TRANSACTIONS, self._status),
+            Route("cancel", *contract.CANCEL.line, TokenScope.CANCELLATIONS, self._cancel),
+            Route("contact", *contract.CREATE_CONTACT.line, TokenScope.CONTACTS, self._add_contact),
+            Route("card_url", *contract.CARD_FORM.line, TokenScope.CONTACTS, self._card_url),
+            Route("bank_account", *contract.CREATE_BANK_ACCOUNT.line, TokenScope.BANK_ACCOUNTS, self._add_bank_account),
+            Route("debit", *contract.CREATE_DEBIT.line, TokenScope.PAYMENTS, self._request_debit),
+            Route("credit", *contract.CREATE_CREDIT.line, TokenScope.PAYMENTS, self._request_credit),
+            Route("webhooks", *contract.LIST_WEBHOOKS.line, TokenScope.WEBHOOKS, self._list_webhooks),
+            Route("webhooks", *contract.REGISTER_WEBHOOK.line, TokenScope.WEBHOOKS, self._add_webhook),
+            Route("webhooks", *contract.READ_WEBHOOK.line, TokenScope.WEBHOOKS, self._show_webhook),
+            Route("webhooks", *contract.CHANGE_WEBHOOK.line, TokenScope.WEBHOOKS, self._change_webhook),
+            Route("webhooks", *contract.REMOVE_WEBHOOK.line, TokenScope.WEBHOOKS, self._remove_webhook),
+            Route("jwks", *contract.KEY_SET.line, None, self._jwks),
             Route("card_form", "GET", "/creditcards/form/{identifier}", None, self._show_card_form),
             Route("card_form", "POST", "/creditcards/form/{identifier}", None, self._submit_card_form),
             Route("payment", "GET", "/payment/pay/{identifier}", None, self._show_payment),
@@ -187,19 +168,19 @@ class Api:
             raise RejectedError(403, "Not enough permissions")
 
     def _preauthorize(self, received: ReceivedRequest) -> SandboxResponse:
-        return _card_payment(self._reserve(received))
+        return _card_payment(self._pay_by_card(received, self._account.preauthorize))
 
     def _charge(self, received: ReceivedRequest) -> SandboxResponse:
-        return _card_payment(self._account.capture(self._reserve(received).identifier))
+        return _card_payment(self._pay_by_card(received, self._account.charge))
 
-    def _reserve(self, received: ReceivedRequest) -> Transaction:
+    def _pay_by_card(self, received: ReceivedRequest, pay: Callable[..., Transaction]) -> Transaction:
         contact_id, credit_card_id = received.identifiers
         form = received.form()
         amount = form.amount("amount")
         to_bank_account_id = form.text("to_bank_account_id")
-        statement = form.text("statement", longest=STATEMENT_LENGTH)
+        statement = form.text("statement", longest=contract.STATEMENT_LIMIT)
         form.check()
-        return self._account.preauthorize(
+        return pay(
             contact_id, credit_card_id, amount=amount, to_bank_account_id=to_bank_account_id, statement=statement
         )
 
@@ -249,7 +230,7 @@ class Api:
     def _card_url(self, received: ReceivedRequest) -> SandboxResponse:
         card_form = self._account.open_card_form(received.identifiers[0])
         url = f"{self._own_url()}/creditcards/form/{card_form.identifier}"
-        return _responses.json(200, {"url": url, "credit_card_id": card_form.credit_card_id})
+        return _responses.json(200, {contract.CARD_FORM_URL: url, contract.CARD_FORM_CARD: card_form.credit_card_id})
 
     def _add_bank_account(self, received: ReceivedRequest) -> SandboxResponse:
         form = received.form()
@@ -262,7 +243,7 @@ class Api:
     def _request_debit(self, received: ReceivedRequest) -> SandboxResponse:
         form = received.form()
         amount = form.amount("amount")
-        statement = form.text("statement", longest=STATEMENT_LENGTH)
+        statement = form.text("statement", longest=contract.STATEMENT_LIMIT)
         note = form.optional_text("note")
         to_bank_account_id = form.text("to_bank_account")
         contact_id = form.optional_text("contact_id")
@@ -280,7 +261,7 @@ class Api:
     def _request_credit(self, received: ReceivedRequest) -> SandboxResponse:
         form = received.form()
         amount = form.amount("amount")
-        statement = form.text("statement", longest=STATEMENT_LENGTH)
+        statement = form.text("statement", longest=contract.STATEMENT_LIMIT)
         note = form.optional_text("note")
         from_bank_account_id = form.text("from_bank_account")
         to_bank_account_id = form.optional_text("to_bank_account")
@@ -327,8 +308,10 @@ class Api:
         form = received.form()
         url = self._callback_url(form, webhook)
         api_key = form.optional_text("callback_api_key")
-        size = form.optional_integer("max_batch_size", least=1, most=MAX_BATCH_SIZE)
-        wait = form.optional_integer("max_wait_seconds", least=MIN_WAIT_SECONDS, most=MAX_WAIT_SECONDS)
+        size = form.optional_integer("max_batch_size", least=1, most=contract.MAX_BATCH_SIZE)
+        wait = form.optional_integer(
+            "max_wait_seconds", least=contract.MIN_WAIT_SECONDS, most=contract.MAX_WAIT_SECONDS
+        )
         replay_id = form.optional_integer("replay_from_event_id", least=1)
         replay_moment = form.optional_moment("replay_from_timestamp")
         form.check()
@@ -367,8 +350,8 @@ class Api:
         number = _pages.card_number(received.body)
         if number is None:
             return _pages.card_form("That is not a card number.")
-        self._account.submit_card_form(card_form.identifier, number)
-        return _pages.done("The card is saved.")
+        saved = self._account.submit_card_form(card_form.identifier, number)
+        return _pages.done("The card is saved." if saved else "The card could not be saved.")
 
     def _show_payment(self, received: ReceivedRequest) -> SandboxResponse:
         return _pages.payment(self._account.transaction(received.identifiers[0]))

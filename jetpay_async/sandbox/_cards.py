@@ -24,6 +24,7 @@ class CardBehavior:
         later: The state that follows ``slow_bank_seconds`` after that one; None if nothing follows.
         fail_reason: What the status reports once the debit is ``failed``.
         fail_direction: ``pull`` (from the payer) or ``push`` (to the merchant), for the same case.
+        not_saved: Why the hosted form does not save it; None if it does.
     """
 
     number: str
@@ -33,6 +34,7 @@ class CardBehavior:
     later: TransactionState | None = None
     fail_reason: str | None = None
     fail_direction: str | None = None
+    not_saved: str | None = None
 
 
 APPROVED = "4111111111111111"
@@ -99,6 +101,11 @@ _TABLE = (
         meaning="a state that no published page names: the capture answers clearing; paid follows",
         capture=TransactionState("clearing"),
         later=TransactionState.PAID,
+    ),
+    CardBehavior(
+        number="4000000000000101",
+        meaning="the hosted form does not save it: the event of the tokenization has failed (card_not_supported)",
+        not_saved="card_not_supported",
     ),
 )
 

@@ -9,7 +9,14 @@ The state machine of a debit that is paid by card::
                       cancelled                  ▲
                                                  └── capture, where the bank is slow
 
-Money is taken in the one step that makes a debit ``paid``; `Transaction.captures` counts these steps.
+A charge is preauthorized and captured in one, and ``completed`` after that. Of what is made by ``PUT``::
+
+    debit:            requested ──link──▶ initiated ──▶ completed
+    credit by a link: requested ──link──▶ initiated ──▶ completed
+    credit to a saved account:  processing ──▶ initiated ──▶ completed
+
+Money is taken in the one step that makes a debit ``paid`` (by a link: ``completed``); `Transaction.captures` counts
+these steps.
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import attrs
 
+from jetpay_async._core import contract
 from jetpay_async.models import JSONValue, TransactionState
 from jetpay_async.sandbox._cards import APPROVED, CARDS, CardBehavior
 
@@ -45,12 +53,15 @@ __all__ = [
 _T = TypeVar("_T")
 
 _BEFORE_ANY_FUNDS = frozenset({TransactionState.REQUESTED, TransactionState.INITIATED, TransactionState.PREAUTHORIZED})
+# What follows by itself for a link that was used, and for a credit to a saved account [docs].
+_AFTER_LINKS = {
+    TransactionState.PROCESSING: TransactionState.INITIATED,
+    TransactionState.INITIATED: TransactionState.COMPLETED,
+}
 _OVER = frozenset({TransactionState.FAILED, TransactionState.CANCELLED})
 
-# The only type names that the vendor prints [docs]; that a change of state carries the same name as the creation is
-# [inferred], as is the name of the tokenization's event. `data.state` is what separates paid from failed.
-_EVENT_TYPES = {"debit": "transactions.debits.created", "credit": "transactions.credits.created"}
-_CARD_TOKENIZED = "credit_cards.tokenization.created"
+# `data.state` is what separates paid from failed.
+_EVENT_TYPES = {"debit": contract.DEBIT_EVENT, "credit": contract.CREDIT_EVENT}
 
 
 class RejectedError(Exception):
@@ -120,6 +131,7 @@ class Transaction:
         from_bank_account_id: Where a credit's money comes from.
         to_bank_account_id: Where the money goes; None for a credit whose payee has not chosen yet.
         note: The merchant's note.
+        charged: Whether the money was to be taken at once.
         captures: How many times the money was taken. More than one is what this project exists to prevent.
         fail_reason: The bank's code, once ``failed``.
         fail_direction: ``pull`` or ``push``, once ``failed``.
@@ -135,6 +147,7 @@ class Transaction:
     from_bank_account_id: str | None = None
     to_bank_account_id: str | None = None
     note: str | None = None
+    charged: bool = False
     captures: int = 0
     fail_reason: str | None = None
     fail_direction: str | None = None
@@ -322,10 +335,30 @@ class Account:
             if identifier not in self._overridden:
                 self._follow_bank(transaction)
 
-    def _follow_bank(self, debit: Transaction) -> None:
-        card = self.credit_cards.get(debit.from_credit_card_id or "")
-        if card is not None and card.behavior.later is not None and debit.state == card.behavior.capture:
-            self._defer(partial(self._follow, debit.identifier, card.behavior.later))
+    def charge(
+        self, contact_id: str, credit_card_id: str, *, amount: Decimal, to_bank_account_id: str, statement: str
+    ) -> Transaction:
+        """Reserve funds on a card and take them at once."""
+        debit = self.preauthorize(
+            contact_id, credit_card_id, amount=amount, to_bank_account_id=to_bank_account_id, statement=statement
+        )
+        self.transactions[debit.identifier] = attrs.evolve(debit, charged=True)
+        return self.capture(debit.identifier)
+
+    def _follow_bank(self, transaction: Transaction) -> None:
+        following = self._following_state(transaction)
+        if following is not None:
+            self._defer(partial(self._follow, transaction.identifier, following))
+
+    def _following_state(self, transaction: Transaction) -> TransactionState | None:
+        """Return the state that the bank reports next by itself, if there is one [docs]."""
+        card = self.credit_cards.get(transaction.from_credit_card_id or "")
+        if card is None:
+            return _AFTER_LINKS.get(transaction.state)
+        if card.behavior.later is not None and transaction.state == card.behavior.capture:
+            return card.behavior.later
+        done = transaction.charged and transaction.state is TransactionState.PAID
+        return TransactionState.COMPLETED if done else None
 
     def cancel(self, identifier: str) -> None:
         """Release a transaction of which no funds have been pulled."""
@@ -361,27 +394,30 @@ class Account:
         statement: str,
         note: str | None,
     ) -> Transaction:
-        """Pay a contact, who chooses a bank account through a link unless one is given."""
-        return self._store(
+        """Pay a contact, who chooses a bank account through a link; if one is given, the money is on its way."""
+        waits = to_bank_account_id is None
+        credit = self._store(
             Transaction(
                 identifier=self.new_id(),
                 kind="credit",
                 amount=amount,
                 statement=statement,
-                state=TransactionState.REQUESTED,
+                state=TransactionState.REQUESTED if waits else TransactionState.PROCESSING,
                 contact_id=self.contact(contact_id).identifier,
                 from_bank_account_id=self.bank_account(from_bank_account_id).identifier,
                 to_bank_account_id=to_bank_account_id and self.bank_account(to_bank_account_id).identifier,
                 note=note,
             )
         )
+        self._follow_bank(credit)
+        return credit
 
     def pay(self, identifier: str) -> None:
         """Let the other party follow the link: pay a requested debit, accept a requested credit."""
         transaction = self.transaction(identifier)
         if transaction.state is not TransactionState.REQUESTED:
             raise RejectedError(409, f"Transaction is {transaction.state}: the link has been used")
-        self._advance(transaction, TransactionState.PAID)
+        self._follow_bank(self._advance(transaction, TransactionState.INITIATED))
 
     def override(
         self, identifier: str, state: TransactionState, *, fail_reason: str | None, fail_direction: str | None
@@ -413,12 +449,18 @@ class Account:
         """Return a hosted form that was not submitted yet."""
         return _found(self._card_forms.get(identifier), "Form")
 
-    def submit_card_form(self, identifier: str, card_number: str) -> None:
-        """Tokenize the card that was typed into a hosted form, and record the event."""
+    def submit_card_form(self, identifier: str, card_number: str) -> bool:
+        """Tokenize the card that was typed into a hosted form, and record the event; return whether it was saved."""
         card_form = self.card_form(identifier)
         del self._card_forms[identifier]
-        card = self.add_credit_card(card_form.contact_id, card_number, identifier=card_form.credit_card_id)
-        self.events.append(_CARD_TOKENIZED, {"creditCardId": card.identifier, "contactId": card.contact_id})
+        data: dict[str, JSONValue] = {"creditCardId": card_form.credit_card_id, "contactId": card_form.contact_id}
+        reason = CARDS.get(card_number, CARDS[APPROVED]).not_saved
+        if reason is None:
+            self.add_credit_card(card_form.contact_id, card_number, identifier=card_form.credit_card_id)
+        else:
+            data |= {"state": TransactionState.FAILED.value, "failReason": reason}
+        self.events.append(contract.CARD_EVENT, data)
+        return reason is None
 
     def _card(self, contact: SandboxContact, identifier: str) -> CreditCard:
         card = self.credit_cards.get(identifier)
@@ -436,11 +478,16 @@ class Account:
 
     def _follow(self, identifier: str, state: TransactionState) -> None:
         if identifier not in self._overridden:
-            self._advance(self.transactions[identifier], state)
+            self._follow_bank(self._advance(self.transactions[identifier], state))
 
     def _advance(self, transaction: Transaction, state: TransactionState) -> Transaction:
-        """Put a transaction into the state that the bank reports; becoming ``paid`` is what takes a debit's money."""
-        captures = transaction.captures + (state is TransactionState.PAID and transaction.kind == "debit")
+        """Put a transaction into the state that the bank reports.
+
+        Becoming ``paid`` is what takes a debit's money; for a link, which is never ``paid``, becoming ``completed``.
+        """
+        by_link = transaction.from_credit_card_id is None and state is TransactionState.COMPLETED
+        taken = transaction.kind == "debit" and (state is TransactionState.PAID or by_link)
+        captures = transaction.captures + taken
         if captures > 1:
             self.captured_twice[transaction.identifier] = None
         card = self.credit_cards.get(transaction.from_credit_card_id or "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Context, Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from jetpay_async._core import json
 from jetpay_async.sandbox._state import RejectedError
@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
     from jetpay_async.models import JSONValue
 
-__all__ = ["STATEMENT_LENGTH", "Form"]
-
-STATEMENT_LENGTH: Final = 30
-"""Characters that a bank statement shows [docs]."""
+__all__ = ["Form"]
 
 _CENT = Decimal("0.01")
 # Of the sandbox alone: what the process sets for its own decimals changes nothing here.

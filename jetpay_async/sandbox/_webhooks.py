@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING
 import attrs
 from yarl import URL
 
+from jetpay_async._core import contract
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from jetpay_async.models import JSONValue
     from jetpay_async.sandbox._access import CallbackHosts
 
-__all__ = ["MAX_BATCH_SIZE", "MAX_WAIT_SECONDS", "MIN_WAIT_SECONDS", "WebhookRegistration", "WebhookState", "Webhooks"]
-
-# [docs]: a batch holds 1 to 100 events, 10 unless told otherwise, and waits for 60 to 3600 seconds, 60 by default.
-MAX_BATCH_SIZE = 100
-MIN_WAIT_SECONDS = 60
-MAX_WAIT_SECONDS = 3600
+__all__ = ["WebhookRegistration", "WebhookState", "Webhooks"]
 
 
 class WebhookState(StrEnum):
@@ -59,7 +56,7 @@ class WebhookRegistration:
     next_event_id: int
     callback_api_key: str | None = attrs.field(default=None, repr=False)
     max_batch_size: int = 10
-    max_wait_seconds: int = MIN_WAIT_SECONDS
+    max_wait_seconds: int = contract.MIN_WAIT_SECONDS
     state: WebhookState = WebhookState.ACTIVE
     last_sent_event_id: int | None = None
 

@@ -39,7 +39,7 @@ import attrs
 import cattrs
 import msgspec
 
-from jetpay_async._core import json
+from jetpay_async._core import contract, json
 from jetpay_async.models import TransactionState
 from jetpay_async.webhooks.claims import Claims
 from jetpay_async.webhooks.errors import MalformedDeliveryError, Reason, bare
@@ -328,7 +328,6 @@ _STATES_WITH_CLASS = frozenset({"paid", "completed", "failed"})
 
 # Card tokenization [inferred]: the vendor names the family and says that success and failure arrive as events, but
 # prints neither a type nor a field. Whatever is not clearly one of the two stays an `UnknownEvent`.
-_CARD_TOKENIZATION = re.compile(r"(?:credit_?)?cards?[._]tokeni[sz]ations?(?:\..+)?|(?:credit_?)?cards?\.tokeni[sz]ed")
 _CARD_SUCCESS = frozenset({"created", "tokenized", "tokenised", "completed", "succeeded"})
 _CARD_FAILURE = frozenset({"failed", "declined", "rejected"})
 
@@ -408,9 +407,9 @@ def _by_kind(wires: list[_WireEvent]) -> dict[str, list[_WireEvent]]:
         data = wire.data
         if not isinstance(data, dict):
             kind = "unknown"
-        elif wire.type.startswith("transactions."):
+        elif wire.type.startswith(contract.TRANSACTION_EVENTS):
             kind = _transaction_kind(wire, data)
-        elif _CARD_TOKENIZATION.fullmatch(wire.type):
+        elif contract.CARD_EVENTS.fullmatch(wire.type):
             kind = _card_kind(wire, data)
         else:
             kind = "unknown"

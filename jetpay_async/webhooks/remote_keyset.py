@@ -11,6 +11,7 @@ from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core.contract import KEY_SET
 from jetpay_async._core.endpoints import is_loopback, is_plain_url, is_vendor
 from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
@@ -23,7 +24,6 @@ __all__ = ["Fetch", "RemoteKeySet"]
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
 """An async function that GETs a URL and returns the body. It must not follow redirects, and may raise anything."""
 
-_JWKS_PATH = "/.well-known/jwks.json"  # [docs]
 # Keys are renewed in the background at this share of their maximum age, so that no delivery waits.
 _RENEWAL_SHARE = 0.75
 # How long after a failed fetch the next may start: short for a delivery that waits, long for a service that fails.
@@ -250,4 +250,4 @@ def _jwks_url(url: str, trusted_origins: Iterable[str]) -> str:
                 f"url: {host} is not a host of Jetpay, and whoever publishes the keys can sign deliveries; correct it, "
                 f"or say trusted_origins=[{origin!r}] if that host is yours"
             )
-    return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}{_JWKS_PATH}"
+    return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}{KEY_SET.path}"

@@ -54,13 +54,17 @@ async def test_each_card_does_what_its_row_says(caller: Caller, card: CardBehavi
 @pytest.mark.asyncio
 @_ALL
 async def test_charge_with_each_card(caller: Caller, card: CardBehavior) -> None:
-    """A charge is declined where a preauthorization is, and answers with the state that a capture would."""
+    """A charge is declined where a preauthorization is, answers as a capture would, and then ends [docs]."""
     answer = await caller.charge(caller.sandbox.add_payer(card_number=card.number))
 
     if card.declined is not None:
         assert (answer.status, answer.document) == (402, {"detail": card.declined})
     else:
         assert (answer.status, answer.document["transaction_state"]) == (200, card.capture)
+        ends = "failed" if "failed" in {card.capture, card.later} else "completed"
+        (debit,) = caller.sandbox.debits
+        await until(lambda: caller.sandbox.debit(debit.identifier).state == ends)
+        assert caller.sandbox.captured_twice == ()
 
 
 @pytest.mark.asyncio

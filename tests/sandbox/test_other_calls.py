@@ -11,6 +11,8 @@ import pytest
 
 from jetpay_async import TransactionState
 
+from .calling import until
+
 if TYPE_CHECKING:
     from .calling import Caller, Reply
 
@@ -151,7 +153,9 @@ async def test_debit_link(caller: Caller) -> None:
     assert b"Rent &lt;May&gt;: 12.34 (requested)" in page.body
     assert b"<button>Pay</button>" in page.body
     assert [(await caller.call("POST", link)).status for _ in range(2)] == [200, 409]
+    await until(lambda: caller.sandbox.debit(debit_id).state == "completed")
     assert caller.sandbox.debit(debit_id).captures == 1
+    assert states(caller, debit_id) == ["requested", "initiated", "completed"]
 
 
 @pytest.mark.asyncio
@@ -188,12 +192,44 @@ async def test_debit_errors(caller: Caller) -> None:
     assert (unknown_account.status, unknown_account.document["detail"]) == (404, "Bank account not found")
 
 
+def states(caller: Caller, transaction_id: str) -> list[object]:
+    """The states that the events of a transaction report."""
+    return [event.data["state"] for event in caller.sandbox.events if event.data.get("transactionId") == transaction_id]
+
+
 @pytest.mark.asyncio
-@pytest.mark.parametrize("payee_known", [True, False], ids=["to an account", "through the link"])
-async def test_credit(caller: Caller, *, payee_known: bool) -> None:
-    """PUT /credit pays a contact, is accepted through its link, and takes no money from anybody's card."""
+async def test_credit_by_a_link(caller: Caller) -> None:
+    """PUT /credit offers money to a contact, who accepts it through its link; nobody's card is charged."""
+    request = {
+        "amount": 5,
+        "statement": "Refund",
+        "from_bank_account": caller.sandbox.merchant_account_id,
+        "contact_id": caller.sandbox.add_contact(),
+    }
+
+    answer = await caller.call("PUT", "/credit", request)
+    identifier = answer.document["identifier"]
+    status = await caller.status(identifier)
+    page = await caller.call("GET", answer.document["link"])
+    accepted = await caller.call("POST", answer.document["link"])
+
+    assert caller.sandbox.debits == ()
+    assert (answer.status, status.document, accepted.status) == (201, {"state": "requested"}, 200)
+    assert b"<button>Accept</button>" in page.body
+    await until(lambda: caller.sandbox.credits[0].state == "completed")
+    assert states(caller, identifier) == ["requested", "initiated", "completed"]
+    assert caller.sandbox.credits[0].captures == 0
+    assert {event.type for event in caller.sandbox.events} == {"transactions.credits.created"}
+    assert (await caller.capture(identifier)).status == 404
+    with pytest.raises(KeyError, match=identifier):
+        caller.sandbox.debit(identifier)
+
+
+@pytest.mark.asyncio
+async def test_credit_to_a_saved_account(caller: Caller) -> None:
+    """With an account of the payee, the money leaves without anybody's step, and no link can stop or repeat it."""
     contact_id = caller.sandbox.add_contact()
-    account_id = caller.sandbox.add_bank_account(contact_id) if payee_known else None
+    account_id = caller.sandbox.add_bank_account(contact_id)
     request = {
         "amount": 5,
         "statement": "Refund",
@@ -203,21 +239,54 @@ async def test_credit(caller: Caller, *, payee_known: bool) -> None:
     }
 
     answer = await caller.call("PUT", "/credit", request)
-    identifier = answer.document["identifier"]
-    status = await caller.status(identifier)
-    page = await caller.call("GET", answer.document["link"])
-    accepted = await caller.call("POST", answer.document["link"])
+    followed = await caller.call("POST", answer.document["link"])
 
-    (credit,) = caller.sandbox.credits
-    assert caller.sandbox.debits == ()
-    assert (answer.status, status.document, accepted.status) == (201, {"state": "requested"}, 200)
-    assert b"<button>Accept</button>" in page.body
-    assert (credit.identifier, credit.state, credit.captures) == (identifier, "paid", 0)
-    assert credit.to_bank_account_id == account_id
-    assert {event.type for event in caller.sandbox.events} == {"transactions.credits.created"}
-    assert (await caller.capture(identifier)).status == 404
-    with pytest.raises(KeyError, match=identifier):
-        caller.sandbox.debit(identifier)
+    assert (answer.status, followed.status) == (201, 409)
+    await until(lambda: caller.sandbox.credits[0].state == "completed")
+    assert states(caller, answer.document["identifier"]) == ["processing", "initiated", "completed"]
+    assert caller.sandbox.credits[0].to_bank_account_id == account_id
+
+
+@pytest.mark.asyncio
+async def test_what_a_bank_would_report_is_dropped_once_a_state_is_set(caller: Caller) -> None:
+    """A state that is set by hand is the last one."""
+    request = {
+        "amount": 5,
+        "statement": "Rent",
+        "to_bank_account": caller.sandbox.merchant_account_id,
+        "contact_id": caller.sandbox.add_contact(),
+    }
+    answer = await caller.call("PUT", "/debit", request)
+    debit_id = answer.document["identifier"]
+
+    caller.sandbox.set_state(debit_id, "failed")
+    assert (await caller.call("POST", answer.document["link"])).status == 409
+
+    assert states(caller, debit_id) == ["requested", "failed"]
+
+
+@pytest.mark.asyncio
+async def test_a_card_that_is_not_saved(caller: Caller) -> None:
+    """The payer learns it from the page, the merchant from the event; the card can't be charged, the form is used."""
+    contact_id = caller.sandbox.add_contact()
+    asked = await caller.call("POST", f"/contact/{contact_id}/creditcards/url")
+    url, credit_card_id = asked.document["url"], asked.document["credit_card_id"]
+
+    page = await caller.call("POST", url, data=b"card_number=4000000000000101", headers=_FORM)
+    again = await caller.call("GET", url)
+    reserved = await caller.call(
+        "POST", f"/contact/{contact_id}/creditcards/{credit_card_id}/preauthorize", caller.request()
+    )
+
+    assert (page.status, again.status, reserved.status) == (200, 404, 404)
+    assert b"could not be saved" in page.body
+    (event,) = caller.sandbox.events
+    assert event.data == {
+        "creditCardId": credit_card_id,
+        "contactId": contact_id,
+        "state": "failed",
+        "failReason": "card_not_supported",
+    }
 
 
 @pytest.mark.asyncio
