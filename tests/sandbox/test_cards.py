@@ -131,7 +131,9 @@ def test_the_documented_calls_are_the_routes() -> None:
 @_ALL
 def test_each_meaning_says_what_the_row_does(card: CardBehavior) -> None:
     """The meaning of a row names its states and reasons, and promises nothing that the row does not do."""
-    if card.number != APPROVED:
+    if card.not_saved is not None:
+        assert f"failed ({card.not_saved})" in card.meaning
+    elif card.number != APPROVED:
         assert ("402" in card.meaning) == (card.declined is not None)
         assert card.declined is not None or card.capture in card.meaning
         assert ("follows" in card.meaning) == (card.later is not None)
