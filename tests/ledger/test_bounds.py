@@ -86,7 +86,9 @@ async def test_a_million_debits(tmp_path: Path, ledger: str) -> None:
     """A million debits go through one process and one ledger, the last as quickly as the first, in flat memory."""
     async with (
         counting_api(latency=0.005, record=False) as api,
-        pipeline(api, tmp_path, debits=1_000_000, ledger=ledger, concurrency=64, timeout=30.0) as (each,),
+        pipeline(api, tmp_path, debits=1_000_000, ledger=ledger, concurrency=64, timeout=30.0, lease_seconds=15.0) as (
+            each,
+        ),
     ):
         done = await keep_running(each)
         submitted = await each.says("submitted")
