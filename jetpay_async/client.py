@@ -1041,8 +1041,6 @@ class JetpayClient:
             finally:
                 await self._transport.aclose()
 
-    close = aclose
-
     async def __aenter__(self) -> Self:
         if self.closed:
             raise ConfigurationError("the client is closed; make a new one")
