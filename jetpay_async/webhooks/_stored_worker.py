@@ -71,6 +71,9 @@ class StoredEventWorker:
 
     def start(self) -> None:
         """Start the task, in the context of the caller."""
+        # An earlier start may have been in another event loop.
+        self._stored = asyncio.Event()
+        self._in_round = asyncio.Lock()
         notify = getattr(self.inbox, "notify_of_stored", None)
         if notify is not None:
             notify(self.wake)

@@ -92,7 +92,8 @@ class WebhookReceiver:
     """Receive deliveries: verify, skip what is done, run the handler of each event once, and return what to answer.
 
     Use it as an async context manager around the life of the web application: leaving it lets running handlers end, and
-    entering it starts the handling of stored events, which ``acknowledge="after_storing"`` needs.
+    entering it starts the handling of stored events, which ``acknowledge="after_storing"`` needs. Entering it again
+    opens it again.
 
     ::
 
@@ -328,8 +329,8 @@ class WebhookReceiver:
             await _cancel(late)
 
     async def __aenter__(self) -> Self:
-        if self._closed:
-            raise ConfigurationError("this receiver was closed; make another")
+        # An application may be started again in the same process, as each of its tests does.
+        self._closed = False
         self._warn_of_foreign_deliveries()
         if self._stored_worker is not None:
             self._stored_worker.start()

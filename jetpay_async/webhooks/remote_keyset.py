@@ -42,7 +42,7 @@ class RemoteKeySet:
     the cached keys stay valid for ``max_stale`` more seconds.
 
     Use it as ``async with RemoteKeySet(...) as keys:``, which fetches the keys before the first delivery needs them, or
-    call `aclose` at the end. Each process has its own.
+    call `aclose` at the end. Entering it again opens it again. Each process has its own.
 
     Args:
         url: The API's address, such as `jetpay_async.PRODUCTION_URL`, below which the key set is at
@@ -93,6 +93,7 @@ class RemoteKeySet:
         self._closed = False
 
     async def __aenter__(self) -> Self:
+        self._closed = False
         # An application must be able to start while Jetpay is down. The failure is logged; the next delivery fetches.
         with contextlib.suppress(KeysUnavailableError):
             await self.current()

@@ -99,6 +99,17 @@ class MemoryInbox(_RowsInbox):
     async def _run(self, step: Callable[[InboxRows], T]) -> T:
         return step(self._rows)
 
+    async def aclose(self) -> None:
+        """Do nothing: it is there so that another inbox can take this one's place."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
     def __repr__(self) -> str:
         return "MemoryInbox()"
 
@@ -205,7 +216,9 @@ class SqliteInbox(_RowsInbox):
         mark(connection, self._source, event.id, owner=owner, now=self._clock.time())
 
     async def aclose(self) -> None:
-        """Close the file. Using the inbox afterwards raises `ConfigurationError`; closing it twice does nothing.
+        """Close the file. Using the inbox afterwards raises `ConfigurationError`, until it is entered again.
+
+        Closing it twice does nothing.
 
         In a forked child this leaves the file alone: it is the parent's.
         """
@@ -216,6 +229,7 @@ class SqliteInbox(_RowsInbox):
             thread.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
+        self._closed = False
         return self
 
     async def __aexit__(
@@ -254,3 +268,4 @@ class SqliteInbox(_RowsInbox):
     def _close(self) -> None:
         if self._rows is not None:
             self._rows.close()
+            self._rows = None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import importlib.util
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 
+from jetpay_async.webhooks.sqlite_inbox import MemoryInbox
 from tests.webhooks import serving
+from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
 from tests.webhooks.receiving import body_of, document
 from tests.webhooks.serving import PATH, Pages, Server, authorization, key_server, post
 
@@ -102,3 +106,21 @@ async def test_a_recipe_receives_the_bytes_as_they_were_sent(
     # Sanic says good morning on the same output.
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("paid", "failed"))]
     assert printed == ["paid: café", *(f"paid: t-{n}" for n in range(2, 102))]
+
+
+def test_a_thread_passes_deliveries_to_the_receivers_loop() -> None:
+    """A synchronous view, in a thread of its server's, waits for the answer of the loop that has the receiver."""
+    shop = Shop()
+    receiver = receiver_for(shop, MemoryInbox())
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        answer = asyncio.run_coroutine_threadsafe(receiver.receive(delivery_of(1), TOKEN), loop).result(15)
+        asyncio.run_coroutine_threadsafe(receiver.aclose(), loop).result(15)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    assert (answer.status, shop.done) == (200, [1])

@@ -437,14 +437,17 @@ class TestClosing:
         assert (await inbox.lease(events(1), owner="b", seconds=1)).mine == {1}
 
     @pytest.mark.asyncio
-    async def test_closed_is_closed(self, shop: Shop, inbox: MemoryInbox) -> None:
-        """Entering a closed receiver is a mistake that is reported; closing again is none."""
+    async def test_a_closed_one_is_opened_again(self, shop: Shop, inbox: MemoryInbox) -> None:
+        """Closing again is no mistake, and entering it again opens it."""
         receiver = receiver_for(shop, inbox)
+        async with receiver:
+            pass
         await receiver.aclose()
-        await receiver.aclose()
+        closed = await receiver.receive(delivery_of(1), TOKEN)
+        async with receiver:
+            opened = await receiver.receive(delivery_of(1), TOKEN)
 
-        with pytest.raises(ConfigurationError, match="was closed"):
-            await receiver.__aenter__()
+        assert (closed.reason, opened.reason) == ("closed", "handled")
 
 
 class TestForeignDeliveries:

@@ -15,9 +15,11 @@ from jetpay_async.webhooks.errors import (
 )
 from jetpay_async.webhooks.events import Event
 from jetpay_async.webhooks.receiver import DeliveryResponse
-from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
+from jetpay_async.webhooks.remote_keyset import RemoteKeySet
+from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
 from tests.webhooks.receiving import FakeClock, event, events, until
+from tests.webhooks.signing import PRIVATE, jwk, jwks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -300,3 +302,41 @@ class TestStored:
         await receiver.aclose()
 
         assert answer.handled == 1
+
+
+def test_an_application_that_is_started_twice(tmp_path: Path) -> None:
+    """Receiver, inbox and keys serve each start of an application, in event loops of their own."""
+    shop = Shop()
+    inbox = SqliteInbox(tmp_path / "inbox.db")
+    receiver = receiver_for(shop, inbox, acknowledge="after_storing")
+    fetches: list[str] = []
+
+    async def fetch(url: str) -> bytes:
+        fetches.append(url)
+        return jwks(jwk(PRIVATE.public_key()))
+
+    keys = RemoteKeySet("https://baselinepayments.com", fetch)
+
+    async def run(event_id: int) -> None:
+        async with keys, inbox, receiver:
+            assert (await keys.current()).kids
+            assert (await receiver.receive(delivery_of(event_id), TOKEN)).reason == "stored"
+            await shop.finished(event_id)
+
+    for event_id in (1, 2):
+        asyncio.run(run(event_id))
+
+    assert shop.done == [1, 2]
+    assert len(fetches) == 1
+
+
+@pytest.mark.asyncio
+async def test_the_inbox_in_memory_can_take_the_place_of_another() -> None:
+    """An application whose tests have a `MemoryInbox` opens and closes it like any other; it keeps what it knows."""
+    inbox = MemoryInbox()
+    for _ in range(2):
+        async with inbox:
+            await inbox.lease(events(1), owner="a", seconds=1)
+    await inbox.aclose()
+
+    assert (await inbox.lease(events(2), owner="a", seconds=1)).last_seen == 1
