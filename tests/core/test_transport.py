@@ -267,7 +267,7 @@ async def test_a_closed_client_says_so() -> None:
             assert not client.closed
             await client.capture(DEBIT_ID)
         await client.aclose()
-        await client.close()
+        await client.aclose()
 
         assert client.closed
         for call in (client.capture(DEBIT_ID), client.transaction_status(DEBIT_ID), client.__aenter__()):

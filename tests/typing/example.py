@@ -140,7 +140,6 @@ async def every_way_to_make_a_client(session: aiohttp.ClientSession, vault: Vaul
     assert_type(client.with_options(timeout=1.5), JetpayClient)
     assert_type(client.with_options(retry=RetryPolicy()), JetpayClient)
     assert_type(await client.aclose(), None)
-    assert_type(await client.close(), None)
 
 
 class RentalsClient(JetpayClient):
