@@ -20,7 +20,7 @@ Fields: TypeAlias = Mapping[str, Any]
 ANY: Fields = {}
 """An object of any fields."""
 
-_PARAMETER = re.compile(r"{(\w+)}")
+PARAMETER = re.compile(r"{(\w+)}")
 _OK: Fields = {"ok": bool}
 
 
@@ -77,7 +77,7 @@ def _operation(operation: DescribedOperation) -> dict[str, Any]:
         "summary": operation.summary,
         "operationId": f"{operation.method.lower()}_{name}",
         "parameters": [
-            *(_parameter(each, "path", str) for each in _PARAMETER.findall(operation.path)),
+            *(_parameter(each, "path", str) for each in PARAMETER.findall(operation.path)),
             *(_parameter(each, "query", kind) for each, kind in operation.query.items()),
         ],
         "responses": {

@@ -29,6 +29,7 @@ from jetpay_async.sandbox._movable_clock import MovableClock
 from jetpay_async.sandbox._page import Page
 from jetpay_async.sandbox._parts import Parts
 from jetpay_async.sandbox._server import Server
+from jetpay_async.sandbox._service_openapi import ServiceDocs
 from jetpay_async.sandbox._state import Account, SandboxEvent, Transaction
 from jetpay_async.sandbox._timers import Timers
 from jetpay_async.sandbox._webhooks import Webhooks
@@ -140,7 +141,11 @@ class Sandbox:
             clock=clock,
             journal=journal,
             host_names=HostNames([*allowed_hosts, *([public_host] if public_host else [])]),
-            additions=[Page(self, self._parts).add_routes, Control(self, self._parts).add_routes],
+            additions=[
+                ServiceDocs(self._keys, lambda: self.public_url).add_routes,
+                Page(self, self._parts).add_routes,
+                Control(self, self._parts).add_routes,
+            ],
             latency=latency,
             host=host,
             port=port,
