@@ -151,7 +151,15 @@ def coverage(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the examples of the README, of the other pages and of the docstrings."""
     install(session, "test", "frameworks")
-    session.run("pytest", "README.md", "docs/captures.md", "--doctest-modules", "jetpay_async", *session.posargs)
+    session.run(
+        "pytest",
+        "README.md",
+        "docs/captures.md",
+        "docs/from-the-guide.md",
+        "--doctest-modules",
+        "jetpay_async",
+        *session.posargs,
+    )
 
 
 @nox.session
