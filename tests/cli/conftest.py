@@ -16,6 +16,7 @@ import pytest
 
 from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async._cli import main
+from jetpay_async._cli.io import console
 from jetpay_async.outcomes import PreauthorizationRequest
 from jetpay_async.sandbox import Sandbox
 from tests.ledger.conftest import postgres_ledger  # noqa: F401 - a fixture
@@ -40,6 +41,12 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _new_streams() -> None:
+    """Forget the streams that could not be written in another test."""
+    console.open_streams()
 
 
 @pytest.fixture
@@ -118,6 +125,7 @@ QUICK_PROGRAM = (
 import functools, sys
 from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async._cli import main
+from jetpay_async._cli.io import console
 policy = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1, resolve_after_timeout=0.1)
 JetpayClient.from_env = functools.partial(JetpayClient.from_env, timeout=1.0, retry=policy)
 sys.exit(main())

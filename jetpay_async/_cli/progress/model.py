@@ -65,12 +65,15 @@ def counts(sample: ProgressSample) -> list[str]:
     finished = outcome_counts(progress)
     if progress.complete:
         return finished
-    waiting = progress.waiting
-    if waiting is not None and not progress.pending:  # a rate would only decay
+    waits: list[str] = []
+    if (waiting := progress.waiting) is not None:
         debits = f"{waiting.debits:,} {'debit' if waiting.debits == 1 else 'debits'}"
-        return [*finished, f"waiting {duration(waiting.seconds)} to resolve {debits} in doubt"]
+        waits.append(f"waiting {duration(waiting.seconds)} to resolve {debits} in doubt")
+        # What is pending may be the same debits in this batch. A rate would only decay.
+        if not progress.pending or not sample.per_second:
+            return [*finished, *waits]
     left = "?" if sample.seconds_left is None else duration(sample.seconds_left)
-    return [*finished, f"{progress.sending:,} in flight", f"{sample.per_second:,.0f}/s", f"{left} left"]
+    return [*finished, f"{progress.sending:,} in flight", f"{sample.per_second:,.0f}/s", f"{left} left", *waits]
 
 
 def outcome_counts(batch: Progress | Report) -> list[str]:

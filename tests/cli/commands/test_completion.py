@@ -20,6 +20,26 @@ if TYPE_CHECKING:
     Jetpay = Callable[..., CommandResult]
 
 
+# As the shell calls it when Tab is pressed after the words; zsh's own functions only work within its editor.
+SHELLS = {
+    "bash": """
+        eval "$(jetpay completion bash)"
+        COMP_WORDS=(jetpay {words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+        _jetpay; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """,
+    "zsh": """
+        compdef() {{ }}; compadd() {{ shift; print -l -- "$@" }}; _files() {{ print files }}
+        eval "$(jetpay completion zsh)"
+        words=(jetpay {words}); CURRENT=${{#words}}
+        _jetpay
+    """,
+    "fish": """
+        jetpay completion fish | source
+        complete -C "jetpay {words}"
+    """,
+}
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -64,6 +84,15 @@ def test_where_nothing_is_offered(jetpay: Jetpay, words: list[str]) -> None:
     assert jetpay("completion", "words", "--", *words).out == ""
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_script_is_written(jetpay: Jetpay, shell: str) -> None:
+    """It is all that stdout gets."""
+    run = jetpay("completion", shell)
+
+    assert (run.status, run.err) == (0, "")
+    assert "jetpay completion words -- " in run.out
+
+
 def test_an_unknown_shell(jetpay: Jetpay) -> None:
     """The choice is shown."""
     run = jetpay("completion", "tcsh")
@@ -93,26 +122,6 @@ def on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(tmp_path))
-
-
-# As the shell calls it when Tab is pressed after the words; zsh's own functions only work within its editor.
-SHELLS = {
-    "bash": """
-        eval "$(jetpay completion bash)"
-        COMP_WORDS=(jetpay {words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
-        _jetpay; printf '%s\\n' "${{COMPREPLY[@]}}"
-    """,
-    "zsh": """
-        compdef() {{ }}; compadd() {{ shift; print -l -- "$@" }}; _files() {{ print files }}
-        eval "$(jetpay completion zsh)"
-        words=(jetpay {words}); CURRENT=${{#words}}
-        _jetpay
-    """,
-    "fish": """
-        jetpay completion fish | source
-        complete -C "jetpay {words}"
-    """,
-}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

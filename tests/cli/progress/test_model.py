@@ -52,17 +52,24 @@ def test_durations(seconds: float, text: str) -> None:
         ),
         pytest.param(
             {"waiting": Waiting(debits=3, seconds=32.4), "pending": 5},
-            "1 captured, 0 rejected, 0 unknown, 3 in flight, 2/s, 9 s left",
+            "1 captured, 0 rejected, 0 unknown, 3 in flight, 2/s, 9 s left, waiting 32 s to resolve 3 debits in doubt",
             id="both",
+        ),
+        pytest.param(
+            {"waiting": Waiting(debits=3, seconds=32.4), "pending": 5, "per_second": 0.0},
+            "1 captured, 0 rejected, 0 unknown, waiting 32 s to resolve 3 debits in doubt",
+            id="pending ones wait as well",
         ),
     ],
 )
 def test_waiting_is_shown_apart_from_working(changes: dict[str, Any], text: str) -> None:
     """A batch that only waits for debits in doubt shows how long, instead of a rate that decays."""
+    per_second = changes.get("per_second", 2.0)
+    counts = {name: value for name, value in changes.items() if name != "per_second"}
     progress = Progress(
-        **{"total": 9, "pending": 0, "sending": 3, "captured": 1, "rejected": 0, "unknown": 0, **changes}
+        **{"total": 9, "pending": 0, "sending": 3, "captured": 1, "rejected": 0, "unknown": 0, **counts}
     )
 
-    shown = model.counts(model.ProgressSample(progress=progress, per_second=2.0, seconds_left=9.0))
+    shown = model.counts(model.ProgressSample(progress=progress, per_second=per_second, seconds_left=9.0))
 
     assert ", ".join(shown).startswith(text)
