@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.postgres_inbox import PostgresInbox
     from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver, ensure_leased
     from jetpay_async.webhooks.remote_keyset import RemoteKeySet
+    from jetpay_async.webhooks.replay import MissingEventReplay
     from jetpay_async.webhooks.router import EventRouter
     from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
     from jetpay_async.webhooks.verifier import WebhookVerifier
@@ -100,6 +101,7 @@ __all__ = [
     "LeaseLostError",
     "MalformedDeliveryError",
     "MemoryInbox",
+    "MissingEventReplay",
     "PayloadMismatchError",
     "PostgresInbox",
     "Reason",
@@ -144,6 +146,7 @@ _HOMES = {
     "EventRouter": "router",
     "KeySet": "keyset",
     "MemoryInbox": "sqlite_inbox",
+    "MissingEventReplay": "replay",
     "PostgresInbox": "postgres_inbox",
     "RemoteKeySet": "remote_keyset",
     "SqliteInbox": "sqlite_inbox",
