@@ -471,6 +471,9 @@ class Control:
 # A year: no token and no delay is that long, and dates stay dates.
 _MOST_SECONDS = 366 * 86400
 
+# A snapshot of some hundred thousand debits.
+_MOST_BYTES = 512 * 1024 * 1024
+
 
 def _get(path: str, summary: str, **more: Any) -> DescribedOperation:
     return DescribedOperation(method="GET", path=f"{CONTROL_API}{path}", summary=summary, **more)
@@ -487,7 +490,7 @@ async def _receive(operation: DescribedOperation | None, request: web.Request) -
         ValueError: One of them is not valid.
         HTTPUnsupportedMediaType: The body is not said to be JSON.
     """
-    given = await request.read()
+    given = await (_read_large(request) if operation is not None and operation.body is ANY else request.read())
     if given and request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="the body must be JSON, and Content-Type say application/json")
     query = _documents.read_query(request.query, operation.query if operation else {})
@@ -500,6 +503,18 @@ async def _receive(operation: DescribedOperation | None, request: web.Request) -
             else _documents.read_fields(document, operation.body, required=operation.required)
         )
     return _Received(request.match_info, query, body)
+
+
+async def _read_large(request: web.Request) -> bytes:
+    """Read the body of a snapshot, for which aiohttp's limit of a megabyte is too low."""
+    parts: list[bytes] = []
+    left = _MOST_BYTES
+    async for part in request.content.iter_any():
+        parts.append(part)
+        left -= len(part)
+        if left < 0:
+            raise web.HTTPRequestEntityTooLarge(max_size=_MOST_BYTES, actual_size=_MOST_BYTES - left)
+    return b"".join(parts)
 
 
 def _active(each: Any) -> dict[str, JSONValue]:

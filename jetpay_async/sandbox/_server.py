@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from jetpay_async.sandbox import _responses
@@ -49,6 +51,11 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up
 
 # More than any test has in flight: a refused connection must be a fault that was asked for.
 _BACKLOG = 1024
+
+
+_logger = logging.getLogger("jetpay_async.sandbox.server")
+# What is no HTTP is the client's error: it is answered 400, and deserves no traceback.
+_logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class Server:
@@ -111,7 +118,11 @@ class Server:
     async def start(self) -> None:
         """Listen."""
         runner = web.AppRunner(
-            self._application(), access_log=None, handler_cancellation=False, shutdown_timeout=_SHUTDOWN_SECONDS
+            self._application(),
+            access_log=None,
+            logger=_logger,
+            handler_cancellation=False,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         await runner.setup()
         site = web.TCPSite(runner, self._host, self._port, ssl_context=self._ssl_context, backlog=_BACKLOG)
