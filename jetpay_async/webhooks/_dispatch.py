@@ -176,7 +176,7 @@ class LeasedDispatch:
             warning.cancel()
 
     async def _record_failure(self, event: Event, error: BaseException) -> None:
-        log_failure(error, "the handler of event %d (%s) failed", event.id, event.type)
+        log_failure(error, "the handler of event %d (%s) failed", event.id, shown(event.type))
         try:
             if await self._set_aside(event, error):
                 return
@@ -200,7 +200,9 @@ class LeasedDispatch:
             return False
         self.dead += 1
         self.lease.pending -= {event.id}
-        logger.error("event %d (%s) is a dead letter now: %d attempts failed", event.id, event.type, attempt.attempts)
+        logger.error(
+            "event %d (%s) is a dead letter now: %d attempts failed", event.id, shown(event.type), attempt.attempts
+        )
         if self._limits.on_dead_letter is not None:
             letter = DeadLetter(event=event, attempts=attempt.attempts, error=text, failed_at=datetime.now(UTC))
             try:
@@ -217,7 +219,7 @@ class LeasedDispatch:
 
 
 def _warn_of_long_run(event: Event) -> None:
-    logger.warning("the handler of event %d (%s) is still running", event.id, event.type)
+    logger.warning("the handler of event %d (%s) is still running", event.id, shown(event.type))
 
 
 def log_inbox_failure(error: BaseException) -> str:

@@ -116,6 +116,20 @@ class TestDeadLetters:
         assert "event 1 (transactions.debits.created) is a dead letter now: 3 attempts failed" in caplog.text
 
     @pytest.mark.asyncio
+    async def test_a_type_is_escaped_in_the_log(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The type of an event is a text from outside: it forges no line of the log, and moves no cursor."""
+        shop.failing = {1}
+        delivery = body_of([document(1, type="transactions.debits.\x1b[2J\nforged")])
+
+        await receiver_for(shop, disk, max_attempts=1).receive(delivery, TOKEN)
+
+        messages = [record.getMessage() for record in caplog.records if "event 1" in record.getMessage()]
+        assert len(messages) == 2
+        assert all(r"(transactions.debits.\x1b[2J\nforged)" in message for message in messages)
+
+    @pytest.mark.asyncio
     async def test_a_poison_event_does_not_block_stored_ones(self, shop: Shop, disk: SqliteInbox) -> None:
         """Stored events are handled past a dead letter, also where all wait for a failed event."""
         shop.failing = {1}
