@@ -107,6 +107,7 @@ def test_an_unknown_request_is_sent_once_unless_it_may_be_repeated(body: object,
         assert never.arguments == {"method": method, "path": "/new/call?x=1"}
         assert once == 1
         assert isinstance(repeated, RawAnswer)
+        assert repeated.attempts == 2
         assert server.count("elsewhere") == 3
         assert {request.target for request in server.requests[1:]} == {"/new/call?x=1"}
 

@@ -24,7 +24,7 @@ from jetpay_async._core import call_errors, responses
 from jetpay_async._core.execution import CallObserver, Execution, OnFailure, Options
 from jetpay_async._core.fork import after_fork_in_child
 from jetpay_async._core.http import ResolveBound
-from jetpay_async._core.listing import find_in_list
+from jetpay_async._core.listing import ListFinding, find_in_list
 from jetpay_async._core.log import logger
 from jetpay_async._core.operations import ReplaySafety, ResponseContext, StatusMapping, transaction_failed_error
 from jetpay_async._core.resolve import Finding, Proof, StatusResolver
@@ -318,25 +318,30 @@ class CallExecutor:
         self._note_undone(execution)
         return None
 
-    async def _resolve_by_list(
-        self, execution: Execution[_T], listing: Listing[_T], rejection: APIError | None = None
-    ) -> Resolution[_T] | None:
-        """Do the same by the list that the result would be in.
-
-        With a rejection, which may be due to an earlier request of ours: raise it if nothing shows that it is.
-        """
+    async def _resolve_by_list(self, execution: Execution[_T], listing: Listing[_T]) -> Resolution[_T] | None:
+        """Do the same by the list that the result would be in."""
         finding = await find_in_list(execution, listing, self._ask, self._clock)
         if finding.found is not None:
             return Resolution(finding.found)
-        if finding.absent:
-            if rejection is not None:
-                raise rejection
-            self._note_undone(execution)
-            return None
+        if not finding.absent:
+            raise self._unlisted(execution, finding) from finding.obstacle
+        self._note_undone(execution)
+        return None
+
+    async def _confirm_by_list(
+        self, execution: Execution[_T], listing: Listing[_T], rejection: APIError
+    ) -> Resolution[_T]:
+        """Read the list before a rejection is believed that may be due to an earlier request of ours."""
+        finding = await find_in_list(execution, listing, self._ask, self._clock)
+        if finding.found is not None:
+            return Resolution(finding.found)
+        raise rejection if finding.absent else self._unlisted(execution, finding) from finding.obstacle
+
+    def _unlisted(self, execution: Execution[_T], finding: ListFinding[_T]) -> OutcomeUnknownError:
         reason = call_errors.reason_of(execution)
         if finding.obstacle is not None:
             reason = f"{reason}, and the list can't be read: {finding.obstacle}"
-        raise self._unknown(execution, reason) from (finding.obstacle or rejection)
+        return self._unknown(execution, reason)
 
     def _note_undone(self, execution: Execution[_T]) -> None:
         """Note that no request was carried out, or can be any more; raise that if none may be sent again."""
@@ -361,10 +366,7 @@ class CallExecutor:
             raise rejection
         if operation.listing is not None:
             if execution.unanswered:
-                listing = operation.listing(execution.call)
-                resolution = await self._resolve_by_list(execution, listing, rejection)
-                if resolution is not None:
-                    return resolution
+                return await self._confirm_by_list(execution, operation.listing(execution.call), rejection)
             raise rejection
         policy = execution.options.retry
         certain_from = execution.certain_from

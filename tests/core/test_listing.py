@@ -16,7 +16,7 @@ from jetpay_async import (
     ServiceError,
     Webhook,
 )
-from jetpay_async._core import webhook_operations
+from jetpay_async._core import account_operations, webhook_operations
 from jetpay_async._core.execution import Options
 from jetpay_async._core.http import RawResponse, ResolveBound
 from jetpay_async._core.responses import Unanswered
@@ -40,7 +40,7 @@ class WebhookService(ScriptedService):
         self, method: str, path: str, body: bytes, guard: SendGuard | None, *, within: float
     ) -> RawResponse:
         """Play the next act for the method, or do as the guide says."""
-        assert path.startswith("/webhooks/")
+        assert path.startswith(("/webhooks/", "/contact"))
         if guard is not None:
             guard.begin(None)
         self.sent.append(Sent(method, self.now, within))
@@ -196,6 +196,12 @@ async def test_a_duplicate_after_no_answer_may_be_ours() -> None:
         scripts={"POST": [DIRECT, DUPLICATE], "GET": [listed(left_at=START + 5), listed(WEBHOOK, left_at=START + 6)]}
     )
     foreign = WebhookService(scripts={"POST": [DIRECT, DUPLICATE]})
+    unreadable = WebhookService(
+        scripts={
+            "POST": [DIRECT, DUPLICATE],
+            "GET": [listed(left_at=START + 5), answer(403, FASTAPI[403])],
+        }
+    )
     token = WebhookService(scripts={"POST": [DIRECT, answer(401, FASTAPI[401])]})
 
     assert (await register(ours)).confirmed_by_list
@@ -203,6 +209,8 @@ async def test_a_duplicate_after_no_answer_may_be_ours() -> None:
         await register(foreign)
     with pytest.raises(AuthenticationError):
         await register(token)
+    with pytest.raises(OutcomeUnknownError, match="the list can't be read"):
+        await register(unreadable)
 
 
 @pytest.mark.asyncio
@@ -219,3 +227,16 @@ async def test_a_removal_that_finds_nothing_at_once_is_an_error() -> None:
     ):
         with pytest.raises(NotFoundError):
             await client.execute(client.begin(call, Options(10.0, POLICY)))  # type: ignore[arg-type, misc] # of any
+
+
+@pytest.mark.asyncio
+async def test_a_contact_that_was_lost_once_stays_unknown() -> None:
+    """Where a harmless request is sent again and then can't leave, the first one may still have been carried out."""
+    service = WebhookService(scripts={"PUT": [DIRECT, not_sent, not_sent]})
+    client = executor(service)
+    call = account_operations.create_contact(email="a@example.com", name="A", tags=(), language="en")
+
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await client.execute(client.begin(call, Options(100.0, attrs.evolve(POLICY, resend_harmless=True))))
+
+    assert (caught.value.attempts, caught.value.moves_money) == (3, False)
