@@ -27,12 +27,22 @@ attribute                       where        meaning
 =============================== ============ =================================================================
 
 No text of an error gets into a span: the API's words may repeat what was asked.
+
+**Webhooks**: ``WebhookReceiver(..., on_delivery=OpenTelemetryDeliveries())`` records what it answers, by
+``jetpay.webhook.reason`` and ``http.response.status_code``:
+
+======================================= =============================================================================
+``jetpay.webhook.delivery.duration``    histogram, in seconds
+``jetpay.webhook.delivery.lag``         histogram: `DeliveryReport.lag`, in seconds
+``jetpay.webhook.events``               counter, by ``jetpay.webhook.result``: ``handled``, ``unhandled``, ``skipped``,
+                                        ``stored``, ``dead`` or ``left``
+======================================= =============================================================================
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 try:
     from opentelemetry import metrics, trace
@@ -45,7 +55,12 @@ from jetpay_async.telemetry import Attempt, AttemptResult, Operation
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ["OpenTelemetry"]
+    from jetpay_async.webhooks import DeliveryReport
+else:
+    # Clients that receive no webhooks need not import them. What reads annotations at run time gets Any.
+    DeliveryReport = Any
+
+__all__ = ["OpenTelemetry", "OpenTelemetryDeliveries"]
 
 _SCOPE = "jetpay_async"
 _ERROR_TYPE = "error.type"
@@ -131,3 +146,52 @@ class OpenTelemetry:
 
 def _nanoseconds(seconds: float) -> int:
     return int(seconds * _NANOSECONDS)
+
+
+_LAG_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
+_RESULTS = ("handled", "unhandled", "skipped", "stored", "dead", "left")
+
+
+class OpenTelemetryDeliveries:
+    """Turns answered webhook deliveries into metrics; an instance is an ``on_delivery`` of `WebhookReceiver`.
+
+    Args:
+        meter_provider: Where the metrics go; by default to OpenTelemetry's global provider.
+    """
+
+    def __init__(self, *, meter_provider: metrics.MeterProvider | None = None) -> None:
+        meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
+        self._duration = meter.create_histogram(
+            "jetpay.webhook.delivery.duration",
+            unit="s",
+            description="Duration of webhook deliveries, from the request to the answer.",
+            explicit_bucket_boundaries_advisory=_BUCKETS,
+        )
+        self._lag = meter.create_histogram(
+            "jetpay.webhook.delivery.lag",
+            unit="s",
+            description="Age of the oldest event of a delivery when it arrives.",
+            explicit_bucket_boundaries_advisory=_LAG_BUCKETS,
+        )
+        self._events = meter.create_counter(
+            "jetpay.webhook.events", unit="{event}", description="Events of deliveries, by what became of them."
+        )
+
+    def __call__(self, report: DeliveryReport) -> None:
+        """Record one delivery.
+
+        Args:
+            report: What the receiver reports.
+        """
+        response = report.response
+        labels: dict[str, str | int] = {
+            "jetpay.webhook.reason": response.reason,
+            "http.response.status_code": response.status,
+        }
+        self._duration.record(report.duration, labels)
+        if report.lag is not None:
+            self._lag.record(report.lag, labels)
+        for result in _RESULTS:
+            count: int = getattr(response, result)
+            if count:
+                self._events.add(count, {"jetpay.webhook.result": result})

@@ -84,7 +84,7 @@ MAY_IMPORT = {
         for part in parts
     },
     "webhooks": LEAVES | SHARED,
-    "opentelemetry": LEAVES,
+    "opentelemetry": LEAVES | {"webhooks"},
     "sandbox": LEAVES | SHARED | {"webhooks"},
     "testing": CLIENT | {"__init__", "webhooks", "sandbox"},
     "_cli": CLIENT | {"__init__", "webhooks", "sandbox"},

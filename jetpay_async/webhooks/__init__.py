@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox
     from jetpay_async.webhooks.keyset import KeySet
     from jetpay_async.webhooks.postgres_inbox import PostgresInbox
-    from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver, ensure_leased
+    from jetpay_async.webhooks.receiver import DeliveryReport, DeliveryResponse, WebhookReceiver, ensure_leased
     from jetpay_async.webhooks.remote_keyset import RemoteKeySet
     from jetpay_async.webhooks.replay import MissingEventReplay
     from jetpay_async.webhooks.router import EventRouter
@@ -88,6 +88,7 @@ __all__ = [
     "DebitFailed",
     "DebitPaid",
     "Delivery",
+    "DeliveryReport",
     "DeliveryResponse",
     "DurableEventInbox",
     "Event",
@@ -139,6 +140,7 @@ _HOMES = {
     "DebitFailed": "events",
     "DebitPaid": "events",
     "Delivery": "events",
+    "DeliveryReport": "receiver",
     "DeliveryResponse": "receiver",
     "DurableEventInbox": "inbox",
     "Event": "events",

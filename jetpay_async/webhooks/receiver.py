@@ -37,7 +37,7 @@ from jetpay_async.webhooks.events import Delivery, Event
 from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox
 from jetpay_async.webhooks.router import EventRouter
 
-__all__ = ["DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
+__all__ = ["DeliveryReport", "DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
 
 # The rest of the response timeout is for the way of the answer.
 _RESPONSE_SHARE = 0.9
@@ -83,6 +83,30 @@ class DeliveryResponse:
     """How many were set aside as dead letters, since handling them failed too often."""
     left: int = 0
     """How many are still to be handled, after Jetpay has sent them again."""
+
+
+@attrs.frozen(kw_only=True)
+class DeliveryReport:
+    """A delivery that was answered, for ``WebhookReceiver(on_delivery=...)``: metrics, tracing, alarms."""
+
+    response: DeliveryResponse
+    """What was answered: the status, the reason, and how many events were handled, skipped, stored or left."""
+    started_at: float
+    """When it began, in seconds since the epoch."""
+    duration: float
+    """Seconds until the answer."""
+    delivery: Delivery | None
+    """What was delivered; None if it was rejected."""
+
+    @property
+    def lag(self) -> float | None:
+        """Seconds from the oldest event's ``created_at`` to the start; None if it was rejected or empty.
+
+        A batch waits up to ``max_wait_seconds`` at Jetpay [docs]; more is the time that deliveries had to be repeated.
+        """
+        if self.delivery is None or not self.delivery.events:
+            return None
+        return self.started_at - min(event.created_at for event in self.delivery.events).timestamp()
 
 
 _CLOSED = DeliveryResponse(status=503, reason="closed")
@@ -140,6 +164,9 @@ class WebhookReceiver:
             later one has. Jetpay doesn't skip ids [docs], so they are late or lost; late ones are handled when they
             come, lost ones come after a replay with ``replay_from_event_id=first``. It runs before the events are
             handled.
+        on_delivery: Called with a `DeliveryReport` for each delivery that is answered, rejected ones too: for metrics
+            and tracing; `jetpay_async.opentelemetry.OpenTelemetryDeliveries` is one. Synchronous and quick; what it
+            raises is logged.
         clock: Where time and chance come from.
 
     Raises:
@@ -164,6 +191,7 @@ class WebhookReceiver:
         lease_seconds: float = 30.0,
         poll_interval: float = 5.0,
         on_missing_events: Callable[[int, int], Awaitable[object]] | None = None,
+        on_delivery: Callable[[DeliveryReport], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         for name, seconds in (
@@ -206,6 +234,7 @@ class WebhookReceiver:
         self._response_timeout = response_timeout
         self._lease_seconds = lease_seconds
         self._on_missing_events = on_missing_events
+        self._on_delivery = on_delivery
         self._clock = clock
         self._stored_worker: StoredEventWorker | None = None
         if durable is not None:
@@ -249,8 +278,9 @@ class WebhookReceiver:
         request = DeliveryRequest(body, authorization, headers)
         del body, authorization, headers  # error reporters collect local variables
         started = self._clock.monotonic()
+        started_at = self._clock.time()
         if self._closed:
-            return _CLOSED
+            return self._report(_CLOSED, None, started_at, started)
         self._warn_of_foreign_deliveries()
         if self._stores_with is not None and not self._stores_with.running:
             raise ConfigurationError(
@@ -259,7 +289,7 @@ class WebhookReceiver:
         try:
             delivery = await self._verifier.verify(request.body, request.authorization, headers=request.headers)
         except WebhookError as error:
-            return _rejected(error)
+            return self._report(_rejected(error), None, started_at, started)
         work = self._handle(delivery) if self._stores_with is None else self._store(delivery, self._stores_with)
         task = asyncio.create_task(work)
         self._deliveries.add(task)
@@ -278,7 +308,7 @@ class WebhookReceiver:
             response = task.result()
         if response.left:
             logger.warning("answering %d (%s): %d events are left", response.status, response.reason, response.left)
-        return response
+        return self._report(response, delivery, started_at, started)
 
     async def check_headers(self, headers: Headers) -> DeliveryResponse | None:
         """Reject a delivery before its body is read, if its headers suffice for that: the token, the callback's key.
@@ -292,8 +322,9 @@ class WebhookReceiver:
             What to answer without reading the body; None to read it and call `receive`.
         """
         check = getattr(self._verifier, "check_headers", None)
+        started, started_at = self._clock.monotonic(), self._clock.time()
         if self._closed:
-            return _CLOSED
+            return self._report(_CLOSED, None, started_at, started)
         if check is None:  # a verifier of the user's own
             return None
         checking: Awaitable[object] = check(headers)
@@ -301,7 +332,7 @@ class WebhookReceiver:
         try:
             await checking
         except WebhookError as error:
-            return _rejected(error)
+            return self._report(_rejected(error), None, started_at, started)
         return None
 
     async def last_contiguous_event_id(self) -> int | None:
@@ -349,6 +380,23 @@ class WebhookReceiver:
                 "webhook_ids=, or callback_api_key=, to WebhookVerifier"
             )
         self._has_warned = True
+
+    def _report(
+        self, response: DeliveryResponse, delivery: Delivery | None, started_at: float, started: float
+    ) -> DeliveryResponse:
+        """Call on_delivery, and return the response."""
+        if self._on_delivery is not None:
+            report = DeliveryReport(
+                response=response,
+                started_at=started_at,
+                duration=self._clock.monotonic() - started,
+                delivery=delivery,
+            )
+            try:
+                self._on_delivery(report)
+            except Exception as error:  # noqa: BLE001 - the user's, and the delivery is answered all the same
+                log_failure(error, "on_delivery failed")
+        return response
 
     @asynccontextmanager
     async def _dispatching(self, limits: DispatchLimits) -> AsyncGenerator[LeasedDispatch]:
