@@ -204,6 +204,16 @@ async def test_a_migrated_ledger_has_the_tables_of_a_new_one(
 
 
 @pytest.mark.asyncio
+async def test_a_migrated_ledger_has_no_problem(old: OldLedger) -> None:
+    """What `Ledger.verify` checks holds of what an older release wrote, too."""
+    async with Ledger(old.url, create=False) as ledger:
+        check = await ledger.verify()
+
+    assert check.problems == ()
+    assert check.debits.total > 0
+
+
+@pytest.mark.asyncio
 async def test_a_run_goes_on_with_an_old_ledger(old: OldLedger) -> None:
     """What was in doubt is resolved, what was pending is captured, and nothing that was captured is sent again."""
     async with serving() as (service, client):
