@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from jetpay_async.sandbox import CARDS, DeliveryPolicy, Fault, FaultKind, Sandbox, _page
+from jetpay_async.sandbox import CARDS, DeliveryPolicy, Fault, FaultKind, Sandbox, _page, _page_html
 from jetpay_async.sandbox._page_html import ACTIONS
 
 from .calling import Caller, Receiver, Reply, until
@@ -131,6 +131,19 @@ async def test_texts_from_outside_are_escaped(caller: Caller) -> None:
 
     assert "/&lt;b&gt;bold&lt;/b&gt;" in page
     assert "&lt;i&gt;x&lt;/i&gt;" in page
+
+
+@pytest.mark.asyncio
+async def test_only_the_newest_debits_are_shown(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debits beyond the newest are counted, and left out of the table."""
+    monkeypatch.setattr(_page_html, "_DEBITS", 1)
+    older, newest = await caller.reserve(), await caller.reserve()
+
+    page = _page_html.sections(caller.sandbox._parts)
+
+    assert newest in page["debits"]
+    assert older not in page["debits"]
+    assert "<dt>Debits</dt><dd>2</dd>" in page["counters"]
 
 
 @pytest.mark.asyncio
