@@ -133,6 +133,11 @@ class SendGuard:
         """Ask before the connection is aborted whether it is still this request's, and not back in the pool."""
         self._holds_connection = holds_connection
 
+    def give_back(self) -> None:
+        """Have no more to do with the connection, since the whole response has arrived on it."""
+        if self._transport is not None:
+            self._release(self._transport)
+
     def begin(self, transport: asyncio.WriteTransport | None) -> None:
         """Let the request leave on this connection now; raise, whatever aiohttp makes of that, if it may not."""
         now = self._clock.monotonic()
@@ -165,8 +170,7 @@ class SendGuard:
         self._ended = True
         if self._timer is not None:
             self._timer.stop(self)
-        if self._transport is not None:
-            self._release(self._transport)
+        self.give_back()
 
     def seal(self) -> bool:
         """End it without a whole response: nothing leaves any more. Return whether it had begun to leave."""

@@ -8,7 +8,7 @@ import math
 import re
 import socket
 import types
-from functools import lru_cache
+from functools import lru_cache, partial
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -221,6 +221,12 @@ class Transport:
             raise_for_status=False,
             middlewares=middlewares,
         )
+        if isinstance(guard, SendGuard):
+            # aiohttp gives the connection back when the last byte comes, a moment before this task runs.
+            if response.connection is None:
+                guard.give_back()
+            else:
+                guard.share_connection(partial(_is_connected, response))
         headers = response.headers
         guard.status = response.status
         length = headers.get(CONTENT_LENGTH)
@@ -325,6 +331,11 @@ def _abort_when_interrupted(conversation: Coroutine[Any, Any, _T], guard: SendGu
     except StopIteration as end:
         result: _T = end.value
         return result
+
+
+def _is_connected(response: aiohttp.ClientResponse) -> bool:
+    """Whether the connection of a response is not back in the pool, where another request may have taken it."""
+    return response.connection is not None
 
 
 class _NoCookies(aiohttp.DummyCookieJar):

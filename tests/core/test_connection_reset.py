@@ -11,16 +11,17 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import types
 from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
 import aiohttp
 import attrs
 import pytest
 
-from jetpay_async import JetpayClient
+from jetpay_async import Capture, JetpayClient
 from jetpay_async._core import connection_reset
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async._core.connection_reset import (
@@ -374,3 +375,70 @@ def test_a_socket_that_is_no_tcp_is_reset_without_a_time() -> None:
     reset.disable(transport, "owner")
 
     assert transport not in connection_reset._owners
+
+
+def serve_in_two_parts(listener: socket.socket, head_sent: threading.Event, go_on: threading.Event) -> list[bytes]:
+    """Answer the first request in two parts, and the second at once, on one connection; return what was asked."""
+    asked: list[bytes] = []
+    connection, _ = listener.accept()
+    with connection:
+        for number in (1, 2):
+            received = b""
+            while not received.endswith(b"\r\n\r\n"):
+                if not (some := connection.recv(65536)):
+                    return asked
+                received += some
+            asked.append(received.split()[1])
+            body = b'{"identifier":"debit_%d","state":"paid"}' % number
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            if number == 1:
+                head_sent.set()
+                go_on.wait()
+            connection.sendall(body)
+            go_on.clear()
+            head_sent.set()
+    return asked
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["own", "given"])
+@pytest.mark.asyncio
+async def test_a_connection_that_another_request_uses_by_then_is_not_reset(
+    given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiohttp gives a connection back with the last byte; who is cancelled in the same moment leaves it to the next."""
+    head_sent, go_on, head_read = threading.Event(), threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    read = aiohttp.ClientResponse.read
+
+    async def read_body(response: aiohttp.ClientResponse) -> bytes:
+        head_read.set()
+        return await read(response)
+
+    monkeypatch.setattr(aiohttp.ClientResponse, "read", read_body)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = loop.run_in_executor(None, serve_in_two_parts, listener, head_sent, go_on)
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession()) if given else None
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            client = await stack.enter_async_context(JetpayClient("token-of-a-test", base_url=url, session=session))
+            first = asyncio.create_task(client.capture("debit_1"))
+            await head_read.wait()
+            head_sent.clear()
+            turn = loop.create_future()
+
+            async def second() -> Capture:
+                await turn
+                first.cancel()
+                return await client.capture("debit_2")
+
+            capturing = asyncio.create_task(second())
+            await asyncio.sleep(0)
+            # The rest is read in the round in which the second one begins.
+            loop.call_soon(turn.set_result, None)
+            go_on.set()
+            head_sent.wait()
+            captured = await capturing
+
+        assert await serving == [b"/debit/debit_1/capture", b"/debit/debit_2/capture"]
+    assert (captured.attempts, captured.confirmed_by_status) == (1, False)
+    assert first.cancelled()
