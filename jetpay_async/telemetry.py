@@ -63,8 +63,8 @@ class Attempt:
     """One request to the API, whatever came of it."""
 
     request: str
-    """What it asked for: ``"preauthorize"``, ``"capture"``, ``"cancel_transaction"`` or ``"transaction_status"``. A
-    capture that is resolved reads the status, so its attempts may be of two kinds."""
+    """What it asked for: the name of a method of the client, such as ``"capture"``. A capture that is resolved reads
+    the status, a registration the list of webhooks, so attempts may be of two kinds."""
     started_at: float
     """When it was begun, in seconds since the epoch; waiting for a connection comes after."""
     duration: float
@@ -88,8 +88,8 @@ class Operation:
     """One call carried through, from its start to its end, with all its attempts."""
 
     name: str
-    """The client's method: ``"preauthorize"``, ``"capture"``, ``"cancel_transaction"`` or ``"transaction_status"``.
-    Captures of many debits and captures from a ledger are ``"capture"``, one for each debit."""
+    """The client's method, such as ``"capture"``. Captures of many debits and captures from a ledger are ``"capture"``,
+    one for each debit; `JetpayClient.ensure_webhook` is the calls that it makes."""
     outcome: OperationOutcome
     """What became of it."""
     debit_id: str | None = None
