@@ -377,7 +377,7 @@ def test_a_socket_that_is_no_tcp_is_reset_without_a_time() -> None:
     assert transport not in connection_reset._owners
 
 
-def serve_in_two_parts(listener: socket.socket, head_sent: threading.Event, go_on: threading.Event) -> list[bytes]:
+def serve_in_two_parts(listener: socket.socket, go_on: threading.Event, body_sent: threading.Event) -> list[bytes]:
     """Answer the first request in two parts, and the second at once, on one connection; return what was asked."""
     asked: list[bytes] = []
     connection, _ = listener.accept()
@@ -392,11 +392,9 @@ def serve_in_two_parts(listener: socket.socket, head_sent: threading.Event, go_o
             body = b'{"identifier":"debit_%d","state":"paid"}' % number
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
             if number == 1:
-                head_sent.set()
                 go_on.wait()
             connection.sendall(body)
-            go_on.clear()
-            head_sent.set()
+            body_sent.set()
     return asked
 
 
@@ -406,7 +404,7 @@ async def test_a_connection_that_another_request_uses_by_then_is_not_reset(
     given: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiohttp gives a connection back with the last byte; who is cancelled in the same moment leaves it to the next."""
-    head_sent, go_on, head_read = threading.Event(), threading.Event(), asyncio.Event()
+    go_on, body_sent, head_read = threading.Event(), threading.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     read = aiohttp.ClientResponse.read
 
@@ -416,14 +414,13 @@ async def test_a_connection_that_another_request_uses_by_then_is_not_reset(
 
     monkeypatch.setattr(aiohttp.ClientResponse, "read", read_body)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = loop.run_in_executor(None, serve_in_two_parts, listener, head_sent, go_on)
+        serving = loop.run_in_executor(None, serve_in_two_parts, listener, go_on, body_sent)
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession()) if given else None
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             client = await stack.enter_async_context(JetpayClient("token-of-a-test", base_url=url, session=session))
             first = asyncio.create_task(client.capture("debit_1"))
             await head_read.wait()
-            head_sent.clear()
             turn = loop.create_future()
 
             async def second() -> Capture:
@@ -436,7 +433,7 @@ async def test_a_connection_that_another_request_uses_by_then_is_not_reset(
             # The rest is read in the round in which the second one begins.
             loop.call_soon(turn.set_result, None)
             go_on.set()
-            head_sent.wait()
+            body_sent.wait()
             captured = await capturing
 
         assert await serving == [b"/debit/debit_1/capture", b"/debit/debit_2/capture"]
