@@ -158,7 +158,7 @@ def _mount_id(path: Path) -> str | None:
 
 @attrs.frozen
 class FileIdentity:
-    """The files that a connection writes to: the database and its log."""
+    """The files that a connection writes to: the database, its log, and their shared memory."""
 
     inodes: Mapping[Path, tuple[int, int]]
 
@@ -170,7 +170,9 @@ class FileIdentity:
             OSError: They are not there.
         """
         real = path.resolve()
-        return cls({file: _inode(file) for file in (real, real.with_name(f"{real.name}-wal"))})
+        # The locks of SQLite are in the shared memory: whoever opens the database after that was removed has others.
+        files = (real, *(real.with_name(f"{real.name}{ending}") for ending in ("-wal", "-shm")))
+        return cls({file: _inode(file) for file in files})
 
     def check(self) -> None:
         """Check that the files are still where they were.

@@ -247,7 +247,7 @@ def test_a_file_that_stays_is_the_same(path: Path, connection: sqlite3.Connectio
     identity.check()
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal"], ids=["database", "log"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"], ids=["database", "log", "shared memory"])
 def test_a_file_that_is_removed_is_noticed(path: Path, connection: sqlite3.Connection, suffix: str) -> None:
     """What a connection commits after its file was removed is lost: that is an error."""
     identity = FileIdentity.of(path)
@@ -257,7 +257,7 @@ def test_a_file_that_is_removed_is_noticed(path: Path, connection: sqlite3.Conne
         identity.check()
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal"], ids=["database", "log"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"], ids=["database", "log", "shared memory"])
 def test_a_file_that_is_replaced_is_noticed(path: Path, connection: sqlite3.Connection, suffix: str) -> None:
     """A restored copy under the same name is another file."""
     identity = FileIdentity.of(path)
