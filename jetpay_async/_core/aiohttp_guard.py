@@ -235,6 +235,9 @@ class InnermostMiddleware:
             guard.begin(None)
         elif request.body is not self._body:
             raise guard.refuse("the session, or a middleware of it, replaced the request's body")
+        elif hdrs.EXPECT in request.headers:
+            # The head would leave before the guard is asked, and of a capture it is all there is.
+            raise guard.refuse("the session, or a middleware of it, sets Expect: 100-continue; take that out")
         else:
             guard.share_connection(partial(_holds_connection, request))
         return await handler(request)

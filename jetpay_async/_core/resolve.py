@@ -42,10 +42,6 @@ _T = TypeVar("_T")
 # Between two reads of a status, however short the delays of the policy are.
 MIN_READ_INTERVAL_SECONDS = 0.05
 
-# States that a transaction may have before the operation is possible, too: where no request was made that could have
-# brought it there, they don't show that the operation is in progress.
-_EARLY_STATES = frozenset({TransactionState.REQUESTED, TransactionState.INITIATED})
-
 
 class Proof(Enum):
     """What a status read proves about an operation."""
@@ -89,7 +85,9 @@ def prove(
     if state in states.over:
         return Proof.OVER
     if state in states.in_progress:
-        return Proof.ACCEPTED if requested or state not in _EARLY_STATES else Proof.NOTHING
+        # A preauthorization has these states, too, before it can be captured: where no request was made that could have
+        # brought the transaction there, they don't show that the operation is in progress.
+        return Proof.ACCEPTED if requested else Proof.NOTHING
     if state in states.undone and seen_state is None and true_at >= certain_from:
         return Proof.NOT_DONE
     return Proof.NOTHING
@@ -157,6 +155,7 @@ class StatusResolver:
             What was proven: nothing, where the reads ended without a proof.
         """
         policy = execution.options.retry
+        requested = execution.unanswered or execution.seen_state is not None
         accepted: TransactionStatus | None = None
         reads = 0
         while True:
@@ -175,8 +174,10 @@ class StatusResolver:
                     true_at=reading.true_at,
                     certain_from=certain_from,
                     seen_state=execution.seen_state,
-                    requested=execution.unanswered,
+                    requested=requested,
                 )
+                # From then on, another state shows that somebody's request was processed.
+                requested = requested or reading.status.state in states.undone
                 if proof is Proof.ACCEPTED and wait_until_final:
                     accepted = reading.status
                 elif proof is not Proof.NOTHING:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
@@ -97,6 +98,7 @@ class SingleFlight:
         Raises:
             JetpayError: As documented for `JetpayClient.capture`.
         """
+        debit_id = _key_of(debit_id)
         while (shared := self._in_flight.get(debit_id)) is not None:
             waits = execution.wait_until_final
             capture = shared.accepted if shared.accepted and not waits else await self._follow(shared, execution)
@@ -122,7 +124,7 @@ class SingleFlight:
 
     def is_in_flight(self, debit_id: str) -> bool:
         """Whether a capture of this debit is under way."""
-        return debit_id in self._in_flight
+        return _key_of(debit_id) in self._in_flight
 
     async def resolve(self, debit_id: str, execution: Execution[Capture]) -> Capture | None:
         """Find out what became of an earlier capture, whoever sent it, and send nothing; None if it did nothing.
@@ -134,6 +136,7 @@ class SingleFlight:
         Raises:
             JetpayError: The debit is over, or its status did not decide before the deadline.
         """
+        debit_id = _key_of(debit_id)
         while (shared := self._in_flight.get(debit_id)) is not None:
             if (capture := await self._follow(shared, execution)) is not None:
                 return capture
@@ -196,6 +199,17 @@ class SingleFlight:
         else:
             unresolved = UnresolvedCapture(execution.certain_from, capture.state)
             _put_last(self._unresolved, debit_id, unresolved, UNRESOLVED_LIMIT)
+
+
+_UUID_LENGTHS = (36, 32)
+_is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE).fullmatch
+
+
+def _key_of(debit_id: str) -> str:
+    """Spell an id in one way: the API takes a UUID in both cases, with and without hyphens, for the same debit."""
+    if len(debit_id) in _UUID_LENGTHS and _is_uuid(debit_id):
+        return debit_id.lower().replace("-", "")
+    return debit_id
 
 
 def _put_last(known: OrderedDict[str, _V], debit_id: str, value: _V, limit: int) -> None:

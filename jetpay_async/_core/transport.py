@@ -13,7 +13,7 @@ from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import aiohttp
-from aiohttp.hdrs import AGE, CONTENT_ENCODING, CONTENT_LENGTH
+from aiohttp.hdrs import AGE, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT
 from aiohttp.http_exceptions import ContentLengthError
 from yarl import URL
 
@@ -27,7 +27,7 @@ from jetpay_async._core.aiohttp_guard import (
     NoBody,
 )
 from jetpay_async._core.connection_reset import OwnConnections, SharedConnections, to_milliseconds
-from jetpay_async._core.endpoints import check_token
+from jetpay_async._core.endpoints import check_token, is_loopback, is_vendor
 from jetpay_async._core.fork import ForkGuard, keep_for_parent
 from jetpay_async._core.http import RawResponse, ResolveBound, read_age
 from jetpay_async._core.responses import Unanswered
@@ -124,6 +124,8 @@ class Transport:
         self._connects_directly = session is None or (
             type(session) is aiohttp.ClientSession and type(session.connector) is aiohttp.TCPConnector
         )
+        # Any other host that was trusted may be a gateway, which loses a request while the service works on it.
+        self._reaches_api_itself = is_vendor(url.host or "") or is_loopback(url.host or "")
 
     @property
     def closed(self) -> bool:
@@ -205,7 +207,7 @@ class Transport:
             data = GuardedBody(body, guard, credential) if body else NoBody(guard, credential)
         else:
             data = None if read else GuardedBody(body, guard, credential)
-            if read or session.trace_configs or not self._plain:
+            if read or session.trace_configs or not self._plain or EXPECT in session.headers:
                 innermost = InnermostMiddleware(guard, data, credential, direct=self._connects_directly)
                 middlewares = (*_middlewares(session), innermost)
             guard.direct = self._connects_directly
@@ -234,7 +236,8 @@ class Transport:
             content = await _read_up_to_limit(response)
         else:
             content = await response.read()
-        result = RawResponse(response.status, headers, content, guard.started_at, direct=guard.direct)
+        direct = guard.direct and self._reaches_api_itself
+        result = RawResponse(response.status, headers, content, guard.started_at, direct=direct)
         if isinstance(guard, SendGuard):
             guard.complete()
         else:
@@ -250,7 +253,8 @@ class Transport:
             stalled = started and isinstance(error, TimeoutError)
             return Unanswered(no_whole_response(within) if stalled else _describe(error), started=started)
         # What we end ourselves, we may end while the request is still on its way.
-        lost = guard.direct and guard.refusal is None and not self.closed and _is_lost(error, guard.status)
+        direct = guard.direct and self._reaches_api_itself
+        lost = direct and guard.refusal is None and not self.closed and _is_lost(error, guard.status)
         return Unanswered(
             guard.refusal or _describe(error),
             started=guard.seal(),
@@ -307,6 +311,12 @@ class Transport:
                 return self._make_credential(Secret(await provide()))
         except ConfigurationError:
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # It awaited something that somebody cancelled, which cancels nobody here.
+            raise Unanswered("api_token() was cancelled by itself", started=False) from error
         except Exception as error:
             raise Unanswered(f"api_token() raised {type(error).__name__}", started=False) from error
 

@@ -109,7 +109,7 @@ def test_the_table_is_complete() -> None:
     [
         ("requested", NOTHING),
         ("initiated", NOTHING),
-        ("processing", ACCEPTED),
+        ("processing", NOTHING),
         ("paid", DONE),
         ("failed", OVER),
         ("preauthorized", NOT_DONE),
