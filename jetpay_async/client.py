@@ -253,7 +253,8 @@ class JetpayClient:
         too, since the debit may be captured already.
 
         Tasks that capture the same debit at the same time share one request and its answer. A debit that this client
-        has captured, or whose capture ended as unknown, is not sent again before its status was read.
+        has captured (of the latest 10,000), or whose capture ended as unknown or accepted (of the latest 100,000), is
+        not sent again before its status was read.
 
         Args:
             debit_id: From `preauthorize`.
