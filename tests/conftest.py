@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not starts_workers:
         os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
         os.environ.pop("COVERAGE_PROCESS_START", None)
+    # A shell ignores them for its background jobs, nohup does, and the processes that the tests start would, too.
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.hookimpl(trylast=True)

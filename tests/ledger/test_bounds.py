@@ -76,7 +76,8 @@ async def test_memory_stays_flat(tmp_path: Path) -> None:
             await captured_once(api, str(directory / "captures.db"), debits)
         logger.info("%s", done)
         peaks.append(done["peak"])
-    assert peaks[1] - peaks[0] < 4
+    # The client remembers the latest 10,000 debits that it captured.
+    assert peaks[1] - peaks[0] < 6
 
 
 @pytest.mark.skipif(not MILLION, reason="takes minutes; JETPAY_TEST_MILLION=1 runs it")

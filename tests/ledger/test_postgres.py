@@ -203,7 +203,7 @@ PLANS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"jetpay_debit_sending", "jetpay_debit_pkey"},
     ),
     "record_followed": (
-        {"outcomes": f'[{{"id": {LOW}, "state": "captured"}}]', "base": LOW},
+        {"outcomes": f'[{{"id": {LOW}, "state": "captured"}}]', "base": LOW, "earlier": "accepted"},
         {"jetpay_debit_accepted", "jetpay_debit_pkey"},
     ),
     "recorded": ({"ids": [LOW], "base": LOW, "finished": 1}, {"jetpay_debit_seq", "jetpay_debit_pkey"}),
