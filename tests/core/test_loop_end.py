@@ -106,7 +106,8 @@ def test_a_loop_that_ends_reports_what_is_unknown(
 
     (error,) = reported
     assert error.debit_id == DEBIT_ID
-    assert error.reason == "the event loop ended before there was an answer"
+    # Where aiohttp itself fails for want of the loop, that is the reason.
+    assert "event loop" in error.reason
 
 
 def test_a_coroutine_that_is_closed_reports_what_is_unknown() -> None:
