@@ -71,6 +71,17 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # that is installed. The package has no line for one Python alone.
 ENTIRELY = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
 BRIEFLY = ["-m", "not endurance", "--ignore=tests/benchmarks"]
+# Asking each question of the benchmarks takes minutes; `bench-gate` does.
+UNASKED = "--ignore=tests/benchmarks/test_questions.py"
+# What rests on the dependencies that have a lower bound.
+BOUND = [
+    "tests/core",
+    "tests/webhooks",
+    "tests/ledger",
+    "tests/batch",
+    "tests/test_failures.py",
+    "tests/test_opentelemetry.py",
+]
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -118,7 +129,7 @@ def tests(session: nox.Session) -> None:
         run_tests(session, *BRIEFLY)
         return
     session.run("coverage", "erase")
-    run_tests(session, measured=True)
+    run_tests(session, UNASKED, measured=True)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -126,8 +137,7 @@ def oldest(session: nox.Session) -> None:
     """Run the tests with the oldest dependencies that are supported."""
     install(session, "test")
     session.install(*OLDEST)
-    # The command line rests on nothing that is old, and its tests take a good part of the time.
-    run_tests(session, *BRIEFLY, "--ignore=tests/cli")
+    run_tests(session, *BRIEFLY, *BOUND)
 
 
 @nox.session
