@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from jetpay_async import JetpayClient
+from jetpay_async import JetpayClient, testing
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
 from jetpay_async.testing import DeliveryBuilder, ManualClock, SignedDelivery, SigningKeys
 from jetpay_async.webhooks import (
@@ -176,3 +177,15 @@ def run_pytest(folder: Path) -> str:
         check=False,
     )
     return run.stdout
+
+
+def test_a_test_in_another_loop_than_its_fixtures_fails_at_once() -> None:
+    """It would wait for a loop that does not run; what to set is named."""
+    marker = SimpleNamespace(kwargs={"loop_scope": "session"})
+    request = SimpleNamespace(
+        config=SimpleNamespace(getini=lambda _: "function"),
+        node=SimpleNamespace(get_closest_marker=lambda _: marker),
+    )
+
+    with pytest.raises(pytest.fail.Exception, match="asyncio_default_fixture_loop_scope = 'session'"):
+        testing._check_loop_scope(request)  # type: ignore[arg-type] # all that is asked of it

@@ -183,9 +183,9 @@ class Transport:
         if session is not None and self._loop is not _running_loop():
             raise ConfigurationError("the client belongs to another event loop; close it there, where it was used")
         self._closed = True
+        if session is not None and isinstance(self._reset, OwnConnections):
+            self._reset.sweep()
         if session is not None:
-            if isinstance(self._reset, OwnConnections):
-                self._reset.sweep()
             await session.close()
 
     async def _converse(
