@@ -161,8 +161,10 @@ def coverage(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run the examples of the README, of the other pages and of the docstrings."""
     install(session, "test", "frameworks")
+    # A page is read from its top: its examples build on each other.
     session.run(
         "pytest",
+        *("-p", "no:randomly"),
         "README.md",
         "docs/captures.md",
         "docs/from-the-guide.md",
