@@ -150,7 +150,7 @@ async def test_a_body_that_trickles_in_is_given_up() -> None:
     async def send(message: Mapping[str, object]) -> None:
         sent.append(message)
 
-    app = WebhookApp(receiver, body_timeout=0.01)  # type: ignore[arg-type]
+    app = WebhookApp(receiver, body_timeout=0.01)  # type: ignore[arg-type] # stands in for a receiver
     await app({"type": "http", "method": "POST", "headers": ()}, receive, send)
 
     assert sent[0]["status"] == 408
@@ -161,7 +161,7 @@ async def test_a_body_that_trickles_in_is_given_up() -> None:
 def test_a_body_timeout_is_a_number_of_seconds(seconds: float) -> None:
     """A timeout that would let every body pass, or none, is rejected."""
     with pytest.raises(InvalidArgumentError, match="body_timeout"):
-        WebhookApp(Receiver(), body_timeout=seconds)  # type: ignore[arg-type]
+        WebhookApp(Receiver(), body_timeout=seconds)  # type: ignore[arg-type] # the same
 
 
 @pytest.mark.asyncio

@@ -110,7 +110,7 @@ def write_record(record: Mapping[str, object]) -> None:
         record: Its ``time``, in seconds since the epoch, is written as one of ISO 8601.
     """
     # Few commands write records.
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from datetime import UTC, datetime  # noqa: PLC0415 - see above
 
     document = {name: _plain(value) for name, value in record.items()}
     at = datetime.fromtimestamp(cast("float", record["time"]), UTC)
@@ -201,13 +201,13 @@ def to_json(document: object) -> str:
     Decimals are exact numbers, and everything is ASCII, which survives any stdout.
     """
     # Messages need neither.
-    import json  # noqa: PLC0415
-    import re  # noqa: PLC0415
-    from decimal import Decimal  # noqa: PLC0415
+    import json  # noqa: PLC0415 - see above
+    import re  # noqa: PLC0415 - see above
+    from decimal import Decimal  # noqa: PLC0415 - see above
 
-    import msgspec  # noqa: PLC0415
+    import msgspec  # noqa: PLC0415 - see above
 
-    from jetpay_async._core import json as api_json  # noqa: PLC0415
+    from jetpay_async._core import json as api_json  # noqa: PLC0415 - see above
 
     text = api_json.dump(msgspec.to_builtins(document, builtin_types=(Decimal,))).decode()
     return text if text.isascii() else re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)
