@@ -40,7 +40,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs", "browser"]
+nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs", "openapi", "browser"]
 
 # pyenv keeps its interpreters off the PATH.
 if pyenv := shutil.which("pyenv"):
@@ -147,6 +147,14 @@ def browser(session: nox.Session) -> None:
         session.skip("Chromium or its driver is not installed: apt-get install chromium chromium-driver")
     install(session, "test", "browser")
     session.run("pytest", "tests/sandbox/test_page.py", *session.posargs, env={"JETPAY_TEST_BROWSER": "required"})
+
+
+@nox.session
+def openapi(session: nox.Session) -> None:
+    """Judge what the sandbox answers by its own OpenAPI documents, with what schemathesis asks it."""
+    install(session, "test", "openapi")
+    required = {"JETPAY_TEST_SCHEMATHESIS": "required"}
+    session.run("pytest", "tests/sandbox/test_schemathesis.py", *session.posargs, env=required)
 
 
 @nox.session

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import attrs
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -44,3 +49,84 @@ def test_the_check_is_the_readmes_command() -> None:
     assert "\n" not in block[1]
     assert block[1].endswith("/nox")
     assert block[1] in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@attrs.frozen
+class Checkout:
+    """A copy of `.ci/run` beside a README whose test command only says that it ran, and the programs that it finds."""
+
+    root: Path
+
+    def install(self, name: str, script: str) -> None:
+        program = self.root / "bin" / name
+        program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        program.chmod(0o755)
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        bash = shutil.which("bash")
+        assert bash is not None
+        environment = {"PATH": str(self.root / "bin")}
+        return subprocess.run(
+            [bash, ".ci/run"], cwd=self.root, env=environment, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    made = Checkout(tmp_path)
+    for directory in (".ci", "bin"):
+        (tmp_path / directory).mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    (tmp_path / "README.md").write_text("<!-- tests -->\n```sh\necho all of it ran >&2\n```\n", encoding="utf-8")
+    for name in ("bash", "sed", "dirname"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    made.install("id", "echo 0")
+    return made
+
+
+def test_the_check_installs_a_browser(checkout: Checkout) -> None:
+    """Where there is no Chromium, `.ci/run` asks apt-get for it before anything runs."""
+    checkout.install("apt-get", 'echo "apt-get $*" >&2')
+
+    result = checkout.run()
+
+    assert result.returncode == 0
+    update, install, ran = result.stderr.splitlines()
+    assert update == "apt-get -qq update"
+    assert install.startswith("apt-get -qq install")
+    assert install.endswith("chromium chromium-driver fonts-dejavu-core")
+    assert ran == "all of it ran"
+
+
+def test_the_check_leaves_an_installed_browser_alone(checkout: Checkout) -> None:
+    """A machine with a Chromium and its driver installs nothing."""
+    checkout.install("apt-get", "exit 1")
+    for name in ("chromium", "chromedriver"):
+        checkout.install(name, "exit 1")
+
+    assert checkout.run().stderr == "all of it ran\n"
+
+
+@pytest.mark.parametrize("trouble", ["apt-get fails", "no apt-get", "not root"])
+def test_the_check_runs_without_a_browser(checkout: Checkout, trouble: str) -> None:
+    """Where no Chromium can be had, the rest runs, and it is said before and after it."""
+    if trouble != "no apt-get":
+        checkout.install("apt-get", "exit 100")
+    if trouble == "not root":
+        checkout.install("id", "echo 1000")
+
+    result = checkout.run()
+
+    assert result.returncode == 0
+    before, ran, after = result.stderr.partition("all of it ran\n")
+    assert ran
+    assert before == after
+    assert "!!! WARNING: " in after
+    assert "did NOT run" in after
+
+
+def test_a_failure_of_the_check_is_one(checkout: Checkout) -> None:
+    """The exit status is that of the command, whatever became of the browser."""
+    (checkout.root / "README.md").write_text("<!-- tests -->\n```sh\nexit 3\n```\n", encoding="utf-8")
+
+    assert checkout.run().returncode == 3
