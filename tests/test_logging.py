@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 from unittest.mock import patch
 
 import pytest
@@ -47,7 +48,7 @@ async def preauthorize(server: Loopback) -> OutcomeUnknownError:
 def test_the_logger_has_no_handler() -> None:
     """Not even one that does nothing: it would keep Python's last resort from writing what must not be missed."""
     assert logger.name == "jetpay_async"
-    assert logger.handlers == []
+    assert logger.logger.handlers == []
 
 
 @pytest.mark.asyncio
@@ -144,3 +145,81 @@ def test_a_run_names_its_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     (record,) = [record for record in caplog.records if record.getMessage().startswith("capturing stops")]
     assert vars(record)["batch"] == "2026-11-22"
     assert "401" in vars(record)["reason"]
+
+
+class BrokenFilter(logging.Filter):
+    """A program's own filter, with a fault."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError(record.name)
+
+
+@pytest.fixture
+def broken_filter() -> Iterator[None]:
+    broken = BrokenFilter()
+    logger.logger.addFilter(broken)
+    yield
+    logger.logger.removeFilter(broken)
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("broken_filter")
+async def test_a_filter_that_raises_replaces_no_outcome(capsys: pytest.CaptureFixture[str]) -> None:
+    """The caller gets the unknown outcome, and its hook too; the filter's fault is seen on stderr."""
+    reported: list[OutcomeUnknownError] = []
+    scripts = {"capture": [loopback.silence] * 2, "status": [loopback.silence] * 9}
+    async with Loopback(scripts=scripts).listen() as server:
+        async with JetpayClient(
+            "a-token", base_url=server.url, retry=QUICK, timeout=0.3, on_unknown=reported.append
+        ) as client:
+            with pytest.raises(OutcomeUnknownError) as caught:
+                await client.capture(DEBIT_ID)
+
+    assert reported == [caught.value]
+    assert "ZeroDivisionError: jetpay_async" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("broken_filter")
+def test_a_filter_that_raises_ends_no_batch(tmp_path: Path) -> None:
+    """A debit that is in doubt is resolved, and the batch ends, whatever becomes of what is logged about it."""
+    scenario = Scenario(str(tmp_path / "captures.db"))
+    scenario.api.script["debit_1"] = [answers(502, {"detail": "Bad gateway"})]
+
+    async def main() -> int:
+        async with scenario.captures() as captures:
+            batch = await captures.submit("2026-11-22", debits(3))
+            return (await batch.wait()).captured
+
+    assert simulate(main()) == 3
+
+
+@pytest.mark.usefixtures("broken_filter")
+@pytest.mark.parametrize("stream", [None, "closed"])
+def test_a_fault_of_logging_that_nobody_can_see(stream: str | None, tmp_path: Path) -> None:
+    """Without a stderr, or with one that is closed, logging does nothing."""
+    closed: TextIO | None = None
+    if stream is not None:
+        closed = (tmp_path / stream).open("w")
+        closed.close()
+    with patch("sys.stderr", closed):
+        logger.warning("nobody reads this")
+
+
+@pytest.mark.usefixtures("broken_filter")
+def test_a_program_may_silence_faults_of_logging(capsys: pytest.CaptureFixture[str]) -> None:
+    """As for logging's own handlers: `logging.raiseExceptions` says whether such a fault is shown."""
+    with patch("logging.raiseExceptions", new=False):
+        logger.warning("nobody reads this")
+
+    assert capsys.readouterr().err == ""
+
+
+def test_a_record_names_the_line_that_logged_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Not the line of the logger that keeps faults away."""
+    logger.warning("here")
+    logger.info("a level that is off")
+    logger.exception("there", exc_info=ZeroDivisionError("a fault"))
+
+    assert [record.funcName for record in caplog.records] == ["test_a_record_names_the_line_that_logged_it"] * 2
+    assert [record.filename for record in caplog.records] == ["test_logging.py"] * 2
+    assert caplog.records[1].exc_info is not None

@@ -26,9 +26,13 @@ def unknown(execution: Execution[_T], clock: Clock, reason: str) -> OutcomeUnkno
         started_at = datetime.fromtimestamp(clock.time() - ago, UTC)
     context = _context(execution, clock)
     moves_money = call.operation.moves_money
+    states = call.operation.states
+    if states is not None and execution.state in states.in_progress:
+        message = f"the request was sent, and the transaction is {execution.state}; how it ends is not known yet"
+    else:
+        message = "the request was sent but no usable response was received; it may have been carried out"
     return OutcomeUnknownError(
-        "the request was sent but no usable response was received; it may have been carried out"
-        + ("" if moves_money else ", which moves no money"),
+        message + ("" if moves_money else ", which moves no money"),
         arguments=call.arguments,
         started_at=started_at,
         state=execution.state,

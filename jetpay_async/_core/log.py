@@ -5,8 +5,40 @@ resort then writes warnings and errors to stderr, so that an unknown outcome or 
 
 Records carry what they are about in fields of their own, for those that apply: ``operation``, ``debit_id``, ``batch``,
 ``reason``, ``status``, ``request_id``.
+
+A program's own filter or handler may raise. That must not take the place of an outcome, nor end what records it: so
+logging never raises here, and what went wrong is written to stderr, as `logging.Handler.handleError` does.
 """
 
+import contextlib
 import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Any
 
-logger = logging.getLogger("jetpay_async")
+
+class Logger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose methods never raise an `Exception`."""
+
+    def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
+        """Leave a record's fields as they are."""
+        return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log a message; see `logging.Logger.log`."""
+        try:
+            if self.isEnabledFor(level):
+                # The caller's line, not this one.
+                self.logger.log(level, msg, *args, **kwargs, stacklevel=2)
+        except Exception:  # noqa: BLE001 - whatever a filter or a handler raises
+            if logging.raiseExceptions and sys.stderr is not None:
+                _print_traceback()
+
+
+def _print_traceback() -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr is closed, or its disk is full
+        traceback.print_exc()
+
+
+logger = Logger(logging.getLogger("jetpay_async"), {})

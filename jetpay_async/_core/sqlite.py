@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 import attrs
 
 from jetpay_async._core.migrations import Migrations
+from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,24 @@ _PRIVATE = 0o600
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def check_path(name: str, path: str | os.PathLike[str]) -> str:
+    """Return the path of a file that a user gave, or refuse what can't be one.
+
+    Raises:
+        ConfigurationError: It is no string, is empty, or has a character that no file name can have.
+    """
+    plain = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(plain, str) or not plain:
+        raise ConfigurationError(f"{name}: is the path of a file")
+    try:
+        usable = b"\0" not in os.fsencode(plain)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(f"{name}: {plain!r} has a character that no file name can have")
+    return plain
 
 
 def connect(path: str | os.PathLike[str], *, busy_timeout: float, check_same_thread: bool = True) -> sqlite3.Connection:

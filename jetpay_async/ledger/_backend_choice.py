@@ -6,6 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from jetpay_async._core.sqlite import check_path
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger._sqlite import SqliteBackend
 
@@ -29,7 +30,7 @@ def choose_backend(ledger: str | os.PathLike[str], clock: Clock) -> Backend:
     if not isinstance(ledger, str | os.PathLike) or not os.fspath(ledger):
         raise ConfigurationError("ledger: is the path of a file, or a postgresql:// URL")
     if not isinstance(ledger, str) or not ledger.startswith(_POSTGRES):
-        _check_path(os.fspath(ledger))
+        _check_not_url(check_path("ledger", ledger))
         return SqliteBackend(ledger, clock)
     try:
         from jetpay_async.ledger._postgres import PostgresBackend  # noqa: PLC0415 - the base install has no driver
@@ -40,7 +41,7 @@ def choose_backend(ledger: str | os.PathLike[str], clock: Clock) -> Backend:
     return PostgresBackend(ledger)
 
 
-def _check_path(path: str) -> None:
+def _check_not_url(path: str) -> None:
     """Refuse what was meant for a database and would become a file of that name, with the password in it.
 
     Raises:

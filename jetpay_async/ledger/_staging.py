@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncIterable, Iterable, Iterator
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 _MAX_BYTES_IN_MEMORY = 1 << 20
+
+_IDS_AT_A_TIME = 1_000
+"""Ids that are checked before other tasks get their turn: a lease is renewed and other requests go on meanwhile."""
 
 
 class StagedDebits:
@@ -60,6 +64,8 @@ class StagedDebits:
         elif isinstance(debit_ids, Iterable):
             for debit_id in debit_ids:
                 self._add(debit_id)
+                if not self.given % _IDS_AT_A_TIME:
+                    await asyncio.sleep(0)
         else:
             raise InvalidArgumentError(
                 f"debit_ids: is an iterable or an async iterable, not {type(debit_ids).__name__}", field="debit_ids"

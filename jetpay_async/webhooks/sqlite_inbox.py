@@ -16,6 +16,7 @@ from typing import Self, TypeVar
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.fork import ForkGuard
+from jetpay_async._core.sqlite import check_path
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks._inbox_rows import InboxRows, mark
@@ -138,6 +139,7 @@ class SqliteInbox(_RowsInbox):
 
     Raises:
         InvalidArgumentError: ``retention`` or ``busy_timeout`` is no number of seconds, 0 or more.
+        ConfigurationError: ``path`` can't be the path of a file.
     """
 
     def __init__(
@@ -151,7 +153,7 @@ class SqliteInbox(_RowsInbox):
     ) -> None:
         check_seconds("retention", retention, zero=True)
         check_seconds("busy_timeout", busy_timeout, zero=True)
-        self._path = os.fspath(path)
+        self._path = check_path("path", path)
         self._source = source
         self._retention = retention
         self._busy_timeout = busy_timeout

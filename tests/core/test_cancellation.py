@@ -210,3 +210,27 @@ async def test_cancelled_and_tried_again_the_money_is_taken_once() -> None:
 
     assert capture.confirmed_by_status
     assert server.captures == server.count("capture") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_capture_in_progress_that_is_no_longer_awaited() -> None:
+    """What is reported says what the API said of it, rather than that there was no answer."""
+    reported: list[OutcomeUnknownError] = []
+    scripts = {
+        "capture": [replies(200, {"identifier": DEBIT_ID, "state": "processing"})],
+        "status": [replies(200, {"state": "processing"})] * 99,
+    }
+    async with (
+        Loopback(scripts=scripts).listen() as server,
+        JetpayClient(TOKEN, base_url=server.url, retry=FAST, on_unknown=reported.append) as client,
+    ):
+        waiting = asyncio.create_task(client.capture(DEBIT_ID, wait_until_final=True))
+        while server.count("status") < 2:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    (error,) = reported
+    assert error.message == "the request was sent, and the transaction is processing; how it ends is not known yet"
+    assert error.state == "processing"

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from jetpay_async import ConfigurationError
 from jetpay_async._core import sqlite
 from jetpay_async._core.migrations import Migrations, NewerSchemaError
-from jetpay_async._core.sqlite import IN_MEMORY, FileIdentity, FileIdentityError, SqliteSchema, Step
+from jetpay_async._core.sqlite import IN_MEMORY, FileIdentity, FileIdentityError, SqliteSchema, Step, check_path
 
 
 @pytest.fixture
@@ -419,3 +420,29 @@ def test_steps_are_numbered() -> None:
     steps: list[Step] = list(SCHEMA.migrations.after(1))
 
     assert steps == [(2, V2), (3, V3)]
+
+
+class BytesPath(os.PathLike[bytes]):
+    """A path as an operating system call returns it."""
+
+    def __fspath__(self) -> bytes:
+        return b"captures.db"
+
+
+@pytest.mark.parametrize("path", ["captures\0.db", "\ud800.db"], ids=["NUL", "surrogate"])
+def test_what_no_file_can_be_called_is_refused(path: str) -> None:
+    """Before a thread opens it, with an error that names the argument."""
+    with pytest.raises(ConfigurationError, match=r"^path: '.*' has a character that no file name can have$"):
+        check_path("path", path)
+
+
+@pytest.mark.parametrize("path", ["", b"captures.db", None, 5, BytesPath()], ids=lambda path: type(path).__name__)
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    """A path is a string, or has one."""
+    with pytest.raises(ConfigurationError, match=r"^path: is the path of a file$"):
+        check_path("path", path)
+
+
+def test_a_path_is_returned_as_a_string(tmp_path: Path) -> None:
+    """Whatever characters its file system allows."""
+    assert check_path("path", tmp_path / "été #1%20.db") == str(tmp_path / "été #1%20.db")

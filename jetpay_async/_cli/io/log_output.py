@@ -36,7 +36,7 @@ def logging_to_stderr(*, verbosity: int, level: str | None, as_json: bool) -> Ge
     name = level or _BY_VERBOSITY[min(verbosity, len(_BY_VERBOSITY) - 1)]
     number = logging.getLevelNamesMapping()[name.upper()]
     root, handler = logging.getLogger(), _Handler(as_json=as_json)
-    levels = logger.level, root.level
+    levels = logger.logger.level, root.level
     logger.setLevel(number)
     root.setLevel(max(number, logging.WARNING))  # what other libraries debug is of no use here
     root.addHandler(handler)

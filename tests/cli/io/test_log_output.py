@@ -60,12 +60,12 @@ def test_the_level_is_chosen(
 def test_afterwards_logging_is_as_before(capsys: pytest.CaptureFixture[str]) -> None:
     """A program that calls `main` keeps its own logging."""
     root = logging.getLogger()
-    before = (root.level, logger.level, list(root.handlers))
+    before = (root.level, logger.logger.level, list(root.handlers))
 
     with logging_to_stderr(verbosity=2, level=None, as_json=False):
         pass
 
-    assert (root.level, logger.level, list(root.handlers)) == before
+    assert (root.level, logger.logger.level, list(root.handlers)) == before
 
 
 def test_other_libraries_are_heard_if_they_warn(capsys: pytest.CaptureFixture[str]) -> None:
