@@ -247,11 +247,14 @@ class Api:
         note = form.optional_text("note")
         to_bank_account_id = form.text("to_bank_account")
         contact_id = form.optional_text("contact_id")
-        email, name = ("", "") if "contact_id" in form else (form.text("contact_email"), form.text("contact_name"))
+        email, name = form.optional_text("contact_email"), form.optional_text("contact_name")
+        form.either(("contact_email", "contact_name"), ("contact_id",))
         form.check()
         self._account.bank_account(to_bank_account_id)
         if contact_id is None:
-            contact_id = self._account.add_contact(email=email, name=name, tags=(), language="en").identifier
+            # `either` has seen that both are there.
+            contact = self._account.add_contact(email=email or "", name=name or "", tags=(), language="en")
+            contact_id = contact.identifier
         return self._payment_link(
             self._account.request_debit(
                 contact_id, amount=amount, to_bank_account_id=to_bank_account_id, statement=statement, note=note
@@ -332,10 +335,10 @@ class Api:
     def _callback_url(self, form: Form, webhook: WebhookRegistration | None) -> str:
         if webhook is not None and "callback_url" not in form:
             return webhook.callback_url
-        url = form.text("callback_url")
+        url = form.url("callback_url")
         error = self._webhooks.url_error(url, of=webhook) if url else None
         if error is not None:
-            form.add_error("callback_url", *error)
+            form.add_error("callback_url", error)
         return url
 
     def _jwks(self, _: ReceivedRequest) -> SandboxResponse:

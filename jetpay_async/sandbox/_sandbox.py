@@ -441,7 +441,7 @@ class Sandbox:
         """
         error = self._webhooks.url_error(callback_url)
         if error is not None:
-            raise ValueError(f"{callback_url}: {error[0]}")
+            raise ValueError(f"{callback_url}: {error}")
         webhook = self._webhooks.add(callback_url, next_event_id=self._account.events.last_id + 1)
         webhook.callback_api_key = callback_api_key
         webhook.max_batch_size = max_batch_size

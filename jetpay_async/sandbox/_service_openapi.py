@@ -189,10 +189,9 @@ class _RecordingForm(Form):
         self._has_all = has_all
         self.schemas: dict[str, dict[str, Any]] = {}
         self.required: list[str] = []
-        self.asked: list[str] = []
+        self.groups: tuple[tuple[str, ...], ...] = ()
 
     def __contains__(self, name: str) -> bool:
-        self.asked.append(name)
         return self._has_all
 
     def check(self) -> None:
@@ -205,6 +204,13 @@ class _RecordingForm(Form):
     def text(self, name: str, *, longest: int | None = None) -> str:
         limit = {} if longest is None else {"maxLength": longest}
         self._record(name, {"type": "string", "minLength": 1, **limit}, required=True)
+        return ""
+
+    def either(self, *groups: tuple[str, ...]) -> None:
+        self.groups = groups
+
+    def url(self, name: str) -> str:
+        self._record(name, {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083}, required=True)
         return ""
 
     def optional_text(self, name: str) -> str | None:
@@ -321,10 +327,8 @@ def _body(route: Route, keys: KeyRing) -> dict[str, Any] | None:
         "properties": {**with_all.schemas, **without.schemas},
         "required": required,
     }
-    # What is required only where another field is missing: either of them has to be there.
-    alternatives = [name for name in without.required if name not in required]
-    if alternatives:
-        schema["anyOf"] = [{"required": alternatives}, *({"required": [name]} for name in without.asked)]
+    if without.groups:
+        schema["anyOf"] = [{"required": list(group)} for group in without.groups]
     return schema
 
 
@@ -357,7 +361,7 @@ def _sample(body: Mapping[str, Any], *, everything: bool) -> dict[str, JSONValue
 
 
 def _value(schema: Mapping[str, Any]) -> JSONValue:
-    if "format" in schema:
+    if schema.get("format") == "date-time":
         return "2026-01-01T00:00:00Z"
     if schema["type"] == "array":
         return ["text"]

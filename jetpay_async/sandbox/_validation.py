@@ -1,24 +1,32 @@
-"""Read a request's JSON body field by field, with errors in FastAPI's form [inferred]. Pure and total."""
+"""Read a request's JSON body field by field, with errors as FastAPI writes them [inferred]. Pure and total."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from decimal import Context, Decimal, InvalidOperation
-from typing import TYPE_CHECKING
+import json as standard_json
+from typing import TYPE_CHECKING, TypeVar
 
 from jetpay_async._core import json
+from jetpay_async.sandbox._field_types import (
+    CENT,
+    FieldRejectedError,
+    read_amount,
+    read_integer,
+    read_moment,
+    read_text,
+    read_url,
+)
 from jetpay_async.sandbox._state import RejectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+    from decimal import Decimal
 
     from jetpay_async.models import JSONValue
 
 __all__ = ["Form"]
 
-_CENT = Decimal("0.01")
-# Of the sandbox alone: what the process sets for its own decimals changes nothing here.
-_EXACT = Context(prec=28, traps=[InvalidOperation])
+_T = TypeVar("_T")
 
 
 class Form:
@@ -51,110 +59,109 @@ class Form:
         if self._errors:
             raise RejectedError(422, self._errors)
 
-    def add_error(self, name: str, message: str, kind: str) -> None:
-        """Record an error of a field."""
-        self._errors.append(_error(["body", name], message, kind))
+    def add_error(self, name: str, message: str) -> None:
+        """Record what a validator of the service's own says of a field."""
+        self._errors.append(_value_error(["body", name], message, self._document[name]))
+
+    def either(self, *groups: tuple[str, ...]) -> None:
+        """Ask for all fields of one group; a model says so once each of its fields is valid."""
+        if not self._errors and not any(all(name in self for name in group) for group in groups):
+            wanted = ", or ".join(" and ".join(group) for group in groups)
+            self._errors.append(_value_error(["body"], f"give {wanted}", self._document))
 
     def amount(self, name: str) -> Decimal:
         """Read an amount: a JSON number of major units, more than 0, with at most two decimals [guide]."""
-        value = self._required(name)
-        if value is None:
-            return _CENT
-        if isinstance(value, bool) or not isinstance(value, int | Decimal):
-            self.add_error(name, "Input should be a valid number", "decimal_type")
-            return _CENT
-        number = Decimal(value)
-        if number <= 0:
-            self.add_error(name, "Input should be greater than 0", "greater_than")
-            return _CENT
-        try:
-            exact = number.quantize(_CENT, context=_EXACT)
-        except InvalidOperation:
-            self.add_error(
-                name, "Decimal input should have no more than 26 digits before the point", "decimal_max_digits"
-            )
-            return _CENT
-        if exact != number:
-            self.add_error(name, "Decimal input should have no more than 2 decimal places", "decimal_max_places")
-        return exact
+        return self._required(name, read_amount, CENT)
 
     def text(self, name: str, *, longest: int | None = None) -> str:
         """Read a text that has to be there and not be empty."""
-        value = self._required(name)
-        return "" if value is None else self._text(name, value, longest)
+        return self._required(name, lambda value: read_text(value, longest), "")
 
     def optional_text(self, name: str) -> str | None:
         """Read a text that may be missing or null."""
-        value = self._document.get(name)
-        return None if value is None else self._text(name, value, None)
+        return self._optional(name, read_text)
+
+    def url(self, name: str) -> str:
+        """Read an address of HTTP that has to be there."""
+        return self._required(name, read_url, "")
 
     def optional_integer(self, name: str, *, least: int, most: int | None = None) -> int | None:
         """Read an integer that may be missing or null."""
-        value = self._document.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int):
-            self.add_error(name, "Input should be a valid integer", "int_type")
-        elif value < least:
-            self.add_error(name, f"Input should be greater than or equal to {least}", "greater_than_equal")
-        elif most is not None and value > most:
-            self.add_error(name, f"Input should be less than or equal to {most}", "less_than_equal")
-        else:
-            return value
-        return None
+        return self._optional(name, lambda value: read_integer(value, least=least, most=most))
 
     def optional_moment(self, name: str) -> datetime | None:
         """Read an ISO 8601 moment that may be missing or null; without an offset it is UTC."""
-        value = self.optional_text(name)
-        if not value:
-            return None
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.add_error(name, "Input should be a valid datetime", "datetime_parsing")
-            return None
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return self._optional(name, read_moment)
 
     def texts(self, name: str) -> list[str]:
         """Read a list of texts; missing means empty."""
-        value = self._document.get(name, ())
-        if isinstance(value, str) or not isinstance(value, list | tuple):
-            self.add_error(name, "Input should be a valid list", "list_type")
+        value = self._document.get(name, [])
+        if not isinstance(value, list):
+            self._errors.append(_error("list_type", ["body", name], "Input should be a valid list", value))
             return []
-        return [self._text(name, item, None, index) for index, item in enumerate(value)]
+        return [self._read(["body", name, index], item, read_text, "") for index, item in enumerate(value)]
 
-    def _required(self, name: str) -> JSONValue:
+    def _required(self, name: str, read: Callable[[JSONValue], _T], placeholder: _T) -> _T:
+        if name not in self._document:
+            self._errors.append(_error("missing", ["body", name], "Field required", self._document))
+            return placeholder
+        return self._read(["body", name], self._document[name], read, placeholder)
+
+    def _optional(self, name: str, read: Callable[[JSONValue], _T]) -> _T | None:
         value = self._document.get(name)
-        if value is None:
-            self.add_error(name, "Field required", "missing")
-        return value
+        return None if value is None else self._read(["body", name], value, read, None)
 
-    def _text(self, name: str, value: JSONValue, longest: int | None, *index: int) -> str:
-        if not isinstance(value, str):
-            error = ("Input should be a valid string", "string_type")
-        elif not value:
-            error = ("String should have at least 1 character", "string_too_short")
-        elif longest is not None and len(value) > longest:
-            error = (f"String should have at most {longest} characters", "string_too_long")
-        else:
-            return value
-        self._errors.append(_error(["body", name, *index], *error))
-        return ""
+    def _read(
+        self, location: list[str | int], value: JSONValue, read: Callable[[JSONValue], _T], placeholder: _T
+    ) -> _T:
+        try:
+            return read(value)
+        except FieldRejectedError as rejected:
+            self._errors.append(_error(rejected.kind, location, rejected.message, value, rejected.context))
+            return placeholder
 
 
 def _read_object(body: bytes, content_type: str) -> Mapping[str, JSONValue]:
     if not body:
-        raise RejectedError(422, [_error(["body"], "Field required", "missing")])
-    if content_type == "application/json":
-        try:
-            document = json.parse(body)
-        except ValueError:
-            raise RejectedError(422, [_error(["body"], "JSON decode error", "json_invalid")]) from None
-        if isinstance(document, dict):
-            return document
+        raise RejectedError(422, [_error("missing", ["body"], "Field required", None)])
+    document = _parse(body) if _is_json(content_type) else body.decode(errors="replace")
+    if isinstance(document, dict):
+        return document
     message = "Input should be a valid dictionary or object to extract fields from"
-    raise RejectedError(422, [_error(["body"], message, "model_attributes_type")])
+    raise RejectedError(422, [_error("model_attributes_type", ["body"], message, document)])
 
 
-def _error(location: list[str | int], message: str, kind: str) -> JSONValue:
-    return {"loc": location, "msg": message, "type": kind}
+def _is_json(content_type: str) -> bool:
+    kind, _, subtype = content_type.lower().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def _parse(body: bytes) -> JSONValue:
+    """Parse as strictly as the client, and report an error as the standard library does, which FastAPI reads with."""
+    try:
+        return json.parse(body)
+    except ValueError:
+        position, reason = 0, "Out of range"  # the standard library takes NaN, which no JSON reply could repeat
+    try:
+        standard_json.loads(body)
+    except standard_json.JSONDecodeError as error:
+        position, reason = error.pos, error.msg
+    except (ValueError, RecursionError):
+        raise RejectedError(400, "There was an error parsing the body") from None
+    raise RejectedError(422, [_error("json_invalid", ["body", position], "JSON decode error", {}, {"error": reason})])
+
+
+def _value_error(location: list[str | int], message: str, value: JSONValue) -> JSONValue:
+    """FastAPI writes the exception that a validator raised as an empty object."""
+    return _error("value_error", location, f"Value error, {message}", value, {"error": {}})
+
+
+def _error(
+    kind: str,
+    location: list[str | int],
+    message: str,
+    value: JSONValue,
+    context: Mapping[str, JSONValue] | None = None,
+) -> JSONValue:
+    error: dict[str, JSONValue] = {"type": kind, "loc": location, "msg": message, "input": value}
+    return {**error, "ctx": context} if context else error

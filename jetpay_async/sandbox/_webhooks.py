@@ -102,14 +102,14 @@ class Webhooks:
         """Return a webhook, None if there is none with this identifier."""
         return self._registered.get(identifier)
 
-    def url_error(self, callback_url: str, *, of: WebhookRegistration | None = None) -> tuple[str, str] | None:
-        """Return the error of a URL for a new webhook, or for a given one: the message and its FastAPI type."""
+    def url_error(self, callback_url: str, *, of: WebhookRegistration | None = None) -> str | None:
+        """Return what is wrong with a URL for a new webhook, or for a given one."""
         if not _is_http(callback_url):
-            return "Input should be a valid URL", "url_parsing"
+            return "That is no URL of HTTP"
         if not self._callback_hosts.allow(callback_url):
-            return "The sandbox delivers to this machine only", "value_error"
+            return "The sandbox delivers to this machine only"
         if any(webhook.callback_url == callback_url for webhook in self if webhook is not of):
-            return "A webhook for this URL exists already", "value_error"
+            return "A webhook for this URL exists already"
         return None
 
     def add(self, callback_url: str, *, next_event_id: int) -> WebhookRegistration:

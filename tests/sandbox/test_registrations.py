@@ -74,9 +74,9 @@ async def test_change(caller: Caller, receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     ("changes", "place", "kind"),
     [
-        ({"callback_url": None}, "callback_url", "missing"),
+        ({"callback_url": None}, "callback_url", "url_type"),
         ({"callback_url": "nonsense"}, "callback_url", "url_parsing"),
-        ({"callback_url": "ftp://127.0.0.1/"}, "callback_url", "url_parsing"),
+        ({"callback_url": "ftp://127.0.0.1/"}, "callback_url", "url_scheme"),
         ({"callback_url": "http://"}, "callback_url", "url_parsing"),
         ({"callback_url": "http://[/"}, "callback_url", "url_parsing"),
         ({"callback_url": "https://example.com/hook"}, "callback_url", "value_error"),
@@ -85,13 +85,13 @@ async def test_change(caller: Caller, receiver: Receiver) -> None:
         ({"callback_api_key": 1}, "callback_api_key", "string_type"),
         ({"max_batch_size": 0}, "max_batch_size", "greater_than_equal"),
         ({"max_batch_size": 101}, "max_batch_size", "less_than_equal"),
-        ({"max_batch_size": True}, "max_batch_size", "int_type"),
-        ({"max_batch_size": 1.5}, "max_batch_size", "int_type"),
+        ({"max_batch_size": []}, "max_batch_size", "int_type"),
+        ({"max_batch_size": 1.5}, "max_batch_size", "int_from_float"),
         ({"max_wait_seconds": 59}, "max_wait_seconds", "greater_than_equal"),
         ({"max_wait_seconds": 3601}, "max_wait_seconds", "less_than_equal"),
         ({"replay_from_event_id": 0}, "replay_from_event_id", "greater_than_equal"),
-        ({"replay_from_timestamp": "yesterday"}, "replay_from_timestamp", "datetime_parsing"),
-        ({"replay_from_timestamp": 5}, "replay_from_timestamp", "string_type"),
+        ({"replay_from_timestamp": "yesterday"}, "replay_from_timestamp", "datetime_from_date_parsing"),
+        ({"replay_from_timestamp": []}, "replay_from_timestamp", "datetime_type"),
     ],
     ids=str,
 )
@@ -114,9 +114,12 @@ async def test_one_webhook_per_url(caller: Caller, receiver: Receiver) -> None:
     changed = await caller.call("PATCH", f"/webhooks/{other}", {"callback_url": receiver.url})
 
     assert created.status == changed.status == 422
-    assert created.document["detail"][0]["msg"] == "A webhook for this URL exists already"
+    assert created.document["detail"][0]["msg"] == "Value error, A webhook for this URL exists already"
     with pytest.raises(ValueError, match="exists already"):
         caller.sandbox.add_webhook(receiver.url)
+    for url in ("ftp://127.0.0.1/", "http://[/"):
+        with pytest.raises(ValueError, match="no URL of HTTP"):
+            caller.sandbox.add_webhook(url)
 
 
 def test_this_machine_only() -> None:

@@ -46,7 +46,7 @@ def filled(caller: Caller, schema: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, field in schema["properties"].items():
         kind = field["type"] if isinstance(field["type"], str) else field["type"][0]
-        made[name] = "2026-01-01T00:00:00Z" if "format" in field else known.get(name, values[kind])
+        made[name] = "2026-01-01T00:00:00Z" if field.get("format") == "date-time" else known.get(name, values[kind])
     return made
 
 
