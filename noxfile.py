@@ -183,6 +183,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def contract(session: nox.Session) -> None:
+    """Compare the client's contract with the service's own document: ``nox -s contract -- openapi.json``."""
+    session.install("-e", ".")
+    session.run("python", "-m", "tests.compare_contract", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """Build what is published into ``dist``, check it, and list what it installs (a bill of materials).
 
