@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from yarl import URL
@@ -80,6 +81,7 @@ def is_loopback_peer(address: str | None) -> bool:
     return parsed is not None and parsed.is_loopback
 
 
+@lru_cache(maxsize=256)  # every request is asked for its Host, mostly for the same one
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text)
