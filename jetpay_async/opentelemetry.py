@@ -35,7 +35,7 @@ No text of an error gets into a span: the API's words may repeat what was asked.
 ``jetpay.webhook.delivery.duration``    histogram, in seconds
 ``jetpay.webhook.delivery.lag``         histogram: `DeliveryReport.lag`, in seconds
 ``jetpay.webhook.events``               counter, by ``jetpay.webhook.result``: ``handled``, ``unhandled``, ``skipped``,
-                                        ``stored``, ``dead`` or ``left``
+                                        ``stored``, ``dead``, ``outdated`` or ``left``
 ======================================= =============================================================================
 """
 
@@ -149,7 +149,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 _LAG_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
-_RESULTS = ("handled", "unhandled", "skipped", "stored", "dead", "left")
+_RESULTS = ("handled", "unhandled", "skipped", "stored", "dead", "outdated", "left")
 
 
 class OpenTelemetryDeliveries:

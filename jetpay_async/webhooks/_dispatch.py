@@ -11,9 +11,11 @@ import attrs
 
 from jetpay_async._core.log import logger
 from jetpay_async.webhooks._failures import log_failure, must_propagate
+from jetpay_async.webhooks._latest import calling_for_latest
 from jetpay_async.webhooks._mark_group import MarkGroup
-from jetpay_async.webhooks.errors import InboxError, LeaseLostError, shown
-from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, GroupedMarksInbox
+from jetpay_async.webhooks.errors import InboxError, LeaseLostError, OutdatedEventError, shown
+from jetpay_async.webhooks.events import TransactionEvent
+from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, GroupedMarksInbox, LatestStateInbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator, Sequence
@@ -54,6 +56,7 @@ class LeasedDispatch:
         unhandled: How many were marked although there is no handler for their kind.
         failed: The events whose handler raised.
         dead: How many were set aside as dead letters.
+        outdated: How many were marked without their handler, since a later event of the transaction was handled.
         problem: Why not all of them are done, as one code; None if nothing went wrong.
         stopped: Whether no further event is started.
     """
@@ -63,6 +66,7 @@ class LeasedDispatch:
         self.handled = 0
         self.unhandled = 0
         self.dead = 0
+        self.outdated = 0
         self.failed: list[Event] = []
         self.problem: str | None = None
         self.stopped = False
@@ -70,7 +74,13 @@ class LeasedDispatch:
         self._router = router
         self._limits = limits
         self._dead_letters = inbox if isinstance(inbox, DeadLetterInbox) else None
-        self._grouping = inbox if limits.mark_within and isinstance(inbox, GroupedMarksInbox) else None
+        self._latest_states: LatestStateInbox | None = None
+        if router.has_latest and isinstance(inbox, LatestStateInbox):
+            inbox.remember_states()
+            self._latest_states = inbox
+        # The mark says which event of a transaction is the last one, so it can't come later than its handler's end.
+        groups = limits.mark_within and self._latest_states is None
+        self._grouping = inbox if groups and isinstance(inbox, GroupedMarksInbox) else None
         self._group: MarkGroup | None = None
 
     def stop(self, problem: str) -> None:
@@ -119,8 +129,44 @@ class LeasedDispatch:
             for event in sequence:
                 if self.stopped:
                     return
-                if not self._waits_for_failed(event):
+                if self._waits_for_failed(event):
+                    continue
+                if self._latest_states is not None and isinstance(event, TransactionEvent):
+                    async with self._router.in_order(event.transaction_id):
+                        await self._handle_if_latest(event, self._latest_states)
+                else:
                     await self._handle(event)
+
+    async def _handle_if_latest(self, event: TransactionEvent, inbox: LatestStateInbox) -> None:
+        """Handle an event of a transaction whose events are handled one at a time in this process."""
+        if not self._router.latest_only(event):
+            await self._handle(event)
+            return
+        try:
+            last = await inbox.last_handled(event.transaction_id)
+        except BaseException as error:
+            if must_propagate(error):
+                raise
+            self.stop_for(error)
+            return
+        if last is not None and last.event_id > event.id:
+            await self._mark_outdated(event)
+            return
+        with calling_for_latest():
+            await self._handle(event)
+
+    async def _mark_outdated(self, event: Event) -> None:
+        logger.debug("event %d (%s) is outdated: marked without calling its handler", event.id, shown(event.type))
+        try:
+            async with self._inbox.handling(event, owner=self.lease.owner):
+                pass
+        except BaseException as error:
+            if must_propagate(error):
+                raise
+            self.stop_for(error)
+            return
+        self.lease.pending -= {event.id}
+        self.outdated += 1
 
     async def _handle(self, event: Event) -> None:
         failure: BaseException | None = None
@@ -135,7 +181,9 @@ class LeasedDispatch:
         except BaseException as error:
             if must_propagate(error):
                 raise
-            if error is failure and not isinstance(error, LeaseLostError):
+            if error is failure and isinstance(error, OutdatedEventError):
+                await self._mark_outdated(event)
+            elif error is failure and not isinstance(error, LeaseLostError):
                 await self._record_failure(event, error)
             else:
                 self.stop_for(error)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jetpay_async._core import json
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 from jetpay_async.webhooks.events import Event, decode
+from jetpay_async.webhooks.inbox import LatestStateInbox, TransactionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ async def check(open_inbox: Callable[[], AbstractAsyncContextManager[EventInbox]
         await _check_dead_worker(one, other, lease_seconds)
         await _check_gaps(one, other)
         await _check_other_account(one, other)
+        if isinstance(one, LatestStateInbox) and isinstance(other, LatestStateInbox):
+            await _check_latest_states(one, other)
 
 
 async def _check_simultaneous_workers(inboxes: Sequence[EventInbox]) -> None:
@@ -116,22 +119,38 @@ async def _check_other_account(one: EventInbox, other: EventInbox) -> None:
     _require(leased.handled == frozenset({7}), "a conflict changes nothing")
 
 
+async def _check_latest_states(one: LatestStateInbox, other: LatestStateInbox) -> None:
+    for inbox in (one, other):
+        inbox.remember_states()
+    _require(await one.last_handled("debit-9") is None, "last_handled() is None before an event is marked")
+    await one.lease(_events(8, 9, transaction_id="debit-9"), owner="a", seconds=_LONG_SECONDS)
+    for event_id in (9, 8):
+        await _handle(one, event_id, owner="a", transaction_id="debit-9")
+        last = await other.last_handled("debit-9")
+        _require(
+            last == TransactionRecord(event_id=9, state="paid"),
+            "last_handled() returns the marked event with the highest id, whichever is marked first",
+        )
+
+
 class _HandlerError(Exception):
     """What a handler of the check raises."""
 
 
-async def _handle(inbox: EventInbox, event_id: int, *, owner: str) -> None:
-    async with inbox.handling(_events(event_id)[0], owner=owner):
+async def _handle(inbox: EventInbox, event_id: int, *, owner: str, transaction_id: str | None = None) -> None:
+    async with inbox.handling(_events(event_id, transaction_id=transaction_id)[0], owner=owner):
         pass
 
 
-def _events(*event_ids: int, created_at: str = "2026-01-22T10:15:30Z") -> Sequence[Event]:
+def _events(
+    *event_ids: int, created_at: str = "2026-01-22T10:15:30Z", transaction_id: str | None = None
+) -> Sequence[Event]:
     documents: list[JSONValue] = [
         {
             "id": event_id,
             "createdAt": created_at,
             "type": "transactions.debits.created",
-            "data": {"state": "paid", "transactionId": f"debit-{event_id}"},
+            "data": {"state": "paid", "transactionId": transaction_id or f"debit-{event_id}"},
         }
         for event_id in event_ids
     ]

@@ -21,6 +21,7 @@ from jetpay_async.webhooks._records import (
     DeadLetterRow,
     EventKey,
     EventRecord,
+    HandledEvent,
     conflict,
     taken_over,
 )
@@ -65,12 +66,25 @@ _CONTIGUOUS_TABLE = """
         PRIMARY KEY (source)
     )
     """
+_TRANSACTION_TABLE = """
+    CREATE TABLE jetpay_inbox_transaction (
+        source TEXT NOT NULL,
+        transaction_id TEXT NOT NULL,
+        event_id INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        handled_at REAL NOT NULL,
+        PRIMARY KEY (source, transaction_id)
+    ) WITHOUT ROWID
+    """
+_TRANSACTION_INDEX = """
+    CREATE INDEX jetpay_inbox_transaction_handled ON jetpay_inbox_transaction (source, handled_at)
+    """
 _CREATE = (
     """
     CREATE TABLE jetpay_inbox_schema (version INTEGER NOT NULL)
     """,
     """
-    INSERT INTO jetpay_inbox_schema (version) VALUES (4)
+    INSERT INTO jetpay_inbox_schema (version) VALUES (5)
     """,
     """
     CREATE TABLE jetpay_inbox (
@@ -109,9 +123,11 @@ _CREATE = (
     _FINGERPRINT_TABLE,
     _DEAD_LETTER_TABLE,
     _CONTIGUOUS_TABLE,
+    _TRANSACTION_TABLE,
+    _TRANSACTION_INDEX,
 )
 _MIGRATIONS = Migrations(
-    4,
+    5,
     {
         2: (
             "ALTER TABLE jetpay_inbox ADD COLUMN webhook_id INTEGER",
@@ -127,6 +143,11 @@ _MIGRATIONS = Migrations(
         4: (
             _CONTIGUOUS_TABLE,
             "UPDATE jetpay_inbox_schema SET version = 4",
+        ),
+        5: (
+            _TRANSACTION_TABLE,
+            _TRANSACTION_INDEX,
+            "UPDATE jetpay_inbox_schema SET version = 5",
         ),
     },
 )
@@ -207,21 +228,30 @@ class InboxRows:
             )
             return frozenset(event_id for event_id in event_ids if self._owner(event_id) == owner)
 
-    def mark(self, event_id: int, *, owner: str) -> None:
+    def mark(self, event: HandledEvent, *, owner: str) -> None:
         """Mark one event handled, or raise if it is not the owner's."""
         with self._transaction():
-            mark(self._connection, self._source, event_id, owner=owner, now=self._now())
+            mark(self._connection, self._source, event, owner=owner, now=self._now())
 
-    def mark_all(self, event_ids: Sequence[int], *, owner: str) -> frozenset[int]:
+    def mark_all(self, events: Sequence[HandledEvent], *, owner: str) -> frozenset[int]:
         """Mark events handled; return which are not the owner's."""
         lost: set[int] = set()
         with self._transaction():
-            for event_id in event_ids:
+            for event in events:
                 try:
-                    mark(self._connection, self._source, event_id, owner=owner, now=self._now())
+                    mark(self._connection, self._source, event, owner=owner, now=self._now())
                 except LeaseLostError:
-                    lost.add(event_id)
+                    lost.add(event.event_id)
         return frozenset(lost)
+
+    def last_handled(self, transaction_id: str) -> tuple[int, str] | None:
+        """Return the id and the state of the transaction's last event that is remembered."""
+        with _translated():
+            row: tuple[int, str] | None = self._connection.execute(
+                "SELECT event_id, state FROM jetpay_inbox_transaction WHERE source = ? AND transaction_id = ?",
+                (self._source, transaction_id),
+            ).fetchone()
+        return row
 
     def release(self, *, owner: str) -> None:
         """Release what the owner has not marked."""
@@ -365,7 +395,7 @@ class InboxRows:
                     self._now(),
                 ),
             )
-            mark(self._connection, self._source, key.event_id, owner=owner, now=_DEAD_HANDLED_AT)
+            mark(self._connection, self._source, HandledEvent(key.event_id), owner=owner, now=_DEAD_HANDLED_AT)
         return attempts, True
 
     def dead_letters(self) -> Sequence[DeadLetterRow]:
@@ -511,6 +541,11 @@ class InboxRows:
                 "DELETE FROM jetpay_inbox WHERE source = ? AND event_id BETWEEN ? AND ?", (self._source, first, last)
             )
             self._add_range(first, last, webhook_id)
+        self._connection.execute(
+            "DELETE FROM jetpay_inbox_transaction WHERE source = ? AND transaction_id IN"
+            " (SELECT transaction_id FROM jetpay_inbox_transaction WHERE source = ? AND handled_at < ? LIMIT ?)",
+            (self._source, self._source, now - self._retention, _FOLDED_AT_ONCE),
+        )
 
     def _keep_fingerprints(self, block: int, keys: Iterable[EventKey]) -> None:
         row = self._connection.execute(
@@ -546,8 +581,26 @@ class InboxRows:
         )
 
 
-def mark(connection: sqlite3.Connection, source: str, event_id: int, *, owner: str, now: float) -> None:
-    """Mark one event handled in the transaction that is open, or raise if it is not the owner's."""
+def mark(connection: sqlite3.Connection, source: str, event: HandledEvent, *, owner: str, now: float) -> bool:
+    """Mark one event handled in the transaction that is open, or raise if it is not the owner's.
+
+    Returns:
+        Whether it is the latest of its transaction, or that is not remembered.
+    """
+    _mark(connection, source, event.event_id, owner=owner, now=now)
+    if event.transaction_id is None:
+        return True
+    remembered = connection.execute(
+        "INSERT INTO jetpay_inbox_transaction (source, transaction_id, event_id, state, handled_at)"
+        " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET event_id = excluded.event_id, state = excluded.state, handled_at = excluded.handled_at"
+        " WHERE event_id <= excluded.event_id",
+        (source, event.transaction_id, event.event_id, event.state, now),
+    )
+    return remembered.rowcount > 0
+
+
+def _mark(connection: sqlite3.Connection, source: str, event_id: int, *, owner: str, now: float) -> None:
     marked = connection.execute(
         "UPDATE jetpay_inbox SET handled_at = ?, document = NULL"
         " WHERE source = ? AND event_id = ? AND owner = ? AND handled_at IS NULL",

@@ -7,8 +7,18 @@ such a transaction is the user's own, which may last.
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 NOW = "clock_timestamp()"
+
+_TRANSACTION_TABLE = """
+    CREATE TABLE jetpay_inbox_transaction (
+        source text NOT NULL,
+        transaction_id text NOT NULL,
+        event_id bigint NOT NULL,
+        state text NOT NULL,
+        PRIMARY KEY (source, transaction_id)
+    )
+    """
 
 # Run in this order; also what `jetpay webhooks init --print-sql` prints.
 CREATE = (
@@ -20,7 +30,7 @@ CREATE = (
     )
     """,
     """
-    INSERT INTO jetpay_inbox_schema (version) VALUES (1)
+    INSERT INTO jetpay_inbox_schema (version) VALUES (2)
     """,
     """
     CREATE TABLE jetpay_inbox (
@@ -67,7 +77,11 @@ CREATE = (
         PRIMARY KEY (source, event_id)
     )
     """,
+    _TRANSACTION_TABLE,
 )
+
+# What brings tables of the version below up to each version.
+MIGRATIONS = {2: (_TRANSACTION_TABLE, "UPDATE jetpay_inbox_schema SET version = 2")}
 
 # An advisory lock's keys, which all applications of a database share: chosen by chance.
 SCHEMA_LOCK = "SELECT pg_advisory_xact_lock(7203518846230917544)"
@@ -139,6 +153,20 @@ OWNED = """
 MARK = """
     UPDATE jetpay_inbox SET handled_at = {now}, document = NULL
     WHERE source = %(source)s AND event_id = ANY(%(ids)s) AND owner = %(owner)s AND handled_at IS NULL
+"""
+
+# The WHERE keeps the later event; the other transaction's is waited for.
+REMEMBER = """
+    INSERT INTO jetpay_inbox_transaction (source, transaction_id, event_id, state)
+    SELECT DISTINCT ON (o.transaction_id) %(source)s, o.transaction_id, o.event_id, o.state
+    FROM unnest(%(ids)s::bigint[], %(transactions)s::text[], %(states)s::text[]) AS o(event_id, transaction_id, state)
+    ORDER BY o.transaction_id, o.event_id DESC
+    ON CONFLICT (source, transaction_id) DO UPDATE SET event_id = excluded.event_id, state = excluded.state
+    WHERE jetpay_inbox_transaction.event_id <= excluded.event_id
+"""
+LAST_HANDLED = """
+    SELECT event_id, state FROM jetpay_inbox_transaction
+    WHERE source = %(source)s AND transaction_id = %(transaction)s
 """
 
 STORED = """
@@ -246,5 +274,15 @@ MARK_IN_TRANSACTION = """
         SELECT count(*) FROM jetpay_inbox
         WHERE source = CAST(:source AS text) AND event_id = CAST(:id AS bigint) AND owner = CAST(:owner AS text)
     )
+"""
+REMEMBER_IN_TRANSACTION = """
+    WITH remembered AS (
+        INSERT INTO jetpay_inbox_transaction (source, transaction_id, event_id, state)
+        VALUES (CAST(:source AS text), CAST(:transaction AS text), CAST(:id AS bigint), CAST(:state AS text))
+        ON CONFLICT (source, transaction_id) DO UPDATE SET event_id = excluded.event_id, state = excluded.state
+        WHERE jetpay_inbox_transaction.event_id <= excluded.event_id
+        RETURNING event_id
+    )
+    SELECT count(*) FROM remembered
 """
 IDENTITY = "SELECT identity FROM jetpay_inbox_schema"

@@ -10,7 +10,7 @@ import attrs
 
 from jetpay_async._core import json
 from jetpay_async.errors import InvalidArgumentError
-from jetpay_async.webhooks.errors import InboxError, LeaseLostError
+from jetpay_async.webhooks.errors import InboxError, LeaseLostError, OutdatedEventError
 from jetpay_async.webhooks.events import Event, StoredDocument, TransactionEvent, decode_stored
 from jetpay_async.webhooks.inbox import DeadLetter
 
@@ -47,6 +47,15 @@ class EventRecord:
     """The event as in a delivery, so that it can be read back like one."""
 
 
+class HandledEvent(NamedTuple):
+    """An event to be marked."""
+
+    event_id: int
+    transaction_id: str | None = None
+    """None if the last state of its transaction is not remembered, or it has none."""
+    state: str = ""
+
+
 @attrs.frozen
 class DeadLetterRow:
     """A dead letter as it was written, with its content hidden as in `EventRecord`."""
@@ -62,6 +71,13 @@ class DeadLetterRow:
 def key_of(event: Event) -> EventKey:
     """Return by what an event is known."""
     return EventKey(event.id, (event.created_at - _EPOCH) // timedelta(microseconds=1), event.webhook_id)
+
+
+def handled_event(event: Event, *, remembers: bool) -> HandledEvent:
+    """Return what to write when the event is marked."""
+    if remembers and isinstance(event, TransactionEvent):
+        return HandledEvent(event.id, event.transaction_id, event.state)
+    return HandledEvent(event.id)
 
 
 def record_of(event: Event) -> EventRecord:
@@ -99,6 +115,13 @@ def conflict(key: EventKey, webhook_id: int | None) -> InboxError:
         f" account, or from a sandbox that was started again: set webhook_ids, give each account a source of its own,"
         f" and each sandbox a new file",
         reason="conflict",
+    )
+
+
+def outdated(event_id: int) -> OutdatedEventError:
+    """Make the error of an event whose transaction has a later one that was handled."""
+    return OutdatedEventError(
+        f"event {event_id} is outdated: a later event of its transaction was handled; its effects must not be committed"
     )
 
 

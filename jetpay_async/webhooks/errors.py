@@ -11,7 +11,8 @@
      │    ├── PayloadMismatchError    401       authentic, but signed for another body
      │    └── KeysUnavailableError    503       there are no keys to verify with; the sender should try again
      └── InboxError                   503       the inbox could not be read or written
-          └── LeaseLostError                    another worker has the event
+          ├── LeaseLostError                    another worker has the event
+          └── OutdatedEventError                a later event of the transaction was handled before
 
 A `WebhookError` has a reason (one stable code each: `Reason`) and a few figures, never the token, the body or a key.
 """
@@ -37,6 +38,7 @@ __all__ = [
     "KeysUnavailableError",
     "LeaseLostError",
     "MalformedDeliveryError",
+    "OutdatedEventError",
     "PayloadMismatchError",
     "Reason",
     "StaleDeliveryError",
@@ -171,7 +173,7 @@ class InboxError(JetpayError):
     Attributes:
         reason: One stable code: ``locked``, ``readonly``, ``full``, ``damaged``, ``newer_schema``, ``unavailable``
             (cannot be opened, read or written), ``conflict`` (a known id with another ``createdAt``: another account's
-            event) or ``lease_lost``.
+            event), ``lease_lost`` or ``outdated``.
     """
 
     def __init__(self, message: str, *, reason: str = "unavailable", **context: Unpack[Context]) -> None:
@@ -188,6 +190,16 @@ class LeaseLostError(InboxError):
     """Another worker has the event, or has handled it: stop, and roll back what is not committed."""
 
     def __init__(self, message: str, *, reason: str = "lease_lost", **context: Unpack[Context]) -> None:
+        super().__init__(message, reason=reason, **context)
+
+
+class OutdatedEventError(InboxError):
+    """A later event of the transaction was handled while this one's handler ran: let it propagate, which rolls back.
+
+    Raised by ``mark_handled()`` in a handler that was registered with ``latest=True``. The receiver marks the event.
+    """
+
+    def __init__(self, message: str, *, reason: str = "outdated", **context: Unpack[Context]) -> None:
         super().__init__(message, reason=reason, **context)
 
 

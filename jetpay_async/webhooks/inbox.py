@@ -46,8 +46,10 @@ __all__ = [
     "EventInbox",
     "FailedAttempt",
     "GroupedMarksInbox",
+    "LatestStateInbox",
     "Leased",
     "Stored",
+    "TransactionRecord",
 ]
 
 
@@ -98,6 +100,14 @@ class DeadLetter:
     """The last failure: the kind of the exception, and its text, shortened."""
     failed_at: datetime
     """When the last attempt failed; aware, in UTC."""
+
+
+@attrs.frozen(kw_only=True)
+class TransactionRecord:
+    """The last event of a transaction that was handled."""
+
+    event_id: int
+    state: str
 
 
 class EventInbox(Protocol):
@@ -199,6 +209,22 @@ class GroupedMarksInbox(EventInbox, Protocol):
         Returns:
             Which of their ids are not the owner's any more, and were not marked.
         """
+        ...
+
+
+@runtime_checkable
+class LatestStateInbox(EventInbox, Protocol):
+    """An inbox that remembers the last event of each transaction, for handlers with ``EventRouter.on(latest=True)``."""
+
+    def remember_states(self) -> None:
+        """Remember from now on, with each mark of a `TransactionEvent` and in its transaction, the event's state.
+
+        Of two events of a transaction the one with the higher id is remembered, whichever is marked first.
+        """
+        ...
+
+    async def last_handled(self, transaction_id: str) -> TransactionRecord | None:
+        """Return the event of this transaction with the highest id that was marked; None if none is remembered."""
         ...
 
 

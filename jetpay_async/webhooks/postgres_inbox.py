@@ -26,19 +26,21 @@ from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks import _postgres_sql as sql
 from jetpay_async.webhooks._foreign_transaction import fetch_row, fetch_row_in_thread
+from jetpay_async.webhooks._latest import latest_only
 from jetpay_async.webhooks._records import (
     DeadLetterRow,
     EventKey,
     conflict,
     dead_letters_from,
     key_of,
+    outdated,
     record_of,
     require_dead_letter,
     taken_over,
 )
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
-from jetpay_async.webhooks.events import Event, StoredDocument, decode_stored
-from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored
+from jetpay_async.webhooks.events import Event, StoredDocument, TransactionEvent, decode_stored
+from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored, TransactionRecord
 
 __all__ = ["PostgresInbox"]
 
@@ -101,6 +103,7 @@ class PostgresInbox:
         self._identity: str | None = None
         self._listening: asyncio.Task[None] | None = None
         self._closed = False
+        self._remembers = False
 
     # Tables
 
@@ -110,7 +113,7 @@ class PostgresInbox:
         return tuple("\n".join(line.strip() for line in each.strip().splitlines()) for each in sql.CREATE)
 
     async def create_tables(self) -> None:
-        """Make the tables, unless they are there.
+        """Make the tables, unless they are there, or bring those of an older release up to date.
 
         Raises:
             InboxError: The database can't be reached or written, or its tables are of a newer release.
@@ -120,6 +123,10 @@ class PostgresInbox:
             await _execute(connection, sql.SCHEMA_LOCK)
             if await _value(connection, sql.HAS_TABLES) is None:
                 for statement in sql.CREATE:
+                    await _execute(connection, statement)
+            found: int = await _value(connection, sql.VERSION_FOUND)
+            for version in range(found + 1, sql.VERSION + 1):
+                for statement in sql.MIGRATIONS[version]:
                     await _execute(connection, statement)
 
         await self._run(create, check=False)
@@ -176,14 +183,38 @@ class PostgresInbox:
     async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
         """Mark events in one commit; see `GroupedMarksInbox.mark`."""
         ids = [event.id for event in events]
+        remembered = [one for one in events if self._remembers and isinstance(one, TransactionEvent)]
 
         async def mark(connection: _Connection) -> frozenset[int]:
             marked = await self._change(connection, sql.MARK, ids=ids, owner=owner)
-            if marked == len(ids):
-                return frozenset()
-            return frozenset(ids).difference(await self._ids(connection, sql.OWNED, ids=ids, owner=owner))
+            lost: frozenset[int] = frozenset()
+            if marked != len(ids):
+                lost = frozenset(ids).difference(await self._ids(connection, sql.OWNED, ids=ids, owner=owner))
+            known = [event for event in remembered if event.id not in lost]
+            if known:
+                await self._change(
+                    connection,
+                    sql.REMEMBER,
+                    ids=[event.id for event in known],
+                    transactions=[event.transaction_id for event in known],
+                    states=[event.state for event in known],
+                )
+            return lost
 
         return await self._run(mark)
+
+    def remember_states(self) -> None:
+        """Remember the last event of each transaction; see `LatestStateInbox.remember_states`."""
+        self._remembers = True
+
+    async def last_handled(self, transaction_id: str) -> TransactionRecord | None:
+        """Return the transaction's last event that was marked; see `LatestStateInbox.last_handled`."""
+
+        async def read(connection: _Connection) -> list[tuple[Any, ...]]:
+            return await self._rows(connection, sql.LAST_HANDLED, transaction=transaction_id)
+
+        rows = await self._run(read)
+        return TransactionRecord(event_id=rows[0][0], state=rows[0][1]) if rows else None
 
     async def release(self, *, owner: str) -> None:
         """Release what is leased and not marked; see `EventInbox.release`."""
@@ -337,6 +368,8 @@ class PostgresInbox:
 
         Raises:
             LeaseLostError: Another worker has the event: let it propagate, so that your transaction is rolled back.
+            OutdatedEventError: The handler was registered with ``latest=True``, and a later event of the transaction
+                was handled meanwhile: let it propagate, too.
             ConfigurationError: Called outside of a handler; or the connection is none of these, commits each statement
                 by itself (autocommit), or is to another database.
         """
@@ -345,6 +378,8 @@ class PostgresInbox:
         _check_identity(found, self._identity)
         row = await fetch_row(connection, self._sql(sql.MARK_IN_TRANSACTION), self._mark(event, owner, txid))
         _check_marked(event, row)
+        if self._remembers and isinstance(event, TransactionEvent):
+            _check_latest(event, await fetch_row(connection, sql.REMEMBER_IN_TRANSACTION, self._state_of(event)))
 
     def mark_handled_in_thread(self, connection: object, event: Event) -> None:
         """Do the same on a synchronous connection, in a thread that the handler started with `asyncio.to_thread`.
@@ -355,6 +390,7 @@ class PostgresInbox:
 
         Raises:
             LeaseLostError: As for `mark_handled`.
+            OutdatedEventError: As for `mark_handled`.
             ConfigurationError: As for `mark_handled`.
         """
         owner = _current_owner()
@@ -362,9 +398,19 @@ class PostgresInbox:
         _check_identity(found, self._identity)
         row = fetch_row_in_thread(connection, self._sql(sql.MARK_IN_TRANSACTION), self._mark(event, owner, txid))
         _check_marked(event, row)
+        if self._remembers and isinstance(event, TransactionEvent):
+            _check_latest(event, fetch_row_in_thread(connection, sql.REMEMBER_IN_TRANSACTION, self._state_of(event)))
 
     def _mark(self, event: Event, owner: str, txid: int) -> Mapping[str, object]:
         return {"source": self._source, "id": event.id, "owner": owner, "txid": txid}
+
+    def _state_of(self, event: TransactionEvent) -> Mapping[str, object]:
+        return {
+            "source": self._source,
+            "transaction": event.transaction_id,
+            "id": event.id,
+            "state": event.state,
+        }
 
     # Life
 
@@ -496,6 +542,11 @@ class PostgresInbox:
                 f" upgrade jetpay-async",
                 reason="newer_schema",
             )
+        if version < sql.VERSION:
+            raise ConfigurationError(
+                f"the tables of {self!r} were made by an older release (schema {version}, this one needs"
+                f" {sql.VERSION}): run 'jetpay webhooks init', or await inbox.create_tables()"
+            )
         identity: str = await _value(connection, sql.IDENTITY)
         return identity
 
@@ -589,6 +640,11 @@ def _check_identity(found: str, expected: str | None) -> None:
             "mark_handled() was given a connection to another database than the inbox's: mark and effect would not"
             " commit together"
         )
+
+
+def _check_latest(event: Event, row: Sequence[Any]) -> None:
+    if latest_only.get() and not row[0]:
+        raise outdated(event.id)
 
 
 def _check_marked(event: Event, row: Sequence[Any]) -> None:

@@ -34,7 +34,7 @@ from jetpay_async.webhooks._request import DeliveryRequest, Headers
 from jetpay_async.webhooks._stored_worker import StoredEventWorker
 from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryError, WebhookError
 from jetpay_async.webhooks.events import Delivery, Event
-from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox
+from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox, LatestStateInbox
 from jetpay_async.webhooks.router import EventRouter
 
 __all__ = ["DeliveryReport", "DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
@@ -81,6 +81,9 @@ class DeliveryResponse:
     """How many were written to disk, to be handled after this answer."""
     dead: int = 0
     """How many were set aside as dead letters, since handling them failed too often."""
+    outdated: int = 0
+    """How many were marked without calling their handler, which is registered with ``latest=True``: a later event of
+    the transaction was handled before."""
     left: int = 0
     """How many are still to be handled, after Jetpay has sent them again."""
 
@@ -272,7 +275,8 @@ class WebhookReceiver:
 
         Raises:
             ConfigurationError: ``acknowledge="after_storing"``, and the receiver was not entered with ``async with``;
-                or the verifier needs ``headers``, and they were not passed.
+                a handler is registered with ``latest=True``, and the inbox does not remember states; or the verifier
+                needs ``headers``, and they were not passed.
             InvalidArgumentError: The body isn't bytes.
         """
         request = DeliveryRequest(body, authorization, headers)
@@ -282,6 +286,7 @@ class WebhookReceiver:
         if self._closed:
             return self._report(_CLOSED, None, started_at, started)
         self._warn_of_foreign_deliveries()
+        self._check_latest()
         if self._stores_with is not None and not self._stores_with.running:
             raise ConfigurationError(
                 "acknowledge='after_storing' needs 'async with receiver:' around the application's life"
@@ -363,6 +368,7 @@ class WebhookReceiver:
         # An application may be started again in the same process, as each of its tests does.
         self._closed = False
         self._warn_of_foreign_deliveries()
+        self._check_latest()
         if self._stored_worker is not None:
             self._stored_worker.start()
         return self
@@ -380,6 +386,14 @@ class WebhookReceiver:
                 "webhook_ids=, or callback_api_key=, to WebhookVerifier"
             )
         self._has_warned = True
+
+    def _check_latest(self) -> None:
+        # Not when the receiver is made: handlers may be registered later.
+        if self._router.has_latest and not isinstance(self._inbox, LatestStateInbox):
+            raise ConfigurationError(
+                f"a handler is registered with latest=True, which needs an inbox that remembers the last event of a"
+                f" transaction (LatestStateInbox); {type(self._inbox).__name__} does not"
+            )
 
     def _report(
         self, response: DeliveryResponse, delivery: Delivery | None, started_at: float, started: float
@@ -424,7 +438,7 @@ class WebhookReceiver:
                 if must_propagate(error):
                     raise
                 dispatch.stop_for(error)
-        left = len(events) - skipped - dispatch.handled - dispatch.unhandled - dispatch.dead
+        left = len(events) - skipped - dispatch.handled - dispatch.unhandled - dispatch.dead - dispatch.outdated
         status, reason = 200, "handled"
         if left:
             # A handler may have cancelled its own task, which ends the dispatch without a problem.
@@ -436,6 +450,7 @@ class WebhookReceiver:
             unhandled=dispatch.unhandled,
             skipped=skipped,
             dead=dispatch.dead,
+            outdated=dispatch.outdated,
             left=left,
         )
 

@@ -13,17 +13,19 @@ most specific one is chosen, in whatever order they were registered:
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from bisect import insort
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeAlias, TypeVar, cast, overload
+from weakref import WeakValueDictionary
 
 import attrs
 
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.webhooks.events import Event
+from jetpay_async.webhooks.events import Event, TransactionEvent
 
 __all__ = ["EventRouter", "Handler"]
 
@@ -44,6 +46,7 @@ class _Route:
     rank: tuple[int, ...]
     key: type[Event] | str
     handler: Handler
+    latest: bool
 
     def matches(self, event: Event, segments: list[str]) -> bool:
         if not isinstance(self.key, str):
@@ -86,42 +89,73 @@ class EventRouter:
         self.concurrency = concurrency
         self._routes: list[_Route] = []
         self._unhandled: Counter[str] = Counter()
+        self._in_order: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @overload
-    def on(self, key: type[E]) -> Callable[[Callable[[E], Awaitable[R]]], Callable[[E], Awaitable[R]]]: ...
+    def on(
+        self, key: type[E], *, latest: bool = ...
+    ) -> Callable[[Callable[[E], Awaitable[R]]], Callable[[E], Awaitable[R]]]: ...
     @overload
-    def on(self, key: str) -> Callable[[H], H]: ...
-    def on(self, key: type[Event] | str) -> Callable[[F], F]:
+    def on(self, key: str, *, latest: bool = ...) -> Callable[[H], H]: ...
+    def on(self, key: type[Event] | str, *, latest: bool = False) -> Callable[[F], F]:
         """Register the decorated async function; the function itself is not changed.
 
         Args:
             key: A class of event, which stands for its subclasses too; or a type of event, in full or as a pattern. In
                 a pattern each segment between dots is matched by itself with the wildcards ``*``, ``?`` and ``[...]``;
                 a last segment ``*`` stands for one or more segments.
+            latest: Call the handler only for events that are newer than the last one of their transaction that was
+                handled, by whichever handler. Between deliveries Jetpay promises no order: ``requested`` may come after
+                ``paid``, and an older event is then marked without calling the handler. Needs an inbox that remembers
+                the last event of a transaction: ours do, from the first event after such a handler was registered.
+                `WebhookReceiver` then marks each event by itself, whatever ``mark_within`` says.
 
         Returns:
             The decorator.
 
         Raises:
-            InvalidArgumentError: ``key`` is no class of event and no pattern, or the decorated function is not async.
+            InvalidArgumentError: ``key`` is no class of event and no pattern, the decorated function is not async, or
+                ``latest`` is set for a class of events that have no transaction.
             ConfigurationError: There is a handler for the same key already.
         """
         rank = _rank(key)
+        if latest and isinstance(key, type) and not (issubclass(key, TransactionEvent) or key is Event):
+            raise InvalidArgumentError(f"latest: the events of {key.__name__} have no transaction", field="latest")
 
         def register(handler: F) -> F:
             if not (inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)):
                 raise InvalidArgumentError(f"{handler!r} is not an async function", field="handler")
             if any(route.key == key for route in self._routes):
                 raise ConfigurationError(f"there is a handler for {key!r} already, and only one would run")
-            insort(self._routes, _Route(rank=rank, key=key, handler=handler), key=lambda route: route.rank)
+            insort(
+                self._routes, _Route(rank=rank, key=key, handler=handler, latest=latest), key=lambda route: route.rank
+            )
             return handler
 
         return register
 
     def handler_for(self, event: Event) -> Handler | None:
         """Return the handler of this event; None if there is none."""
+        route = self._route_for(event)
+        return None if route is None else route.handler
+
+    @property
+    def has_latest(self) -> bool:
+        """Whether a handler was registered with ``latest=True``, so that the inbox has to remember states."""
+        return any(route.latest for route in self._routes)
+
+    def latest_only(self, event: Event) -> bool:
+        """Return whether this event's handler is only called for the latest event of its transaction."""
+        route = self._route_for(event)
+        return route is not None and route.latest and isinstance(event, TransactionEvent)
+
+    def in_order(self, transaction_id: str) -> asyncio.Lock:
+        """Return the lock that lets this process handle one event of the transaction at a time."""
+        return self._in_order.setdefault(transaction_id, asyncio.Lock())
+
+    def _route_for(self, event: Event) -> _Route | None:
         segments = event.type.split(".")
-        return next((route.handler for route in self._routes if route.matches(event, segments)), None)
+        return next((route for route in self._routes if route.matches(event, segments)), None)
 
     async def dispatch(self, event: Event) -> bool:
         """Run the event's handler.

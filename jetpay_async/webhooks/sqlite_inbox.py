@@ -20,9 +20,17 @@ from jetpay_async._core.sqlite import check_path
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks._inbox_rows import InboxRows, mark
-from jetpay_async.webhooks._records import dead_letters_from, key_of, record_of, require_dead_letter
+from jetpay_async.webhooks._latest import latest_only
+from jetpay_async.webhooks._records import (
+    dead_letters_from,
+    handled_event,
+    key_of,
+    outdated,
+    record_of,
+    require_dead_letter,
+)
 from jetpay_async.webhooks.events import Event, decode_stored
-from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored
+from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored, TransactionRecord
 
 __all__ = ["MemoryInbox", "SqliteInbox"]
 
@@ -34,6 +42,8 @@ _owner: ContextVar[str] = ContextVar("jetpay_inbox_owner")
 
 class _RowsInbox(ABC):
     """An inbox over `InboxRows`, in whatever thread they are used."""
+
+    _remembers = False
 
     @abstractmethod
     async def _run(self, step: Callable[[InboxRows], T]) -> T: ...
@@ -54,7 +64,8 @@ class _RowsInbox(ABC):
         """Mark the event when the block succeeds; see `EventInbox.handling`."""
         with self.handling_unmarked(owner=owner):
             yield
-        await self._run(lambda rows: rows.mark(event.id, owner=owner))
+        handled = handled_event(event, remembers=self._remembers)
+        await self._run(lambda rows: rows.mark(handled, owner=owner))
 
     @contextmanager
     def handling_unmarked(self, *, owner: str) -> Generator[None]:
@@ -67,8 +78,17 @@ class _RowsInbox(ABC):
 
     async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
         """Mark events in one commit; see `GroupedMarksInbox.mark`."""
-        ids = [event.id for event in events]
-        return await self._run(lambda rows: rows.mark_all(ids, owner=owner))
+        handled = [handled_event(event, remembers=self._remembers) for event in events]
+        return await self._run(lambda rows: rows.mark_all(handled, owner=owner))
+
+    def remember_states(self) -> None:
+        """Remember the last event of each transaction; see `LatestStateInbox.remember_states`."""
+        self._remembers = True
+
+    async def last_handled(self, transaction_id: str) -> TransactionRecord | None:
+        """Return the transaction's last event that was marked; see `LatestStateInbox.last_handled`."""
+        row = await self._run(lambda rows: rows.last_handled(transaction_id))
+        return None if row is None else TransactionRecord(event_id=row[0], state=row[1])
 
     async def release(self, *, owner: str) -> None:
         """Release what is leased and not marked; see `EventInbox.release`."""
@@ -210,12 +230,17 @@ class SqliteInbox(_RowsInbox):
 
         Raises:
             LeaseLostError: Another worker has the event: let it propagate, so that your transaction is rolled back.
+            OutdatedEventError: The handler was registered with ``latest=True``, and a later event of the transaction
+                was handled meanwhile: let it propagate, too.
             ConfigurationError: Called outside of a handler.
         """
         owner = _owner.get(None)
         if owner is None:
             raise ConfigurationError("mark_handled() belongs in a handler that a WebhookReceiver called")
-        mark(connection, self._source, event.id, owner=owner, now=self._clock.time())
+        handled = handled_event(event, remembers=self._remembers)
+        is_latest = mark(connection, self._source, handled, owner=owner, now=self._clock.time())
+        if latest_only.get() and not is_latest:
+            raise outdated(event.id)
 
     async def aclose(self) -> None:
         """Close the file. Using the inbox afterwards raises `ConfigurationError`, until it is entered again.

@@ -10,7 +10,7 @@ import pytest
 
 from jetpay_async.testing import check_inbox
 from jetpay_async.webhooks.errors import InboxError
-from jetpay_async.webhooks.inbox import Leased
+from jetpay_async.webhooks.inbox import EventInbox, Leased, TransactionRecord
 from jetpay_async.webhooks.postgres_inbox import PostgresInbox
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 
@@ -42,6 +42,23 @@ async def test_the_inbox_in_postgresql(postgres_database: str) -> None:
         await inbox.create_tables()
 
     await check_inbox(lambda: PostgresInbox(postgres_database), lease_seconds=0.05)
+
+
+class Plain:
+    """What an inbox has to have, and nothing that it may have."""
+
+    def __init__(self, inbox: EventInbox) -> None:
+        self.lease = inbox.lease
+        self.renew = inbox.renew
+        self.handling = inbox.handling
+        self.release = inbox.release
+        self.last_contiguous_event_id = inbox.last_contiguous_event_id
+
+
+@pytest.mark.asyncio
+async def test_an_inbox_without_more_than_it_needs(inbox: MemoryInbox) -> None:
+    """An inbox that remembers no states keeps the contract, too."""
+    await check_inbox(lambda: nullcontext(Plain(inbox)), lease_seconds=0.02)
 
 
 class Broken(MemoryInbox):
@@ -160,6 +177,16 @@ class ConflictsAgain(Broken):
         return leased if owner != "own" else attrs.evolve(leased, handled=frozenset())
 
 
+class RemembersOthers(Broken):
+    async def last_handled(self, transaction_id: str) -> TransactionRecord | None:
+        return await super().last_handled(transaction_id) or TransactionRecord(event_id=1, state="paid")
+
+
+class RemembersNothing(Broken):
+    def remember_states(self) -> None:
+        """Change nothing."""
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("broken", "promise"),
@@ -181,6 +208,8 @@ class ConflictsAgain(Broken):
         (KnowsIdsOnly, "a known id with another createdAt"),
         (HasNoCode, "is 'conflict'"),
         (ConflictsAgain, "a conflict changes nothing"),
+        (RemembersOthers, "None before an event is marked"),
+        (RemembersNothing, "the marked event with the highest id"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
