@@ -3,7 +3,7 @@
 ===================  ==============================================================================================
 Fixture              What it gives
 ===================  ==============================================================================================
-``jetpay_sandbox``   a running `jetpay_async.sandbox.Sandbox`
+``jetpay_sandbox``   a running `jetpay_async.sandbox.Sandbox`, in a thread of its own
 ``jetpay_client``    a `jetpay_async.JetpayClient` of that sandbox, with short resolve times
 ``jetpay_keys``      a `SigningKeys`: a private key, and the `KeySet` that its signatures verify with
 ``signed_delivery``  a `DeliveryBuilder`: signed webhook deliveries, right or broken in any way
@@ -12,7 +12,11 @@ Fixture              What it gives
 
 And `check_inbox`, a contract test for an inbox of your own.
 
-The first two are asynchronous and need pytest-asyncio (1.0 or later). They run in the event loop of the option
+The sandbox has an event loop of its own, so it answers whatever the test's loop does: synchronous tests, Starlette's
+``TestClient`` and tests in any loop can use it. Its methods can be called from any thread, and its asynchronous ones
+awaited in any loop (``asyncio.run(jetpay_sandbox.drain_deliveries())`` in a synchronous test).
+
+The client is asynchronous and needs pytest-asyncio (1.0 or later). It runs in the event loop of the option
 ``asyncio_default_fixture_loop_scope``, by default that of each test; a test in another loop fails at once.
 
 ::
@@ -31,7 +35,7 @@ The first two are asynchronous and need pytest-asyncio (1.0 or later). They run 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager  # noqa: TC003 - annotations are read at run time, too
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -243,14 +247,23 @@ def signed_delivery(jetpay_keys: SigningKeys) -> DeliveryBuilder:
     return DeliveryBuilder(jetpay_keys)
 
 
+@pytest.fixture
+def jetpay_sandbox() -> Iterator[Sandbox]:
+    """A running `Sandbox`, in a thread and an event loop of its own."""
+    from jetpay_async.sandbox._threaded import sandbox_in_thread  # noqa: PLC0415 - only for runs that use it
+
+    with sandbox_in_thread() as sandbox:
+        yield sandbox
+
+
 def _check_loop_scope(request: pytest.FixtureRequest) -> None:
-    """Fail a test whose event loop is not that of the fixtures: it would wait for a loop that does not run."""
+    """Fail a test whose event loop is not that of the client: it would wait for a loop that does not run."""
     config, marker = request.config, request.node.get_closest_marker("asyncio")
     here = config.getini("asyncio_default_fixture_loop_scope") or "function"
     there = (marker and marker.kwargs.get("loop_scope")) or config.getini("asyncio_default_test_loop_scope")
     if there != here:
         pytest.fail(
-            f"jetpay_sandbox and jetpay_client run in the event loop of loop_scope={here!r}, and this test in that of "
+            f"jetpay_client runs in the event loop of loop_scope={here!r}, and this test in that of "
             f"loop_scope={there!r}: set asyncio_default_fixture_loop_scope = {there!r} in pytest's configuration",
             pytrace=False,
         )
@@ -259,18 +272,9 @@ def _check_loop_scope(request: pytest.FixtureRequest) -> None:
 if pytest_asyncio is not None:  # pragma: no branch - the package's own tests have it
 
     @pytest_asyncio.fixture
-    async def jetpay_sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
-        """A running `Sandbox`, in the test's event loop."""
-        from jetpay_async.sandbox import Sandbox  # noqa: PLC0415 - only for runs that use it
-
-        _check_loop_scope(request)
-
-        async with Sandbox() as sandbox:
-            yield sandbox
-
-    @pytest_asyncio.fixture
-    async def jetpay_client(jetpay_sandbox: Sandbox) -> AsyncIterator[JetpayClient]:
+    async def jetpay_client(request: pytest.FixtureRequest, jetpay_sandbox: Sandbox) -> AsyncIterator[JetpayClient]:
         """A `JetpayClient` of the sandbox, with every scope."""
+        _check_loop_scope(request)
         retry = jetpay_async.RetryPolicy(
             base_delay=0.02, resolve_after=RESOLVE_AFTER_SECONDS, resolve_after_timeout=RESOLVE_AFTER_SECONDS
         )

@@ -46,6 +46,9 @@ async def test_the_client_pays_at_the_sandbox(jetpay_sandbox: Sandbox, jetpay_cl
 
     assert captured.attempts == 2
     assert jetpay_sandbox.debit(reserved.debit_id).captures == 1
+    await jetpay_sandbox.drain_deliveries()  # in a loop that is not its own
+    with pytest.raises(KeyError):
+        jetpay_sandbox.debit("unknown")
 
 
 def test_a_delivery_is_right_unless_broken(signed_delivery: DeliveryBuilder, jetpay_keys: SigningKeys) -> None:
@@ -141,16 +144,85 @@ async def test_the_clock_moves_when_told(jetpay_clock: ManualClock) -> None:
     ],
 )
 def test_a_test_in_another_loop_fails_at_once(tmp_path: Path, fixtures_run_in: str, says: str) -> None:
-    """A sandbox in a loop that does not run would let the test wait for half a minute, and then blame the client."""
+    """A client in a loop that does not run would let the test wait for half a minute."""
     (tmp_path / "pytest.ini").write_text(f"[pytest]\nasyncio_default_fixture_loop_scope = {fixtures_run_in}\n")
     (tmp_path / "test_user.py").write_text(
         "import pytest\n"
         "@pytest.mark.asyncio(loop_scope='session')\n"
         "async def test_it(jetpay_sandbox, jetpay_client):\n"
         "    assert jetpay_sandbox.add_payer()\n"
+        "    assert await jetpay_client.list_webhooks() == ()\n"
     )
 
     assert says in run_pytest(tmp_path)
+
+
+SYNCHRONOUS = """
+import asyncio, threading
+import aiohttp
+from aiohttp import web
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from jetpay_async import JetpayClient
+
+def test_by_a_synchronous_client(jetpay_sandbox):
+    app = FastAPI()
+
+    @app.post("/book")
+    async def book() -> str:
+        async with JetpayClient(jetpay_sandbox.api_token, base_url=jetpay_sandbox.url) as client:
+            payer = jetpay_sandbox.add_payer()
+            reserved = await client.preauthorize(
+                contact_id=payer.contact_id, credit_card_id=payer.credit_card_id, amount="1.00",
+                to_bank_account_id=jetpay_sandbox.merchant_account_id, statement="Test",
+            )
+            return reserved.debit_id
+
+    with TestClient(app) as client:
+        debit_id = client.post("/book").json()
+    assert [debit.identifier for debit in jetpay_sandbox.debits] == [debit_id]
+    assert jetpay_sandbox.debit(debit_id).state == "preauthorized"
+    asyncio.run(jetpay_sandbox.drain_deliveries())
+"""
+ANY_LOOP = """
+import pytest
+import pytest_asyncio
+from jetpay_async import JetpayClient
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def loop_of_the_session():
+    yield
+
+@pytest_asyncio.fixture
+async def open_client(jetpay_sandbox):
+    async with JetpayClient(jetpay_sandbox.api_token, base_url=jetpay_sandbox.url) as client:
+        yield client
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_in_the_loop_of_the_session(jetpay_sandbox, loop_of_the_session):
+    async with JetpayClient(jetpay_sandbox.api_token, base_url=jetpay_sandbox.url) as client:
+        assert await client.list_webhooks() == ()
+    await jetpay_sandbox.drain_deliveries()
+
+@pytest.mark.asyncio
+async def test_in_a_loop_of_its_own(jetpay_sandbox, open_client):
+    assert await open_client.list_webhooks() == ()
+"""
+
+
+def test_the_sandbox_serves_tests_in_any_loop(tmp_path: Path) -> None:
+    """It answers synchronous tests and tests in any loop, since its own loop is in a thread."""
+    (tmp_path / "test_any_loop.py").write_text(ANY_LOOP)
+
+    assert "2 passed" in run_pytest(tmp_path)
+
+
+def test_the_sandbox_serves_a_synchronous_client(tmp_path: Path) -> None:
+    """An application under Starlette's TestClient reaches it, and the test reads what became of it."""
+    pytest.importorskip("fastapi", reason="fastapi is not installed: pip install --group frameworks")
+    (tmp_path / "test_synchronous.py").write_text(SYNCHRONOUS)
+
+    assert "1 passed" in run_pytest(tmp_path)
 
 
 def test_pytest_finds_the_plugin_and_pays_little_for_it(tmp_path: Path) -> None:
