@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import attrs
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Written into each new ledger; `jetpay_async.ledger.migrations` brings older ones up to it."""
 
 CHUNK_SIZE = 250
@@ -33,6 +33,8 @@ class Dialect:
     """The type of a double-precision number."""
     now: str
     """Seconds since the epoch, on the clock that all owners share."""
+    wait: str
+    """Seconds until no request for a debit can still be on its way."""
     among: str
     """Whether a column is one of ``:ids``."""
     among_texts: str
@@ -58,10 +60,11 @@ def schema(dialect: Dialect) -> list[str]:
     key, number, real = dialect.key, dialect.number, dialect.real
     return [
         f"""CREATE TABLE jetpay_ledger (
-            version {number} NOT NULL, next_slot {real} NOT NULL, origin TEXT, account TEXT)""",
+            version {number} NOT NULL, next_slot {real} NOT NULL, origin TEXT, account TEXT,
+            clock_offset {real}, clock_noted_at {real})""",
         f"""CREATE TABLE jetpay_owner (
             id {key}, token TEXT NOT NULL, host TEXT NOT NULL, pid {number} NOT NULL,
-            clock {real}, started_at {real} NOT NULL, lease_until {real}, schema_version {number} NOT NULL)""",
+            started_at {real} NOT NULL, lease_until {real}, schema_version {number} NOT NULL)""",
         f"""CREATE TABLE jetpay_batch (
             id {key}, key TEXT NOT NULL UNIQUE, fingerprint TEXT NOT NULL, total {number} NOT NULL,
             duplicates {number} NOT NULL, chunks {number} NOT NULL, submitted_at {real} NOT NULL, finished_at {real},
@@ -107,10 +110,16 @@ class Statements:
 
     def __init__(self, dialect: Dialect) -> None:
         now = dialect.now
-        # Seconds until no request for a debit can still be on its way; anew where the clock was set back.
-        wait = f"CASE WHEN intent_at > {now} THEN certain_at - intent_at ELSE certain_at - {now} END"
+        wait = dialect.wait
         self.version = "SELECT version FROM jetpay_ledger"
         self.now = f"SELECT {now}"
+        self.clock = "SELECT clock_offset, clock_noted_at FROM jetpay_ledger"
+        self.note_clock = f"UPDATE jetpay_ledger SET clock_offset = :offset, clock_noted_at = {now}"
+        # What was left to wait when the clock was noted last, from now on. A ledger in which none was noted shows only
+        # how long each wait was at first.
+        self.move_to_clock = f"""
+            UPDATE jetpay_debit SET certain_at = {now} + certain_at - COALESCE(:noted_at, intent_at)
+            WHERE state <> 'captured' AND certain_at > COALESCE(:noted_at, intent_at)"""
         self.origin = "SELECT origin, account FROM jetpay_ledger"
         self.set_origin = """
             UPDATE jetpay_ledger SET origin = COALESCE(origin, :origin), account = COALESCE(account, :account)
@@ -123,22 +132,19 @@ class Statements:
 
     def _name_owners(self, now: str) -> None:
         self.register = f"""
-            INSERT INTO jetpay_owner (token, host, pid, clock, started_at, lease_until, schema_version)
-            VALUES (:token, :host, :pid, :clock, {now}, {now} + :lease, {SCHEMA_VERSION}) RETURNING id"""
+            INSERT INTO jetpay_owner (token, host, pid, started_at, lease_until, schema_version)
+            VALUES (:token, :host, :pid, {now}, {now} + :lease, {SCHEMA_VERSION}) RETURNING id"""
         self.renew = f"UPDATE jetpay_owner SET lease_until = {now} + :lease WHERE id = :owner AND lease_until > {now}"
         self.remove_owner = "DELETE FROM jetpay_owner WHERE id = :owner"
         self.remove_lapsed = f"DELETE FROM jetpay_owner WHERE lease_until <= {now} AND id <> :owner"
-        self.remove_idle = """
-            DELETE FROM jetpay_owner
-            WHERE id = :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
         self.others = """
-            SELECT id, token, clock FROM jetpay_owner
+            SELECT id, token FROM jetpay_owner
             WHERE id <> :owner AND id IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
         self.idle_others = """
-            SELECT id, token, clock FROM jetpay_owner
+            SELECT id, token FROM jetpay_owner
             WHERE id <> :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
         self.is_owner = "SELECT 1 FROM jetpay_owner WHERE id = :owner"
-        self.all_owners = "SELECT id, token, clock FROM jetpay_owner"
+        self.all_owners = "SELECT id, token FROM jetpay_owner"
         self.any_owner = "SELECT host, pid FROM jetpay_owner LIMIT 1"
         self.remove_all_lapsed = f"DELETE FROM jetpay_owner WHERE lease_until <= {now}"
         self.sees_others = "SELECT 1 FROM jetpay_debit WHERE state = 'sending' AND owner <> :owner LIMIT 1"
@@ -226,9 +232,6 @@ class Statements:
                 certain_at = CASE look_first WHEN 0 THEN {now} + :resolve
                     ELSE COALESCE(certain_at, {now} + :resolve) END
             WHERE id {dialect.among}"""
-        self.wait_anew = f"""
-            UPDATE jetpay_debit SET certain_at = {now} + (certain_at - intent_at)
-            WHERE state = 'sending' AND owner = :owner"""
         # Read when nobody else can claim the same debit any more. The last column says whether rows of other batches
         # know what became of the debit, or leave it in doubt.
         self.claimed = f"""

@@ -7,6 +7,7 @@ the debits of a killed one are free at once.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import socket
@@ -37,6 +38,8 @@ DIALECT = Dialect(
     number="INTEGER",
     real="REAL",
     now=":now",
+    # A clock that was set is noticed before this is read.
+    wait="certain_at - :now",
     among="IN (SELECT value FROM json_each(:ids))",
     among_texts="IN (SELECT value FROM json_each(:debit_ids))",
     numbered="""(
@@ -67,6 +70,9 @@ _BUSY_TIMEOUT_SECONDS = 60.0
 
 _CLOCK_STEP_SECONDS = 0.1
 """By how much a clock that was set differs, at least; where a slow machine looks the same, it costs a wait."""
+
+_CLOCK_NOTE_SECONDS = 1.0
+"""How old the time that the ledger was changed last may become before it is noted again."""
 
 
 class SqliteBackend:
@@ -150,6 +156,12 @@ class SqliteConnection:
         self._lock: OwnerLock | None = None
         self._identity: FileIdentity | None = None
         """Known from the end of `prepare` on."""
+        self._known_offset = math.nan
+        """That of the clock on which the ledger's times are, as far as this connection knows."""
+        self._noted_at = -math.inf
+        """When it was noted, on the monotonic clock."""
+        self._changes = 0
+        """Rows that the connection had changed when the clock was noted or a transaction ended."""
 
     def prepare(self) -> None:
         """Set the connection up, and make the tables or bring them up to date; touch nothing that is not a ledger."""
@@ -162,6 +174,7 @@ class SqliteConnection:
         self.begin(writes=True)
         self._refuse_others()
         SCHEMA.install(self._connection, before_migrating=self._require_no_owners)
+        self._check_clock()
         self.commit()
         self._identity = FileIdentity.of(self._path)
 
@@ -174,8 +187,8 @@ class SqliteConnection:
             raise LedgerError(f"{self._path} is another application's database; give the ledger a file of its own")
 
     def _require_no_owners(self, pending: Sequence[sqlite.Step]) -> None:
-        for owner, token, clock in self.query(self.statements.all_owners, {}):
-            self._remove_if_dead(owner, token, clock)
+        for owner, token in self.query(self.statements.all_owners, {}):
+            self._remove_if_dead(owner, token)
         for host, pid in self.query(self.statements.any_owner, {}):
             raise LedgerError(_version_check.migration_blocked_message(str(self._path), pending, host, pid))
 
@@ -188,6 +201,8 @@ class SqliteConnection:
         self._connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         if self._identity is not None:
             _version_check.check_version(self.query(self.statements.version, {})[0][0], str(self._path))
+            if writes:
+                self._check_clock()
         if writes and self._lock is not None:
             self._lock.restore()
 
@@ -197,12 +212,18 @@ class SqliteConnection:
         Raises:
             FileIdentityError: It went into a file that nobody will find.
         """
+        if self._identity is not None and self._connection.total_changes > self._changes:
+            if self._monotonic() - self._noted_at >= _CLOCK_NOTE_SECONDS:
+                self._note_clock()
+            self._changes = self._connection.total_changes
         self._connection.execute("COMMIT")
         if self._identity is not None:
             self._identity.check()
 
     def rollback(self) -> None:
         """Undo the transaction, if there is one."""
+        # What was noted of the clock is undone with the rest.
+        self._known_offset, self._noted_at = math.nan, -math.inf
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -275,7 +296,6 @@ class SqliteConnection:
                 "token": token,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "clock": self._clock_offset(),
                 "lease": None,
             },
         )[0][0]
@@ -288,17 +308,14 @@ class SqliteConnection:
 
     def expire_owners(self, owner: int) -> None:
         """Remove the owners whose lock nobody holds from the ledger."""
-        for other, token, clock in self.query(self.statements.others, {"owner": owner}):
-            self._remove_if_dead(other, token, clock)
+        for other, token in self.query(self.statements.others, {"owner": owner}):
+            self._remove_if_dead(other, token)
 
     def leave(self, owner: int) -> None:
-        """Remove this owner from the ledger, and with it the dead ones that hold no debit.
-
-        An owner that leaves a debit in doubt stays there: its clock shows the next one how long to wait.
-        """
-        for other, token, clock in self.query(self.statements.idle_others, {"owner": owner}):
-            self._remove_if_dead(other, token, clock)
-        self.change(self.statements.remove_idle, {"owner": owner})
+        """Remove this owner from the ledger, and with it the dead ones that hold no debit."""
+        for other, token in self.query(self.statements.idle_others, {"owner": owner}):
+            self._remove_if_dead(other, token)
+        self.change(self.statements.remove_owner, {"owner": owner})
 
     def close(self) -> None:
         """Close the connection and release the lock."""
@@ -307,15 +324,32 @@ class SqliteConnection:
             self._lock.release()
             self._lock = None
 
-    def _remove_if_dead(self, owner: int, token: str, clock: float) -> None:
+    def _remove_if_dead(self, owner: int, token: str) -> None:
         path = self._lock_path(token)
         if not is_released(path):
             return
-        if abs(clock - self._clock_offset()) > _CLOCK_STEP_SECONDS:
-            # The times that it recorded don't show how long ago its requests left.
-            self.change(self.statements.wait_anew, {"owner": owner})
         self.change(self.statements.remove_owner, {"owner": owner})
         path.unlink(missing_ok=True)
+
+    def _check_clock(self) -> None:
+        """Have what is in doubt waited for anew if the clock was set since the ledger was changed last.
+
+        Its times then don't show how long ago a request left: by the clock of now, that may be hours ago, or yet to
+        come. What was left to wait at the last change is left now, at most.
+        """
+        offset = self._clock_offset()
+        if abs(offset - self._known_offset) <= _CLOCK_STEP_SECONDS:
+            return
+        known, noted_at = self.query(self.statements.clock, {})[0]
+        if known is None or abs(offset - known) > _CLOCK_STEP_SECONDS:
+            self.change(self.statements.move_to_clock, {"noted_at": noted_at})
+            known = offset
+        self._known_offset = known
+        self._note_clock()
+
+    def _note_clock(self) -> None:
+        self.change(self.statements.note_clock, {"offset": self._known_offset})
+        self._noted_at = self._monotonic()
 
     def _clock_offset(self) -> float:
         """Return the wall clock minus the monotonic clock: it changes when the clock is set or the machine restarts."""

@@ -311,16 +311,6 @@ def test_a_wait_is_a_sentence() -> None:
     assert str(Waiting(debits=12, seconds=31.7)) == "waiting 32 s to resolve 12 debits in doubt"
 
 
-def test_a_clock_that_was_set_back_has_the_time_waited_anew(connection: Connection) -> None:
-    """Two hours back make a wait no longer than the time that the intent was given."""
-    claim(connection, 1, 1)
-    let_time_pass(connection, -7200)
-
-    (taken,) = _intents.take_over(connection, [Scope(1)], owner=2)
-
-    assert taken.wait == pytest.approx(BOUND, abs=2)
-
-
 # --- a ledger that was restored ---------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from jetpay_async import ConfigurationError, InvalidArgumentError, JetpayClient,
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async.ledger import DebitState, Ledger, LedgerCheck, LedgerError, Progress, Pruned, UnknownBatchError
 from jetpay_async.ledger._backend_choice import choose_backend
+from jetpay_async.ledger._sql import SCHEMA_VERSION
 from tests.ledger.service import Service, debits, serving
 
 QUICK = RetryPolicy(max_attempts=2, base_delay=0.01, resolve_after=0.1, resolve_after_timeout=0.1)
@@ -66,7 +67,7 @@ async def test_a_good_ledger(ledger: str) -> None:
 
     assert check == LedgerCheck(
         problems=(),
-        schema_version=2,
+        schema_version=SCHEMA_VERSION,
         origin="loopback",
         account=None,
         batches=1,
@@ -117,7 +118,7 @@ async def test_an_empty_ledger(ledger: str) -> None:
         ),
         pytest.param("DROP INDEX jetpay_debit_sending", "jetpay_debit_sending is missing from the tables", id="index"),
         pytest.param(
-            "ALTER TABLE jetpay_owner DROP COLUMN clock", "jetpay_owner.clock is missing from the tables", id="column"
+            "ALTER TABLE jetpay_owner DROP COLUMN host", "jetpay_owner.host is missing from the tables", id="column"
         ),
     ],
 )
@@ -373,7 +374,7 @@ def test_a_check_can_be_written() -> None:
     """It is a value, as everything that a ledger reports."""
     check = LedgerCheck(
         problems=(),
-        schema_version=2,
+        schema_version=SCHEMA_VERSION,
         origin=None,
         account=None,
         batches=0,

@@ -286,3 +286,17 @@ async def test_what_an_api_says_can_be_written_down(ledger: str) -> None:
 
         assert (await batch.wait()).rejected == 1
         assert outcome.debit_id == "debit_0"
+
+
+def test_a_server_clock_that_was_set_back_has_the_time_waited_anew(connection: PostgresConnection) -> None:
+    """Two hours back make a wait no longer than the time that the intent was given."""
+    submit(connection, KEY, debits(1))
+    owner = register(connection)
+    connection.begin(writes=True)
+    claim(connection, owner + 1, 1)
+    connection.change("UPDATE jetpay_debit SET intent_at = intent_at + 7200, certain_at = certain_at + 7200", {})
+
+    (taken,) = _intents.take_over(connection, [Scope(1)], owner=owner)
+    connection.commit()
+
+    assert taken.wait == pytest.approx(30.0, abs=2)

@@ -6,11 +6,9 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
-import attrs
 import pytest
 
 from jetpay_async._core.clock import SYSTEM_CLOCK
@@ -118,23 +116,6 @@ def test_an_owner_makes_its_lock_file_again(backend: SqliteBackend, path: Path) 
     other.close()
 
 
-def test_a_clock_that_was_set_in_between_proves_nothing(backend: SqliteBackend, path: Path) -> None:
-    """Where the clock was set after a process died, its requests are waited for anew."""
-    dead = backend.connect(create=True)
-    start(dead, 2)
-    dead.close()
-    later = attrs.evolve(SYSTEM_CLOCK, time=lambda: time.time() + 3600)
-    heir = SqliteBackend(path, later).connect(create=False)
-    owner = start(heir, 0)
-
-    heir.begin(writes=True)
-    unresolved = _intents.take_over(heir, [Scope(1)], owner=owner)
-    heir.commit()
-
-    assert [debit.wait for debit in unresolved] == [pytest.approx(30.0, abs=1.0)] * 2
-    heir.close()
-
-
 def test_an_owner_lives_as_long_as_its_row(backend: SqliteBackend) -> None:
     """However late an owner of a file renews, it is alive; once it is out of the ledger, it is not."""
     connection = backend.connect(create=True)
@@ -158,24 +139,6 @@ def test_leaving_tidies_up(backend: SqliteBackend, path: Path) -> None:
     last.commit()
     assert last.query("SELECT id FROM jetpay_owner", {}) == []
     last.close()
-
-
-def test_leaving_keeps_the_clock_of_a_debit_in_doubt(backend: SqliteBackend, path: Path) -> None:
-    """An owner that leaves a debit in doubt stays until another one removes it: its clock says how long to wait."""
-    leaving, heir = backend.connect(create=True), backend.connect(create=False)
-    owner = start(leaving, 1)
-
-    leaving.begin(writes=True)
-    leaving.leave(owner)
-    leaving.commit()
-    leaving.close()
-
-    assert heir.query("SELECT id FROM jetpay_owner", {}) == [(owner,)]
-    assert take_over(heir, start(heir, 0)) == ["debit_0"]
-    assert heir.query("SELECT COUNT(*) FROM jetpay_owner", {}) == [(1,)]
-    heir.close()
-
-    assert sorted(file.name for file in path.parent.iterdir()) == ["captures.db"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")

@@ -205,7 +205,7 @@ class MemoryConnection(SqliteConnection):
         super().__init__(process.world.database, Path("never-opened.db"), process.clock)
 
     def register(self, lease: float) -> int:
-        given = {"host": "h", "pid": 1, "clock": 0.0, "lease": lease if self._process.world.leases else None}
+        given = {"host": "h", "pid": 1, "lease": lease if self._process.world.leases else None}
         rows = self.query(self.statements.register, {"token": self._process.name, **given})
         number: int = rows[0][0]
         return number
@@ -221,8 +221,7 @@ class MemoryConnection(SqliteConnection):
         else:
             super().expire_owners(owner)
 
-    def _remove_if_dead(self, owner: int, token: str, clock: float) -> None:
-        del clock
+    def _remove_if_dead(self, owner: int, token: str) -> None:
         if not any(process.alive and process.name == token for process in self._process.world.processes):
             self.change(self.statements.remove_owner, {"owner": owner})
 
