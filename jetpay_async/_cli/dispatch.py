@@ -38,9 +38,11 @@ __all__ = [
     "webhooks_explain",
     "webhooks_init",
     "webhooks_list",
+    "webhooks_listen",
     "webhooks_register",
     "webhooks_remove",
     "webhooks_replay",
+    "webhooks_send",
     "webhooks_show",
 ]
 
@@ -286,5 +288,19 @@ def webhooks_ensure(**options: Any) -> int:
 def request(**options: Any) -> int:
     """Run ``jetpay request``."""
     from jetpay_async._cli.commands.guide import request as command
+
+    return command(**options)
+
+
+def webhooks_send(**options: Any) -> int:
+    """Run ``jetpay webhooks send``."""
+    from jetpay_async._cli.commands.webhooks_send import send as command
+
+    return command(**options)
+
+
+def webhooks_listen(**options: Any) -> int:
+    """Run ``jetpay webhooks listen``."""
+    from jetpay_async._cli.commands.webhooks_listen import listen as command
 
     return command(**options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from jetpay_async._cli import dispatch
 from jetpay_async._cli.guide_parser import GuideCommands
 from jetpay_async._cli.io.exit_codes import EXIT_STATUSES
+from jetpay_async._cli.trigger_parser import add_triggers
 from jetpay_async._version import __version__
 
 if TYPE_CHECKING:
@@ -532,6 +533,7 @@ def _add_webhooks(add_parser: AddParser, guide: GuideCommands) -> None:
     )
     add_nested = webhooks.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     guide.add_webhooks_to(add_nested)
+    add_triggers(add_nested, add=_add, add_json=_add_json, number=_number)
     parser = _add(
         add_nested,
         "explain",
