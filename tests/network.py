@@ -14,8 +14,9 @@ import pytest
 import trustme
 
 from jetpay_async import JetpayClient, JetpayError, Preauthorization, RetryPolicy
+from jetpay_async._core.clock import Clock
 from tests import loopback
-from tests.loopback import Loopback
+from tests.loopback import Act, Loopback, replies
 
 TOKEN = "token-that-must-not-show"
 FAST = RetryPolicy(max_attempts=3, base_delay=0.005, max_delay=0.01, resolve_after=0.02, resolve_after_timeout=0.02)
@@ -103,3 +104,15 @@ async def outcome(call: Coroutine[Any, Any, object]) -> object:
         assert error.elapsed >= 0
         assert TOKEN not in f"{error!r} {error} {vars(error)} {error.__cause__!r}"
         return error
+
+
+def connect(
+    server: Loopback, *, timeout: float = 2.0, retry: RetryPolicy = FAST, clock: Clock | None = None
+) -> JetpayClient:
+    """Make a client of a server."""
+    return JetpayClient(TOKEN, base_url=server.url, timeout=timeout, retry=retry, clock=clock or Clock())
+
+
+def status(state: str, **more: str) -> Act:
+    """Answer a status read."""
+    return replies(200, {"state": state, **more})

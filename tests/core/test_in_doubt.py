@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from email.utils import formatdate
 
 import attrs
 import pytest
@@ -13,10 +12,8 @@ from jetpay_async import (
     Capture,
     ConflictError,
     InvalidRequestError,
-    JetpayClient,
     NotSentError,
     OutcomeUnknownError,
-    RateLimitedError,
     RetryPolicy,
     ServiceError,
     TransactionFailedError,
@@ -26,19 +23,9 @@ from jetpay_async._core import responses
 from jetpay_async._core.clock import Clock
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, replies, work_then
-from tests.network import FAST, TOKEN, preauthorize
+from tests.network import FAST, connect, status
 
 PATIENT = attrs.evolve(FAST, resolve_after=60.0, resolve_after_timeout=60.0)
-
-
-def connect(
-    server: Loopback, *, timeout: float = 2.0, retry: RetryPolicy = FAST, clock: Clock | None = None
-) -> JetpayClient:
-    return JetpayClient(TOKEN, base_url=server.url, timeout=timeout, retry=retry, clock=clock or Clock())
-
-
-def status(state: str, **more: str) -> Act:
-    return replies(200, {"state": state, **more})
 
 
 @pytest.mark.parametrize("state", ["paid", "completed"])
@@ -345,171 +332,6 @@ async def test_a_capture_in_progress_is_accepted() -> None:
     assert (accepted.state, accepted.final, accepted.raw) == ("processing", False, answer)
     assert captured.final
     assert captured.confirmed_by_status
-
-
-WAITS = {
-    "seconds": (replies(429, FASTAPI[429], Retry_After="7"), 7.0),
-    "a date": (replies(429, FASTAPI[429], Retry_After=formatdate(1_000_007, usegmt=True)), 7.0),
-    "nothing": (replies(429, FASTAPI[429]), 0.005),
-    "nonsense": (replies(429, FASTAPI[429], Retry_After="soon"), 0.005),
-}
-
-
-@pytest.mark.parametrize(("act", "wait"), WAITS.values(), ids=WAITS)
-@pytest.mark.parametrize("operation", ["preauthorize", "capture"])
-@pytest.mark.asyncio
-async def test_a_rate_limited_write_waits_as_told_and_goes_again(act: Act, wait: float, operation: str) -> None:
-    """429 counts as not processed: it is sent again after `Retry-After`, or after the backoff."""
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    clock = Clock(sleep=sleep, time=lambda: 1_000_000.0, random=lambda: 0.999999)
-    async with Loopback(scripts={operation: [act]}).listen() as server:
-        async with connect(server, timeout=20.0, clock=clock) as client:
-            result = await (preauthorize(client) if operation == "preauthorize" else client.capture(DEBIT_ID))
-
-    assert result.attempts == 2
-    assert slept == [pytest.approx(wait, rel=0.01)]
-    assert server.captures + server.preauthorizations == 1
-
-
-@pytest.mark.parametrize(
-    ("act", "retry"),
-    [
-        (replies(429, FASTAPI[429], Retry_After="7"), attrs.evolve(FAST, resend_rate_limited=False)),
-        (replies(429, FASTAPI[429], Retry_After="3600"), FAST),
-    ],
-    ids=["switched off", "longer than the deadline"],
-)
-@pytest.mark.asyncio
-async def test_a_rate_limit_that_can_not_be_waited_for_is_raised(act: Act, retry: RetryPolicy) -> None:
-    """The caller learns how long to wait where the client does not."""
-    async with Loopback(scripts={"preauthorize": [act]}).listen() as server, connect(server, retry=retry) as client:
-        with pytest.raises(RateLimitedError) as caught:
-            await preauthorize(client)
-
-    assert caught.value.retry_after in {7.0, 3600.0}
-    assert server.count("preauthorize") == 1
-
-
-@pytest.mark.parametrize("act", [loopback.hang_up, replies(503, HTML), replies(200, HTML), loopback.cut_body])
-@pytest.mark.asyncio
-async def test_a_read_is_repeated_until_it_is_answered(act: Act) -> None:
-    """Reading moves no money: whatever fails, it is read again."""
-    async with Loopback(scripts={"status": [act, act]}).listen() as server, connect(server) as client:
-        read = await client.transaction_status(DEBIT_ID)
-
-    assert read.state == "preauthorized"
-    assert server.count("status") == 3  # aiohttp repeats a GET of its own on a dropped connection
-
-
-@pytest.mark.asyncio
-async def test_a_read_that_stays_unanswered_is_a_service_error() -> None:
-    """A read has no unknown outcome: it says that the service gave no usable answer."""
-    async with Loopback(scripts={"status": [replies(503, HTML, X_Request_ID="req-1")] * 9}).listen() as server:
-        async with connect(server) as client:
-            with pytest.raises(ServiceError, match="HTTP 503") as caught:
-                await client.transaction_status(DEBIT_ID)
-
-    assert caught.value.attempts == FAST.max_attempts
-    assert caught.value.request_id == "req-1"
-    assert caught.value.status == 503
-    assert caught.value.retryable
-
-
-@pytest.mark.asyncio
-async def test_a_lost_cancellation_is_resolved_too() -> None:
-    """A cancellation whose reply is lost is done if the status says cancelled."""
-    async with Loopback(scripts={"cancel": [work_then(loopback.hang_up)]}).listen() as server:
-        async with connect(server) as client:
-            await client.cancel_transaction(DEBIT_ID)
-
-    assert server.state == "cancelled"
-    assert server.count("cancel") == 1
-
-
-@pytest.mark.asyncio
-async def test_a_cancellation_that_comes_too_late_says_what_happened() -> None:
-    """A lost cancellation of what turns out to be paid is an error with that state."""
-    async with Loopback(state="paid", scripts={"cancel": [loopback.hang_up]}).listen() as server:
-        async with connect(server) as client:
-            with pytest.raises(TransactionFailedError) as caught:
-                await client.cancel_transaction(DEBIT_ID)
-
-    assert caught.value.state == "paid"
-    assert server.count("cancel") == 1
-
-
-@pytest.mark.asyncio
-async def test_a_cancellation_that_is_not_confirmed_is_no_answer() -> None:
-    """`{"ok": false}` is neither a yes nor a documented no: the status decides."""
-    async with (
-        Loopback(scripts={"cancel": [replies(200, {"ok": False})]}).listen() as server,
-        connect(server) as client,
-    ):
-        await client.cancel_transaction(DEBIT_ID)
-
-    assert server.count("cancel") == 2
-    assert server.state == "cancelled"
-
-
-@pytest.mark.asyncio
-async def test_an_unknown_preauthorize_names_the_debit_if_the_reply_did() -> None:
-    """Nothing that the reply reported is lost, even where the reply as a whole can't be used."""
-    partial = replies(200, {"debit_id": "debit_777", "amount": "not a number"}, X_Request_ID="req-2")
-    async with Loopback(scripts={"preauthorize": [partial]}).listen() as server, connect(server) as client:
-        with pytest.raises(OutcomeUnknownError) as caught:
-            await preauthorize(client)
-
-    assert caught.value.debit_id == "debit_777"
-    assert caught.value.request_id == "req-2"
-    assert "transaction_status" in caught.value.next_step
-
-
-@pytest.mark.parametrize("field", ["contact_id", "from_credit_card_id", "amount"])
-@pytest.mark.asyncio
-async def test_a_preauthorization_of_something_else_is_not_taken_for_ours(field: str) -> None:
-    """A reply about another card, contact or amount is not the answer to this request."""
-    server = Loopback()
-
-    async def other(exchange: Exchange) -> None:
-        await exchange.reply(200, {**server.answer(exchange.request), field: 1 if field == "amount" else "other"})
-
-    server.scripts["preauthorize"] = [other]
-    async with server.listen(), connect(server) as client:
-        with pytest.raises(OutcomeUnknownError, match="another"):
-            await preauthorize(client)
-
-
-@pytest.mark.asyncio
-async def test_a_preauthorization_that_failed_is_an_error() -> None:
-    """A 200 that says failed reserves nothing: it is an error that names the debit."""
-    server = Loopback()
-
-    async def failed(exchange: Exchange) -> None:
-        await exchange.reply(200, {**server.answer(exchange.request), "transaction_state": "failed"})
-
-    server.scripts["preauthorize"] = [failed]
-    async with server.listen(), connect(server) as client:
-        with pytest.raises(TransactionFailedError) as caught:
-            await preauthorize(client)
-
-    assert caught.value.debit_id == DEBIT_ID
-    assert caught.value.state == "failed"
-
-
-@pytest.mark.asyncio
-async def test_fields_of_a_422_are_paths_and_messages() -> None:
-    """A validation error names each field."""
-    async with Loopback(scripts={"preauthorize": [replies(422, FASTAPI[422])]}).listen() as server:
-        async with connect(server) as client:
-            with pytest.raises(InvalidRequestError, match=r"body\.amount: must be positive") as caught:
-                await preauthorize(client)
-
-    (field,) = caught.value.fields
-    assert (field.path, field.message, field.type) == ("body.amount", "must be positive", "value_error")
 
 
 @pytest.mark.asyncio
