@@ -1,11 +1,19 @@
-"""The vendor's examples, with nothing changed but the host, the token and the ids: preauthorize, then capture."""
+"""The vendor's examples, with nothing changed but the host, the token and the ids.
+
+Preauthorize and capture are its guide's own pages. The scripts `examples.sh`, `examples.py` and `examples.mjs` make
+every call of the guide, one after the other, as its pages do in curl, Python and Node.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import os
 import shutil
+import sys
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,3 +106,55 @@ async def test_node(sandbox: Sandbox, payer: SandboxPayer) -> None:
     captured = await _run("node", "--input-type=module", "-e", NODE, *arguments)
 
     _assert_captured(sandbox, captured)
+
+
+FOLDER = Path(__file__).parent
+LANGUAGES = [
+    pytest.param(
+        ("bash", FOLDER / "examples.sh"),
+        id="curl",
+        marks=pytest.mark.skipif(
+            shutil.which("curl") is None or shutil.which("bash") is None, reason="curl or bash is not installed"
+        ),
+    ),
+    pytest.param(
+        (sys.executable, FOLDER / "examples.py"),
+        id="Python",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("requests") is None, reason="requests is not installed: pip install --group test"
+        ),
+    ),
+    pytest.param(
+        ("node", FOLDER / "examples.mjs"),
+        id="Node",
+        marks=pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed"),
+    ),
+]
+PRINTED = [
+    *("capture paid", "status paid", "charge paid", "cancel true"),
+    *("webhook 1", "webhook http://127.0.0.1:9/webhooks/jetpay", "webhook 50", "webhook 60", "keys 1"),
+]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("command", LANGUAGES)
+async def test_every_call(sandbox: Sandbox, command: tuple[str, Path]) -> None:
+    """Every call of the guide works in each of its languages, and does what it says."""
+    given = {"URL": sandbox.url, "TOKEN": sandbox.api_token, "MERCHANT": sandbox.merchant_account_id, "NO_PROXY": "*"}
+    program = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, **given, "no_proxy": "*"}
+    )
+    output, _ = await program.communicate()
+
+    assert (program.returncode, output.decode().splitlines()) == (0, PRINTED)
+    debits = sorted((debit.kind, debit.amount, debit.statement, debit.captures) for debit in sandbox.debits)
+    assert [(kind, str(amount), statement) for kind, amount, statement, _ in debits] == [
+        ("debit", "5.00", "Test statement"),
+        ("debit", "12.50", "Test statement"),
+        ("debit", "80.00", "Rent"),
+        ("debit", "100.50", "Test statement"),
+        ("debit", "10000.00", "Rent"),
+    ]
+    assert list(sandbox._webhooks) == []
+    names = {route.name for route in sandbox._api.routes()}
+    assert {name for name in names if not sandbox.requests(name)} == set()
