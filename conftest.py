@@ -1,4 +1,4 @@
-"""Runs the Python examples of the README, and of the pages about captures and the guide, against a sandbox."""
+"""Runs the Python examples of the README, and of pages of the documentation, against a sandbox."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def sandbox_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
-    patterns=["README.md", "docs/captures.md", "docs/from-the-guide.md"],
+    patterns=[
+        "README.md",
+        "docs/captures.md",
+        "docs/from-the-guide.md",
+        "docs/going-live.md",
+        "docs/many-captures.md",
+        "docs/observing.md",
+        "docs/testing.md",
+        "docs/reference/*.md",
+        "docs/tutorial/*.md",
+    ],
     fixtures=["sandbox_in_the_environment"],
 ).pytest()

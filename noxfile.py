@@ -83,6 +83,25 @@ BOUND = [
     "tests/test_opentelemetry.py",
 ]
 
+# Pages whose examples are run as they stand, each from its top; tests of their subject run the others'.
+PAGES = [
+    "docs/captures.md",
+    "docs/from-the-guide.md",
+    "docs/going-live.md",
+    "docs/many-captures.md",
+    "docs/observing.md",
+    "docs/testing.md",
+    "docs/reference",
+    "docs/tutorial",
+]
+SITE = ROOT / "docs/_build/html"
+
+
+def build_site(session: nox.Session) -> None:
+    """Build the documentation anew: a warning is an error, and so is a link that leads nowhere inside of it."""
+    shutil.rmtree(SITE.parent, ignore_errors=True)
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "-j", "auto", "-b", "html", "docs", str(SITE))
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with everything optional, and the tools of some dependency groups."""
@@ -142,11 +161,14 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Drive the sandbox's page in a real Chromium, where there is one."""
+    """Drive the sandbox's page and the documentation in a real Chromium, where there is one."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         session.skip("Chromium or its driver is not installed: apt-get install chromium chromium-driver")
-    install(session, "test", "browser")
-    session.run("pytest", "tests/sandbox/test_page.py", *session.posargs, env={"JETPAY_TEST_BROWSER": "required"})
+    install(session, "test", "browser", "docs")
+    if not (SITE / "index.html").exists():
+        build_site(session)
+    required = {"JETPAY_TEST_BROWSER": "required", "JETPAY_TEST_SITE": str(SITE)}
+    session.run("pytest", "tests/sandbox/test_page.py", "tests/test_site.py", *session.posargs, env=required)
 
 
 @nox.session
@@ -167,15 +189,15 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the examples of the README, of the other pages and of the docstrings."""
-    install(session, "test", "frameworks")
+    """Build the documentation, and run the examples of the README, of the other pages and of the docstrings."""
+    install(session, "test", "frameworks", "docs")
+    build_site(session)
     # A page is read from its top: its examples build on each other.
     session.run(
         "pytest",
         *("-p", "no:randomly"),
         "README.md",
-        "docs/captures.md",
-        "docs/from-the-guide.md",
+        *PAGES,
         "--doctest-modules",
         "jetpay_async",
         *session.posargs,

@@ -14,17 +14,17 @@ how many have an unknown outcome is the count where ``jetpay.outcome`` is ``unkn
 
     jetpay_client_operation_duration_seconds_count{jetpay_outcome="unknown"}
 
-=============================== ============ =================================================================
-attribute                       where        meaning
-=============================== ============ =================================================================
-``jetpay.operation``            span, metric `Operation.name`
-``jetpay.outcome``              span, metric `Operation.outcome`
-``error.type``                  span, metric the class of the error, or an attempt's `Attempt.result`
-``jetpay.confirmed_by_status``              span         `Operation.confirmed_by_status`
-``jetpay.debit_id``             span         `Operation.debit_id`; never in the metric
-``http.response.status_code``   attempt      `Attempt.status`
-``http.request.resend_count``   attempt      how many requests of the same kind came before, if any
-=============================== ============ =================================================================
+================================= ============ =================================================================
+attribute                         where        meaning
+================================= ============ =================================================================
+``jetpay.operation``              span, metric `Operation.name`
+``jetpay.outcome``                span, metric `Operation.outcome`
+``error.type``                    span, metric the class of the error, or an attempt's `Attempt.result`
+``jetpay.confirmed_by_status``    span         `Operation.confirmed_by_status`
+``jetpay.debit_id``               span         `Operation.debit_id`; never in the metric
+``http.response.status_code``     attempt      `Attempt.status`
+``http.request.resend_count``     attempt      how many requests of the same kind came before, if any
+================================= ============ =================================================================
 
 No text of an error gets into a span: the API's words may repeat what was asked.
 

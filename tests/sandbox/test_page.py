@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -12,40 +10,27 @@ import pytest_asyncio
 
 from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async.sandbox import Sandbox
+from tests.browser import WAIT_SECONDS, emulate, open_browser, overflow, require_browser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _T = TypeVar("_T")
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+require_browser()
 
-if os.environ.get("JETPAY_TEST_BROWSER") != "required":
-    pytest.importorskip("selenium", reason="selenium is not installed: it is in the group `browser`")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("Chromium or its driver is not installed", allow_module_level=True)
-
-from selenium import webdriver  # noqa: E402 - after the skip
-from selenium.webdriver.chrome.service import Service  # noqa: E402 - after the skip
 from selenium.webdriver.common.by import By  # noqa: E402 - after the skip
 from selenium.webdriver.common.keys import Keys  # noqa: E402 - after the skip
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402 - after the skip
 
 QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1, resolve_after_timeout=0.1)
-# Not how long anything takes, but after which a test has failed.
-WAIT_SECONDS = 30
 
 
 class Browser:
     """A Chromium whose calls block a thread, so that the sandbox can answer meanwhile."""
 
     def __init__(self) -> None:
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM or ""
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server"):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.driver = open_browser()
 
     async def do(self, action: Callable[[Any], _T]) -> _T:
         return await asyncio.to_thread(action, self.driver)
@@ -68,13 +53,7 @@ class Browser:
         await self.do(lambda driver: driver.find_element(By.XPATH, f"//button[.='{label}']").click())
 
     async def emulate(self, theme: str, width: int) -> None:
-        def emulate(driver: Any) -> None:
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-            features = [{"name": "prefers-color-scheme", "value": theme}]
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-        await self.do(emulate)
+        await self.do(lambda driver: emulate(driver, theme, width))
 
 
 @pytest_asyncio.fixture
@@ -147,9 +126,7 @@ async def test_both_themes_and_a_phone(browser: Browser) -> None:
             await browser.emulate(theme, 390)
             style = "return getComputedStyle(document.body).backgroundColor"
             colors[theme] = await browser.do(lambda driver, style=style: driver.execute_script(style))
-            widths = "return [document.documentElement.scrollWidth, innerWidth]"
-            shown, window = await browser.do(lambda driver, widths=widths: driver.execute_script(widths))
-            assert shown <= window
+            assert await browser.do(overflow) <= 0
 
     assert colors == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}
 

@@ -1,0 +1,109 @@
+"""The documentation has a place for everything: what is made of the code is complete, and nothing leads nowhere."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+from jetpay_async import JetpayError, TransactionState
+from jetpay_async._cli.io.exit_codes import EXIT_STATUSES, ExitStatus
+from jetpay_async.sandbox import CARDS, DeliveryFaultKind, FaultKind
+from jetpay_async.webhooks import Event
+from tests.public_api import public_modules
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(
+    path.relative_to(DOCS) for path in DOCS.rglob("*.md") if not {"generated", "_build", "compose"} & set(path.parts)
+)
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = _generator()
+
+
+def _subclasses(root: type) -> set[type]:
+    return {root}.union(*map(_subclasses, root.__subclasses__()))
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """A name that users may import is on a page, whichever module it is imported from."""
+    pages = [generate.module_page(importlib.import_module(name), title) for name, title in generate.MODULES.items()]
+    directives = "".join([*pages, generate.further_page()])
+    described = set(re.findall(r"^\.\. (?:auto|py:)\w+:: [\w.]+\.(\w+)$", directives, re.MULTILINE))
+
+    public = {each for name in public_modules() for each in getattr(importlib.import_module(name), "__all__", ())}
+
+    assert public - described == set()
+
+
+def test_every_name_of_a_page_is_described() -> None:
+    """A page has a directive for each name, and constants their text."""
+    for name, title in generate.MODULES.items():
+        module = importlib.import_module(name)
+        page = generate.module_page(module, title)
+
+        for public in module.__all__:
+            assert re.search(rf"^\.\. (auto|py:)\w+:: {re.escape(name)}\.{public}$", page, re.MULTILINE)
+
+
+def test_tables_are_complete() -> None:
+    """Each error, state, fault, card, event and exit status that the code has is in the reference."""
+    errors, events, states = generate.errors(), generate.events(), generate.states()
+
+    assert [
+        error.__name__
+        for error in _subclasses(JetpayError)
+        if error.__module__.startswith("jetpay_async")
+        and not error.__name__.startswith("_")
+        and error.__name__ not in errors
+    ] == []
+    assert [each.__name__ for each in _subclasses(Event) if f".{each.__name__}>" not in events] == []
+    assert [state for state in TransactionState if states.count(f"| `{state}` |") != 3] == []
+    assert [kind for kind in FaultKind if f"`{kind.value}`" not in generate.faults()] == []
+    assert [kind for kind in DeliveryFaultKind if f"`{kind.value}`" not in generate.delivery_faults()] == []
+    assert [number for number in CARDS if number not in generate.cards()] == []
+    assert [status for status in ExitStatus if not re.search(rf"^  {status.value} ", EXIT_STATUSES, re.MULTILINE)] == []
+    assert EXIT_STATUSES in generate.exit_statuses()
+
+
+def test_only_what_is_proven_is_sent_again() -> None:
+    """The table of a capture allows sending again once: "preauthorized", read in time, nothing seen before."""
+    capture = generate.states().split("**Cancel")[0]
+
+    assert [line.count("may be sent again") for line in capture.splitlines() if "`preauthorized`" in line] == [1]
+    assert capture.count("may be sent again") == 1
+
+
+def test_pages_are_written_once(tmp_path: Path) -> None:
+    """A file that says the same is left as it is, so that a build that goes on reads only what changed."""
+    (tmp_path / "docs/reference").mkdir(parents=True)
+    shutil.copy(DOCS / "for-models.txt", tmp_path / "docs")
+    folder = tmp_path / "docs/reference/generated"
+    generate.write(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    generate.write(folder)
+
+    assert len(before) == len(generate.MODULES) + 9
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_the_list_for_models_has_every_page() -> None:
+    """`llms.txt` leads to each page, by its title, and begins with what must not be done."""
+    text = generate.pages_for_models(DOCS)
+
+    assert re.findall(r"\]\((.+)\.html\)", text) != []
+    assert {f"{link}.md" for link in re.findall(r"\]\((.+)\.html\)", text)} == set(map(str, PAGES)) - {"index.md"}
+    assert "- [Your first payment](tutorial/first-payment.html)" in text
+    assert "never call the same method" in text
