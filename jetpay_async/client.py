@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from jetpay_async._batch.worker_pool import AnyWorkerPool
     from jetpay_async._core.executor import OnUnknown
     from jetpay_async._core.instrumented import OnOperation
+    from jetpay_async.ledger._context import ClientContext
 
 __all__ = ["DEMO_URL", "PRODUCTION_URL", "JetpayClient"]
 
@@ -325,21 +326,91 @@ class JetpayClient:
             ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
         """
         # Most clients capture without a ledger.
-        from jetpay_async.ledger._context import ClientContext  # noqa: PLC0415
         from jetpay_async.ledger.durable_captures import DurableCaptures  # noqa: PLC0415
 
-        context = ClientContext(
-            self._single_flight, self._executor, self._options, self._clock, origin(self._transport.base_url)
-        )
         return DurableCaptures(
             ledger,
-            context,
+            self._ledger_context(),
             concurrency=concurrency,
             rate=rate,
             lease_seconds=lease_seconds,
             restored=restored,
             account=account,
             accept_rejections=accept_rejections,
+        )
+
+    def durable_preauthorizations(
+        self, ledger: str | os.PathLike[str], *, lease_seconds: float = 15.0, account: str | None = None
+    ) -> jetpay_async.ledger.DurablePreauthorizations:
+        """Reserve amounts by references of yours, so that a crash loses none and doubles none.
+
+        Use it with ``async with``, inside the client's own block::
+
+            async with client.durable_preauthorizations("payments.db") as reservations:
+                reserved = await reservations.preauthorize(
+                    reference=booking_id, contact_id=..., credit_card_id=..., amount="250.00", ...
+                )
+
+        The reference and the arguments are committed before the request leaves, the debit's id after it. The same call
+        again, by any process and after a crash, returns the stored debit, or raises what is known, and sends nothing.
+
+        Args:
+            ledger: As for `durable_captures`; it may be the same.
+            lease_seconds: As for `durable_captures`.
+            account: As for `durable_captures`.
+
+        Raises:
+            InvalidArgumentError: A number or a label is out of range.
+            ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
+        """
+        from jetpay_async.ledger.durable_payments import DurablePreauthorizations  # noqa: PLC0415 - as above
+
+        return DurablePreauthorizations(ledger, self._ledger_context(), lease_seconds=lease_seconds, account=account)
+
+    def durable_charges(
+        self, ledger: str | os.PathLike[str], *, lease_seconds: float = 15.0, account: str | None = None
+    ) -> jetpay_async.ledger.DurableCharges:
+        """Charge cards by references of yours, so that a crash loses no charge and doubles none.
+
+        As `durable_preauthorizations`; see there.
+
+        Args:
+            ledger: As for `durable_captures`; it may be the same.
+            lease_seconds: As for `durable_captures`.
+            account: As for `durable_captures`.
+
+        Raises:
+            InvalidArgumentError: A number or a label is out of range.
+            ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
+        """
+        from jetpay_async.ledger.durable_payments import DurableCharges  # noqa: PLC0415 - as above
+
+        return DurableCharges(ledger, self._ledger_context(), lease_seconds=lease_seconds, account=account)
+
+    def durable_credits(
+        self, ledger: str | os.PathLike[str], *, lease_seconds: float = 15.0, account: str | None = None
+    ) -> jetpay_async.ledger.DurableCredits:
+        """Send credits by references of yours, so that a crash loses none and doubles none.
+
+        As `durable_preauthorizations`; see there.
+
+        Args:
+            ledger: As for `durable_captures`; it may be the same.
+            lease_seconds: As for `durable_captures`.
+            account: As for `durable_captures`.
+
+        Raises:
+            InvalidArgumentError: A number or a label is out of range.
+            ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
+        """
+        from jetpay_async.ledger.durable_payments import DurableCredits  # noqa: PLC0415 - as above
+
+        return DurableCredits(
+            ledger,
+            self._ledger_context(),
+            link_amounts=self._link_amounts,
+            lease_seconds=lease_seconds,
+            account=account,
         )
 
     async def transaction_status(self, identifier: str) -> TransactionStatus:
@@ -1083,6 +1154,13 @@ class JetpayClient:
             pools=self._pools,
         )
         return pool.outcomes()
+
+    def _ledger_context(self) -> ClientContext:
+        from jetpay_async.ledger._context import ClientContext  # noqa: PLC0415 - most clients have no ledger
+
+        return ClientContext(
+            self._single_flight, self._executor, self._options, self._clock, origin(self._transport.base_url)
+        )
 
     async def _execute(self, call: operations.Call[_T]) -> _T:
         return await self._executor.execute(self._executor.begin(call, self._options))

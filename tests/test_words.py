@@ -21,7 +21,6 @@ PACKAGE = ROOT / "jetpay_async"
 
 # Parts of identifiers and of file names: `in_doubt` has the parts `in` and `doubt`.
 IDENTIFIERS = {
-    "adopt": "take_over",
     "behaviour": "behavior",
     "book": "repository",
     "brake": "AIMDLimiter, CircuitBreaker",

@@ -23,6 +23,7 @@ from jetpay_async._core.lazy import lazily
 
 if TYPE_CHECKING:
     from jetpay_async.ledger.durable_captures import Batch, DurableCaptures, run_chunk
+    from jetpay_async.ledger.durable_payments import DurableCharges, DurableCredits, DurablePreauthorizations
     from jetpay_async.ledger.errors import (
         BatchMismatchError,
         CapturesStoppedError,
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
         LedgerError,
         LedgerMismatchError,
         LedgerNotFoundError,
+        PaymentDiscardedError,
+        ReferenceMismatchError,
         UnknownBatchError,
+        UnknownReferenceError,
     )
     from jetpay_async.ledger.ledger import Ledger
+    from jetpay_async.ledger.payment_records import LedgerPayment, PaymentState
     from jetpay_async.ledger.records import (
         BatchInfo,
         ChunkReport,
@@ -56,18 +61,26 @@ __all__ = [
     "ChunkReport",
     "DebitState",
     "DurableCaptures",
+    "DurableCharges",
+    "DurableCredits",
+    "DurablePreauthorizations",
     "Ledger",
     "LedgerCheck",
     "LedgerError",
     "LedgerItem",
     "LedgerMismatchError",
     "LedgerNotFoundError",
+    "LedgerPayment",
+    "PaymentDiscardedError",
+    "PaymentState",
     "Progress",
     "Pruned",
+    "ReferenceMismatchError",
     "Report",
     "ResolveReport",
     "Submitted",
     "UnknownBatchError",
+    "UnknownReferenceError",
     "Waiting",
     "run_chunk",
 ]
@@ -75,7 +88,12 @@ __all__ = [
 _HOMES = {
     "Batch": "durable_captures",
     "DurableCaptures": "durable_captures",
+    "DurableCharges": "durable_payments",
+    "DurableCredits": "durable_payments",
+    "DurablePreauthorizations": "durable_payments",
     "Ledger": "ledger",
+    "LedgerPayment": "payment_records",
+    "PaymentState": "payment_records",
     "run_chunk": "durable_captures",
     "BatchMismatchError": "errors",
     "CapturesStoppedError": "errors",
@@ -83,7 +101,10 @@ _HOMES = {
     "LedgerError": "errors",
     "LedgerMismatchError": "errors",
     "LedgerNotFoundError": "errors",
+    "PaymentDiscardedError": "errors",
+    "ReferenceMismatchError": "errors",
     "UnknownBatchError": "errors",
+    "UnknownReferenceError": "errors",
 }
 
 if not TYPE_CHECKING:

@@ -17,7 +17,7 @@ from jetpay_async.ledger.records import DebitState, LedgerCheck, Progress, Prune
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._backend import Connection
-    from jetpay_async.ledger._sql import Dialect
+    from jetpay_async.ledger._dialect import Dialect
 
 
 def expected_objects(dialect: Dialect) -> frozenset[str]:

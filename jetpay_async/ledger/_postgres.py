@@ -25,7 +25,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from jetpay_async._core.migrations import NewerSchemaError
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import _sql, _version_check
-from jetpay_async.ledger._sql import Dialect, Statements
+from jetpay_async.ledger._dialect import Dialect
+from jetpay_async.ledger._sql import Statements
 from jetpay_async.ledger.errors import LedgerError, LedgerNotFoundError
 from jetpay_async.ledger.migrations import migrations
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jetpay_async import errors
 from jetpay_async._core import operations
 from jetpay_async._core.operations import ResponseContext
 from jetpay_async._text import printable
-from jetpay_async.errors import APIError, JetpayError, OutcomeUnknownError, TransactionFailedError
+from jetpay_async.errors import OutcomeUnknownError, TransactionFailedError
 from jetpay_async.ledger._intents import OutcomeRecord
 from jetpay_async.ledger._repository import read_item
+from jetpay_async.ledger._stored_errors import REASON_LIMIT, stored_rejection
 from jetpay_async.ledger.records import DebitState, LedgerItem
 from jetpay_async.models import IN_PROGRESS_STATES, Capture, TransactionState
 from jetpay_async.outcomes import Accepted, Captured, Rejected, Unknown, captured
 
 if TYPE_CHECKING:
+    from jetpay_async.errors import JetpayError
     from jetpay_async.ledger._intents import Claim, UnresolvedDebit
     from jetpay_async.ledger._repository import FollowedDebit, Row
     from jetpay_async.models import TransactionStatus
     from jetpay_async.outcomes import CaptureOutcome
-
-_REASON_LIMIT = 500
 
 _OVER = (TransactionState.FAILED, TransactionState.CANCELLED)
 
@@ -109,7 +108,7 @@ def write(
         error=type(error).__name__,
         status=error.status,
         request_id=error.request_id,
-        reason=reason[:_REASON_LIMIT],
+        reason=reason[:REASON_LIMIT],
         follows=_follows(debit),
     )
 
@@ -143,19 +142,16 @@ def read(key: str, row: Row) -> CaptureOutcome:
 
 
 def _rejection(item: LedgerItem) -> JetpayError:
-    kind = getattr(errors, item.error or "", APIError)
-    error_class: type[JetpayError] = kind if isinstance(kind, type) and issubclass(kind, JetpayError) else APIError
-    error = error_class(
-        item.reason or "rejected",
+    return stored_rejection(
+        item.error,
+        item.reason,
+        item.transaction_state,
         operation="capture",
         debit_id=item.debit_id,
         status=item.status,
         request_id=item.request_id,
         attempts=item.attempts,
     )
-    if isinstance(error, TransactionFailedError):
-        error.state = item.transaction_state
-    return error
 
 
 def _unknown(item: LedgerItem) -> OutcomeUnknownError:

@@ -9,9 +9,14 @@ The unique index of the debits that are being sent guarantees that no debit is i
 
 from __future__ import annotations
 
-import attrs
+from typing import TYPE_CHECKING
 
-SCHEMA_VERSION = 3
+from jetpay_async.ledger._payment_sql import PaymentStatements, payment_schema
+
+if TYPE_CHECKING:
+    from jetpay_async.ledger._dialect import Dialect
+
+SCHEMA_VERSION = 4
 """Written into each new ledger; `jetpay_async.ledger.migrations` brings older ones up to it."""
 
 CHUNK_SIZE = 250
@@ -19,40 +24,6 @@ CHUNK_SIZE = 250
 
 ARCHIVED = "\x1f"
 """How the key of a pruned batch begins; keys that users give are printable."""
-
-
-@attrs.frozen
-class Dialect:
-    """What differs between the backends' SQL."""
-
-    key: str
-    """The type of a primary key that the database assigns."""
-    number: str
-    """The type of a 64-bit integer."""
-    real: str
-    """The type of a double-precision number."""
-    now: str
-    """Seconds since the epoch, on the clock that all owners share."""
-    wait: str
-    """Seconds until no request for a debit can still be on its way."""
-    among: str
-    """Whether a column is one of ``:ids``."""
-    among_texts: str
-    """Whether a column is one of ``:debit_ids``."""
-    numbered: str
-    """What `Connection.numbered` returns, as a table of ids, intents and their places from 1 on."""
-    outcomes: str
-    """``:outcomes``, JSON, as a table."""
-    pending: str
-    """The hint to use the index of the pending debits."""
-    sending: str
-    """The hint to use the index of the debits that are being sent: they are few, but their ids span the whole batch."""
-    claim: str
-    """The clause that keeps two claims from waiting for each other."""
-    lock_rows: str
-    """The clause that keeps others from changing the rows that are read, until the end of the transaction."""
-    often_changed: str
-    """The storage options of a table whose rows all change."""
 
 
 def schema(dialect: Dialect) -> list[str]:
@@ -76,7 +47,8 @@ def schema(dialect: Dialect) -> list[str]:
             look_first {number} NOT NULL DEFAULT 0, attempts {number} NOT NULL DEFAULT 0,
             owner {number}, intent_at {real}, certain_at {real}, seq {number}, finished_at {real},
             transaction_state TEXT, confirmed_by_status {number}, error TEXT, status {number}, request_id TEXT,
-            reason TEXT, seen_state TEXT, intent {number} NOT NULL DEFAULT 0)
+            reason TEXT, seen_state TEXT, intent {number} NOT NULL DEFAULT 0,
+            later_state TEXT)
             {dialect.often_changed}""",
         "CREATE UNIQUE INDEX jetpay_debit_once ON jetpay_debit (debit_id, (id >> 32))",
         "CREATE INDEX jetpay_debit_pending ON jetpay_debit (id) WHERE state = 'pending'",
@@ -85,6 +57,7 @@ def schema(dialect: Dialect) -> list[str]:
         "CREATE INDEX jetpay_debit_accepted ON jetpay_debit (id) WHERE state = 'accepted'",
         "CREATE INDEX jetpay_debit_unknown ON jetpay_debit (id) WHERE state = 'unknown'",
         "CREATE UNIQUE INDEX jetpay_debit_seq ON jetpay_debit (seq) WHERE seq IS NOT NULL",
+        *payment_schema(dialect),
         f"INSERT INTO jetpay_ledger (version, next_slot) VALUES ({SCHEMA_VERSION}, 0)",
     ]
 
@@ -124,6 +97,7 @@ class Statements:
         self.set_origin = """
             UPDATE jetpay_ledger SET origin = COALESCE(origin, :origin), account = COALESCE(account, :account)
             RETURNING origin, account"""
+        self.payments = PaymentStatements(dialect)
         self._name_owners(now)
         self._name_batches(dialect, wait)
         self._name_captures(dialect, wait)
@@ -131,18 +105,17 @@ class Statements:
         self._name_maintenance(dialect)
 
     def _name_owners(self, now: str) -> None:
+        sending = """(
+            SELECT owner FROM jetpay_debit WHERE state = 'sending'
+            UNION ALL SELECT owner FROM jetpay_payment WHERE state = 'sending')"""
         self.register = f"""
             INSERT INTO jetpay_owner (token, host, pid, started_at, lease_until, schema_version)
             VALUES (:token, :host, :pid, {now}, {now} + :lease, {SCHEMA_VERSION}) RETURNING id"""
         self.renew = f"UPDATE jetpay_owner SET lease_until = {now} + :lease WHERE id = :owner AND lease_until > {now}"
         self.remove_owner = "DELETE FROM jetpay_owner WHERE id = :owner"
         self.remove_lapsed = f"DELETE FROM jetpay_owner WHERE lease_until <= {now} AND id <> :owner"
-        self.others = """
-            SELECT id, token FROM jetpay_owner
-            WHERE id <> :owner AND id IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
-        self.idle_others = """
-            SELECT id, token FROM jetpay_owner
-            WHERE id <> :owner AND id NOT IN (SELECT owner FROM jetpay_debit WHERE state = 'sending')"""
+        self.others = f"SELECT id, token FROM jetpay_owner WHERE id <> :owner AND id IN {sending}"
+        self.idle_others = f"SELECT id, token FROM jetpay_owner WHERE id <> :owner AND id NOT IN {sending}"
         self.is_owner = "SELECT 1 FROM jetpay_owner WHERE id = :owner"
         self.all_owners = "SELECT id, token FROM jetpay_owner"
         self.any_owner = "SELECT host, pid FROM jetpay_owner LIMIT 1"

@@ -22,8 +22,9 @@ from jetpay_async._core.migrations import NewerSchemaError
 from jetpay_async._core.sqlite import FileIdentity, FileIdentityError, SqliteSchema
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.ledger import _maintenance, _sql, _version_check
+from jetpay_async.ledger._dialect import Dialect
 from jetpay_async.ledger._owner_lock import OwnerLock, is_released
-from jetpay_async.ledger._sql import Dialect, Statements
+from jetpay_async.ledger._sql import Statements
 from jetpay_async.ledger.errors import LedgerError, LedgerNotFoundError
 from jetpay_async.ledger.migrations import migrations
 

@@ -13,6 +13,7 @@ from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.ledger import _intents, _repository
+from jetpay_async.ledger._account_label import check_account
 from jetpay_async.ledger._batch_reader import BatchReader
 from jetpay_async.ledger._context import ClientContext, Moment
 from jetpay_async.ledger._lease import OwnerLease
@@ -34,8 +35,6 @@ _T = TypeVar("_T")
 DEFAULT_LEASE_SECONDS = 15.0
 
 DEFAULT_FOLLOW_UP_SECONDS = 60.0
-
-_ACCOUNT_LIMIT = 255
 
 
 class Client(Protocol):
@@ -83,7 +82,7 @@ class DurableCaptures:
         self._limits = BatchLimits(concurrency=concurrency, rate=rate)
         self._lease_seconds = check_seconds("lease_seconds", lease_seconds)
         self._restored = _check_flag("restored", restored)
-        self._account = _check_account(account)
+        self._account = check_account(account)
         self._accept_rejections = _check_flag("accept_rejections", accept_rejections)
         self._pipeline: CapturePipeline | None = None
         self._lease: OwnerLease | None = None
@@ -433,14 +432,6 @@ def _check_flag(name: str, value: bool) -> bool:  # noqa: FBT001 - a check of an
     if type(value) is not bool:
         raise InvalidArgumentError(f"{name}={value!r} must be a bool", field=name)
     return value
-
-
-def _check_account(account: str | None) -> str | None:
-    if account is None or (isinstance(account, str) and 0 < len(account) <= _ACCOUNT_LIMIT and account.isprintable()):
-        return account
-    raise InvalidArgumentError(
-        f"account: a label is a printable str of 1 to {_ACCOUNT_LIMIT} characters, never the token", field="account"
-    )
 
 
 async def run_chunk(

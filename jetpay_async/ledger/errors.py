@@ -8,6 +8,9 @@
      │    ├── BatchMismatchError  the batch exists, with other debits
      │    ├── LedgerMismatchError the ledger belongs to another API or account
      │    ├── UnknownBatchError   there is no such batch
+     │    ├── UnknownReferenceError   there is no payment of this reference
+     │    ├── ReferenceMismatchError  there is one, with other arguments
+     │    ├── PaymentDiscardedError   somebody found that nothing came of it
      │    └── ChunkBusyError      somebody else is capturing these debits
      └── CapturesStoppedError     capturing stopped before the end; the ledger knows where
 """
@@ -24,7 +27,10 @@ __all__ = [
     "LedgerError",
     "LedgerMismatchError",
     "LedgerNotFoundError",
+    "PaymentDiscardedError",
+    "ReferenceMismatchError",
     "UnknownBatchError",
+    "UnknownReferenceError",
 ]
 
 
@@ -55,6 +61,24 @@ class BatchMismatchError(LedgerError):
 
 class UnknownBatchError(LedgerError):
     """The ledger has no batch of this key."""
+
+
+class UnknownReferenceError(LedgerError):
+    """The ledger has no payment of this reference."""
+
+
+class ReferenceMismatchError(LedgerError):
+    """The ledger has a payment of this reference, with other arguments, which the message names. Nothing was sent.
+
+    A reference stands for one payment: take another reference for another one.
+    """
+
+
+class PaymentDiscardedError(LedgerError):
+    """The payment was unknown, and somebody found that nothing came of it. Nothing was sent.
+
+    To send it after all, pass ``retry_rejected=True``.
+    """
 
 
 class ChunkBusyError(LedgerError):

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.ledger import _maintenance, _repository
+from jetpay_async.ledger import _maintenance, _payments, _repository
 from jetpay_async.ledger._backend import CommitExecutor, MakeCommitExecutor  # noqa: TC001 - `typing.get_type_hints` reads it
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._group_commit import GroupCommitExecutor
 from jetpay_async.ledger._sqlite import DIALECT
 from jetpay_async.ledger._staging import StagedDebits
+from jetpay_async.ledger.payment_records import LedgerPayment, PaymentState
 from jetpay_async.ledger.records import BatchInfo, DebitState, LedgerCheck, LedgerItem, Progress, Pruned, Submitted
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Ledger"]
 
 _T = TypeVar("_T")
+_State = TypeVar("_State", DebitState, PaymentState)
 
 _KEY_LIMIT = 255
 
@@ -160,7 +162,7 @@ class Ledger:
             UnknownBatchError: The ledger has no batch of this key.
             LedgerError: The ledger can't be read.
         """
-        wanted = None if state is None else _check_state(state)
+        wanted = None if state is None else _check_state(DebitState, state)
         batch = await self.find(key)
         place = 0
         while True:
@@ -238,6 +240,39 @@ class Ledger:
             raise InvalidArgumentError(f"before={before!r} must be a datetime with a time zone", field="before")
         return await self._run(partial(_maintenance.prune, before=before.timestamp()))
 
+    async def payment(self, reference: str) -> LedgerPayment:
+        """Return a durable payment: a preauthorization, a charge or a credit.
+
+        Args:
+            reference: What it was asked for with.
+
+        Raises:
+            InvalidArgumentError: The reference can't be one.
+            UnknownReferenceError: The ledger has no payment of this reference.
+            LedgerError: The ledger can't be read.
+        """
+        check_reference(reference)
+        return await self._run(partial(_payments.find, reference=reference), writes=False)
+
+    async def payments(self, state: PaymentState | str | None = None) -> AsyncIterator[LedgerPayment]:
+        """Read the durable payments, in the order in which they were asked for first.
+
+        Args:
+            state: Only those in this state.
+
+        Raises:
+            InvalidArgumentError: There is no such state.
+            LedgerError: The ledger can't be read.
+        """
+        wanted = None if state is None else _check_state(PaymentState, state)
+        place = 0
+        while True:
+            page, place = await self._run(partial(_payments.page, after=place, state=wanted), writes=False)
+            for payment in page:
+                yield payment
+            if len(page) < _payments.PAGE:
+                return
+
     async def find(self, key: str) -> int:
         """Return the number of a batch.
 
@@ -277,8 +312,27 @@ def check_key(key: str) -> None:
         )
 
 
-def _check_state(state: DebitState | str) -> DebitState:
+def check_reference(reference: str) -> None:
+    """Refuse a reference that no payment can have.
+
+    Raises:
+        InvalidArgumentError: It is no such reference.
+    """
+    if (
+        not isinstance(reference, str)
+        or not 0 < len(reference) <= _KEY_LIMIT
+        or not reference.isprintable()
+        or reference != reference.strip()
+    ):
+        raise InvalidArgumentError(
+            f"reference: is a printable str of 1 to {_KEY_LIMIT} characters without surrounding spaces, for example "
+            "the booking's id",
+            field="reference",
+        )
+
+
+def _check_state(states: type[_State], state: str) -> _State:
     try:
-        return DebitState(state)
+        return states(state)
     except ValueError:
-        raise InvalidArgumentError(f"state: {state!r} is none of {', '.join(DebitState)}", field="state") from None
+        raise InvalidArgumentError(f"state: {state!r} is none of {', '.join(states)}", field="state") from None

@@ -199,7 +199,9 @@ async def test_a_migrated_ledger_has_the_tables_of_a_new_one(
     new: OldLedger = OldSqlite(tmp_path / "new.db")
     migrated = old.tables()
     if isinstance(old, OldPostgres):
-        old.query("DROP TABLE jetpay_ledger, jetpay_owner, jetpay_batch, jetpay_debit")
+        old.query(
+            "DROP TABLE jetpay_ledger, jetpay_owner, jetpay_batch, jetpay_debit, jetpay_payment, jetpay_transaction"
+        )
         new = old
 
     async with Ledger(new.url):

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from jetpay_async._core.migrations import Migrations
 from jetpay_async.ledger._sql import SCHEMA_VERSION
-from jetpay_async.ledger.migrations import v2, v3
+from jetpay_async.ledger.migrations import v2, v3, v4
 
 if TYPE_CHECKING:
-    from jetpay_async.ledger._sql import Dialect
+    from jetpay_async.ledger._dialect import Dialect
 
 
 def migrations(dialect: Dialect) -> Migrations:
     """Return the steps in one dialect."""
-    return Migrations(SCHEMA_VERSION, {2: v2.statements(dialect), 3: v3.statements(dialect)})
+    return Migrations(SCHEMA_VERSION, {2: v2.statements(dialect), 3: v3.statements(dialect), 4: v4.statements(dialect)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jetpay_async.ledger._sql import Dialect
+    from jetpay_async.ledger._dialect import Dialect
 
 _LONGER_SECONDS = 60
 """Version 1 held that a lost request is over after 5 seconds; now that takes 60 unless the other side ended it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jetpay_async.ledger._sql import Dialect
+    from jetpay_async.ledger._dialect import Dialect
 
 
 def statements(dialect: Dialect) -> list[str]:

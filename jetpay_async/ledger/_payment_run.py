@@ -1,0 +1,198 @@
+"""Sends payments by their references: intent first, then the request, then what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import attrs
+
+from jetpay_async._core.log import logger
+from jetpay_async.errors import JetpayError
+from jetpay_async.ledger import _payments
+from jetpay_async.ledger._payment_outcomes import read_result, unknown_error, write_error, write_result
+from jetpay_async.ledger._payments import ClaimedPayment, PaymentIntent
+from jetpay_async.ledger.errors import LedgerError
+from jetpay_async.ledger.payment_records import PaymentState
+from jetpay_async.models import Charge, Credit, Preauthorization
+
+if TYPE_CHECKING:
+    from jetpay_async._core.execution import Execution
+    from jetpay_async._core.operations import Call
+    from jetpay_async.ledger._backend import CommitExecutor
+    from jetpay_async.ledger._context import ClientContext
+    from jetpay_async.ledger._lease import OwnerLease
+    from jetpay_async.ledger._payment_outcomes import PaymentOperation
+
+_R = TypeVar("_R", Preauthorization, Charge, Credit)
+
+# How often the lease, and what dead owners have left, are attended to.
+POLL_INTERVAL_SECONDS = 0.5
+
+# How often to ask for what another process is sending.
+WAIT_INTERVAL_SECONDS = 0.1
+
+
+@attrs.frozen
+class _Answer(Generic[_R]):
+    """How a request ended, as the caller learns it."""
+
+    result: _R | None = None
+    error: JetpayError | None = None
+
+
+class PaymentRun:
+    """One owner of payments in the ledger.
+
+    Args:
+        commits: The ledger's.
+        lease: The owner.
+        context: The client's.
+    """
+
+    def __init__(self, commits: CommitExecutor, lease: OwnerLease, context: ClientContext) -> None:
+        self._commits = commits
+        self._lease = lease
+        self._context = context
+        self._under_way: dict[str, asyncio.Task[_Answer[Any]]] = {}
+        """By reference."""
+        self._keeping: asyncio.Task[None] | None = None
+        self._error: JetpayError | None = None
+        """Why nothing is sent any more."""
+
+    async def open(self) -> None:
+        """Record as unknown what dead owners have left, and begin to renew the lease.
+
+        Raises:
+            LedgerError: The ledger can't be written.
+        """
+        await self._commits.run(partial(_payments.expire, owner=self._lease.owner))
+        self._keeping = asyncio.get_running_loop().create_task(self._keep())
+
+    async def close(self) -> None:
+        """Wait for what is in flight, and for its outcome to be recorded.
+
+        If the wait is cancelled, what is in flight is cut off. It stays in doubt, and the next run records it as
+        unknown.
+        """
+        try:
+            while self._under_way:
+                await asyncio.wait(self._under_way.values())
+        except asyncio.CancelledError:
+            for task in self._under_way.values():
+                task.cancel()
+            while self._under_way:
+                await asyncio.wait(self._under_way.values())
+            raise
+        finally:
+            if self._keeping is not None:  # pragma: no branch - set when it was opened
+                self._keeping.cancel()
+                await asyncio.wait([self._keeping])
+
+    async def pay(self, operation: PaymentOperation[_R], reference: str, call: Call[_R], *, retry_rejected: bool) -> _R:
+        """Send a payment, unless the ledger knows it.
+
+        Raises:
+            JetpayError: As documented for the methods of `jetpay_async.ledger.durable_payments`.
+        """
+        clock = self._context.clock
+        until = clock.monotonic() + self._context.options.timeout
+        intent = PaymentIntent(reference, operation.name, operation.kind, call.arguments)
+        while True:
+            if self._error is not None:
+                raise LedgerError(f"nothing more is sent: {self._error.message}") from self._error
+            start = clock.monotonic()
+            claimed = await self._commits.run(
+                partial(
+                    _payments.claim,
+                    intent=intent,
+                    owner=self._lease.owner,
+                    certain_after=self._context.certain_after,
+                    retry_rejected=retry_rejected,
+                )
+            )
+            payment = claimed.payment
+            if payment is None:
+                return await self._answer(self._start(reference, claimed, call, start))
+            if payment.state is not PaymentState.SENDING:
+                return read_result(operation, payment)
+            if (task := self._under_way.get(reference)) is not None:
+                return await self._answer(task)
+            if clock.monotonic() >= until:
+                raise unknown_error(payment)
+            # Sent anew here, it would be a second one: whoever sends it says what became of it, or dies.
+            await self._expire()
+            await clock.sleep(WAIT_INTERVAL_SECONDS)
+
+    def _start(
+        self, reference: str, claimed: ClaimedPayment, call: Call[_R], start: float
+    ) -> asyncio.Task[_Answer[_R]]:
+        """Send it in a task of its own, which goes on to the end though the caller is cancelled."""
+        task = asyncio.get_running_loop().create_task(self._send(claimed, call, start))
+        self._under_way[reference] = task
+        task.add_done_callback(lambda _: self._under_way.pop(reference, None))
+        return task
+
+    async def _answer(self, task: asyncio.Task[_Answer[_R]]) -> _R:
+        answer = await asyncio.shield(task)
+        if answer.result is None:
+            raise answer.error or AssertionError
+        return answer.result
+
+    async def _send(self, claimed: ClaimedPayment, call: Call[_R], start: float) -> _Answer[_R]:
+        context = self._context
+        execution: Execution[_R] = context.executor.begin(
+            call, context.options, pre_send_check=self._lease.pre_send_check
+        )
+        # Paused since the intent, it must not begin later than the ledger holds possible.
+        execution.deadline = min(execution.deadline, start + context.send_within + context.options.timeout)
+        answer: _Answer[_R]
+        try:
+            result = await context.executor.execute(execution)
+        except JetpayError as error:
+            answer = _Answer(error=error)
+            trusted = context.options.retry.resend_rate_limited
+            entry = write_error(claimed, error, trust_rate_limited=trusted)
+        else:
+            answer = _Answer(result=result)
+            entry = write_result(claimed, result)
+        try:
+            await self._commits.run(partial(_payments.record, entry=entry))
+        except LedgerError as failure:
+            return _Answer(error=self._unrecorded(call, entry, failure))
+        return answer
+
+    def _unrecorded(self, call: Call[_R], entry: _payments.PaymentRecord, failure: LedgerError) -> LedgerError:
+        """Report what the ledger can't hold: the caller and the log are the only ones who know it."""
+        what = (
+            f"the API's answer could not be recorded ({call.operation.name}: {entry.state}"
+            f"{f', {entry.transaction_id}' if entry.transaction_id else ''}): {failure.message}"
+        )
+        logger.error(
+            "%s",
+            what,
+            extra={"operation": call.operation.name, "debit_id": entry.transaction_id, "reason": entry.reason},
+        )
+        error = LedgerError(what, operation=call.operation.name, debit_id=entry.transaction_id)
+        error.__cause__ = failure
+        self._error = failure
+        return error
+
+    async def _keep(self) -> None:
+        """Renew the lease, and record what dead owners leave."""
+        try:
+            while True:
+                await self._lease.keep()
+                await self._expire()
+                await self._context.clock.sleep(min(POLL_INTERVAL_SECONDS, self._lease.renewed_every))
+        except JetpayError as error:
+            self._error = error
+            logger.warning("nothing more is sent: %s", error, extra={"reason": str(error)})
+
+    async def _expire(self) -> None:
+        owner = self._lease.owner
+        if await self._commits.run(partial(_payments.sees_others, owner=owner), writes=False):
+            expired = await self._commits.run(partial(_payments.expire, owner=owner))
+            if expired:
+                logger.warning("%d payments of a process that ended are unknown", expired)

@@ -1,0 +1,71 @@
+"""The tables and statements of durable payments, the same for SQLite and PostgreSQL but for the dialect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jetpay_async.ledger._dialect import Dialect
+
+CLOCK_TOLERANCE_SECONDS = 300.0
+"""How far the clock of the API may be from the ledger's, for a transaction to be offered as a payment's own."""
+
+
+def payment_schema(dialect: Dialect) -> list[str]:
+    """Return the statements that make the tables of durable payments."""
+    key, number, real = dialect.key, dialect.number, dialect.real
+    return [
+        f"""CREATE TABLE jetpay_payment (
+            id {key}, reference TEXT NOT NULL, operation TEXT NOT NULL, kind TEXT NOT NULL, arguments TEXT NOT NULL,
+            state TEXT NOT NULL, owner {number}, intent {number} NOT NULL, attempts {number} NOT NULL,
+            intent_at {real}, certain_at {real}, finished_at {real}, transaction_id TEXT, transaction_state TEXT,
+            resolved_by TEXT, error TEXT, status {number}, request_id TEXT, reason TEXT)""",
+        "CREATE UNIQUE INDEX jetpay_payment_reference ON jetpay_payment (reference)",
+        "CREATE INDEX jetpay_payment_sending ON jetpay_payment (id) WHERE state = 'sending'",
+        "CREATE INDEX jetpay_payment_unknown ON jetpay_payment (id) WHERE state = 'unknown'",
+        """CREATE INDEX jetpay_payment_transaction ON jetpay_payment (transaction_id)
+            WHERE transaction_id IS NOT NULL""",
+        # Transactions that events reported, and that nothing else in the ledger knows.
+        f"""CREATE TABLE jetpay_transaction (
+            transaction_id TEXT PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, created_at {real} NOT NULL,
+            releasing {number} NOT NULL DEFAULT 0)""",
+        "CREATE INDEX jetpay_transaction_time ON jetpay_transaction (created_at)",
+    ]
+
+
+class PaymentStatements:
+    """Every statement about durable payments in one dialect, with ``:name`` for its parameters."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        now = dialect.now
+        columns = """id, intent, reference, operation, arguments, state, attempts, intent_at, certain_at, finished_at,
+            transaction_id, transaction_state, resolved_by, error, status, request_id, reason"""
+        self.add = f"""
+            INSERT INTO jetpay_payment (reference, operation, kind, arguments, state, owner, intent, attempts,
+                intent_at, certain_at)
+            VALUES (:reference, :operation, :kind, :arguments, 'sending', :owner, 1, 1, {now}, {now} + :certain)
+            ON CONFLICT (reference) DO NOTHING RETURNING id"""
+        self.find = f"SELECT {columns} FROM jetpay_payment WHERE reference = :reference"
+        self.find_locked = f"SELECT {columns} FROM jetpay_payment b WHERE b.reference = :reference {dialect.lock_rows}"
+        self.claim = f"""
+            UPDATE jetpay_payment
+            SET state = 'sending', owner = :owner, intent = intent + 1, attempts = 1, intent_at = {now},
+                certain_at = {now} + :certain, finished_at = NULL, transaction_id = NULL, transaction_state = NULL,
+                resolved_by = NULL, error = NULL, status = NULL, request_id = NULL, reason = NULL
+            WHERE id = :id AND state = :earlier RETURNING intent"""
+        # By the intent that the answer belongs to: also if its owner was taken for dead meanwhile.
+        self.record = f"""
+            UPDATE jetpay_payment
+            SET state = :state, attempts = :attempts, transaction_id = :transaction_id,
+                transaction_state = :transaction_state, resolved_by = :resolved_by, error = :error, status = :status,
+                request_id = :request_id, reason = :reason,
+                finished_at = CASE WHEN CAST(:state AS TEXT) = 'pending' THEN NULL ELSE {now} END
+            WHERE id = :id AND intent = :intent AND state IN ('sending', 'unknown')"""
+        self.sees_others = "SELECT 1 FROM jetpay_payment WHERE state = 'sending' AND owner <> :owner LIMIT 1"
+        self.expire = f"""
+            UPDATE jetpay_payment
+            SET state = 'unknown', finished_at = {now}, error = 'OutcomeUnknownError', reason = :reason
+            WHERE state = 'sending' AND owner <> :owner AND owner NOT IN (SELECT id FROM jetpay_owner)"""
+        self.after = f"SELECT {columns} FROM jetpay_payment WHERE id > :after ORDER BY id LIMIT :limit"
+        self.after_in = f"""
+            SELECT {columns} FROM jetpay_payment WHERE id > :after AND state = :state ORDER BY id LIMIT :limit"""
