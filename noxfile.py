@@ -6,7 +6,9 @@ The Python versions are the classifiers of ``pyproject.toml``; those that are no
 from __future__ import annotations
 
 import filecmp
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +96,7 @@ PAGES = [
     "docs/reference",
     "docs/tutorial",
 ]
+TUTORIAL = ROOT / "docs/tutorial/first-payment.md"
 SITE = ROOT / "docs/_build/html"
 
 
@@ -213,11 +216,11 @@ def contract(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build what is published into ``dist``, check it, and list what it installs (a bill of materials).
+    """Build what is published into ``dist``, check it, run the tutorial with it, and list what it installs.
 
     It is built twice, since the same commit is to give the same bytes on any machine.
     """
-    session.install(*GROUPS["package"])
+    session.install("--require-hashes", "--requirement", ".github/requirements/package.txt")
     work = Path(session.create_tmp()).resolve()
     dist, again, installed = ROOT / "dist", work / "again", work / "installed"
     fixed = {"SOURCE_DATE_EPOCH": "1767225600"}
@@ -231,10 +234,55 @@ def package(session: nox.Session) -> None:
     session.run("twine", "check", "--strict", *(str(dist / name) for name in names))
     (wheel,) = dist.glob("*.whl")
     session.run("check-wheel-contents", str(wheel))
+    session.run("pyroma", "--min=10", ".")
     session.run("python", "-m", "venv", "--clear", str(installed))
     python = next(path for path in (installed / "bin/python", installed / "Scripts/python.exe") if path.exists())
+    session.run(str(python), "-m", "pip", "install", "--quiet", str(wheel), external=True)
+    # Word for word, and far from the sources.
+    blocks = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL)
+    for number, block in enumerate(blocks):
+        (work / f"tutorial_{number}.py").write_text(block, encoding="utf-8")
+        with session.chdir(work):
+            session.run(str(python), "-P", f"tutorial_{number}.py", external=True)
     session.run(str(python), "-m", "pip", "install", "--quiet", f"{wheel}[all]", external=True)
     session.run("cyclonedx-py", "environment", str(python), "--output-file", str(work / "jetpay-async.cdx.json"))
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Ask the index about known vulnerabilities, where there is a network: of what is installed now, and of the oldest.
+
+    A dependency that is installed today and has one is an error. One of the oldest that are supported is said: who
+    pins it has to know, and everybody else gets a newer one.
+    """
+    install(session, "audit")
+    work = Path(session.create_tmp()).resolve()
+    oldest, report = work / "oldest.txt", work / "report.json"
+    oldest.write_text("\n".join(OLDEST), encoding="utf-8")
+    found: dict[str, list[str]] = {}
+    for name, arguments in {
+        "installed": ["--skip-editable"],
+        "oldest": ["--no-deps", "--disable-pip", "--requirement", str(oldest)],
+    }.items():
+        report.unlink(missing_ok=True)
+        command = ["pip-audit", "--progress-spinner=off", "--format=json", f"--output={report}", *arguments]
+        session.run(*command, success_codes=[0, 1])
+        dependencies = json.loads(report.read_text(encoding="utf-8"))["dependencies"] if report.exists() else []
+        judged = [each for each in dependencies if "vulns" in each]
+        if not judged:
+            session.skip(
+                "the index says nothing about any dependency: there is no network, or it is no index of PyPI's kind"
+            )
+        session.log(f"{len(judged)} of {len(dependencies)} {name} dependencies are known to the index")
+        found[name] = [
+            f"{each['name']} {each['version']}: {', '.join(vulnerability['id'] for vulnerability in each['vulns'])}"
+            for each in judged
+            if each["vulns"]
+        ]
+    for line in found["oldest"]:
+        session.warn(f"of the oldest supported dependencies, {line}")
+    if found["installed"]:
+        session.error("; ".join(found["installed"]))
 
 
 @nox.session

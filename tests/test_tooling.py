@@ -40,6 +40,44 @@ def test_every_extra_installs_something() -> None:
     )
 
 
+def test_the_source_distribution_has_what_its_tests_read() -> None:
+    """What lies beside the package is in the source distribution, so that the tests run from there."""
+    included = {entry.removeprefix("/") for entry in PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]}
+    always = {"LICENSE", "pyproject.toml", ".gitignore", "PKG-INFO"}
+    made = re.findall(r"^(\S+?)/?$", (ROOT / ".gitignore").read_text(encoding="utf-8"), re.MULTILINE)
+
+    left = {path.name for path in ROOT.iterdir() if path.name != ".git"} - included - always
+    assert {name for name in left if not any(Path(name).match(pattern) for pattern in made)} == set()
+
+
+def test_the_page_of_the_package_index_has_no_relative_link() -> None:
+    """Each link of the README is absolute there, and leads to what is in the repository."""
+    (rule,) = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.sub(rule["pattern"], rule["replacement"], readme)
+    base = rule["replacement"].removeprefix("](").partition("\\1")[0]
+
+    links = re.findall(r"\]\(([^)]+)\)", shown)
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    own = [link.removeprefix(base).partition("#")[0] for link in links if link.startswith(base)]
+    assert own
+    assert [path for path in own if not (ROOT / path).exists()] == []
+
+
+def test_what_builds_a_release_is_pinned_by_hash() -> None:
+    """The tools of `nox -s package` are those of the group, with their hashes, and no file names an index."""
+    folder = ROOT / ".github/requirements"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    pins = {name: set(re.findall(r"^([\w.-]+==[\w.]+)", text, re.MULTILINE)) for name, text in texts.items()}
+
+    assert texts.keys() == {"nox.txt", "package.txt"}
+    assert set(PROJECT["dependency-groups"]["package"]) <= pins["package.txt"]
+    assert all(
+        line.startswith(("#", " ")) or line.endswith("\\") for text in texts.values() for line in text.splitlines()
+    )
+    assert not [name for name, text in texts.items() if "://" in text or "file:" in text]
+
+
 def test_the_check_is_the_readmes_command() -> None:
     """What `.ci/run` takes from the README is one line, and the one that contributors read."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
