@@ -10,10 +10,25 @@ from jetpay_async._cli.demo.records import BATCH_SIZE
 
 if TYPE_CHECKING:
     from jetpay_async._cli.demo.audit import AuditReport
+    from jetpay_async._cli.demo.opening import FirstPayment
     from jetpay_async._cli.demo.records import Plan, StepProgress
     from jetpay_async._core.retry import RetryPolicy
 
-__all__ = ["TableRow", "conclusion", "introduction", "notes", "sections", "unknown_outcomes"]
+__all__ = ["TableRow", "conclusion", "introduction", "notes", "opening", "sections", "unknown_outcomes"]
+
+
+def opening(first: FirstPayment) -> list[str]:
+    """Write what each call of the opening made, in lines."""
+    steps = {
+        "ensure_webhook": f"id {first.webhook_id}",
+        "create_contact": first.contact_id,
+        "card_form": f"{first.credit_card_id}, typed by the payer",
+        "create_bank_account": first.bank_account_id,
+        "preauthorize": f"{first.debit_id}  {first.amount}",
+        "capture": str(first.state),
+        "event": "paid, and handled" if first.complete else "none came that says paid",
+    }
+    return ["From nothing to a payment:", *(f"  {name:<21}{made}" for name, made in steps.items()), ""]
 
 
 def introduction(plan: Plan, policy: RetryPolicy) -> list[str]:

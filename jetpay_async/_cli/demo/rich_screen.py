@@ -13,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from jetpay_async._cli.demo.records import DemoStep
-from jetpay_async._cli.demo.render import conclusion, introduction, notes, sections, unknown_outcomes
+from jetpay_async._cli.demo.render import conclusion, introduction, notes, opening, sections, unknown_outcomes
 from jetpay_async._cli.io.console import GuardedStream
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from jetpay_async._cli.demo.audit import AuditReport
+    from jetpay_async._cli.demo.opening import FirstPayment
     from jetpay_async._cli.demo.records import OnProgress, Plan, StepProgress
     from jetpay_async._core.retry import RetryPolicy
 
@@ -31,6 +32,11 @@ class RichScreen:
 
     def __init__(self) -> None:
         self._console = Console(file=cast("IO[str]", GuardedStream("stdout")), highlight=False)
+
+    def open(self, first: FirstPayment) -> None:
+        """Show the opening."""
+        title, *lines = opening(first)
+        self._console.print(Text(title, style="bold"), *map(Text, lines), sep="\n")
 
     def introduce(self, plan: Plan, policy: RetryPolicy) -> None:
         """Show what is going to happen."""

@@ -1,6 +1,7 @@
 """``jetpay demo``: charge some hundred cards against a sandbox that loses replies, and check its records.
 
-`charge_cards` does it and returns a `RunRecord`, `audit` compares what was recorded, and a screen shows both.
+`take_first_payment` goes from nothing to one payment first, as the README does. Then `charge_cards`
+charges the others and returns a `RunRecord`, `audit` compares what was recorded, and a screen shows both.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from aiohttp import web
 
 from jetpay_async._cli.demo.audit import OrderOutcome, audit, classify
 from jetpay_async._cli.demo.batch import capture_batch
+from jetpay_async._cli.demo.opening import take_first_payment
 from jetpay_async._cli.demo.records import DemoStep, Order, OrderResult, Plan, RunRecord, StepProgress
 from jetpay_async._cli.demo.screens import choose_screen
 from jetpay_async._cli.io.exit_codes import ExitStatus
@@ -88,12 +90,14 @@ def demo(*, count: int, concurrency: int, seed: int, faults: bool, as_json: bool
     """Run the demo and show what it found."""
     plan = Plan(count=count, concurrency=concurrency, seed=seed, faults=faults)
     screen = choose_screen(as_json=as_json)
+    first = asyncio.run(take_first_payment())
+    screen.open(first)
     screen.introduce(plan, POLICY)
     with screen.showing() as on_progress:
         record = asyncio.run(charge_cards(plan, on_progress))
     report = audit(record)
     screen.show(report)
-    return ExitStatus.REJECTED if report.problems else ExitStatus.DONE
+    return ExitStatus.DONE if first.complete and not report.problems else ExitStatus.REJECTED
 
 
 async def charge_cards(plan: Plan, on_progress: OnProgress) -> RunRecord:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from jetpay_async._cli.demo.records import DemoStep, OnProgress, Plan, StepProgress
-from jetpay_async._cli.demo.render import conclusion, introduction, notes, sections, unknown_outcomes
+from jetpay_async._cli.demo.render import conclusion, introduction, notes, opening, sections, unknown_outcomes
 from jetpay_async._cli.io.console import to_json, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from jetpay_async._cli.demo.audit import AuditReport
+    from jetpay_async._cli.demo.opening import FirstPayment
     from jetpay_async._core.retry import RetryPolicy
 
 __all__ = ["Screen", "choose_screen"]
@@ -25,6 +26,10 @@ __all__ = ["Screen", "choose_screen"]
 
 class Screen(Protocol):
     """Where a run is shown."""
+
+    def open(self, first: FirstPayment) -> None:
+        """Show the opening."""
+        ...
 
     def introduce(self, plan: Plan, policy: RetryPolicy) -> None:
         """Show what is going to happen."""
@@ -51,6 +56,13 @@ def choose_screen(*, as_json: bool) -> Screen:
 
 
 class _JsonScreen:
+    def __init__(self) -> None:
+        self._first: FirstPayment | None = None
+
+    def open(self, first: FirstPayment) -> None:
+        """Keep it: the output is one document."""
+        self._first = first
+
     def introduce(self, plan: Plan, policy: RetryPolicy) -> None:
         """Write nothing: the output is one document."""
 
@@ -58,10 +70,15 @@ class _JsonScreen:
         return nullcontext(lambda _: None)
 
     def show(self, report: AuditReport) -> None:
-        write_output(to_json({"ok": not report.problems, **attrs.asdict(report)}))
+        document = {"first_payment": None if self._first is None else attrs.asdict(self._first), **attrs.asdict(report)}
+        complete = self._first is not None and self._first.complete
+        write_output(to_json({"ok": complete and not report.problems, **document}))
 
 
 class _PlainScreen:
+    def open(self, first: FirstPayment) -> None:
+        write_output("\n".join(opening(first)))
+
     def introduce(self, plan: Plan, policy: RetryPolicy) -> None:
         write_output("\n".join(introduction(plan, policy)))
 

@@ -11,16 +11,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 
-from jetpay_async import Capture, JetpayClient, NotSentError, RetryPolicy
+from jetpay_async import Capture, JetpayClient, NotSentError, RetryPolicy, TransactionState
 from jetpay_async._cli.demo import batch as demo_batch
 from jetpay_async._cli.demo import render
 from jetpay_async._cli.demo import run as demo
 from jetpay_async._cli.demo.audit import audit
+from jetpay_async._cli.demo.opening import FirstPayment
 from jetpay_async.sandbox import DeliveryPolicy, Sandbox, Transaction
 from jetpay_async.webhooks import WebhookReceiver
 from jetpay_async.webhooks.receiver import DeliveryResponse
@@ -32,6 +34,16 @@ if TYPE_CHECKING:
 
 Jetpay = Callable[..., CommandResult]
 
+FIRST = FirstPayment(
+    webhook_id=1,
+    contact_id="contact_123",
+    credit_card_id="cc_456",
+    bank_account_id="bank_789",
+    debit_id="debit_123",
+    amount=Decimal("100.50"),
+    state=TransactionState.PAID,
+    paid=("debit_123",),
+)
 SMALL = ("demo", "--count=12", "--concurrency=6")
 
 
@@ -46,6 +58,11 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         demo, "POLICY", RetryPolicy(base_delay=0.001, max_delay=0.01, resolve_after=0.03, resolve_after_timeout=0.03)
     )
+
+    async def take_first_payment() -> FirstPayment:
+        return FIRST
+
+    monkeypatch.setattr(demo, "take_first_payment", take_first_payment)
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -80,6 +97,28 @@ def test_a_run_without_faults(jetpay: Jetpay) -> None:
         "captured_twice": 0,
         "faults": {},
     }
+
+
+@pytest.mark.parametrize("paid", [(), ("debit_9",), ("debit_123", "debit_123")])
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "JSON"])
+def test_an_opening_without_its_event_is_found_out(
+    jetpay: Jetpay, paid: tuple[str, ...], options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 1 if the paid event does not come, comes for another debit, or comes twice."""
+
+    async def take_first_payment() -> FirstPayment:
+        return attrs.evolve(FIRST, paid=paid)
+
+    monkeypatch.setattr(demo, "take_first_payment", take_first_payment)
+
+    run = jetpay(*SMALL, "--no-faults", *options)
+
+    assert run.status == 1
+    if options:
+        assert report_of(run)["ok"] is False
+        assert report_of(run)["first_payment"]["paid"] == list(paid)
+    else:
+        assert "  event                none came that says paid" in run.out
 
 
 def test_a_run_with_faults(jetpay: Jetpay) -> None:
@@ -233,7 +272,17 @@ def test_plain_lines(jetpay: Jetpay) -> None:
 
     lines = run.out.splitlines()
     assert (run.status, run.err) == (0, "")
-    assert lines[0] == "60 cards, 30 calls at a time, on a sandbox in this process: no real money."
+    assert lines[:8] == [
+        "From nothing to a payment:",
+        "  ensure_webhook       id 1",
+        "  create_contact       contact_123",
+        "  card_form            cc_456, typed by the payer",
+        "  create_bank_account  bank_789",
+        "  preauthorize         debit_123  100.50",
+        "  capture              paid",
+        "  event                paid, and handled",
+    ]
+    assert lines[9] == "60 cards, 30 calls at a time, on a sandbox in this process: no real money."
     assert re.findall(r"^(preauthorize|capture|webhooks): (\d+) of \2 \(", run.out, re.MULTILINE) == [
         ("preauthorize", "60"),
         ("capture", str(60 - 2 - 2)),  # declined, unknown
