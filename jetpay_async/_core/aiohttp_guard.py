@@ -176,15 +176,33 @@ class GuardedRequest(ClientRequest):
 
     _guarded: GuardedBody | None = None
 
+    def update_headers(self, headers: Any) -> None:
+        """Take the headers of the client's own session, which names no host, all at once: aiohttp adds one by one."""
+        if isinstance(headers, CIMultiDict):
+            self.headers: CIMultiDict[str] = CIMultiDict({hdrs.HOST: self.url.host_port_subcomponent or ""})
+            self.headers.extend(headers)
+        else:
+            super().update_headers(headers)
+
+    def update_auto_headers(self, skip_auto_headers: Any) -> None:
+        """Add nothing where the session's headers have all that aiohttp adds, which it looks up one by one."""
+        headers = self.headers
+        if skip_auto_headers or not (
+            hdrs.ACCEPT in headers and hdrs.ACCEPT_ENCODING in headers and hdrs.USER_AGENT in headers
+        ):
+            super().update_auto_headers(skip_auto_headers)
+
     def update_body_from_data(self, body: Any, *options: Any, **named: Any) -> None:
         """Take the guard from the ``data`` that the request is made with."""
-        if isinstance(body, NoBody) and self.method == hdrs.METH_POST:
+        # By its type: that of a payload is abstract, and isinstance() asks such a one at length.
+        if type(body) is NoBody and self.method == hdrs.METH_POST:
             # As if there were no data, which is quicker. Not for other methods, which aiohttp may send again with the
             # body that the first request had; so it asks that body whether it can be sent again.
             self.headers[hdrs.CONTENT_LENGTH] = "0"
+            self._guarded = body
         else:
             super().update_body_from_data(body, *options, **named)
-        self._guarded = body if isinstance(body, GuardedBody) else None
+            self._guarded = body if isinstance(body, GuardedBody) else None
 
     # No coroutine of its own: it would cost more than the guard.
     def send(self, conn: Connection) -> Coroutine[Any, Any, ClientResponse]:  # pyright: ignore[reportIncompatibleMethodOverride] # aiohttp awaits it
@@ -197,12 +215,12 @@ class GuardedRequest(ClientRequest):
         headers = self.headers
         # Set this late, it is in no local variable of aiohttp, and it replaces what aiohttp found in .netrc.
         headers[hdrs.AUTHORIZATION] = body.credential.authorization
-        if isinstance(body, NoBody):
+        if type(body) is NoBody:
             if self.method in self.GET_METHODS:
                 headers.popall(hdrs.CONTENT_LENGTH, None)
                 headers.popall(hdrs.CONTENT_TYPE, None)
             guard.begin(conn.transport)
-        return super().send(conn)
+        return ClientRequest.send(self, conn)
 
 
 class InnermostMiddleware:

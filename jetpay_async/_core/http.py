@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -51,9 +51,9 @@ class HttpTransport(Protocol):
         """Whether the token is asked for before each request, so that the next one may have another."""
         ...
 
-    async def exchange(
+    def exchange(
         self, method: str, path: str, body: bytes, guard: SendGuard | None, *, within: float
-    ) -> RawResponse:
+    ) -> Awaitable[RawResponse]:
         """Send one request and read its response to the end.
 
         Args:

@@ -135,8 +135,11 @@ class SendGuard:
 
     def give_back(self) -> None:
         """Have no more to do with the connection, since the whole response has arrived on it."""
-        if self._transport is not None:
-            self._release(self._transport)
+        transport = self._transport
+        if transport is not None:
+            self._transport = None
+            if self._reset is not None:
+                self._reset.disable(transport, self)
 
     def begin(self, transport: asyncio.WriteTransport | None) -> None:
         """Let the request leave on this connection now; raise, whatever aiohttp makes of that, if it may not."""
@@ -170,7 +173,8 @@ class SendGuard:
         self._ended = True
         if self._timer is not None:
             self._timer.stop(self)
-        self.give_back()
+        if self._transport is not None:
+            self.give_back()
 
     def seal(self) -> bool:
         """End it without a whole response: nothing leaves any more. Return whether it had begun to leave."""
@@ -193,7 +197,7 @@ class SendGuard:
         if transport is None:
             return
         if self._holds_connection is not None and not self._holds_connection():
-            self._release(transport)
+            self.give_back()
             return
         self._transport = None
         if self._reset is not None:
@@ -201,11 +205,6 @@ class SendGuard:
         # The event loop may be closed; the interpreter then closes the socket, which resets it too.
         with contextlib.suppress(RuntimeError):
             transport.abort()
-
-    def _release(self, transport: asyncio.WriteTransport) -> None:
-        self._transport = None
-        if self._reset is not None:
-            self._reset.disable(transport, self)
 
 
 class ReadGuard:

@@ -10,10 +10,10 @@ import socket
 import types
 from functools import lru_cache, partial
 from http.cookies import SimpleCookie
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import aiohttp
-from aiohttp.hdrs import AGE, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT
+from aiohttp.hdrs import ACCEPT_ENCODING, AGE, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT
 from aiohttp.http_exceptions import ContentLengthError
 from yarl import URL
 
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 
     from jetpay_async._core.clock import Clock
-
-_T = TypeVar("_T")
 
 ClientSession: TypeAlias = aiohttp.ClientSession
 """What the client may be given, for its annotations."""
@@ -95,6 +93,7 @@ class Transport:
         url = URL(base_url)
         self._origin = url.origin()
         self._prefix = url.raw_path.rstrip("/")
+        self._host_parts = _host_parts(self._origin)
         self.base_url = base_url
         self._given = session is not None
         self._guards_requests = session is None and REQUESTS_CAN_BE_GUARDED
@@ -137,34 +136,79 @@ class Transport:
         """Whether the token is asked for before each request, so that the next one may have another."""
         return not isinstance(self._token, Credential)
 
-    async def exchange(
-        self, method: str, path: str, body: bytes, guard: SendGuard | None, *, within: float
-    ) -> RawResponse:
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        guard: SendGuard | None,
+        *,
+        within: float,
+        credential: Credential | None = None,
+    ) -> Awaitable[RawResponse]:
         """Send one request and read its response to the end; see `HttpTransport.exchange`."""
         session = self._usable_session()
-        credential = self._token
-        if not isinstance(credential, Credential):
-            asked = self._clock.monotonic()
-            credential = await self._ask_for_token(credential, within)
-            within -= self._clock.monotonic() - asked
+        if credential is None:
+            token = self._token
+            if not isinstance(token, Credential):
+                return self._ask_and_exchange(token, method, path, body, guard, within)
+            credential = token
         if within <= 0:  # to aiohttp that would mean no limit
             raise Unanswered("the deadline had passed before anything left", started=False)
-        noted = ReadGuard(self._clock) if guard is None else guard
+        noted: SendGuard | ReadGuard
+        if guard is None:
+            noted = ReadGuard(self._clock)
+        else:
+            noted = guard
+            guard.attach(self._timer, self._reset)
+        return self._carry_out(self._converse(session, noted, credential, method, path, body, within), noted, within)
+
+    async def _ask_and_exchange(  # noqa: PLR0917 - as `exchange`
+        self,
+        provide: Callable[[], Awaitable[str]],
+        method: str,
+        path: str,
+        body: bytes,
+        guard: SendGuard | None,
+        within: float,
+    ) -> RawResponse:
+        """Ask for the token, then do the same."""
+        asked = self._clock.monotonic()
+        credential = await self._ask_for_token(provide, within)
+        within -= self._clock.monotonic() - asked
+        return await self.exchange(method, path, body, guard, within=within, credential=credential)
+
+    @types.coroutine
+    def _carry_out(
+        self, conversation: Coroutine[Any, Any, RawResponse], guard: SendGuard | ReadGuard, within: float
+    ) -> Generator[Any, Any, RawResponse]:
+        """Run the conversation, and abort a write's connection before aiohttp learns what interrupts it.
+
+        At a cancellation, a timeout or an error, aiohttp would close the connection properly: over TLS that takes a
+        farewell, which the other side may take for the end of a request that it should carry out.
+
+        Raises:
+            Unanswered: There is no whole response.
+        """
         failure: Unanswered
         try:
-            if guard is None:
-                return await self._converse(
-                    session, noted, credential, method=method, path=path, body=body, within=within
-                )
-            guard.attach(self._timer, self._reset)
-            conversation = self._converse(
-                session, guard, credential, method=method, path=path, body=body, within=within
-            )
-            return await _abort_when_interrupted(conversation, guard)
+            awaited = conversation.send(None)
+            while True:
+                try:
+                    yield awaited
+                except BaseException as error:  # noqa: BLE001 - all of it is handed on
+                    if isinstance(guard, SendGuard):
+                        guard.abort()
+                    awaited = conversation.throw(error)
+                else:
+                    awaited = conversation.send(None)
+        except StopIteration as end:
+            result: RawResponse = end.value
+            return result
         except Exception as error:  # noqa: BLE001 - whatever happened, the guard knows whether it began to leave
-            failure = self._unanswered(error, noted, within)
+            failure = self._unanswered(error, guard, within)
         except BaseException as interruption:  # noqa: BLE001 - raised on
-            if guard is not None:
+            if isinstance(guard, SendGuard):
                 guard.seal()
             # The frames of aiohttp hold the headers, and with them the token.
             raise interruption.with_traceback(None) from None
@@ -188,12 +232,11 @@ class Transport:
         if session is not None:
             await session.close()
 
-    async def _converse(
+    async def _converse(  # noqa: PLR0917 - names cost time, and each request comes this way
         self,
         session: aiohttp.ClientSession,
         guard: SendGuard | ReadGuard,
         credential: Credential,
-        *,
         method: str,
         path: str,
         body: bytes,
@@ -201,43 +244,43 @@ class Transport:
     ) -> RawResponse:
         """Send the request, and read the response to its end."""
         read = isinstance(guard, ReadGuard)
-        middlewares: Sequence[aiohttp.ClientMiddlewareType] | None = None  # the session's own
-        data: GuardedBody | None
+        url = self._origin.with_path(self._prefix + path, encoded=True)
+        # Once a write leaves, the guard watches the time. That is quicker than aiohttp's timer for the whole, which is
+        # needed where something else can take time: a middleware or a trace hook of a given session.
+        timeout = _total(within) if read or self._given else _until_sent(within)
         if self._guards_requests:
-            data = GuardedBody(body, guard, credential) if body else NoBody(guard, credential)
+            if self._host_parts:
+                url._cache.update(self._host_parts)  # type: ignore[typeddict-item] # noqa: SLF001 - see `_host_parts`
+            response = await session.request(
+                method,
+                url,
+                data=GuardedBody(body, guard, credential) if body else NoBody(guard, credential),
+                headers=FRESH if read else None,
+                timeout=timeout,
+                allow_redirects=False,
+            )
         else:
-            data = None if read else GuardedBody(body, guard, credential)
-            if read or session.trace_configs or not self._plain or EXPECT in session.headers:
-                innermost = InnermostMiddleware(guard, data, credential, direct=self._connects_directly)
-                middlewares = (*_middlewares(session), innermost)
-            guard.direct = self._connects_directly
-        response = await session.request(
-            method,
-            self._origin.with_path(self._prefix + path, encoded=True),
-            data=data,
-            headers=(FRESH if read else None) if self._guards_requests else credential.headers(read=read),
-            # Once a write leaves, the guard watches the time. That is quicker than aiohttp's timer for the whole, which
-            # is needed where something else can take time: a middleware or a trace hook of a given session.
-            timeout=_total(within) if read or self._given else _until_sent(within),
-            allow_redirects=False,
-            raise_for_status=False,
-            middlewares=middlewares,
-        )
+            response = await self._request_on_shared(session, guard, credential, method, url, body, timeout)
+        guard.status = response.status
+        # aiohttp gives the connection back when the last byte comes, a moment before this task runs.
+        released = response.connection is None
         if isinstance(guard, SendGuard):
-            # aiohttp gives the connection back when the last byte comes, a moment before this task runs.
-            if response.connection is None:
+            if released:
                 guard.give_back()
             else:
                 guard.share_connection(partial(_is_connected, response))
         headers = response.headers
-        guard.status = response.status
         length = headers.get(CONTENT_LENGTH)
         if length is None or int(length) > RESPONSE_LIMIT or CONTENT_ENCODING in headers:
             content = await _read_up_to_limit(response)
+        elif released and self._guards_requests and response.content.is_eof():
+            # As a rule all of it came together, and there is nothing to wait for.
+            content = response.content.read_nowait()
         else:
             content = await response.read()
-        direct = guard.direct and self._reaches_api_itself
-        result = RawResponse(response.status, headers, content, guard.started_at, direct=direct)
+        result = RawResponse(
+            response.status, headers, content, guard.started_at, direct=guard.direct and self._reaches_api_itself
+        )
         if isinstance(guard, SendGuard):
             guard.complete()
         else:
@@ -245,6 +288,35 @@ class Transport:
         if result.status != 200:
             credential.remove_from(result)
         return result
+
+    async def _request_on_shared(  # noqa: PLR0917 - as `_converse`
+        self,
+        session: aiohttp.ClientSession,
+        guard: SendGuard | ReadGuard,
+        credential: Credential,
+        method: str,
+        url: URL,
+        body: bytes,
+        limits: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        """Make the request on a session whose requests are not guarded by themselves."""
+        read = isinstance(guard, ReadGuard)
+        middlewares: Sequence[aiohttp.ClientMiddlewareType] | None = None  # the session's own
+        data = None if read else GuardedBody(body, guard, credential)
+        if read or session.trace_configs or not self._plain or EXPECT in session.headers:
+            innermost = InnermostMiddleware(guard, data, credential, direct=self._connects_directly)
+            middlewares = (*_middlewares(session), innermost)
+        guard.direct = self._connects_directly
+        return await session.request(
+            method,
+            url,
+            data=data,
+            headers=credential.headers(read=read),
+            timeout=limits,
+            allow_redirects=False,
+            raise_for_status=False,
+            middlewares=middlewares,
+        )
 
     def _unanswered(self, error: Exception, guard: SendGuard | ReadGuard, within: float) -> Unanswered:
         """Say what is known of a request that got no whole response."""
@@ -288,7 +360,8 @@ class Transport:
                 keepalive_timeout=KEEPALIVE_SECONDS,
                 socket_factory=self._make_socket,
             ),
-            headers=self._common,
+            # With all that aiohttp would add to each request.
+            headers={**self._common, ACCEPT_ENCODING: aiohttp.ClientRequest.DEFAULT_HEADERS[ACCEPT_ENCODING]},
             cookie_jar=_NoCookies(),
             request_class=GuardedRequest if self._guards_requests else aiohttp.ClientRequest,
             trust_env=self._trust_env,
@@ -321,26 +394,18 @@ class Transport:
             raise Unanswered(f"api_token() raised {type(error).__name__}", started=False) from error
 
 
-@types.coroutine
-def _abort_when_interrupted(conversation: Coroutine[Any, Any, _T], guard: SendGuard) -> Generator[Any, Any, _T]:
-    """Run the conversation, and abort its connection before aiohttp learns of a cancellation, a timeout or an error.
+_HOST_PARTS: Final = ("raw_user", "raw_password", "raw_host", "explicit_port", "port", "host_port_subcomponent")
 
-    aiohttp would close the connection properly: over TLS that takes a farewell, which the other side may take for the
-    end of a request that it should carry out.
+
+def _host_parts(origin: URL) -> dict[str, object]:
+    """Return what yarl works out of each URL anew though all of one origin have it in common; nothing if it can't be.
+
+    yarl keeps it in each URL, and has no public way to hand it on.
     """
-    try:
-        awaited = conversation.send(None)
-        while True:
-            try:
-                yield awaited
-            except BaseException as error:  # noqa: BLE001 - all of it is handed on
-                guard.abort()
-                awaited = conversation.throw(error)
-            else:
-                awaited = conversation.send(None)
-    except StopIteration as end:
-        result: _T = end.value
-        return result
+    for part in _HOST_PARTS:
+        getattr(origin, part)
+    known = getattr(origin, "_cache", None)
+    return {part: known[part] for part in _HOST_PARTS if part in known} if isinstance(known, dict) else {}
 
 
 def _is_connected(response: aiohttp.ClientResponse) -> bool:

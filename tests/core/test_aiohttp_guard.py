@@ -7,13 +7,16 @@ import contextvars
 import copy
 import math
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
+from yarl import URL
 
 from jetpay_async import JetpayClient, NotSentError, OutcomeUnknownError
 from jetpay_async._core import transport
-from jetpay_async._core.aiohttp_guard import Credential, GuardedBody, NoBody, is_known
+from jetpay_async._core.aiohttp_guard import Credential, GuardedBody, GuardedRequest, NoBody, is_known
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async._core.send_guard import ReadGuard, SendGuard
 from tests import loopback
@@ -226,3 +229,48 @@ async def test_what_stands_for_no_body_writes_nothing() -> None:
     assert writer.written == []
     assert not guard.started
     assert not NoBody(ReadGuard(SYSTEM_CLOCK), CREDENTIAL).consumed
+
+
+async def make_request(headers: Any, skip: Any = None) -> GuardedRequest:
+    return GuardedRequest(
+        "POST",
+        URL("http://localhost:8080/debit"),
+        headers=headers,
+        skip_auto_headers=skip,
+        loop=asyncio.get_running_loop(),
+        data=NoBody(SendGuard(math.inf, SYSTEM_CLOCK), CREDENTIAL),
+    )
+
+
+COMPLETE = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "rentals/2.1"}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", [dict, CIMultiDict], ids=["any mapping", "the session's"])
+async def test_headers_that_are_complete_leave_as_they_are(kind: Callable[[Any], Any]) -> None:
+    """Headers that have all that aiohttp adds leave as they are, after the host."""
+    request = await make_request(kind(COMPLETE))
+
+    assert list(request.headers.items()) == [
+        ("Host", "localhost:8080"),
+        *COMPLETE.items(),
+        ("Content-Length", "0"),
+    ]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("missing", COMPLETE)
+async def test_a_header_that_is_missing_is_added(missing: str) -> None:
+    """What a session does not have among its headers, aiohttp adds as it always does."""
+    request = await make_request(CIMultiDict({name: value for name, value in COMPLETE.items() if name != missing}))
+
+    assert request.headers[missing]
+
+
+@pytest.mark.asyncio
+async def test_a_header_that_is_to_be_left_out_is_not_added() -> None:
+    """aiohttp's way to leave a header out works as ever."""
+    request = await make_request(CIMultiDict(), ["User-Agent"])
+
+    assert "User-Agent" not in request.headers
+    assert "Accept-Encoding" in request.headers

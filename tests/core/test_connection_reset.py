@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import types
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -31,8 +31,8 @@ from jetpay_async._core.connection_reset import (
     SharedConnections,
     to_milliseconds,
 )
+from jetpay_async._core.responses import Unanswered
 from jetpay_async._core.send_guard import SendGuard
-from jetpay_async._core.transport import _abort_when_interrupted
 from tests import loopback
 from tests.loopback import DEBIT_ID, Loopback, Relay, RelayedConnection
 from tests.network import CA, FAST, NETWORKS, TOKEN, Network, every_network
@@ -145,6 +145,13 @@ def test_a_connection_is_closed_properly_once_the_response_was_read(network: Net
     network.run(main)
 
 
+def carry_out(conversation: Coroutine[Any, Any, Any], guard: SendGuard) -> Generator[Any, Any, Any]:
+    """The steps of a request whose conversation with the service this is."""
+    transport = cast("Any", JetpayClient(TOKEN, base_url="http://127.0.0.1:1")._transport)
+    steps: Generator[Any, Any, Any] = transport._carry_out(conversation, guard, 1.0)
+    return steps
+
+
 @pytest.mark.parametrize(
     "interrupt",
     [
@@ -167,17 +174,17 @@ def test_a_connection_is_aborted_before_aiohttp_closes_it(
     def response() -> Generator[str, None, None]:
         yield "the connection"
 
-    async def conversation() -> None:
+    async def conversation() -> Any:
         try:
             await response()
         finally:
             happened.append("closed by aiohttp")
 
-    steps = _abort_when_interrupted(conversation(), Recorder(math.inf, SYSTEM_CLOCK))
+    steps = carry_out(conversation(), Recorder(math.inf, SYSTEM_CLOCK))
     assert next(steps) == "the connection"
     assert happened == []
 
-    with contextlib.suppress(asyncio.CancelledError, OSError):
+    with contextlib.suppress(asyncio.CancelledError, Unanswered):
         interrupt(steps)
 
     assert happened == ["aborted", "closed by aiohttp"]
@@ -190,13 +197,13 @@ def test_a_conversation_may_go_on_after_an_error() -> None:
     def response(number: int) -> Generator[int, None, None]:
         yield number
 
-    async def conversation() -> str:
+    async def conversation() -> Any:
         with pytest.raises(OSError, match="lost"):
             await response(1)
         await response(2)
         return "whole"
 
-    steps = _abort_when_interrupted(conversation(), SendGuard(math.inf, SYSTEM_CLOCK))
+    steps = carry_out(conversation(), SendGuard(math.inf, SYSTEM_CLOCK))
     assert next(steps) == 1
     assert steps.throw(OSError("lost")) == 2
     with pytest.raises(StopIteration) as end:

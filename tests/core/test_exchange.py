@@ -12,6 +12,7 @@ import aiohttp
 import attrs
 import pytest
 from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
+from yarl import URL
 
 from jetpay_async import JetpayClient
 from jetpay_async._core import transport
@@ -19,7 +20,8 @@ from jetpay_async._core.clock import Clock
 from jetpay_async._core.http import RawResponse, ResolveBound
 from jetpay_async._core.responses import Unanswered
 from jetpay_async._core.send_guard import SendGuard
-from jetpay_async._core.transport import _is_lost
+from jetpay_async._core.transport import _HOST_PARTS as HOST_PARTS
+from jetpay_async._core.transport import _host_parts, _is_lost
 from tests import loopback
 from tests.loopback import DEBIT_ID, HTML, Act, Exchange, Loopback, replies
 from tests.network import FAST, TOKEN, Network, every_network
@@ -401,3 +403,59 @@ async def test_a_connection_that_is_back_in_the_pool_is_not_aborted() -> None:
 
         assert (await (await other).json()) == {"state": "paid"}
         assert server.connections == 1
+
+
+# --- what each request of one origin has in common --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://api.example", "http://127.0.0.1:8080", "http://[::1]:80", "https://ünï.ca"]
+)
+def test_the_parts_of_the_host_are_those_of_each_url(origin: str) -> None:
+    """What is worked out once for an origin is what yarl works out of each of its URLs."""
+    parts = _host_parts(URL(origin))
+    url = URL(origin).with_path("/debit/a%20b/capture", encoded=True)
+
+    assert parts == {name: getattr(url, name) for name in parts}
+    assert parts["host_port_subcomponent"]
+
+
+def test_without_yarls_cache_each_url_works_its_host_out() -> None:
+    """A yarl that keeps them elsewhere is no reason to fail."""
+    assert _host_parts(attrs.make_class("Origin", {name: attrs.field(default=1) for name in HOST_PARTS})()) == {}
+
+
+@pytest.mark.asyncio
+async def test_a_client_works_without_the_parts_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handing the host's parts on only saves time."""
+    monkeypatch.setattr(transport, "_host_parts", lambda _: {})
+    async with Loopback().listen() as server, JetpayClient(TOKEN, base_url=server.url, retry=FAST) as client:
+        assert (await client.capture(DEBIT_ID)).final
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("split", [1, 10, 20])
+async def test_a_body_that_comes_in_parts_is_read_to_its_end(split: int) -> None:
+    """Whether the body comes with the head, or later, makes no difference."""
+    body = f'{{"identifier": "{DEBIT_ID}", "state": "paid"}}'.encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    arrived = asyncio.Event()
+
+    async def act(exchange: Exchange) -> None:
+        exchange.writer.write(head + body[:split])
+        await exchange.writer.drain()
+        await arrived.wait()
+        exchange.writer.write(body[split:])
+        await exchange.writer.drain()
+
+    async with (
+        Loopback(scripts={"capture": [act]}).listen() as server,
+        JetpayClient(TOKEN, base_url=server.url, retry=FAST) as client,
+    ):
+        writing = asyncio.create_task(write(client))
+        while not server.count("capture"):
+            await asyncio.sleep(0)
+        arrived.set()
+        response = await writing
+
+    assert response.body == body
