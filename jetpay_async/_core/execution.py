@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -12,6 +12,8 @@ from jetpay_async._core.operations import ReplaySafety
 from jetpay_async._core.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jetpay_async._core.operations import Call
     from jetpay_async._core.responses import Unanswered
     from jetpay_async._core.send_guard import PreSendCheck, SendGuard
@@ -51,6 +53,10 @@ class Execution(Generic[_T]):
 
     on_accepted: Callable[[_T], None] | None = None
     """Called with the result that is followed, if one is."""
+    accepted: _T | None = None
+    """That result, for those who share the call."""
+    followers: Sequence[Any] = ()
+    """A future for each of those who wait for its answer, as `SingleFlight` makes them; nothing here needs asyncio."""
     attempts: int = 0
     attempt_began: float = 0.0
     """When the latest attempt began. Monotonic."""

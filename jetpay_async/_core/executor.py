@@ -25,7 +25,7 @@ from jetpay_async._core.execution import CallObserver, Execution, OnFailure, Opt
 from jetpay_async._core.fork import after_fork_in_child
 from jetpay_async._core.http import ResolveBound
 from jetpay_async._core.listing import ListFinding, find_in_list
-from jetpay_async._core.log import logger
+from jetpay_async._core.log import is_enabled_for, logger
 from jetpay_async._core.operations import ReplaySafety, ResponseContext, StatusMapping, transaction_failed_error
 from jetpay_async._core.resolve import Finding, Proof, StatusResolver
 from jetpay_async._core.responses import Unanswered
@@ -134,7 +134,7 @@ class CallExecutor:
         after = policy.resolve_after if bound is ResolveBound.DIRECT else policy.resolve_after_timeout
         return self._clock.monotonic() + after
 
-    async def execute(self, execution: Execution[_T]) -> _T:
+    async def execute(self, execution: Execution[_T]) -> _T:  # noqa: C901 - the course of a call, in one place
         """Carry the call out.
 
         Raises:
@@ -163,7 +163,8 @@ class CallExecutor:
                     execution.guard = None
                     failure = rejection
                 else:
-                    self._note_answer(execution, response)
+                    if self._observer is not None or is_enabled_for(logging.DEBUG):
+                        self._note_answer(execution, response)
                     break
                 if (resolution := await self._carry_on(execution, failure)) is not None:
                     result = resolution.result
@@ -211,20 +212,22 @@ class CallExecutor:
         """Count an attempt, and give it a guard if it is a write; return how many seconds it may take."""
         operation = execution.call.operation
         replay_safety = operation.replay_safety
+        options = execution.options
+        deadline = execution.deadline
+        clock = self._clock
         execution.attempts += 1
-        execution.attempt_began = now = self._clock.monotonic()
-        within = execution.deadline - now
-        if within > execution.options.timeout - _FRESH_SECONDS:
+        execution.attempt_began = now = clock.monotonic()
+        within = deadline - now
+        if within > options.timeout - _FRESH_SECONDS:
             # The same number for each fresh call: what aiohttp needs for it is made once.
-            within = execution.options.timeout
-        repeatable = replay_safety is ReplaySafety.IDEMPOTENT
-        if repeatable and execution.attempts < execution.options.retry.max_attempts:
+            within = options.timeout
+        if replay_safety is ReplaySafety.IDEMPOTENT and execution.attempts < options.retry.max_attempts:
             within *= READ_SHARE
         if operation.method == "GET":
             return within
         # Writes that may be repeated have a guard too: aiohttp resends PUT and DELETE by itself.
         response_timeout = within * RESPONSE_SHARE if replay_safety is ReplaySafety.RESOLVE else within
-        execution.guard = SendGuard(execution.deadline, self._clock, response_timeout, execution.pre_send_check)
+        execution.guard = SendGuard(deadline, clock, response_timeout, execution.pre_send_check)
         return within
 
     def _read(self, call: Call[_Read], response: RawResponse, execution: Execution[_T]) -> _Read:
@@ -237,13 +240,12 @@ class CallExecutor:
             self._observer.attempt_ended(
                 execution, name, execution.attempt_began, AttemptResult.ANSWERED, response.status
             )
-        if logger.isEnabledFor(logging.DEBUG):
-            debit_id = execution.call.debit_id
-            logger.debug(
-                "%s %s: attempt %d was answered with status %d",
-                *(name, debit_id or "", execution.attempts, response.status),
-                extra={"operation": name, "debit_id": debit_id, "status": response.status},
-            )
+        debit_id = execution.call.debit_id
+        logger.debug(
+            "%s %s: attempt %d was answered with status %d",
+            *(name, debit_id or "", execution.attempts, response.status),
+            extra={"operation": name, "debit_id": debit_id, "status": response.status},
+        )
 
     # --- what follows it
 

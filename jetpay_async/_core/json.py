@@ -28,7 +28,10 @@ def parse(data: bytes) -> JSONValue:
 
 def parse_object(data: bytes) -> dict[str, JSONValue]:
     """Read one JSON object; raise `ValueError`, and nothing else, if it is none."""
-    document = parse(data)
+    try:
+        document: JSONValue = _decoder.decode(data)
+    except (ValueError, RecursionError, ArithmeticError) as error:
+        raise ValueError(f"not JSON: {error}") from None
     if not isinstance(document, dict):
         raise ValueError(f"not a JSON object but {type(document).__name__}")  # noqa: TRY004 - the input's fault
     return document

@@ -97,16 +97,20 @@ def read(call: Call[_T], response: RawResponse, *, attempts: int, elapsed: float
         APIError: The API said no.
         Unanswered: It is no usable answer.
     """
+    operation = call.operation
     context = ResponseContext(attempts, elapsed, response.status, response.headers)
     done = 200 <= response.status < 300
     content = response.body.removeprefix(_BYTE_ORDER_MARK)
     try:
-        document = _parse_result(content, call.operation.body) if done else json.parse_object(content)
+        if done and operation.body is not Body.OBJECT:
+            document: Any = None if operation.body is Body.OPTIONAL and not content.strip() else json.parse(content)
+        else:
+            document = json.parse_object(content)
     except ValueError as error:
         raise _unanswered(response, now, str(error)) from None
     if done:
         try:
-            return call.operation.read(call, document, context)
+            return operation.read(call, document, context)
         except UndecidedStateError as undecided:
             raise _unanswered(
                 response, now, str(undecided), debit_id=undecided.debit_id, state=undecided.state
@@ -123,12 +127,6 @@ def read(call: Call[_T], response: RawResponse, *, attempts: int, elapsed: float
         f"which does not say what became of the request{f': {detail}' if detail else ''}",
         bound=ResolveBound.DIRECT if failed and response.direct else ResolveBound.TIMEOUT,
     )
-
-
-def _parse_result(content: bytes, body: Body) -> Any:
-    if body is Body.OBJECT:
-        return json.parse_object(content)
-    return None if body is Body.OPTIONAL and not content.strip() else json.parse(content)
 
 
 def _named(call: Call[_T], document: Any) -> str | None:

@@ -13,6 +13,7 @@ import asyncio
 import copy
 import re
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -45,39 +46,6 @@ class UnresolvedCapture:
     """See `Execution.seen_state`."""
 
 
-class _SharedCall:
-    """A capture under way, and who else waits for its answer."""
-
-    __slots__ = ("accepted", "execution", "followers")
-
-    def __init__(self, execution: Execution[Capture]) -> None:
-        if execution.wait_until_final:
-            execution.on_accepted = self.accept
-        self.execution = execution
-        self.accepted: Capture | None = None
-        """Its result, while it is followed until it is final."""
-        self.followers: list[asyncio.Future[Capture | None]] = []
-
-    def accept(self, capture: Capture) -> None:
-        """Give the followers the result that is followed from now on."""
-        self.accepted = capture
-        self.land(capture)
-
-    def land(self, outcome: Capture | Exception | None) -> None:
-        """Give the followers the outcome; None means that one of them must carry on."""
-        followers, self.followers = self.followers, []
-        for follower in followers:
-            if follower.done() or follower.get_loop().is_closed():
-                continue
-            if isinstance(outcome, Exception):
-                # Each task raises its own: a traceback shared between tasks grows with each of them.
-                again = copy.copy(outcome)
-                again.__cause__ = outcome.__cause__
-                follower.set_exception(again)
-            else:
-                follower.set_result(outcome)
-
-
 class SingleFlight:
     """All captures of a client that are under way.
 
@@ -87,7 +55,8 @@ class SingleFlight:
 
     def __init__(self, executor: CallExecutor) -> None:
         self._executor = executor
-        self._in_flight: dict[str, _SharedCall] = {}
+        self._in_flight: dict[str, Execution[Capture]] = {}
+        """The call that all who capture a debit share."""
         # In order of their latest capture. A plain dict finds its first key only after all that were removed before it.
         self._unresolved: OrderedDict[str, UnresolvedCapture] = OrderedDict()
         self._captured: OrderedDict[str, TransactionState] = OrderedDict()
@@ -98,28 +67,33 @@ class SingleFlight:
         Raises:
             JetpayError: As documented for `JetpayClient.capture`.
         """
-        debit_id = _key_of(debit_id)
-        while (shared := self._in_flight.get(debit_id)) is not None:
+        if len(debit_id) in _UUID_LENGTHS:
+            debit_id = _key_of(debit_id)
+        in_flight = self._in_flight
+        while (shared := in_flight.get(debit_id)) is not None:
             waits = execution.wait_until_final
             capture = shared.accepted if shared.accepted and not waits else await self._follow(shared, execution)
             if capture is not None and (capture.final or not waits):
                 return capture
         if debit_id in self._captured or debit_id in self._unresolved:
             self._recall(debit_id, execution)
-        shared = self._in_flight[debit_id] = _SharedCall(execution)
+        in_flight[debit_id] = execution
+        if execution.wait_until_final:
+            execution.on_accepted = partial(_accept, execution)
         try:
             capture = await self._executor.execute(execution)
         except BaseException as error:
-            del self._in_flight[debit_id]
+            del in_flight[debit_id]
             if _stays_in_doubt(execution, error):
                 self._note_unresolved(debit_id, execution)
             else:
                 self._unresolved.pop(debit_id, None)
-            shared.land(error if isinstance(error, Exception) else None)
+            _land(execution, error if isinstance(error, Exception) else None)
             raise
-        del self._in_flight[debit_id]
+        del in_flight[debit_id]
         self._note_result(debit_id, execution, capture)
-        shared.land(capture)
+        if execution.followers:
+            _land(execution, capture)
         return capture
 
     def is_in_flight(self, debit_id: str) -> bool:
@@ -141,7 +115,7 @@ class SingleFlight:
             if (capture := await self._follow(shared, execution)) is not None:
                 return capture
         self._recall(debit_id, execution)
-        shared = self._in_flight[debit_id] = _SharedCall(execution)
+        self._in_flight[debit_id] = execution
         try:
             capture = await self._executor.resolve(execution)
         except BaseException as error:
@@ -150,27 +124,27 @@ class SingleFlight:
                 self._unresolved.pop(debit_id, None)
             elif debit_id in self._unresolved:
                 self._note_unresolved(debit_id, execution)
-            shared.land(error if isinstance(error, Exception) else None)
+            _land(execution, error if isinstance(error, Exception) else None)
             raise
         del self._in_flight[debit_id]
         if capture is None:
             self._unresolved.pop(debit_id, None)
         else:
             self._note_result(debit_id, execution, capture)
-        shared.land(capture)
+        _land(execution, capture)
         return capture
 
-    async def _follow(self, shared: _SharedCall, execution: Execution[Capture]) -> Capture | None:
+    async def _follow(self, shared: Execution[Capture], execution: Execution[Capture]) -> Capture | None:
         follower: asyncio.Future[Capture | None] = asyncio.get_running_loop().create_future()
-        shared.followers.append(follower)
+        shared.followers = (*shared.followers, follower)
         try:
             async with asyncio.timeout(self._executor.remaining(execution)):
                 return await follower
         except TimeoutError:
-            raise self._executor.waiter_timeout_error(shared.execution) from None
+            raise self._executor.waiter_timeout_error(shared) from None
         except asyncio.CancelledError:
-            if shared.execution.unknown:
-                execution.mark_in_doubt(self._executor.certain_from(shared.execution))
+            if shared.unknown:
+                execution.mark_in_doubt(self._executor.certain_from(shared))
             raise
 
     def _recall(self, debit_id: str, execution: Execution[Capture]) -> None:
@@ -194,11 +168,33 @@ class SingleFlight:
 
     def _note_result(self, debit_id: str, execution: Execution[Capture], capture: Capture) -> None:
         if capture.final:
-            self._unresolved.pop(debit_id, None)
+            if self._unresolved:
+                self._unresolved.pop(debit_id, None)
             _put_last(self._captured, debit_id, capture.state, CAPTURED_LIMIT)
         else:
             unresolved = UnresolvedCapture(execution.certain_from, capture.state)
             _put_last(self._unresolved, debit_id, unresolved, UNRESOLVED_LIMIT)
+
+
+def _accept(execution: Execution[Capture], capture: Capture) -> None:
+    """Give the followers the result that is followed from now on."""
+    execution.accepted = capture
+    _land(execution, capture)
+
+
+def _land(execution: Execution[Capture], outcome: Capture | Exception | None) -> None:
+    """Give the followers the outcome; None means that one of them must carry on."""
+    followers, execution.followers = execution.followers, ()
+    for follower in followers:
+        if follower.done() or follower.get_loop().is_closed():
+            continue
+        if isinstance(outcome, Exception):
+            # Each task raises its own: a traceback shared between tasks grows with each of them.
+            again = copy.copy(outcome)
+            again.__cause__ = outcome.__cause__
+            follower.set_exception(again)
+        else:
+            follower.set_result(outcome)
 
 
 _UUID_LENGTHS = (36, 32)
