@@ -413,6 +413,47 @@ class JetpayClient:
             account=account,
         )
 
+    async def release_orphans(
+        self,
+        ledger: str | os.PathLike[str],
+        *,
+        older_than: float,
+        keep: Callable[[jetpay_async.ledger.Candidate], bool | Awaitable[bool]],
+    ) -> list[jetpay_async.ledger.OrphanReport]:
+        """Cancel the reservations that events reported and nothing in the ledger knows.
+
+        Each may be what a preauthorization made that is unknown since its process was killed. Its status is read before
+        it is cancelled, and only what is ``preauthorized`` is; and again afterwards. What is being cancelled can't be
+        adopted any more. Debits that the ledger knows are left alone, and so is what a living process may wait for.
+
+        Args:
+            ledger: As for `durable_preauthorizations`; its `Ledger.apply` gets the events.
+            older_than: Seconds since the reservation was made, at least.
+            keep: Asked about each, a function or an async function: whether a booking of yours holds it.
+
+        Returns:
+            What became of each.
+
+        Raises:
+            InvalidArgumentError: ``older_than`` is no number of seconds.
+            LedgerMismatchError: The ledger belongs to another API.
+            LedgerError: The ledger can't be written.
+            ConfigurationError: ``ledger`` can't be one, or what it needs is not installed.
+        """
+        from jetpay_async.ledger._orphans import release_orphans  # noqa: PLC0415 - most clients have no ledger
+        from jetpay_async.ledger.ledger import Ledger  # noqa: PLC0415
+
+        check_seconds("older_than", older_than)
+        async with Ledger(ledger, create=False, clock=self._clock) as opened:
+            return await release_orphans(
+                opened.commits,
+                origin=origin(self._transport.base_url),
+                older_than=older_than,
+                keep=keep,
+                read_status=self.transaction_status,
+                cancel=self.cancel_transaction,
+            )
+
     async def transaction_status(self, identifier: str) -> TransactionStatus:
         """Read where a transaction stands [docs, "Transaction status"].
 

@@ -192,3 +192,14 @@ ERROR_DETAIL: Final = "detail"
 """Where FastAPI, which the API is made with [inferred], says what is wrong."""
 ERROR_TEXTS: Final = (ERROR_DETAIL, "message", "error")
 """Where the text of an error is looked for, in this order [inferred]."""
+
+_STATE_RANKS = {"requested": 0, "paid": 2, "completed": 3, "failed": 3, "cancelled": 3}
+_RANK_ON_ITS_WAY = 1
+
+
+def state_rank(state: str) -> int:
+    """Say how far a transaction is: 0 requested, 1 on its way, 2 paid, 3 at its end [inferred].
+
+    A state that this release doesn't know counts as on its way.
+    """
+    return _STATE_RANKS.get(state, _RANK_ON_ITS_WAY)

@@ -243,7 +243,7 @@ def record(connection: Connection, entries: Sequence[OutcomeRecord], *, owner: i
         own = [entry for entry in by_batch[batch] if entry.intent is not None]
         if own:
             _record(connection, batch, own, owner)
-        for earlier in (DebitState.ACCEPTED, DebitState.UNKNOWN):
+        for earlier in (DebitState.ACCEPTED, DebitState.UNKNOWN, DebitState.SENDING):
             followed = [entry for entry in by_batch[batch] if entry.intent is None and entry.follows is earlier]
             if followed:
                 _record_followed(connection, batch, followed, earlier)
@@ -281,8 +281,10 @@ def _record_followed(connection: Connection, batch: int, entries: list[OutcomeRe
     connection.change(connection.statements.record_followed, parameters)
     counts = _recorded(connection, final, base, len(final)) if final else Counter[str]()
     if counts.total():
+        finished = counts.total() if earlier is DebitState.SENDING else 0
         counts[earlier.value] = -counts.total()
-        _count(connection, batch, counts, finished=0)
+        # What was in doubt had no outcome yet.
+        _count(connection, batch, counts, finished=finished)
 
 
 def _reserve_sequence(connection: Connection, batch: int, finished: int) -> int:

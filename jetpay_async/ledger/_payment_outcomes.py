@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
@@ -92,6 +93,11 @@ CHARGE = PaymentOperation(
 )
 # Its response names no state: that the credit exists is all that was asked for.
 SEND_CREDIT = PaymentOperation("send_credit", "credit", IN_PROGRESS_STATES | CAPTURED_STATES, frozenset(), _credit)
+
+OPERATIONS: Mapping[str, PaymentOperation[Any]] = MappingProxyType(
+    {operation.name: operation for operation in (PREAUTHORIZE, CHARGE, SEND_CREDIT)}
+)
+"""By name."""
 
 
 def write_result(claim: ClaimedPayment, result: Preauthorization | Charge | Credit) -> PaymentRecord:

@@ -10,7 +10,7 @@ import attrs
 
 from jetpay_async._core.log import logger
 from jetpay_async.errors import JetpayError
-from jetpay_async.ledger import _payments
+from jetpay_async.ledger import _payments, _reports
 from jetpay_async.ledger._payment_outcomes import read_result, unknown_error, write_error, write_result
 from jetpay_async.ledger._payments import ClaimedPayment, PaymentIntent
 from jetpay_async.ledger.errors import LedgerError
@@ -114,7 +114,7 @@ class PaymentRun:
             )
             payment = claimed.payment
             if payment is None:
-                return await self._answer(self._start(reference, claimed, call, start))
+                return await self._answer(self._start(operation, reference, claimed, call, start))
             if payment.state is not PaymentState.SENDING:
                 return read_result(operation, payment)
             if (task := self._under_way.get(reference)) is not None:
@@ -126,10 +126,15 @@ class PaymentRun:
             await clock.sleep(WAIT_INTERVAL_SECONDS)
 
     def _start(
-        self, reference: str, claimed: ClaimedPayment, call: Call[_R], start: float
+        self,
+        operation: PaymentOperation[_R],
+        reference: str,
+        claimed: ClaimedPayment,
+        call: Call[_R],
+        start: float,
     ) -> asyncio.Task[_Answer[_R]]:
         """Send it in a task of its own, which goes on to the end though the caller is cancelled."""
-        task = asyncio.get_running_loop().create_task(self._send(claimed, call, start))
+        task = asyncio.get_running_loop().create_task(self._send(operation, claimed, call, start))
         self._under_way[reference] = task
         task.add_done_callback(lambda _: self._under_way.pop(reference, None))
         return task
@@ -140,7 +145,9 @@ class PaymentRun:
             raise answer.error or AssertionError
         return answer.result
 
-    async def _send(self, claimed: ClaimedPayment, call: Call[_R], start: float) -> _Answer[_R]:
+    async def _send(
+        self, operation: PaymentOperation[_R], claimed: ClaimedPayment, call: Call[_R], start: float
+    ) -> _Answer[_R]:
         context = self._context
         execution: Execution[_R] = context.executor.begin(
             call, context.options, pre_send_check=self._lease.pre_send_check
@@ -158,7 +165,7 @@ class PaymentRun:
             answer = _Answer(result=result)
             entry = write_result(claimed, result)
         try:
-            await self._commits.run(partial(_payments.record, entry=entry))
+            await self._commits.run(partial(_reports.record, entry=entry, kind=operation.kind))
         except LedgerError as failure:
             return _Answer(error=self._unrecorded(call, entry, failure))
         return answer

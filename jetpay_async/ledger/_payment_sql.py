@@ -69,3 +69,65 @@ class PaymentStatements:
         self.after = f"SELECT {columns} FROM jetpay_payment WHERE id > :after ORDER BY id LIMIT :limit"
         self.after_in = f"""
             SELECT {columns} FROM jetpay_payment WHERE id > :after AND state = :state ORDER BY id LIMIT :limit"""
+        self.of_transaction = f"""
+            SELECT {columns} FROM jetpay_payment b WHERE b.transaction_id = :transaction_id ORDER BY id
+            {dialect.lock_rows}"""
+        self.debits_of = """
+            SELECT id, state, attempts, look_first, transaction_state FROM jetpay_debit
+            WHERE debit_id = :transaction_id ORDER BY id"""
+        self.report = f"""
+            UPDATE jetpay_payment
+            SET state = :state, transaction_state = :transaction_state, resolved_by = :resolved_by, error = :error,
+                reason = :reason, finished_at = {now}
+            WHERE id = :id"""
+        self.note_later_state = """
+            UPDATE jetpay_debit SET later_state = :state
+            WHERE debit_id = :transaction_id AND state = 'captured' AND later_state IS NULL"""
+        # Its status is read before anything is sent for it.
+        self.note_seen_state = """
+            UPDATE jetpay_debit
+            SET seen_state = :state, look_first = CASE WHEN state = 'pending' THEN 1 ELSE look_first END
+            WHERE id = :id AND seen_state IS NULL"""
+        window = f"""
+            {{0}}.intent_at - {CLOCK_TOLERANCE_SECONDS} <= {{1}}
+                AND {{0}}.certain_at + {CLOCK_TOLERANCE_SECONDS} >= {{1}}"""
+        self.awaits = f"""
+            SELECT 1 FROM jetpay_payment p
+            WHERE p.state IN ('sending', 'unknown') AND p.kind = :kind AND p.transaction_id IS NULL
+                AND {window.format("p", ":created_at")} LIMIT 1"""
+        seen = "t.transaction_id, t.state, t.created_at, t.releasing"
+        self.transaction = f"""
+            SELECT {seen}, t.kind FROM jetpay_transaction t WHERE t.transaction_id = :transaction_id"""
+        self.note_transaction = """
+            INSERT INTO jetpay_transaction (transaction_id, kind, state, created_at)
+            VALUES (:transaction_id, :kind, :state, :created_at) ON CONFLICT (transaction_id) DO NOTHING"""
+        self.change_transaction = """
+            UPDATE jetpay_transaction SET state = :state WHERE transaction_id = :transaction_id"""
+        self.forget_transaction = """
+            DELETE FROM jetpay_transaction WHERE transaction_id = :transaction_id"""
+        self.set_releasing = """
+            UPDATE jetpay_transaction SET releasing = :releasing
+            WHERE transaction_id = :transaction_id
+                AND transaction_id NOT IN (SELECT transaction_id FROM jetpay_payment WHERE transaction_id IS NOT NULL)
+                AND transaction_id NOT IN (SELECT debit_id FROM jetpay_debit WHERE debit_id = :transaction_id)"""
+        over = "('failed', 'cancelled')"
+        self.candidates = f"""
+            SELECT {seen} FROM jetpay_transaction t JOIN jetpay_payment p ON p.kind = t.kind
+            WHERE p.reference = :reference AND t.state NOT IN {over} AND {window.format("p", "t.created_at")}
+            ORDER BY t.created_at, t.transaction_id"""
+        # What may be the answer that a living process waits for is no orphan yet.
+        self.orphans = f"""
+            SELECT {seen} FROM jetpay_transaction t
+            WHERE t.kind = 'debit' AND t.state NOT IN {over} AND t.created_at <= {now} - :older_than
+                AND NOT EXISTS (
+                    SELECT 1 FROM jetpay_payment p
+                    WHERE p.state = 'sending' AND p.kind = t.kind AND {window.format("p", "t.created_at")})
+            ORDER BY t.created_at, t.transaction_id"""
+        self.adopt = f"""
+            UPDATE jetpay_payment
+            SET state = :state, transaction_id = :transaction_id, transaction_state = :transaction_state,
+                resolved_by = 'adopted', error = NULL, reason = NULL, finished_at = {now}
+            WHERE reference = :reference AND state = 'unknown'"""
+        self.discard = f"""
+            UPDATE jetpay_payment SET state = 'discarded', resolved_by = 'discarded', finished_at = {now}
+            WHERE reference = :reference AND state = 'unknown' AND certain_at <= {now}"""

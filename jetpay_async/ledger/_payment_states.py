@@ -73,6 +73,7 @@ TRANSITIONS: Mapping[tuple[PaymentState, PaymentEvent], PaymentState] = MappingP
         (_S.UNKNOWN, _E.REPORT_DONE): _S.SUCCEEDED,
         (_S.UNKNOWN, _E.REPORT_IN_PROGRESS): _S.ACCEPTED,
         (_S.UNKNOWN, _E.REPORT_OVER): _S.REJECTED,
+        (_S.SUCCEEDED, _E.REPORT_DONE): _S.SUCCEEDED,
         (_S.SUCCEEDED, _E.REPORT_OVER): _S.SUCCEEDED,
         # A person, or the application.
         (_S.UNKNOWN, _E.ADOPT): _S.SUCCEEDED,

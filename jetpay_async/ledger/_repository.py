@@ -307,7 +307,7 @@ def items(
 def read_item(key: str, row: Row) -> LedgerItem:
     """Read what a row holds of a debit."""
     _, debit_id, state, attempts, intent_at, finished_at, transaction_state, confirmed_by_status, *rest = row
-    error, status, request_id, reason = rest[:4]
+    error, status, request_id, reason, later_state = rest[:5]
     return LedgerItem(
         batch=key,
         debit_id=debit_id,
@@ -321,6 +321,7 @@ def read_item(key: str, row: Row) -> LedgerItem:
         status=status,
         request_id=request_id,
         reason=reason,
+        later_state=None if later_state is None else TransactionState(later_state),
     )
 
 

@@ -286,7 +286,7 @@ class Statements:
 
     def _name_reading(self, dialect: Dialect) -> None:
         columns = """id, debit_id, state, attempts, intent_at, finished_at, transaction_state, confirmed_by_status,
-            error, status, request_id, reason"""
+            error, status, request_id, reason, later_state"""
         self.outcomes = f"""
             SELECT {columns}, seq FROM jetpay_debit
             WHERE seq > :after AND seq < :high AND state <> 'accepted' ORDER BY seq LIMIT :limit"""

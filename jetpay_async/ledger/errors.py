@@ -10,6 +10,7 @@
      │    ├── UnknownBatchError   there is no such batch
      │    ├── UnknownReferenceError   there is no payment of this reference
      │    ├── ReferenceMismatchError  there is one, with other arguments
+     │    ├── PaymentStateError       the payment can't be adopted or discarded
      │    ├── PaymentDiscardedError   somebody found that nothing came of it
      │    └── ChunkBusyError      somebody else is capturing these debits
      └── CapturesStoppedError     capturing stopped before the end; the ledger knows where
@@ -28,6 +29,7 @@ __all__ = [
     "LedgerMismatchError",
     "LedgerNotFoundError",
     "PaymentDiscardedError",
+    "PaymentStateError",
     "ReferenceMismatchError",
     "UnknownBatchError",
     "UnknownReferenceError",
@@ -72,6 +74,10 @@ class ReferenceMismatchError(LedgerError):
 
     A reference stands for one payment: take another reference for another one.
     """
+
+
+class PaymentStateError(LedgerError):
+    """The payment can't be adopted or discarded, as the message says: it is not unknown, for example."""
 
 
 class PaymentDiscardedError(LedgerError):

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from jetpay_async._core import operations
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core.log import logger
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.ledger import _maintenance, _payments, _repository
+from jetpay_async.ledger import _maintenance, _payments, _reports, _repository
 from jetpay_async.ledger._backend import CommitExecutor, MakeCommitExecutor  # noqa: TC001 - `typing.get_type_hints` reads it
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._group_commit import GroupCommitExecutor
 from jetpay_async.ledger._sqlite import DIALECT
 from jetpay_async.ledger._staging import StagedDebits
-from jetpay_async.ledger.payment_records import LedgerPayment, PaymentState
+from jetpay_async.ledger.payment_records import (
+    Candidate,
+    EventEffect,
+    LedgerPayment,
+    PaymentState,
+    TransactionUpdate,
+)
 from jetpay_async.ledger.records import BatchInfo, DebitState, LedgerCheck, LedgerItem, Progress, Pruned, Submitted
+from jetpay_async.models import TransactionState
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._backend import Connection
@@ -59,6 +68,7 @@ class Ledger:
         ledger: The path of a file on a local disk, or a ``postgresql://`` URL, which needs
             ``pip install 'jetpay-async[postgres]'``.
         create: Whether to make the file, or the tables, if there are none.
+        webhook_ids: The ids of your own webhooks: `apply` takes their events only.
         clock: The wall clock and the monotonic clock; replaced by tests.
         commit_executor: What makes the executor of its operations; replaced by simulations.
 
@@ -71,11 +81,13 @@ class Ledger:
         ledger: str | os.PathLike[str],
         *,
         create: bool = True,
+        webhook_ids: Collection[int] = (),
         clock: Clock = SYSTEM_CLOCK,
         commit_executor: MakeCommitExecutor = GroupCommitExecutor,
     ) -> None:
         self._backend = choose_backend(ledger, clock)
         self._create = create
+        self._webhook_ids = frozenset(webhook_ids)
         self._make_executor = commit_executor
         self._commits: CommitExecutor | None = None
 
@@ -272,6 +284,109 @@ class Ledger:
                 yield payment
             if len(page) < _payments.PAGE:
                 return
+
+    async def apply(self, event: TransactionUpdate) -> EventEffect:
+        """Record what an event says, if it is news: the handler for the events of transactions.
+
+        ::
+
+            router.on(TransactionEvent)(ledger.apply)
+
+        Open the ledger with ``webhook_ids=``: events of others change nothing. A payment that is accepted, or unknown
+        and whose debit is known, becomes what the event says; so does a captured debit that is unknown, accepted or in
+        doubt. Nothing goes backwards, so that events may come late, doubled and out of order. What was done and is said
+        to be failed or cancelled is recorded and logged; it is never sent again by itself.
+
+        A transaction that nothing in the ledger knows becomes a candidate for the payments that are unresolved, if it
+        was made in their time; see `candidates`.
+
+        Args:
+            event: A verified one.
+
+        Returns:
+            What it has changed; durable when this returns.
+
+        Raises:
+            ConfigurationError: The ledger was opened without ``webhook_ids``.
+            LedgerError: The ledger can't be written: let the delivery be repeated.
+        """
+        if not self._webhook_ids:
+            raise ConfigurationError("webhook_ids: say which webhooks are yours, Ledger(..., webhook_ids={123})")
+        if event.webhook_id not in self._webhook_ids:
+            logger.info("an event of webhook %s changes nothing in the ledger", event.webhook_id)
+            return EventEffect.FOREIGN
+        said = _reports.TransactionReport(
+            event.transaction_id, event.kind or "debit", event.state, event.created_at.timestamp()
+        )
+        effect = await self._run(partial(_reports.report, said=said))
+        if effect is EventEffect.REVERSED:
+            logger.warning(
+                "%s is %s, after it had succeeded",
+                event.transaction_id,
+                event.state,
+                extra={"debit_id": event.transaction_id, "reason": str(event.state)},
+            )
+        return effect
+
+    async def candidates(self, reference: str) -> list[Candidate]:
+        """Return the transactions that may be the one of an unknown payment, the oldest first.
+
+        They were made in its time, as events say, and nothing in the ledger knows them. Events have no amounts: look
+        each up at Jetpay, or ask the application, before you `adopt` one.
+
+        Args:
+            reference: The payment's.
+
+        Raises:
+            InvalidArgumentError: The reference can't be one.
+            UnknownReferenceError: The ledger has no payment of this reference.
+            LedgerError: The ledger can't be read.
+        """
+        check_reference(reference)
+        await self._run(partial(_payments.expire, owner=0))
+        return await self._run(partial(_reports.candidates, reference=reference), writes=False)
+
+    async def adopt(
+        self, reference: str, debit_id: str, *, state: TransactionState | str | None = None
+    ) -> LedgerPayment:
+        """Record which transaction an unknown payment has made: the same reference returns it from then on.
+
+        Args:
+            reference: The payment's.
+            debit_id: The debit, or the credit.
+            state: What its `JetpayClient.transaction_status` says; needed where no event has reported it.
+
+        Raises:
+            InvalidArgumentError: The reference or the id can't be one.
+            PaymentStateError: The payment is not unknown; or it can't be this transaction: it is another payment's, is
+                being released, or in a state in which nothing is reserved or paid.
+            UnknownReferenceError: The ledger has no payment of this reference.
+            LedgerError: The ledger can't be written.
+        """
+        check_reference(reference)
+        known = None if state is None else TransactionState(state)
+        await self._run(partial(_payments.expire, owner=0))
+        return await self._run(
+            partial(_reports.adopt, reference=reference, transaction_id=operations.read_debit_id(debit_id), state=known)
+        )
+
+    async def discard(self, reference: str) -> LedgerPayment:
+        """Record that an unknown payment has made no transaction, since somebody has looked it up at Jetpay.
+
+        It is never sent again by itself: the same call raises `PaymentDiscardedError`, unless ``retry_rejected=True``.
+
+        Args:
+            reference: The payment's.
+
+        Raises:
+            InvalidArgumentError: The reference can't be one.
+            PaymentStateError: The payment is not unknown, or its request may still be on its way.
+            UnknownReferenceError: The ledger has no payment of this reference.
+            LedgerError: The ledger can't be written.
+        """
+        check_reference(reference)
+        await self._run(partial(_payments.expire, owner=0))
+        return await self._run(partial(_reports.discard, reference=reference))
 
     async def find(self, key: str) -> int:
         """Return the number of a batch.

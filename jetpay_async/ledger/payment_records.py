@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal, Protocol
 
 import attrs
 
 from jetpay_async.models import TransactionState
 
-__all__ = ["Candidate", "LedgerPayment", "PaymentState"]
+__all__ = ["Candidate", "EventEffect", "LedgerPayment", "OrphanReport", "PaymentState", "TransactionUpdate"]
 
 
 class PaymentState(StrEnum):
@@ -91,3 +92,62 @@ class Candidate:
     """When the first event about it happened."""
     releasing: bool = False
     """Whether somebody began to release it: it can't be adopted any more."""
+
+
+class TransactionUpdate(Protocol):
+    """What a ledger reads of an event: a `jetpay_async.webhooks.TransactionEvent` is one."""
+
+    @property
+    def webhook_id(self) -> int | None:
+        """The webhook that delivered it."""
+        ...
+
+    @property
+    def created_at(self) -> datetime:
+        """When it happened."""
+        ...
+
+    @property
+    def transaction_id(self) -> str:
+        """Whose state it is."""
+        ...
+
+    @property
+    def state(self) -> TransactionState:
+        """The state that the transaction is in."""
+        ...
+
+    @property
+    def kind(self) -> Literal["debit", "credit"] | None:
+        """What the transaction is, if the event says so."""
+        ...
+
+
+class EventEffect(StrEnum):
+    """What an event has changed in the ledger."""
+
+    FOREIGN = "foreign"
+    """Nothing: it is not of one of the webhooks that the ledger was opened with."""
+    NOTHING = "nothing"
+    """Nothing: it is of no concern to the ledger, or says nothing new."""
+    OFFERED = "offered"
+    """Its transaction is known to nothing in the ledger, and is a candidate for an unresolved payment."""
+    RECORDED = "recorded"
+    """The new state of a payment that had succeeded, or one that its run reads the status after."""
+    RESOLVED = "resolved"
+    """What was unknown, accepted or in doubt has become what it says."""
+    REVERSED = "reversed"
+    """What was done is failed or cancelled. It is never sent again by itself."""
+
+
+@attrs.frozen(kw_only=True)
+class OrphanReport:
+    """What became of a transaction that `JetpayClient.release_orphans` found."""
+
+    transaction_id: str
+    result: Literal["released", "kept", "not_released"]
+    """``kept``: by ``keep``, or since it was adopted meanwhile."""
+    state: TransactionState
+    """What was said of it last."""
+    error: str | None = None
+    """Why it was not released."""

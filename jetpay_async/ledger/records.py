@@ -222,3 +222,5 @@ class LedgerItem:
     request_id: str | None
     reason: str | None
     """The error's message."""
+    later_state: TransactionState | None = None
+    """What an event said later of a debit that was captured: that it is failed, or cancelled."""

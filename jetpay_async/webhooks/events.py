@@ -114,7 +114,7 @@ class TransactionEvent(Event):
 
         A state that this release doesn't know counts as on its way.
         """
-        return _rank_of(self.state)
+        return contract.state_rank(self.state)
 
     def supersedes(self, state: str | None, event_id: int | None = None) -> bool:
         """Say whether this event is newer than what is known of its transaction, so that a late one changes nothing.
@@ -131,7 +131,7 @@ class TransactionEvent(Event):
             return True
         if event_id is not None:
             return self.id > event_id
-        return self.rank > _rank_of(state)
+        return self.rank > contract.state_rank(state)
 
 
 @attrs.frozen(kw_only=True)
@@ -322,8 +322,6 @@ class _EventsByKind(msgspec.Struct):
 
 
 _KINDS: Mapping[str, Literal["debit", "credit"]] = {"debits": "debit", "credits": "credit"}
-_RANKS = {"requested": 0, "paid": 2, "completed": 3, "failed": 3, "cancelled": 3}
-_RANK_ON_ITS_WAY = 1
 _STATES_WITH_CLASS = frozenset({"paid", "completed", "failed"})
 
 # Card tokenization [inferred]: the vendor names the family and says that success and failure arrive as events, but
@@ -433,10 +431,6 @@ def _transaction_kind(wire: _WireEvent, data: dict[str, JSONValue]) -> str:
 
 def _kind_of(event_type: str) -> Literal["debit", "credit"] | None:
     return _KINDS.get(event_type.partition(".")[2].partition(".")[0])
-
-
-def _rank_of(state: str) -> int:
-    return _RANKS.get(state, _RANK_ON_ITS_WAY)
 
 
 def _state_in_type(event_type: str) -> str | None:
