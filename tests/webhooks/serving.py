@@ -142,6 +142,7 @@ async def sanic(app: object) -> AsyncGenerator[str]:
 
     assert isinstance(app, Sanic)
     listening = listen()
+    app.config.TOUCHUP = False  # it rewrites methods of Sanic's own classes, which works once in a process
     server = await app.create_server(sock=listening, return_asyncio_server=True, access_log=False)
     assert server is not None
     try:

@@ -27,6 +27,10 @@ ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_d
     "night_dbos",
     "night_temporal",
 }
+# Run by tests/test_client_pages.py.
+CLIENT = {"payments", "sync_payments", "sync_django", "sync_flask", "sync_celery"} | {
+    f"client_{name}" for name in ("aiohttp", "fastapi", "starlette", "litestar", "quart", "sanic", "django")
+}
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
 
 def test_every_block_is_run() -> None:
     """No block of the documentation that has a name goes unexecuted."""
-    assert set(blocks()) == ELSEWHERE | {"shop", "app", "pay", "shop_early"}
+    assert set(blocks()) == ELSEWHERE | CLIENT | {"shop", "app", "pay", "shop_early"}
 
 
 @pytest.mark.asyncio
