@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 from jetpay_async.sandbox._sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 
 @contextmanager
-def sandbox_in_thread() -> Iterator[Sandbox]:
+def sandbox_in_thread() -> Generator[Sandbox]:
     """Run a sandbox in a thread of its own, for as long as the block lasts.
 
     Each of its methods and properties can be used from any thread: it is executed in the sandbox's loop. The
@@ -42,21 +42,21 @@ class _ThreadedSandbox(Sandbox):
     """A `Sandbox` whose public methods and properties are executed in its loop, whoever uses them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-        self._loop = loop
-        self._thread = thread
+        self.own_loop = loop
+        self.own_thread = thread
         super().__init__()
 
 
 def _synchronous(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(sandbox: _ThreadedSandbox, *arguments: object, **options: object) -> object:
-        if threading.current_thread() is sandbox._thread:  # noqa: SLF001 - of this module
+        if threading.current_thread() is sandbox.own_thread:
             return function(sandbox, *arguments, **options)
 
         async def execute() -> object:
             return function(sandbox, *arguments, **options)
 
-        return asyncio.run_coroutine_threadsafe(execute(), sandbox._loop).result()  # noqa: SLF001 - the same
+        return asyncio.run_coroutine_threadsafe(execute(), sandbox.own_loop).result()
 
     return call
 
@@ -64,9 +64,9 @@ def _synchronous(function: Callable[..., Any]) -> Callable[..., Any]:
 def _asynchronous(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     async def call(sandbox: _ThreadedSandbox, *arguments: object, **options: object) -> object:
-        if threading.current_thread() is sandbox._thread:  # noqa: SLF001 - of this module
+        if threading.current_thread() is sandbox.own_thread:
             return await function(sandbox, *arguments, **options)
-        future = asyncio.run_coroutine_threadsafe(function(sandbox, *arguments, **options), sandbox._loop)  # noqa: SLF001
+        future = asyncio.run_coroutine_threadsafe(function(sandbox, *arguments, **options), sandbox.own_loop)
         return await asyncio.wrap_future(future)
 
     return call

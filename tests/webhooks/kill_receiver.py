@@ -1,4 +1,4 @@
-"""A receiver to be killed: ``kill_receiver.py DATABASE PORT JETPAY_URL MODE``.
+"""A receiver to be killed: ``kill_receiver.py PORT DATABASE JETPAY_URL MODE``.
 
 Each event adds a row to the table ``effects``. MODE says when it is marked and when the delivery is answered:
 ``handled`` and ``stored`` mark in the transaction that adds the row, and acknowledge after handling or after storing;
@@ -29,7 +29,7 @@ LEASE_SECONDS = 0.5
 RESPONSE_TIMEOUT_SECONDS = 0.8
 
 
-async def main(database: str, port: int, jetpay: str, mode: str) -> None:
+async def main(port: int, database: str, jetpay: str, mode: str) -> None:
     chance = random.Random(os.getpid())
     durable = SqliteInbox(database)
     router = EventRouter(concurrency=4)
@@ -71,4 +71,4 @@ async def main(database: str, port: int, jetpay: str, mode: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(process)d %(levelname)s %(message)s")
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]))

@@ -19,17 +19,16 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
-import attrs
 import pytest
 
 from jetpay_async import JetpayClient
 from jetpay_async.sandbox import DeliveryFault, DeliveryFaultKind, DeliveryPolicy, Sandbox
 from jetpay_async.webhooks import SqliteInbox
 from tests.webhooks import kill_receiver
-from tests.webhooks.serving import PATH, listen
+from tests.webhooks.processes import TROUBLES, ReceiverProcess, make_trouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVENTS = int(os.environ.get("JETPAY_TEST_EVENTS", "1000"))
-TROUBLES = ("killed", "stalled", "ended")
 STALL_SECONDS = 3 * kill_receiver.LEASE_SECONDS
 
 pytestmark = [
@@ -48,69 +46,17 @@ pytestmark = [
 ]
 
 
-@attrs.define
-class Receiver:
-    """A receiver process, which may be started again and again at the same address."""
-
-    database: Path
-    jetpay: str
-    mode: str
-    port: int = attrs.field(init=False)
-    process: asyncio.subprocess.Process = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        # Below the ports that this machine gives to connections: one of those could take a dead receiver's place.
-        for self.port in random.sample(range(20_000, 32_000), 100):
-            with suppress(OSError), listen(self.port):
-                break
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}{PATH}"
-
-    async def start(self) -> None:
-        arguments = (kill_receiver.__file__, str(self.database), str(self.port), self.jetpay, self.mode)
-        log = self.database.with_suffix(".log").open("ab")
-        with log:
-            self.process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stderr=log)
-
-    async def end(self, how: signal.Signals) -> None:
-        assert self.process.returncode is None, f"it ended by itself: {self.database.with_suffix('.log')}"
-        self.process.send_signal(how)
-        await self.process.wait()
-
-    async def stall(self, seconds: float) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self.process.send_signal(signal.SIGCONT)
-
-
 @asynccontextmanager
-async def receivers(sandbox: Sandbox, database: Path, *, mode: str) -> AsyncGenerator[list[Receiver]]:
+async def receivers(sandbox: Sandbox, database: Path, *, mode: str) -> AsyncGenerator[list[ReceiverProcess]]:
     """Two of them, each registered for every event to come."""
-    pair = [Receiver(database, sandbox.url, mode) for _ in range(2)]
+    arguments = (str(database), sandbox.url, mode)
+    pair = [ReceiverProcess(kill_receiver.__file__, arguments, database.with_suffix(".log")) for _ in range(2)]
     async with AsyncExitStack() as stack:
         for receiver in pair:
             await receiver.start()
             stack.push_async_callback(receiver.end, signal.SIGKILL)
             sandbox.add_webhook(receiver.url, max_batch_size=40)
         yield pair
-
-
-async def trouble(pair: list[Receiver], chance: random.Random, done: Counter[str], enough: asyncio.Event) -> None:
-    """Make it, at random, until it is enough; whoever was ended is running again then."""
-    while not enough.is_set():
-        await asyncio.sleep(chance.uniform(0.3, 0.8))
-        receiver = chance.choice(pair)
-        kind = chance.choice(TROUBLES)
-        if kind == "stalled":
-            await receiver.stall(chance.uniform(STALL_SECONDS / 2, STALL_SECONDS))
-        else:
-            await receiver.end(signal.SIGKILL if kind == "killed" else signal.SIGTERM)
-            await receiver.start()
-        done[kind] += 1
 
 
 async def make_events(sandbox: Sandbox, count: int) -> None:
@@ -167,7 +113,9 @@ async def test_each_event_has_its_effect_exactly_once(sandbox: Sandbox, database
     async with sandbox, SqliteInbox(database) as inbox, receivers(sandbox, database, mode=mode) as pair:
         await make_events(sandbox, count)
         enough = asyncio.Event()
-        making_trouble = asyncio.create_task(trouble(pair, random.Random(7), done, enough))
+        making_trouble = asyncio.create_task(
+            make_trouble(pair, random.Random(7), done, enough, stall_seconds=STALL_SECONDS)
+        )
         async with asyncio.timeout(max(60.0, count / 10)):
             while await inbox.last_contiguous_event_id() != count or len(done) < len(TROUBLES):
                 assert not making_trouble.done(), making_trouble.exception()
