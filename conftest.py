@@ -42,6 +42,7 @@ pytest_collect_file = Sybil(
         "docs/many-captures.md",
         "docs/observing.md",
         "docs/testing.md",
+        "docs/unknown-outcomes.md",
         "docs/reference/*.md",
         "docs/tutorial/*.md",
     ],

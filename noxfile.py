@@ -93,6 +93,7 @@ PAGES = [
     "docs/many-captures.md",
     "docs/observing.md",
     "docs/testing.md",
+    "docs/unknown-outcomes.md",
     "docs/reference",
     "docs/tutorial",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -30,18 +31,6 @@ MODULES = {
     "jetpay_async.sandbox": "The sandbox",
 }
 
-# What other modules have besides: types that signatures name, and what one's own inbox is made of.
-FURTHER = (
-    "jetpay_async.money",
-    "jetpay_async.webhooks.errors",
-    "jetpay_async.webhooks.events",
-    "jetpay_async.webhooks.inbox",
-    "jetpay_async.webhooks.keyset",
-    "jetpay_async.webhooks.receiver",
-    "jetpay_async.webhooks.remote_keyset",
-    "jetpay_async.webhooks.router",
-    "jetpay_async.webhooks.verifier",
-)
 GROUPS = {
     "Tutorial": "tutorial/*.md",
     "How-to": "*.md",
@@ -81,16 +70,26 @@ def module_page(module: ModuleType, title: str) -> str:
 def further_page() -> str:
     """Return the page of the public names that the other pages don't have, in reStructuredText."""
     seen = {id(getattr(importlib.import_module(name), public)) for name in MODULES for public in _names(name)}
-    parts = ["Further names", "=============", ""]
-    for name in FURTHER:
+    parts = [
+        "Further names",
+        "=============",
+        "",
+        "Types that signatures name, and what one's own inbox is made of.",
+        "",
+    ]
+    for found in sorted(pkgutil.walk_packages([str(PACKAGE)], "jetpay_async."), key=lambda found: found.name):
+        name = found.name
+        if any(part.startswith("_") or part == "migrations" for part in name.split(".")[1:]):
+            continue
         module = importlib.import_module(name)
         left = [public for public in _names(name) if id(getattr(module, public)) not in seen]
+        seen.update(id(getattr(module, public)) for public in left)
         parts += [f".. py:currentmodule:: {name}", "", *_described(module, left)]
     return "\n".join(parts)
 
 
 def _names(module: str) -> Sequence[str]:
-    names: Sequence[str] = importlib.import_module(module).__all__
+    names: Sequence[str] = getattr(importlib.import_module(module), "__all__", ())
     return names
 
 

@@ -52,16 +52,21 @@ def test_the_source_distribution_has_what_its_tests_read() -> None:
 
 def test_the_page_of_the_package_index_has_no_relative_link() -> None:
     """Each link of the README is absolute there, and leads to what is in the repository."""
-    (rule,) = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.sub(rule["pattern"], rule["replacement"], readme)
-    base = rule["replacement"].removeprefix("](").partition("\\1")[0]
+    for rule in PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        readme = re.sub(rule["pattern"], rule["replacement"], readme)
+    source = re.escape(PROJECT["project"]["urls"]["Source"])
 
-    links = re.findall(r"\]\(([^)]+)\)", shown)
-    assert [link for link in links if not link.startswith(("https://", "#"))] == []
-    own = [link.removeprefix(base).partition("#")[0] for link in links if link.startswith(base)]
-    assert own
-    assert [path for path in own if not (ROOT / path).exists()] == []
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", readme)
+    assert [link for _, link in links if not link.startswith(("https://", "#"))] == []
+    own = [(found[1], found[2]) for _, link in links if (found := re.match(rf"{source}/(\w+)/main/([^#]+)", link))]
+    assert {kind for kind, _ in own} <= {"blob", "raw"}
+    assert [path for _, path in own if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    """It says what this is, how to try it and where to go on; the documentation has the rest."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
 def test_what_builds_a_release_is_pinned_by_hash() -> None:
