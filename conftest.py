@@ -41,6 +41,7 @@ pytest_collect_file = Sybil(
         "docs/going-live.md",
         "docs/many-captures.md",
         "docs/observing.md",
+        "docs/reservations.md",
         "docs/testing.md",
         "docs/unknown-outcomes.md",
         "docs/reference/*.md",

@@ -92,6 +92,7 @@ PAGES = [
     "docs/going-live.md",
     "docs/many-captures.md",
     "docs/observing.md",
+    "docs/reservations.md",
     "docs/testing.md",
     "docs/unknown-outcomes.md",
     "docs/reference",

@@ -60,7 +60,7 @@ def test_the_page_of_the_package_index_has_no_relative_link() -> None:
     links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", readme)
     assert [link for _, link in links if not link.startswith(("https://", "#"))] == []
     own = [(found[1], found[2]) for _, link in links if (found := re.match(rf"{source}/(\w+)/main/([^#]+)", link))]
-    assert {kind for kind, _ in own} <= {"blob", "raw"}
+    assert {kind for kind, _ in own} == {"blob", "raw"}
     assert [path for _, path in own if not (ROOT / path).exists()] == []
 
 

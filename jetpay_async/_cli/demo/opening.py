@@ -1,4 +1,4 @@
-"""The demo's opening: from nothing to a payment that is taken and reported, as the README's first example does it.
+"""The demo's opening: from nothing to a payment that is taken and reported, as the tutorial does it, "The whole way".
 
 The sandbox loses nothing here: what happens when it does is shown afterwards.
 """

@@ -1,6 +1,6 @@
 """``jetpay demo``: charge some hundred cards against a sandbox that loses replies, and check its records.
 
-`take_first_payment` goes from nothing to one payment first, as the README does. Then `charge_cards`
+`take_first_payment` goes from nothing to one payment first, as the tutorial does. Then `charge_cards`
 charges the others and returns a `RunRecord`, `audit` compares what was recorded, and a screen shows both.
 """
 
