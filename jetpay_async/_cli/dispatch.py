@@ -30,6 +30,11 @@ __all__ = [
     "request",
     "sandbox",
     "status",
+    "unresolved_adopt",
+    "unresolved_discard",
+    "unresolved_list",
+    "unresolved_release",
+    "unresolved_show",
     "webhooks_change",
     "webhooks_dead_letters_discard",
     "webhooks_dead_letters_list",
@@ -141,6 +146,41 @@ def captures_backup(**options: Any) -> int:
 def captures_prune(**options: Any) -> int:
     """Run ``jetpay captures prune``."""
     from jetpay_async._cli.commands.maintenance import prune as command
+
+    return command(**options)
+
+
+def unresolved_list(**options: Any) -> int:
+    """Run ``jetpay unresolved list``."""
+    from jetpay_async._cli.commands.unresolved import list_unresolved as command
+
+    return command(**options)
+
+
+def unresolved_show(**options: Any) -> int:
+    """Run ``jetpay unresolved show``."""
+    from jetpay_async._cli.commands.unresolved import show as command
+
+    return command(**options)
+
+
+def unresolved_adopt(**options: Any) -> int:
+    """Run ``jetpay unresolved adopt``."""
+    from jetpay_async._cli.commands.unresolved import adopt as command
+
+    return command(**options)
+
+
+def unresolved_release(**options: Any) -> int:
+    """Run ``jetpay unresolved release``."""
+    from jetpay_async._cli.commands.unresolved import release as command
+
+    return command(**options)
+
+
+def unresolved_discard(**options: Any) -> int:
+    """Run ``jetpay unresolved discard``."""
+    from jetpay_async._cli.commands.unresolved import discard as command
 
     return command(**options)
 

@@ -10,6 +10,7 @@ from jetpay_async._cli import dispatch
 from jetpay_async._cli.guide_parser import GuideCommands
 from jetpay_async._cli.io.exit_codes import EXIT_STATUSES
 from jetpay_async._cli.trigger_parser import add_triggers
+from jetpay_async._cli.unresolved_parser import add_unresolved
 from jetpay_async._version import __version__
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_preauthorize(add_parser)
     _add_capture(add_parser)
     _add_captures(add_parser)
+    add_unresolved(
+        add_parser,
+        add_ledger=_add_whole_ledger,
+        add_json=_add_json,
+        add_connection=_add_connection,
+        seconds=_number(float, 0.001),
+    )
     _add_status(add_parser)
     _add_cancel(add_parser)
     guide = GuideCommands(add=_add, add_common=_add_common, amount=_amount, timestamp=_timestamp)

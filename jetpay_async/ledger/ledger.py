@@ -346,6 +346,17 @@ class Ledger:
         await self._run(partial(_payments.expire, owner=0))
         return await self._run(partial(_reports.candidates, reference=reference), writes=False)
 
+    async def orphans(self) -> list[Candidate]:
+        """Return the debits that events reported and nothing in the ledger knows, the oldest first.
+
+        Those that a living process may be waiting for are left out. `JetpayClient.release_orphans` cancels them.
+
+        Raises:
+            LedgerError: The ledger can't be read.
+        """
+        await self._run(partial(_payments.expire, owner=0))
+        return await self._run(partial(_reports.orphans, older_than=0.0), writes=False)
+
     async def adopt(
         self, reference: str, debit_id: str, *, state: TransactionState | str | None = None
     ) -> LedgerPayment:

@@ -93,7 +93,8 @@ def test_help_lists_commands_environment_and_statuses(jetpay: Jetpay, arguments:
         *("demo", "sandbox", "preauthorize", "capture", "status", "cancel", "webhooks explain"),
         *("webhooks dead-letters list", "webhooks dead-letters replay", "webhooks dead-letters discard"),
         *("captures status", "captures list", "captures export", "captures retry-rejected", "captures resolve"),
-        *("captures verify", "captures backup", "captures prune", "completion"),
+        *("captures verify", "captures backup", "captures prune", "completion", "unresolved list", "unresolved show"),
+        *("unresolved adopt", "unresolved release", "unresolved discard"),
     ],
 )
 def test_each_command_has_help(jetpay: Jetpay, command: str) -> None:
