@@ -291,8 +291,12 @@ def _in_words(amount: Decimal, link_amounts: str | None) -> str:
 
 
 def _confirmed(question: str, *, yes: bool) -> bool:
-    if yes or confirmed(f"{question} [y/N] "):
-        return True
+    try:
+        if yes or confirmed(f"{question} [y/N] "):
+            return True
+    except ConfigurationError:
+        message = f"argument --yes: required where nobody can be asked: {question} Nothing was sent"
+        raise ConfigurationError(message) from None
     write_message("nothing was sent")
     return False
 

@@ -214,14 +214,16 @@ def test_an_amount_is_confirmed_in_words(
 def test_nobody_to_ask_needs_yes(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """In a script, an amount is confirmed by --yes."""
+    """In a script, an amount is confirmed by --yes, and the error says which amount in words."""
     give(monkeypatch, b"")
     options = ["--to-account=x"] if command == "credits send" else []
 
     run = jetpay(*link_options(sandbox, command, *options))
 
     assert run.status == 2
-    assert "--yes" in run.err
+    assert "argument --yes: required where nobody can be asked" in run.err
+    assert "dollars and" in run.err
+    assert "sent as the number" in run.err
     assert sandbox.requests() == 0
 
 
