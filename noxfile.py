@@ -167,7 +167,7 @@ def oldest(session: nox.Session) -> None:
 @nox.session
 def browser(session: nox.Session) -> None:
     """Drive the sandbox's page and the documentation in a real Chromium, where there is one."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+    if not ((shutil.which("chromium") or shutil.which("google-chrome")) and shutil.which("chromedriver")):
         session.skip("Chromium or its driver is not installed: apt-get install chromium chromium-driver")
     install(session, "test", "browser", "docs")
     if not (SITE / "index.html").exists():

@@ -127,9 +127,12 @@ def checkout(tmp_path: Path) -> Checkout:
     return made
 
 
-def test_the_check_installs_a_browser(checkout: Checkout) -> None:
-    """Where there is no Chromium, `.ci/run` asks apt-get for it before anything runs."""
+@pytest.mark.parametrize("there", [[], ["chromium"], ["chromedriver"]], ids=["nothing", "no driver", "no browser"])
+def test_the_check_installs_a_browser(checkout: Checkout, there: list[str]) -> None:
+    """Where there is no Chromium with its driver, `.ci/run` asks apt-get for both before anything runs."""
     checkout.install("apt-get", 'echo "apt-get $*" >&2')
+    for name in there:
+        checkout.install(name, "exit 1")
 
     result = checkout.run()
 
@@ -141,10 +144,11 @@ def test_the_check_installs_a_browser(checkout: Checkout) -> None:
     assert ran == "all of it ran"
 
 
-def test_the_check_leaves_an_installed_browser_alone(checkout: Checkout) -> None:
-    """A machine with a Chromium and its driver installs nothing."""
+@pytest.mark.parametrize("browser", ["chromium", "google-chrome"])
+def test_the_check_leaves_an_installed_browser_alone(checkout: Checkout, browser: str) -> None:
+    """A machine with a Chromium, or a Chrome, and its driver installs nothing."""
     checkout.install("apt-get", "exit 1")
-    for name in ("chromium", "chromedriver"):
+    for name in (browser, "chromedriver"):
         checkout.install(name, "exit 1")
 
     assert checkout.run().stderr == "all of it ran\n"
