@@ -24,6 +24,8 @@ LOSE_AFTERWARDS = "lose afterwards"
 """Make the payment, and hang up."""
 WAIT = "wait"
 """Make the payment when `PaymentService.go` is set."""
+HANG = "hang"
+"""Make the payment, and never say so."""
 
 REQUEST: dict[str, Any] = {
     "contact_id": "contact_1",
@@ -145,7 +147,9 @@ class PaymentService:
                     "transaction_state": state,
                 },
             )
-        return None if act == LOSE_AFTERWARDS else reply
+        if act == HANG:
+            await self.go.wait()
+        return None if act in {LOSE_AFTERWARDS, HANG} else reply
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 
 from jetpay_async import (
@@ -35,7 +36,10 @@ from jetpay_async.ledger import (
     UnknownReferenceError,
     _payments,
 )
-from tests.ledger.payment_service import CREDIT, FAST, LOSE, LOSE_AFTERWARDS, REQUEST, WAIT, serving
+from jetpay_async.ledger._backend import Backend
+from jetpay_async.ledger._group_commit import GroupCommitExecutor
+from tests.ledger.payment_events import event
+from tests.ledger.payment_service import CREDIT, FAST, HANG, LOSE, LOSE_AFTERWARDS, REQUEST, WAIT, serving
 
 pytestmark = pytest.mark.asyncio
 
@@ -419,3 +423,71 @@ async def test_the_end_of_a_run_that_can_not_be_recorded_is_logged(
             lambda connection: connection.change("UPDATE jetpay_ledger SET version = version + 1", {})
         )
     assert "the end of this run could not be recorded" in caplog.text
+
+
+class DyingExecutor(GroupCommitExecutor):
+    """Lets its process hang at one point, as if it were killed there."""
+
+    point = ""
+    reached: asyncio.Event
+    latest: DyingExecutor
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        type(self).latest = self
+
+    async def run(self, operation: Any, *, writes: bool = True, last: bool = False) -> Any:
+        name = getattr(operation, "func", operation).__name__
+        if (name, self.point) == ("record", "between the answer and its commit"):
+            await self.hang()
+        result = await super().run(operation, writes=writes, last=last)
+        if (name, self.point) == ("claim", "between the commit and the request"):
+            await self.hang()
+        return result
+
+    async def hang(self) -> None:
+        self.reached.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("point", "made", "expected"),
+    [
+        ("between the commit and the request", 0, 0),
+        ("between the request and the answer", 1, 1),
+        ("between the answer and its commit", 1, 1),
+    ],
+)
+async def test_a_crash_at_each_point_is_unknown_and_never_sent_again(
+    ledger: str, monkeypatch: pytest.MonkeyPatch, point: str, made: int, expected: int
+) -> None:
+    """Wherever a process dies after its intent, the reference is unknown to the next one, and its debit is offered."""
+    monkeypatch.setattr(DyingExecutor, "point", point)
+    monkeypatch.setattr(DyingExecutor, "reached", asyncio.Event(), raising=False)
+    async with serving() as (service, client):
+        if point == "between the request and the answer":
+            service.script["booking 1"] = [HANG]
+            DyingExecutor.reached = service.arrived
+        context = attrs.evolve(client._ledger_context(), commit_executor=DyingExecutor)
+        dying = DurablePreauthorizations(ledger, context, lease_seconds=0.5, account=None)
+        await dying.__aenter__()
+        call = asyncio.create_task(dying.preauthorize(reference="b1", **REQUEST))
+        await DyingExecutor.reached.wait()
+        # What a kill does: nothing goes on, and the connection closes without a word.
+        run = dying._open()
+        dead = [call, *run._under_way.values(), run._keeping]
+        for task in dead:
+            assert task is not None
+            task.cancel()
+        await asyncio.wait([task for task in dead if task is not None])
+        await DyingExecutor.latest.close()
+
+        async with client.durable_preauthorizations(ledger) as others, Ledger(ledger, webhook_ids={1}) as opened:
+            with pytest.raises(OutcomeUnknownError):
+                await others.preauthorize(reference="b1", **REQUEST)
+            for debit_id in service.states:
+                await opened.apply(event("preauthorized", debit_id, webhook_id=1))
+            offered = await opened.candidates("b1")
+
+    assert service.requests["booking 1"] == service.made["booking 1"] == made
+    assert len(offered) == expected

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -25,33 +23,13 @@ from jetpay_async.ledger import (
 from jetpay_async.models import TransactionState
 from jetpay_async.webhooks import EventRouter, TransactionEvent
 from tests.ledger import service as capture_service
+from tests.ledger.payment_events import OURS, event
 from tests.ledger.payment_service import LOSE, LOSE_AFTERWARDS, REQUEST, serving
 from tests.ledger.test_durable_payments import claim_by
 
 pytestmark = pytest.mark.asyncio
 
-OURS = 123
 E = EventEffect
-_ids = itertools.count(1)
-
-
-def event(
-    state: str,
-    transaction_id: str = "debit_0",
-    *,
-    webhook_id: int | None = OURS,
-    kind: str = "debits",
-    ago: float = 0.0,
-) -> TransactionEvent:
-    return TransactionEvent(
-        id=next(_ids),
-        created_at=datetime.now(UTC) - timedelta(seconds=ago),
-        type=f"transactions.{kind}.updated",
-        data={},
-        webhook_id=webhook_id,
-        transaction_id=transaction_id,
-        state=TransactionState(state),
-    )
 
 
 @pytest_asyncio.fixture
