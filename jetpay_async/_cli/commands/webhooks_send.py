@@ -156,8 +156,8 @@ async def _send_one(
     as_json: bool,
 ) -> ExitStatus:
     """Send one delivery, again while the receiver has no keys: it may have asked for them before they were there."""
-    give_up = time.monotonic() + _KEYS_TIMEOUT_SECONDS
     response = await _post(session, url, delivery, key, fault)
+    give_up = time.monotonic() + _KEYS_TIMEOUT_SECONDS
     while response.status == _NO_KEYS and fault != "kid" and time.monotonic() < give_up:
         await asyncio.sleep(_KEYS_PAUSE_SECONDS)
         response = await _post(session, url, delivery, key, fault)

@@ -185,8 +185,8 @@ def test_a_receiver_without_keys(
 
 def test_no_response(send: Jetpay, monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 3 where nobody listens, or nobody answers in time."""
-    monkeypatch.setattr(webhooks_send, "_RESPONSE_TIMEOUT_SECONDS", 0.05)
     refusing = send("--event=paid", "--json", url=f"http://127.0.0.1:{unused_port()}/")
+    monkeypatch.setattr(webhooks_send, "_RESPONSE_TIMEOUT_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hanging = send("--event=paid", url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
 
