@@ -93,9 +93,37 @@ class PaymentRun:
     async def pay(self, operation: PaymentOperation[_R], reference: str, call: Call[_R], *, retry_rejected: bool) -> _R:
         """Send a payment, unless the ledger knows it.
 
+        It is done in a task of its own, which goes on to the end though the caller is cancelled: an intent that is
+        committed is sent, and its answer recorded.
+
         Raises:
             JetpayError: As documented for the methods of `jetpay_async.ledger.durable_payments`.
         """
+        while (earlier := self._under_way.get(reference)) is not None:
+            await asyncio.wait([earlier])
+        task = asyncio.get_running_loop().create_task(
+            self._pay(operation, reference, call, retry_rejected=retry_rejected)
+        )
+        self._under_way[reference] = task
+        task.add_done_callback(lambda _: self._under_way.pop(reference, None))
+        answer = await asyncio.shield(task)
+        if answer.result is None:
+            raise answer.error or AssertionError
+        return answer.result
+
+    async def _pay(
+        self, operation: PaymentOperation[_R], reference: str, call: Call[_R], *, retry_rejected: bool
+    ) -> _Answer[_R]:
+        try:
+            return await self._claim(operation, reference, call, retry_rejected=retry_rejected)
+        except JetpayError as error:
+            # The traceback holds this frame: a circle for each.
+            return _Answer(error=error.with_traceback(None))
+
+    async def _claim(
+        self, operation: PaymentOperation[_R], reference: str, call: Call[_R], *, retry_rejected: bool
+    ) -> _Answer[_R]:
+        """Commit the intent and send it, or return what the ledger knows."""
         clock = self._context.clock
         until = clock.monotonic() + self._context.options.timeout
         intent = PaymentIntent(reference, operation.name, operation.kind, call.arguments)
@@ -114,36 +142,14 @@ class PaymentRun:
             )
             payment = claimed.payment
             if payment is None:
-                return await self._answer(self._start(operation, reference, claimed, call, start))
+                return await self._send(operation, claimed, call, start)
             if payment.state is not PaymentState.SENDING:
-                return read_result(operation, payment)
-            if (task := self._under_way.get(reference)) is not None:
-                return await self._answer(task)
+                return _Answer(result=read_result(operation, payment))
             if clock.monotonic() >= until:
                 raise unknown_error(payment)
             # Sent anew here, it would be a second one: whoever sends it says what became of it, or dies.
             await self._expire()
             await clock.sleep(WAIT_INTERVAL_SECONDS)
-
-    def _start(
-        self,
-        operation: PaymentOperation[_R],
-        reference: str,
-        claimed: ClaimedPayment,
-        call: Call[_R],
-        start: float,
-    ) -> asyncio.Task[_Answer[_R]]:
-        """Send it in a task of its own, which goes on to the end though the caller is cancelled."""
-        task = asyncio.get_running_loop().create_task(self._send(operation, claimed, call, start))
-        self._under_way[reference] = task
-        task.add_done_callback(lambda _: self._under_way.pop(reference, None))
-        return task
-
-    async def _answer(self, task: asyncio.Task[_Answer[_R]]) -> _R:
-        answer = await asyncio.shield(task)
-        if answer.result is None:
-            raise answer.error or AssertionError
-        return answer.result
 
     async def _send(
         self, operation: PaymentOperation[_R], claimed: ClaimedPayment, call: Call[_R], start: float

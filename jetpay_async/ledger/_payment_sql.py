@@ -91,9 +91,10 @@ class PaymentStatements:
         window = f"""
             {{0}}.intent_at - {CLOCK_TOLERANCE_SECONDS} <= {{1}}
                 AND {{0}}.certain_at + {CLOCK_TOLERANCE_SECONDS} >= {{1}}"""
+        # What was discarded may have been made after all, as an event that comes late says.
         self.awaits = f"""
             SELECT 1 FROM jetpay_payment p
-            WHERE p.state IN ('sending', 'unknown') AND p.kind = :kind AND p.transaction_id IS NULL
+            WHERE p.state IN ('sending', 'unknown', 'discarded') AND p.kind = :kind AND p.transaction_id IS NULL
                 AND {window.format("p", ":created_at")} LIMIT 1"""
         seen = "t.transaction_id, t.state, t.created_at, t.releasing"
         self.transaction = f"""

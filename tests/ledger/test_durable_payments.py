@@ -243,6 +243,22 @@ async def test_a_cancelled_caller_leaves_its_request_to_the_end(ledger: str) -> 
     assert service.requests["booking 1"] == 1
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_caller_that_is_cancelled_early_leaves_nothing_stuck(ledger: str, turns: int) -> None:
+    """Cancelled before its intent is committed, or just after, a call leaves its reference usable."""
+    async with serving() as (service, client), client.durable_preauthorizations(ledger) as reservations:
+        call = asyncio.create_task(reservations.preauthorize(reference="b1", **REQUEST))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+        assert (await reservations.preauthorize(reference="b1", **REQUEST)).debit_id == "debit_0"
+
+    assert service.requests["booking 1"] == 1
+
+
 async def test_what_is_cut_off_is_unknown(ledger: str) -> None:
     """If leaving the block is cancelled, what is in flight is cut off, and is unknown to the next run."""
     async with serving() as (service, client):

@@ -223,6 +223,9 @@ async def test_discarding_waits_until_the_request_is_over(opened: Ledger, ledger
 
     assert (await opened.discard("b1")).state is PaymentState.DISCARDED
 
+    await change(opened, "UPDATE jetpay_payment SET certain_at = intent_at + 60")
+    assert await opened.apply(event("preauthorized", "debit_0")) is E.OFFERED  # it was made after all
+    assert [each.transaction_id for each in await opened.orphans()] == ["debit_0"]
     with pytest.raises(PaymentDiscardedError):
         await again(ledger)
     with pytest.raises(PaymentStateError, match="is discarded"):
