@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from jetpay_async._core.clock import Clock
     from jetpay_async.ledger._backend import UnitOfWork
-    from jetpay_async.ledger.records import Progress, Report
+    from jetpay_async.ledger.records import Report
     from jetpay_async.outcomes import CaptureOutcome
 
 _T = TypeVar("_T")
@@ -68,8 +68,10 @@ class BatchReader:
         place = 0
         while True:
             stopped = source.stopped
-            progress = await self._progress()
-            page, place = await source.read(partial(_repository.outcomes, batch=self._number, after=place))
+            # By one unit of work: where the batch stands comes first, so that what follows it is not missed.
+            progress, page, place = await source.read(
+                partial(_repository.progress_and_outcomes, batch=self._number, after=place)
+            )
             for row in page:
                 yield _rows.read(self._key, row)
             if page:
@@ -133,6 +135,3 @@ class BatchReader:
 
     async def _report(self) -> Report | None:
         return _repository.report(await self._source.read(partial(_repository.progress, batch=self._number)))
-
-    async def _progress(self) -> Progress:
-        return (await self._source.read(partial(_repository.progress, batch=self._number))).progress

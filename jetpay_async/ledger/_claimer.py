@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RESOLVE_BACKLOG = 5_000
 
 
-@attrs.frozen
+@attrs.define
 class ClaimedDebit:
     """A debit to be sent."""
 
@@ -112,6 +112,11 @@ class Claimer:
     def wake(self) -> None:
         """Have it see whether something is to be claimed."""
         self._wanted.set()
+
+    def on_taken(self) -> None:
+        """Have it claim more, if there is room since a worker took a debit."""
+        if self.ready.qsize() + len(self._scheduled) <= self._limits.size // 2:
+            self._wanted.set()
 
     def stop(self) -> None:
         """Claim nothing more, and give back what no worker has taken."""

@@ -29,7 +29,7 @@ _MAX_TRIES = 20
 """Tries of a transaction that collides with those of other owners; at each try one of them gets through."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _QueuedWork(Generic[_T]):
     operation: UnitOfWork[_T]
     future: asyncio.Future[_T]

@@ -35,7 +35,10 @@ CLOCK_TOLERANCE_SECONDS = 1.0
 _UNFINISHED = (DebitState.PENDING, DebitState.SENDING)
 
 
-@attrs.frozen
+# What follows are values, though not frozen: attrs makes those at several times the cost, and each debit has some.
+
+
+@attrs.define
 class Claim:
     """A debit that this owner intends to send."""
 
@@ -49,7 +52,7 @@ class Claim:
     """Seconds to wait for its slot in the rate."""
 
 
-@attrs.frozen
+@attrs.define
 class UnresolvedDebit:
     """A debit that may have been captured: its status is read before anything is sent."""
 
@@ -63,7 +66,7 @@ class UnresolvedDebit:
     """A state beyond ``preauthorized`` that was seen once: it is not sent again."""
 
 
-@attrs.frozen
+@attrs.define
 class ClaimResult:
     """What a claim brought."""
 
@@ -77,7 +80,7 @@ class ClaimResult:
     """Whether nothing was claimed because the next slot of the rate is still too far ahead."""
 
 
-@attrs.frozen
+@attrs.define
 class OutcomeRecord:
     """What became of a debit, as it is recorded."""
 

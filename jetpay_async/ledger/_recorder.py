@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COMMIT_WINDOW_SECONDS = 0.01
 
 
-@attrs.frozen
+@attrs.define
 class _Entry:
     record: OutcomeRecord
     certain_from: float | None

@@ -265,6 +265,16 @@ def outcomes(connection: Connection, batch: int, after: int) -> tuple[list[Row],
     return rows, rows[-1][-1] if rows else after
 
 
+def progress_and_outcomes(connection: Connection, batch: int, after: int) -> tuple[Progress, list[Row], int]:
+    """Return where a batch stands, and read its next outcomes, which may be more than that counts.
+
+    Raises:
+        UnknownBatchError: It is not there any more.
+    """
+    standing = progress(connection, batch).progress
+    return standing, *outcomes(connection, batch, after)
+
+
 def last_outcomes(connection: Connection, batch: int, *, after: int, since: int) -> tuple[list[Row], int]:
     """Read the next debits that are accepted, or were when the outcomes up to one place had been read.
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _OVER = (TransactionState.FAILED, TransactionState.CANCELLED)
 
+_WITH_CAPTURE = (Captured, Accepted)
+
+_STATES = {state.value: state for state in TransactionState}
+
 _DONE = (DebitState.CAPTURED, DebitState.ACCEPTED)
 
 _NEXT_STEP = "Submit the batch again: the debit's status is read before anything is sent."
@@ -78,21 +82,24 @@ def write(
         outcome: What became of it.
         earlier: Capture requests made before those that the outcome counts.
     """
-    attempts = earlier + outcome.attempts
-    if isinstance(outcome, Captured | Accepted):
-        state = outcome.capture.state
+    if isinstance(outcome, _WITH_CAPTURE):
+        capture = outcome.capture
+        state = capture.state
+        value = state.value
+        attempts = earlier + capture.attempts
         return OutcomeRecord(
             debit.id,
             debit.debit_id,
             debit.intent,
             DebitState.CAPTURED if isinstance(outcome, Captured) else DebitState.ACCEPTED,
             attempts,
-            transaction_state=state.value,
-            seen_state=state.value,
-            confirmed_by_status=outcome.confirmed_by_status,
+            transaction_state=value,
+            seen_state=value,
+            confirmed_by_status=capture.confirmed_by_status,
             follows=_follows(debit),
-            as_expected=outcome.attempts == 1 and not outcome.confirmed_by_status and state is TransactionState.PAID,
+            as_expected=capture.attempts == 1 and not capture.confirmed_by_status and state is TransactionState.PAID,
         )
+    attempts = earlier + outcome.attempts
     error = outcome.error
     kind = DebitState.REJECTED if isinstance(outcome, Rejected) else DebitState.UNKNOWN
     found = error.state if isinstance(error, OutcomeUnknownError | TransactionFailedError) else None
@@ -129,7 +136,7 @@ def read(key: str, row: Row) -> CaptureOutcome:
         # Nearly all: so by the shortest way.
         capture = Capture(
             debit_id=debit_id,
-            state=TransactionState(transaction_state),
+            state=_STATES.get(transaction_state) or TransactionState(transaction_state),
             confirmed_by_status=bool(confirmed_by_status),
             raw={},
             attempts=attempts,

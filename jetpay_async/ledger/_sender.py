@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from jetpay_async.outcomes import CaptureOutcome
 
 
+_WITH_CAPTURE = (Captured, Accepted)
+
+
 class Sender:
     """Carries claimed debits to the API, and decides what is recorded of each.
 
@@ -67,6 +70,7 @@ class Sender:
         self._recorder = recorder
         self._account_check = account_check
         self._stop_run = stop
+        self._send_within = context.send_within
         self._busy = 0
         self._stopping = False
 
@@ -89,14 +93,15 @@ class Sender:
     async def work(self) -> None:
         """Send one debit after the other, until it is stopped."""
         slot = Slot(self._admission)
-        while (refusal := await slot.enter()) is None:
+        # As a rule it may start at once: no need for another coroutine.
+        while (refusal := None if slot.enter_at_once() else await slot.enter()) is None:
             outcome: CaptureOutcome | None = None
             try:
                 if (claimed := await self._claimer.ready.get()) is None:
                     return
                 self._busy += 1
                 try:
-                    self._claimer.wake()
+                    self._claimer.on_taken()
                     outcome = await self._send(slot, claimed)
                 finally:
                     self._busy -= 1
@@ -106,7 +111,7 @@ class Sender:
 
     async def _send(self, slot: Slot, claimed: ClaimedDebit) -> CaptureOutcome | None:
         context = self._context
-        if self._stopping or context.clock.monotonic() - claimed.start > context.send_within:
+        if self._stopping or context.clock.monotonic() - claimed.start > self._send_within:
             self._claimer.give_back(claimed.claim)
             return None
         debit_id = claimed.claim.debit_id
@@ -117,7 +122,7 @@ class Sender:
             pre_send_check=self._lease.pre_send_check,
         )
         # Paused between the check above and here, it would begin late: its write goes by the intent, too.
-        execution.deadline = min(execution.deadline, claimed.start + context.send_within + context.options.timeout)
+        execution.deadline = min(execution.deadline, claimed.start + self._send_within + context.options.timeout)
         outcome: CaptureOutcome
         try:
             outcome = captured(debit_id, await context.single_flight.capture(debit_id, execution))
@@ -138,7 +143,7 @@ class Sender:
             return
         if self._account_check.passed:
             self.record_held()
-        if isinstance(outcome, Captured | Accepted):
+        if isinstance(outcome, _WITH_CAPTURE):
             self._recorder.add(_rows.write(claim, outcome, earlier=claim.attempts - 1))
         else:
             self._record_undone(claimed, execution, outcome)

@@ -6,7 +6,6 @@ the debits of a killed one are free at once.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import secrets
@@ -17,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jetpay_async._core import sqlite
+from jetpay_async._core import json, sqlite
 from jetpay_async._core.migrations import NewerSchemaError
 from jetpay_async._core.sqlite import FileIdentity, FileIdentityError, SqliteSchema
 from jetpay_async.errors import ConfigurationError
@@ -201,7 +200,8 @@ class SqliteConnection:
         """
         self._connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         if self._identity is not None:
-            _version_check.check_version(self.query(self.statements.version, {})[0][0], str(self._path))
+            found: int = self._connection.execute(self.statements.version).fetchone()[0]
+            _version_check.check_version(found, str(self._path))
             if writes:
                 self._check_clock()
         if writes and self._lock is not None:
@@ -238,15 +238,15 @@ class SqliteConnection:
 
     def among(self, ids: Sequence[int]) -> object:
         """Return the value for ``:ids``."""
-        return json.dumps(ids)
+        return json.dump(list(ids)).decode()
 
     def among_texts(self, texts: Sequence[str]) -> object:
         """Return the value for ``:debit_ids``."""
-        return json.dumps(texts)
+        return json.dump(list(texts)).decode()
 
     def numbered(self, claims: Sequence[tuple[int, int]]) -> Mapping[str, object]:
         """Return the parameters for ids and their intents, in this order."""
-        return {"claims": json.dumps(claims)}
+        return {"claims": json.dump([list(claim) for claim in claims]).decode()}
 
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""

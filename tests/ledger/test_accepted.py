@@ -98,7 +98,8 @@ def test_accepted_debits_come_last_and_once(scenario: Scenario) -> None:
     async def main() -> None:
         async with scenario.captures() as captures:
             outcomes = await outcomes_of(await captures.submit("a", debits(4)))
-        assert [outcome.debit_id for outcome in outcomes[:2]] == ["debit_2", "debit_3"]
+        # Answered at the same moment, so in any order.
+        assert {outcome.debit_id for outcome in outcomes[:2]} == {"debit_2", "debit_3"}
         assert [(outcome.debit_id, type(outcome)) for outcome in outcomes[2:]] == [
             ("debit_1", Captured),
             ("debit_0", Accepted),
