@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import attrs
 
+from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks.errors import InvalidTokenError, Reason
 
 __all__ = ["DeliveryRequest", "Headers", "authorization_of", "pairs_of", "values_of"]
@@ -17,7 +18,7 @@ Headers: TypeAlias = Mapping[str, str] | Mapping[str, Sequence[str]] | Iterable[
 
 def _kept(headers: Headers | None) -> Headers | None:
     """Return headers that can be read more than once."""
-    if headers is None or isinstance(headers, Mapping):
+    if headers is None or isinstance(headers, Mapping) or not isinstance(headers, Iterable):
         return cast("Mapping[str, str] | None", headers)
     return tuple(headers)
 
@@ -28,7 +29,8 @@ class DeliveryRequest:
 
     body: Any = attrs.field(repr=False)
     """The raw bytes, or whatever else was passed as such."""
-    authorization: str | bytes | None = attrs.field(repr=False)
+    authorization: Any = attrs.field(repr=False)
+    """The value of that header, or a list of values, as Lambda has it; None to find it in the headers."""
     headers: Headers | None = attrs.field(repr=False, converter=_kept)
 
     def token(self) -> str | bytes | None:
@@ -36,10 +38,13 @@ class DeliveryRequest:
 
         Raises:
             InvalidTokenError: There are several that differ.
+            InvalidArgumentError: What was passed is no text and no list of texts.
         """
-        if self.authorization is None and self.headers is not None:
-            return authorization_of(self.headers)
-        return self.authorization
+        if self.authorization is None:
+            return None if self.headers is None else authorization_of(self.headers)
+        if isinstance(self.authorization, str | bytes):
+            return self.authorization
+        return authorization_of({"authorization": self.authorization})
 
 
 def authorization_of(headers: Headers) -> str | bytes | None:
@@ -54,6 +59,7 @@ def authorization_of(headers: Headers) -> str | bytes | None:
 
     Raises:
         InvalidTokenError: There are several that differ (`Reason.SEVERAL_TOKENS`).
+        InvalidArgumentError: These are no headers, or a value is no text and no list of texts.
     """
     values = values_of(pairs_of(headers), "authorization")
     if len(values) > 1:
@@ -62,15 +68,40 @@ def authorization_of(headers: Headers) -> str | bytes | None:
     return values.pop() if values else None
 
 
-def pairs_of(headers: Headers) -> list[tuple[str, str | bytes]]:
-    """Return each header, by its name in lower case; a value that is a list counts as several."""
-    items = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
-    found: list[tuple[str, str | bytes]] = []
+def pairs_of(headers: Headers) -> list[tuple[str, str]]:
+    """Return each header, by its name in lower case; a value that is a list counts as several, None as none.
+
+    Raises:
+        InvalidArgumentError: These are no headers.
+    """
+    try:
+        return list(_pairs(headers))
+    except (TypeError, ValueError):
+        del headers  # as above
+    raise InvalidArgumentError("headers: pass the request's headers: names with texts, or with lists of texts")
+
+
+def _pairs(headers: Headers) -> Iterator[tuple[str, str]]:
+    items = cast("Iterable[tuple[object, object]]", headers.items() if isinstance(headers, Mapping) else headers)
     for name, value in items:
-        lower = (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
-        found.extend((lower, one) for one in ([value] if isinstance(value, str | bytes) else value))
-    return found
+        lower = _text(name).lower()
+        for each in _values(value):
+            yield lower, _text(each)
 
 
-def values_of(pairs: Sequence[tuple[str, str | bytes]], name: str) -> set[str | bytes]:
+def values_of(pairs: Sequence[tuple[str, str]], name: str) -> set[str]:
     return {value for found, value in pairs if found == name.lower()}
+
+
+def _values(value: object) -> Iterable[object]:
+    if value is None:
+        return ()
+    return cast("Iterable[object]", value) if isinstance(value, list | tuple) else (value,)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(cast("bytes", value)).decode("latin-1")
+    raise TypeError

@@ -83,6 +83,10 @@ class StoredEventWorker:
         """Claim events now, without waiting for the poll interval."""
         self._stored.set()
 
+    def forget(self) -> None:
+        """Leave the task alone: it is the parent's, and this process is a forked child."""
+        self._task = None
+
     async def aclose(self, *, timeout: float) -> None:  # noqa: ASYNC109 - a soft limit, after which it is cancelled
         """End after the round that is in progress, but at the latest after some seconds."""
         if self._task is None:

@@ -12,11 +12,11 @@ of webhooks need not follow.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias, cast
 
-from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._jwt import MAX_BODY_BYTES
@@ -102,18 +102,17 @@ class WebhookApp:
         if response is not None:
             return response.status
         body = _Body()
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self._body_timeout):
-                while body.add(await receive()):
-                    if body.size > self._max_body_bytes:
-                        return 413
+                while body.add(await receive()) and body.size <= self._max_body_bytes:
+                    pass
         except TimeoutError:
-            logger.warning("a body did not arrive within %g s: answering 408", self._body_timeout)
-            return 408
+            return self._receiver.reject_unread(408, "body_timeout", duration=time.monotonic() - started).status
         if body.disconnected:
             return None
         if body.size > self._max_body_bytes:
-            return 413
+            return self._receiver.reject_unread(413, "body_too_large", duration=time.monotonic() - started).status
         return (await self._receiver.receive(body.whole(), headers=request.headers)).status
 
 

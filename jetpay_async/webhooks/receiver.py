@@ -24,6 +24,7 @@ from typing import Literal, Protocol, Self
 import attrs
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
+from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
@@ -70,7 +71,7 @@ class DeliveryResponse:
     reason: str
     """One stable code. ``handled`` or ``stored``; the `WebhookError.reason` of a rejected delivery; ``handler_failed``;
     ``busy`` (another worker holds the events), ``lease_lost``, ``out_of_time``, ``closed``, or the
-    `InboxError.reason`."""
+    `InboxError.reason`. An adapter that gives up reading a body: ``body_too_large`` (413), ``body_timeout`` (408)."""
     handled: int = 0
     """How many events were handled now."""
     unhandled: int = 0
@@ -254,6 +255,7 @@ class WebhookReceiver:
         self._deliveries: set[asyncio.Task[DeliveryResponse]] = set()
         self._closed = False
         self._has_warned = False
+        self._entered_in: ForkGuard | None = None
 
     async def receive(
         self,
@@ -340,6 +342,22 @@ class WebhookReceiver:
             return self._report(_rejected(error), None, started_at, started)
         return None
 
+    def reject_unread(self, status: int, reason: str, *, duration: float) -> DeliveryResponse:
+        """Reject a delivery while its body is read, and report it: for adapters, which limit what they read.
+
+        Args:
+            status: What to answer: 413 for a body that is too large, 408 for one that takes too long.
+            reason: One stable code, such as ``body_too_large`` or ``body_timeout``.
+            duration: Seconds that it took until now.
+
+        Returns:
+            What to answer.
+        """
+        logger.warning("rejected a delivery with %d (%s) before its body was read", status, reason)
+        started = self._clock.monotonic() - duration
+        response = DeliveryResponse(status=status, reason=reason)
+        return self._report(response, None, self._clock.time() - duration, started)
+
     async def last_contiguous_event_id(self) -> int | None:
         """Return the id up to which nothing is missing: the value for ``replay_from_event_id``.
 
@@ -353,9 +371,15 @@ class WebhookReceiver:
     async def aclose(self) -> None:
         """Accept no more deliveries, let running handlers end for some seconds, then cancel them.
 
-        The inbox stays open: close it after this.
+        The inbox stays open: close it after this. In a forked child this leaves the parent's tasks alone.
         """
         self._closed = True
+        if self._entered_in is not None and self._entered_in.forked:
+            self._dispatches.clear()
+            self._deliveries.clear()
+            if self._stored_worker is not None:
+                self._stored_worker.forget()
+            return
         for dispatch in self._dispatches:
             dispatch.stop("closed")
         if self._stored_worker is not None:
@@ -369,6 +393,7 @@ class WebhookReceiver:
         self._closed = False
         self._warn_of_foreign_deliveries()
         self._check_latest()
+        self._entered_in = ForkGuard()
         if self._stored_worker is not None:
             self._stored_worker.start()
         return self

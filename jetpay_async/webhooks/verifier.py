@@ -148,7 +148,7 @@ class WebhookVerifier:
         if self._callback_api_key is None:
             return
         sent = values_of(pairs_of(request.headers or ()), self._callback_api_key_header)
-        if len(sent) != 1 or not hmac.compare_digest(_as_bytes(sent.pop()), self._callback_api_key.reveal()):
+        if len(sent) != 1 or not _is_key(sent.pop(), self._callback_api_key.reveal()):
             raise ForeignDeliveryError(Reason.WRONG_CALLBACK_KEY, {"header": self._callback_api_key_header})
 
     async def _claims(self, request: DeliveryRequest, *, with_body: bool) -> Claims:
@@ -174,5 +174,7 @@ class WebhookVerifier:
         )
 
 
-def _as_bytes(value: str | bytes) -> bytes:
-    return value.encode(errors="replace") if isinstance(value, str) else value
+def _is_key(sent: str, key: bytes) -> bool:
+    # Frameworks decode headers by either encoding.
+    found = [hmac.compare_digest(sent.encode(encoding, errors="replace"), key) for encoding in ("utf-8", "latin-1")]
+    return any(found)

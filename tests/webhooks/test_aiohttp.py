@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from tests.webhooks.receiving import body_of, document
 from tests.webhooks.serving import JWKS, PATH, aiohttp_web, authorization, post
 
 if TYPE_CHECKING:
-    from jetpay_async.webhooks import TransactionEvent
+    from collections.abc import AsyncIterator
+
+    from jetpay_async.webhooks import DeliveryReport, TransactionEvent
 
 BODY = body_of([document(1)])
 
@@ -77,13 +80,42 @@ async def test_several_tokens_are_rejected(receiver: WebhookReceiver, paid: list
 
 @pytest.mark.asyncio
 async def test_the_applications_own_limit_holds(receiver: WebhookReceiver, paid: list[str]) -> None:
-    """A body above ``client_max_size`` is a 413 of aiohttp's own."""
+    """A body above ``client_max_size`` is answered with a 413."""
     app = web.Application(client_max_size=10)
     add_receiver(app, PATH, receiver)
 
     async with aiohttp_web(app) as url:
         assert await post(url + PATH, BODY, authorization(BODY)) == 413
     assert paid == []
+
+
+@pytest.mark.asyncio
+async def test_bodies_that_are_not_read_are_reported() -> None:
+    """A body that is too large, or never ends, is answered by its status, and reported like any delivery."""
+    reports: list[DeliveryReport] = []
+    verifier = WebhookVerifier(KeySet.from_jwks(JWKS), webhook_ids={123})
+    receiver = WebhookReceiver(verifier, EventRouter(), inbox=MemoryInbox(), on_delivery=reports.append)
+    large, slow = web.Application(client_max_size=10), web.Application()
+    add_receiver(large, PATH, receiver)
+    add_receiver(slow, PATH, receiver, body_timeout=0.01)
+    never = asyncio.Event()
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield BODY[:3]
+        await never.wait()
+
+    async with aiohttp_web(large) as url:
+        assert await post(url + PATH, BODY, authorization(BODY)) == 413
+    headers = {"Authorization": authorization(BODY)}
+    async with (
+        aiohttp_web(slow) as url,
+        aiohttp.request("POST", url + PATH, data=trickle(), headers=headers) as response,
+    ):
+        assert response.status == 408
+        never.set()
+
+    assert [report.response.reason for report in reports] == ["body_too_large", "body_timeout"]
+    assert all(report.duration >= 0 and report.delivery is None for report in reports)
 
 
 def test_the_adapter_does_not_hide_the_library() -> None:

@@ -24,9 +24,14 @@ class Receiver:
     received: list[tuple[bytes, object]] = attrs.field(factory=list)
     life: list[str] = attrs.field(factory=list)
     rejection: DeliveryResponse | None = None
+    unread: list[str] = attrs.field(factory=list)
 
     async def check_headers(self, headers: object) -> DeliveryResponse | None:
         return self.rejection
+
+    def reject_unread(self, status: int, reason: str, *, duration: float) -> DeliveryResponse:
+        self.unread.append(reason)
+        return DeliveryResponse(status=status, reason=reason)
 
     async def receive(self, body: bytes, *, headers: object) -> DeliveryResponse:
         self.received.append((body, headers))
@@ -112,7 +117,7 @@ async def test_a_larger_body_is_not_read_on() -> None:
         413,
         {b"content-length": b"0"},
     )
-    assert receiver.received == []
+    assert (receiver.received, receiver.unread) == ([], ["body_too_large"])
 
 
 @pytest.mark.asyncio
@@ -154,7 +159,7 @@ async def test_a_body_that_trickles_in_is_given_up() -> None:
     await app({"type": "http", "method": "POST", "headers": ()}, receive, send)
 
     assert sent[0]["status"] == 408
-    assert receiver.received == []
+    assert (receiver.received, receiver.unread) == ([], ["body_timeout"])
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])

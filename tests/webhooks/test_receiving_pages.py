@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -77,6 +78,78 @@ async def test_three_minutes(pages: Pages, monkeypatch: pytest.MonkeyPatch, caps
     paid, captured = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"paid: \S+", paid)
     assert captured == f"captured {paid.removeprefix('paid: ')}, and the shop knows: True"
+
+
+def test_the_app_can_be_started_twice(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test of an application starts it, in an event loop of its own: the second one receives like the first."""
+    pytest.importorskip("fastapi", reason="fastapi is not installed: pip install --group frameworks")
+    body = body_of([document(1)])
+    with serving_keys() as url:
+        monkeypatch.setenv("JETPAY_BASE_URL", url)
+        monkeypatch.setenv("JETPAY_WEBHOOK_IDS", "123")
+        app = pages.load("app").app
+
+        for _ in range(2):
+            statuses = asyncio.run(started(app, body))
+            assert statuses == {"lifespan": "lifespan.shutdown.complete", "delivery": 200}
+
+
+@contextmanager
+def serving_keys() -> Iterator[str]:
+    """Publish the keys from a thread, for loops that come and go."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = key_server()
+    try:
+        yield asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(5)
+        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(5)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def started(app: Any, body: bytes) -> dict[str, object]:
+    """Start an ASGI application, deliver once, and stop it."""
+    result: dict[str, object] = {}
+    stop = asyncio.Event()
+    up = asyncio.Event()
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive_lifespan() -> dict[str, object]:
+        kind = next(messages)
+        if kind == "lifespan.shutdown":
+            await stop.wait()
+        return {"type": kind}
+
+    async def send_lifespan(message: dict[str, object]) -> None:
+        result["lifespan"] = message["type"]
+        up.set()
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            result["delivery"] = message["status"]
+
+    living = asyncio.create_task(app({"type": "lifespan"}, receive_lifespan, send_lifespan))
+    await up.wait()
+    headers = [(b"authorization", authorization(body).encode())]
+    path = "/webhooks/jetpay"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "headers": headers,
+    }
+    await app({**scope, "query_string": b"", "http_version": "1.1", "headers": headers}, receive, send)
+    stop.set()
+    await living
+    return result
 
 
 @pytest.mark.asyncio
