@@ -147,6 +147,7 @@ def row(state: DebitState, **more: object) -> list[object]:
         "status": None,
         "request_id": None,
         "reason": None,
+        "later_state": None,
     }
     return list((values | more).values())
 
