@@ -158,9 +158,7 @@ def test_a_test_in_another_loop_fails_at_once(tmp_path: Path, fixtures_run_in: s
 
 
 SYNCHRONOUS = """
-import asyncio, threading
-import aiohttp
-from aiohttp import web
+import asyncio
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from jetpay_async import JetpayClient
@@ -219,7 +217,8 @@ def test_the_sandbox_serves_tests_in_any_loop(tmp_path: Path) -> None:
 
 def test_the_sandbox_serves_a_synchronous_client(tmp_path: Path) -> None:
     """An application under Starlette's TestClient reaches it, and the test reads what became of it."""
-    pytest.importorskip("fastapi", reason="fastapi is not installed: pip install --group frameworks")
+    for needed in ("fastapi", "httpx"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install --group frameworks")
     (tmp_path / "test_synchronous.py").write_text(SYNCHRONOUS)
 
     assert "1 passed" in run_pytest(tmp_path)
