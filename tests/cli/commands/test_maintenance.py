@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from jetpay_async.ledger._sql import SCHEMA_VERSION
 from jetpay_async.sandbox import Fault, FaultKind
 from tests.cli.conftest import reserve_many
 
@@ -59,7 +60,7 @@ def test_a_good_ledger_is_shown(jetpay: Jetpay, night: list[str]) -> None:
 
     assert (run.status, run.err) == (0, "")
     assert run.out.splitlines() == [
-        "schema:      version 2",
+        f"schema:      version {SCHEMA_VERSION}",
         "belongs to:  loopback",
         "batches:     1",
         "debits:      3: 3 captured, 0 rejected, 0 unknown, 0 pending, 0 in flight or in doubt",
