@@ -131,4 +131,4 @@ class PaymentStatements:
             WHERE reference = :reference AND state = 'unknown'"""
         self.discard = f"""
             UPDATE jetpay_payment SET state = 'discarded', resolved_by = 'discarded', finished_at = {now}
-            WHERE reference = :reference AND state = 'unknown' AND certain_at <= {now}"""
+            WHERE reference = :reference AND state = 'unknown' AND {dialect.wait} <= 0"""

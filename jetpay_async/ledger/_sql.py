@@ -86,13 +86,19 @@ class Statements:
         wait = dialect.wait
         self.version = "SELECT version FROM jetpay_ledger"
         self.now = f"SELECT {now}"
-        self.clock = "SELECT clock_offset, clock_noted_at FROM jetpay_ledger"
+        self.version_and_clock = "SELECT version, clock_offset, clock_noted_at FROM jetpay_ledger"
         self.note_clock = f"UPDATE jetpay_ledger SET clock_offset = :offset, clock_noted_at = {now}"
         # What was left to wait when the clock was noted last, from now on. A ledger in which none was noted shows only
         # how long each wait was at first.
-        self.move_to_clock = f"""
-            UPDATE jetpay_debit SET certain_at = {now} + certain_at - COALESCE(:noted_at, intent_at)
-            WHERE state <> 'captured' AND certain_at > COALESCE(:noted_at, intent_at)"""
+        self.move_to_clock = [
+            f"""
+            UPDATE {table} SET certain_at = {now} + certain_at - COALESCE(:noted_at, intent_at)
+            WHERE {condition} AND certain_at > COALESCE(:noted_at, intent_at)"""
+            for table, condition in (
+                ("jetpay_debit", "state <> 'captured'"),
+                ("jetpay_payment", "state IN ('sending', 'unknown')"),
+            )
+        ]
         self.origin = "SELECT origin, account FROM jetpay_ledger"
         self.set_origin = """
             UPDATE jetpay_ledger SET origin = COALESCE(origin, :origin), account = COALESCE(account, :account)

@@ -156,10 +156,10 @@ class SqliteConnection:
         self._lock: OwnerLock | None = None
         self._identity: FileIdentity | None = None
         """Known from the end of `prepare` on."""
-        self._known_offset = math.nan
-        """That of the clock on which the ledger's times are, as far as this connection knows."""
+        self._offset = 0.0
+        """That of the clock on which the ledger's times are, as the latest transaction that writes has read it."""
         self._noted_at = -math.inf
-        """When it was noted, on the monotonic clock."""
+        """When this connection noted it last, on the monotonic clock."""
         self._changes = 0
         """Rows that the connection had changed when the clock was noted or a transaction ended."""
 
@@ -174,7 +174,7 @@ class SqliteConnection:
         self.begin(writes=True)
         self._refuse_others()
         SCHEMA.install(self._connection, before_migrating=self._require_no_owners)
-        self._check_clock()
+        self._check_clock(*self.query(self.statements.version_and_clock, {})[0][1:])
         self.commit()
         self._identity = FileIdentity.of(self._path)
 
@@ -200,10 +200,10 @@ class SqliteConnection:
         """
         self._connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         if self._identity is not None:
-            found: int = self._connection.execute(self.statements.version).fetchone()[0]
-            _version_check.check_version(found, str(self._path))
+            version, offset, noted_at = self._connection.execute(self.statements.version_and_clock).fetchone()
+            _version_check.check_version(version, str(self._path))
             if writes:
-                self._check_clock()
+                self._check_clock(offset, noted_at)
         if writes and self._lock is not None:
             self._lock.restore()
 
@@ -224,7 +224,7 @@ class SqliteConnection:
     def rollback(self) -> None:
         """Undo the transaction, if there is one."""
         # What was noted of the clock is undone with the rest.
-        self._known_offset, self._noted_at = math.nan, -math.inf
+        self._noted_at = -math.inf
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
@@ -332,24 +332,28 @@ class SqliteConnection:
         self.change(self.statements.remove_owner, {"owner": owner})
         path.unlink(missing_ok=True)
 
-    def _check_clock(self) -> None:
+    def _check_clock(self, known: float | None, noted_at: float | None) -> None:
         """Have what is in doubt waited for anew if the clock was set since the ledger was changed last.
 
         Its times then don't show how long ago a request left: by the clock of now, that may be hours ago, or yet to
         come. What was left to wait at the last change is left now, at most.
+
+        Args:
+            known: The offset of the clock on which the ledger's times are. It is read in the same transaction: another
+                process may have moved them to another clock, and the clock may have been set back to this one since.
+            noted_at: What that clock said when the ledger was changed last.
         """
         offset = self._clock_offset()
-        if abs(offset - self._known_offset) <= _CLOCK_STEP_SECONDS:
+        if known is not None and abs(offset - known) <= _CLOCK_STEP_SECONDS:
+            self._offset = known
             return
-        known, noted_at = self.query(self.statements.clock, {})[0]
-        if known is None or abs(offset - known) > _CLOCK_STEP_SECONDS:
-            self.change(self.statements.move_to_clock, {"noted_at": noted_at})
-            known = offset
-        self._known_offset = known
+        for statement in self.statements.move_to_clock:
+            self.change(statement, {"noted_at": noted_at})
+        self._offset = offset
         self._note_clock()
 
     def _note_clock(self) -> None:
-        self.change(self.statements.note_clock, {"offset": self._known_offset})
+        self.change(self.statements.note_clock, {"offset": self._offset})
         self._noted_at = self._monotonic()
 
     def _clock_offset(self) -> float:

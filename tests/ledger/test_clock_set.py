@@ -6,14 +6,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import attrs
 import pytest
 
 from jetpay_async._core.clock import Clock
-from jetpay_async.ledger import DebitState, _intents, _repository
+from jetpay_async.ledger import DebitState, PaymentState, PaymentStateError, _intents, _payments, _reports, _repository
 from jetpay_async.ledger._intents import OutcomeRecord
+from jetpay_async.ledger._payments import PaymentIntent
 from jetpay_async.ledger._repository import Scope
 from jetpay_async.ledger._sqlite import SqliteBackend, SqliteConnection
 from tests.ledger.scenario import BOUND, SILENT, Act, Scenario, debits, make_clock, now, simulate
@@ -104,6 +106,49 @@ def test_a_run_notices_that_the_clock_was_set_while_it_runs(machine: Machine, st
     assert waits(machine.connect()) == pytest.approx([WAIT] * 2)
 
 
+@every_step
+def test_a_clock_that_was_set_and_put_right_again(machine: Machine, step: float) -> None:
+    """A connection that was idle meanwhile does not take the times of the other clock for those of its own."""
+    idle = machine.connect()
+    start(idle, 0)
+    machine.wall += step
+    dead = machine.connect()
+    start(dead, 2)
+    kill(dead)
+    machine.wall -= step
+    machine.let_pass(2.0)
+
+    submit = partial(_repository.submit, key="other", given=1, chunks=1, fingerprint="g")
+    idle.begin(writes=True)
+    submit(idle, debit_ids=enumerate(["debit_z"]))
+    idle.commit()
+
+    assert waits(machine.connect()) == pytest.approx([WAIT] * 2)
+
+
+@every_step
+def test_a_payment_is_discarded_no_earlier(machine: Machine, step: float) -> None:
+    """What may still be on its way can't be discarded because of a clock that was set."""
+    connection = machine.connect()
+    connection.begin(writes=True)
+    owner = connection.register(0.0)
+    intent = PaymentIntent("b1", "preauthorize", "debit", {})
+    _payments.claim(connection, intent, owner=owner + 1, certain_after=WAIT, retry_rejected=False)
+    _payments.expire(connection, owner)
+    connection.commit()
+
+    machine.wall += step
+    machine.let_pass(WAIT - 1.0)
+    connection.begin(writes=True)
+    with pytest.raises(PaymentStateError, match="may still be on its way"):
+        _reports.discard(connection, "b1")
+    connection.commit()
+    machine.let_pass(WAIT)
+    connection.begin(writes=True)
+    assert _reports.discard(connection, "b1").state is PaymentState.DISCARDED
+    connection.commit()
+
+
 def test_time_that_passed_by_both_clocks_counts(machine: Machine) -> None:
     """What was waited until the ledger was changed last is not waited again, and nothing where no clock was set."""
     dead, alive = machine.connect(), machine.connect()
@@ -192,7 +237,7 @@ def test_the_clock_is_noted_once_a_second_where_something_changes(machine: Machi
         connection.begin(writes=True)
         _intents.claim(connection, Scope(1), owner=owner, limit=limit, resolve=WAIT, rate=None)
         connection.commit()
-        seen.append(connection.query(connection.statements.clock, {})[0][1] - noted_at)
+        seen.append(connection.query(connection.statements.version_and_clock, {})[0][2] - noted_at)
 
     assert seen == pytest.approx([0.0, 0.0, 1.8])
 
