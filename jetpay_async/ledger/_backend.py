@@ -61,6 +61,9 @@ class Connection(Protocol):
     def guard_submission(self) -> None:
         """Keep other submissions waiting until the end of the transaction."""
 
+    def lock_transaction(self, transaction_id: str) -> None:
+        """Keep others from recording anything about a transaction of the API until the end of this one."""
+
     def allow_long_statements(self) -> None:
         """Let statements take as long as a submission may, until the end of the transaction."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jetpay_async.errors import JetpayError, NotFoundError
 from jetpay_async.ledger import _payments, _reports, _repository
 from jetpay_async.ledger.payment_records import Candidate, OrphanReport
-from jetpay_async.models import TransactionState
+from jetpay_async.models import CAPTURED_STATES, TransactionState
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._backend import CommitExecutor
@@ -49,10 +49,11 @@ async def _release(
     if await held if inspect.isawaitable(held) else held:
         return OrphanReport(transaction_id=transaction_id, result="kept", state=orphan.state)
     # From here on it can't be adopted.
-    if not await commits.run(partial(_reports.set_releasing, transaction_id=transaction_id, releasing=True)):
+    marked_before = await commits.run(partial(_reports.begin_release, transaction_id=transaction_id))
+    if marked_before is None:
         return OrphanReport(transaction_id=transaction_id, result="kept", state=orphan.state)
     state = orphan.state
-    cancelling = False
+    cancelling = marked_before
     try:
         state = (await read_status(transaction_id)).state
         if state is TransactionState.PREAUTHORIZED:
@@ -62,15 +63,15 @@ async def _release(
     except JetpayError as error:
         # What may have been cancelled stays marked, so that nobody adopts it; the next run reads its status again.
         if not cancelling:
-            await commits.run(partial(_reports.set_releasing, transaction_id=transaction_id, releasing=False))
+            await commits.run(partial(_reports.give_release_up, transaction_id=transaction_id))
         reason = "no such transaction for this account" if isinstance(error, NotFoundError) else error.message
         return OrphanReport(transaction_id=transaction_id, result="not_released", state=state, error=reason)
     released = state in {TransactionState.CANCELLED, TransactionState.FAILED}
     await commits.run(partial(_reports.end_release, transaction_id=transaction_id, state=state))
     if released:
         return OrphanReport(transaction_id=transaction_id, result="released", state=state)
-    if not cancelling:
-        await commits.run(partial(_reports.set_releasing, transaction_id=transaction_id, releasing=False))
+    if not cancelling or state in CAPTURED_STATES:
+        await commits.run(partial(_reports.give_release_up, transaction_id=transaction_id))
     return OrphanReport(
         transaction_id=transaction_id, result="not_released", state=state, error=f"its status says {state}"
     )

@@ -11,7 +11,7 @@ import attrs
 
 from jetpay_async.errors import AuthenticationError, JetpayError, OutcomeUnknownError, TransactionFailedError
 from jetpay_async.ledger._payments import ClaimedPayment, PaymentRecord
-from jetpay_async.ledger._stored_errors import REASON_LIMIT, stored_rejection
+from jetpay_async.ledger._stored_errors import REASON_LIMIT, storable, stored_rejection
 from jetpay_async.ledger.errors import PaymentDiscardedError
 from jetpay_async.ledger.payment_records import LedgerPayment, PaymentState
 from jetpay_async.models import (
@@ -111,7 +111,7 @@ def write_result(claim: ClaimedPayment, result: Preauthorization | Charge | Cred
         claim.intent,
         PaymentState.SUCCEEDED if succeeded else PaymentState.ACCEPTED,
         result.attempts,
-        transaction_id=transaction_id,
+        transaction_id=storable(transaction_id),
         transaction_state=state,
         resolved_by="answer",
     )
@@ -131,13 +131,13 @@ def write_error(claim: ClaimedPayment, error: JetpayError, *, trust_rate_limited
         claim.intent,
         PaymentState.REJECTED if rejected else PaymentState.UNKNOWN,
         error.attempts,
-        transaction_id=error.debit_id,
-        transaction_state=None if state is None else state.value,
+        transaction_id=None if error.debit_id is None else storable(error.debit_id),
+        transaction_state=None if state is None else storable(state.value),
         resolved_by="answer" if rejected else None,
         error=type(error).__name__,
         status=error.status,
-        request_id=error.request_id,
-        reason=reason[:REASON_LIMIT],
+        request_id=None if error.request_id is None else storable(error.request_id),
+        reason=storable(reason[:REASON_LIMIT]),
     )
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import attrs
 
 from jetpay_async._core.log import logger
-from jetpay_async.errors import JetpayError
+from jetpay_async.errors import JetpayError, NotSentError
 from jetpay_async.ledger import _payments, _reports
 from jetpay_async.ledger._payment_outcomes import read_result, unknown_error, write_error, write_result
-from jetpay_async.ledger._payments import ClaimedPayment, PaymentIntent
+from jetpay_async.ledger._payments import ClaimedPayment, PaymentIntent, PaymentRecord
 from jetpay_async.ledger.errors import LedgerError
 from jetpay_async.ledger.payment_records import PaymentState
 from jetpay_async.models import Charge, Credit, Preauthorization
@@ -57,6 +57,7 @@ class PaymentRun:
         self._context = context
         self._under_way: dict[str, asyncio.Task[_Answer[Any]]] = {}
         """By reference."""
+        self._closing = False
         self._keeping: asyncio.Task[None] | None = None
         self._error: JetpayError | None = None
         """Why nothing is sent any more."""
@@ -76,6 +77,7 @@ class PaymentRun:
         If the wait is cancelled, what is in flight is cut off. It stays in doubt, and the next run records it as
         unknown.
         """
+        self._closing = True
         try:
             while self._under_way:
                 await asyncio.wait(self._under_way.values())
@@ -129,18 +131,18 @@ class PaymentRun:
         intent = PaymentIntent(reference, operation.name, operation.kind, call.arguments)
         while True:
             if self._error is not None:
-                raise LedgerError(f"nothing more is sent: {self._error.message}") from self._error
+                raise LedgerError(
+                    f"nothing more is sent: {self._error.message}; open a new block to go on"
+                ) from self._error
             start = clock.monotonic()
-            claimed = await self._commits.run(
-                partial(
-                    _payments.claim,
-                    intent=intent,
-                    owner=self._lease.owner,
-                    certain_after=self._context.certain_after,
-                    retry_rejected=retry_rejected,
-                )
-            )
+            claimed = await self._commit_intent(intent, retry_rejected=retry_rejected)
             payment = claimed.payment
+            if payment is None and self._closing:
+                await self._release(claimed)
+                raise NotSentError(
+                    "nothing was sent, since the block of the payments is being left; calling again is safe",
+                    operation=operation.name,
+                )
             if payment is None:
                 return await self._send(operation, claimed, call, start)
             if payment.state is not PaymentState.SENDING:
@@ -150,6 +152,28 @@ class PaymentRun:
             # Sent anew here, it would be a second one: whoever sends it says what became of it, or dies.
             await self._expire()
             await clock.sleep(WAIT_INTERVAL_SECONDS)
+
+    async def _commit_intent(self, intent: PaymentIntent, *, retry_rejected: bool) -> ClaimedPayment:
+        claim = partial(
+            _payments.claim,
+            intent=intent,
+            owner=self._lease.owner,
+            certain_after=self._context.certain_after,
+            retry_rejected=retry_rejected,
+        )
+        claiming = asyncio.ensure_future(self._commits.run(claim))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # The intent is committed all the same, and nothing has left.
+            claimed = await claiming
+            if claimed.payment is None:
+                await self._release(claimed)
+            raise
+
+    async def _release(self, claimed: ClaimedPayment) -> None:
+        entry = PaymentRecord(claimed.id, claimed.intent, PaymentState.PENDING, 0)
+        await self._commits.run(partial(_payments.record, entry=entry))
 
     async def _send(
         self, operation: PaymentOperation[_R], claimed: ClaimedPayment, call: Call[_R], start: float
@@ -176,7 +200,7 @@ class PaymentRun:
             return _Answer(error=self._unrecorded(call, entry, failure))
         return answer
 
-    def _unrecorded(self, call: Call[_R], entry: _payments.PaymentRecord, failure: LedgerError) -> LedgerError:
+    def _unrecorded(self, call: Call[_R], entry: PaymentRecord, failure: LedgerError) -> LedgerError:
         """Report what the ledger can't hold: the caller and the log are the only ones who know it."""
         what = (
             f"the API's answer could not be recorded ({call.operation.name}: {entry.state}"

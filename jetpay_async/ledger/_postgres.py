@@ -61,6 +61,8 @@ DIALECT = Dialect(
 # Keys of advisory locks, which all applications of a database share: chosen by chance.
 _SCHEMA_LOCK = 5_803_377_120_764_118_317
 _SUBMISSION_LOCK = 1_486_097_356_930_022_453
+_API_LOCK = 4_170_265_833_914_406_127
+"""The seed of a transaction's key."""
 
 _PAGE_SIZE = 10_000
 """Debits in one statement of a submission."""
@@ -359,6 +361,12 @@ class PostgresConnection:
         """Keep other submissions waiting until the end of the transaction."""
         self.allow_long_statements()
         self.query("SELECT pg_advisory_xact_lock(:key)", {"key": _SUBMISSION_LOCK})
+
+    def lock_transaction(self, transaction_id: str) -> None:
+        """Keep others from recording anything about a transaction of the API until the end of this one."""
+        self.query(
+            "SELECT pg_advisory_xact_lock(hashtextextended(:id, :key))", {"id": transaction_id, "key": _API_LOCK}
+        )
 
     def objects(self) -> frozenset[str]:
         """Name the columns of the tables, and the indexes."""

@@ -41,6 +41,7 @@ class TransactionReport:
 
 def report(connection: Connection, said: TransactionReport) -> EventEffect:
     """Record what is said of a transaction, if it is news."""
+    connection.lock_transaction(said.transaction_id)
     payments = connection.query(connection.statements.payments.of_transaction, {"transaction_id": said.transaction_id})
     effects = [_report_payment(connection, row, said.state) for row in payments]
     debits: list[Row] = []
@@ -136,6 +137,8 @@ def _report_unknown(connection: Connection, said: TransactionReport) -> EventEff
 def record(connection: Connection, entry: _payments.PaymentRecord, kind: str) -> None:
     """Record what became of a payment, and what events have said of its transaction before."""
     statements = connection.statements.payments
+    if entry.transaction_id is not None:
+        connection.lock_transaction(entry.transaction_id)
     recorded = _payments.record(connection, entry)
     if entry.transaction_id is None:
         return
@@ -185,6 +188,7 @@ def adopt(connection: Connection, reference: str, transaction_id: str, state: Tr
         PaymentStateError: It can't be that transaction, or the payment is not unknown.
     """
     statements = connection.statements.payments
+    connection.lock_transaction(transaction_id)
     payment = _unknown_payment(connection, reference)
     parameters = {"transaction_id": transaction_id}
     if payment.transaction_id not in {None, transaction_id}:
@@ -205,10 +209,12 @@ def adopt(connection: Connection, reference: str, transaction_id: str, state: Tr
     become = OPERATIONS[payment.operation].state_after(state)
     if become not in {PaymentState.SUCCEEDED, PaymentState.ACCEPTED}:
         raise PaymentStateError(f"{transaction_id!r} is {state}, so that it is no {payment.operation} that is done")
-    connection.change(
+    adopted = connection.change(
         statements.adopt,
         {**parameters, "reference": reference, "state": become.value, "transaction_state": state.value},
     )
+    if not adopted:
+        raise PaymentStateError(f"{reference!r} was adopted or discarded meanwhile; look at it again")
     connection.change(statements.forget_transaction, parameters)
     return _payments.find(connection, reference)
 
@@ -241,10 +247,24 @@ def orphans(connection: Connection, older_than: float) -> list[Candidate]:
     return [_candidate(row) for row in rows]
 
 
-def set_releasing(connection: Connection, transaction_id: str, *, releasing: bool) -> bool:
-    """Begin to release an orphan, or give that up; return False if something in the ledger knows it by now."""
-    parameters = {"transaction_id": transaction_id, "releasing": int(releasing)}
-    return connection.change(connection.statements.payments.set_releasing, parameters) == 1
+def begin_release(connection: Connection, transaction_id: str) -> bool | None:
+    """Mark an orphan as being released, so that nobody adopts it.
+
+    Returns:
+        Whether it was marked before, by a run that may have cancelled it; None if something in the ledger knows it.
+    """
+    connection.lock_transaction(transaction_id)
+    statements = connection.statements.payments
+    before = connection.query(statements.transaction, {"transaction_id": transaction_id})
+    if not connection.change(statements.set_releasing, {"transaction_id": transaction_id, "releasing": 1}):
+        return None
+    return bool(before[0][3])
+
+
+def give_release_up(connection: Connection, transaction_id: str) -> None:
+    """Take the mark of an orphan away for which nothing was sent."""
+    connection.lock_transaction(transaction_id)
+    connection.change(connection.statements.payments.set_releasing, {"transaction_id": transaction_id, "releasing": 0})
 
 
 def end_release(connection: Connection, transaction_id: str, state: TransactionState) -> None:

@@ -10,7 +10,7 @@ from jetpay_async._text import printable
 from jetpay_async.errors import OutcomeUnknownError, TransactionFailedError
 from jetpay_async.ledger._intents import OutcomeRecord
 from jetpay_async.ledger._repository import read_item
-from jetpay_async.ledger._stored_errors import REASON_LIMIT, stored_rejection
+from jetpay_async.ledger._stored_errors import REASON_LIMIT, storable, stored_rejection
 from jetpay_async.ledger.records import DebitState, LedgerItem
 from jetpay_async.models import IN_PROGRESS_STATES, Capture, TransactionState
 from jetpay_async.outcomes import Accepted, Captured, Rejected, Unknown, captured
@@ -114,8 +114,8 @@ def write(
         seen_state=None if found is TransactionState.PREAUTHORIZED else text(found),
         error=type(error).__name__,
         status=error.status,
-        request_id=error.request_id,
-        reason=reason[:REASON_LIMIT],
+        request_id=None if error.request_id is None else storable(error.request_id),
+        reason=storable(reason[:REASON_LIMIT]),
         follows=_follows(debit),
     )
 
@@ -126,7 +126,7 @@ def _follows(debit: Claim | UnresolvedDebit | FollowedDebit) -> DebitState:
 
 def text(state: TransactionState | None) -> str | None:
     """Return a state as it is stored."""
-    return None if state is None else state.value
+    return None if state is None else storable(state.value)
 
 
 def read(key: str, row: Row) -> CaptureOutcome:

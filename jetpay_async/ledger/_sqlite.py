@@ -256,6 +256,9 @@ class SqliteConnection:
     def guard_submission(self) -> None:
         """Do nothing: transactions that write wait for each other anyway."""
 
+    def lock_transaction(self, transaction_id: str) -> None:
+        """Do nothing: transactions that write wait for each other anyway."""
+
     def allow_long_statements(self) -> None:
         """Do nothing: no statement is limited."""
 

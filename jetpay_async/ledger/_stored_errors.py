@@ -14,6 +14,11 @@ REASON_LIMIT = 500
 """Characters of a message that are stored."""
 
 
+def storable(text: str) -> str:
+    """Return text of the API as a database can hold it: without NUL, and without halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 def stored_rejection(
     name: str | None, reason: str | None, state: TransactionState | None, **context: Unpack[Context]
 ) -> JetpayError:

@@ -19,6 +19,7 @@ from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._group_commit import GroupCommitExecutor
 from jetpay_async.ledger._sqlite import DIALECT
 from jetpay_async.ledger._staging import StagedDebits
+from jetpay_async.ledger._stored_errors import storable
 from jetpay_async.ledger.payment_records import (
     Candidate,
     EventEffect,
@@ -316,7 +317,10 @@ class Ledger:
             logger.info("an event of webhook %s changes nothing in the ledger", event.webhook_id)
             return EventEffect.FOREIGN
         said = _reports.TransactionReport(
-            event.transaction_id, event.kind or "debit", event.state, event.created_at.timestamp()
+            storable(event.transaction_id),
+            event.kind or "debit",
+            TransactionState(storable(event.state)),
+            event.created_at.timestamp(),
         )
         effect = await self._run(partial(_reports.report, said=said))
         if effect is EventEffect.REVERSED:

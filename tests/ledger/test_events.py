@@ -388,6 +388,35 @@ async def test_what_may_have_been_cancelled_can_not_be_adopted(opened: Ledger, l
         assert report.result == "released"
 
 
+async def test_what_may_have_been_cancelled_stays_marked_until_its_status_is_read(opened: Ledger, ledger: str) -> None:
+    """A later run that can't read the status takes nothing back; one that reads that it was paid does."""
+    await orphan(opened, ledger)
+    async with serving() as (service, client):
+        service.states["debit_0"] = "preauthorized"
+        service.on_cancel = [(409, {"detail": "busy"})]
+        await client.release_orphans(ledger, older_than=1, keep=lambda _: False)
+        del service.states["debit_0"]
+
+        (report,) = await client.release_orphans(ledger, older_than=1, keep=lambda _: False)
+        assert report.result == "not_released"
+        with pytest.raises(PaymentStateError, match="is being released"):
+            await opened.adopt("b1", "debit_0")
+
+        service.states["debit_0"] = "paid"
+        await client.release_orphans(ledger, older_than=1, keep=lambda _: False)
+        assert (await opened.adopt("b1", "debit_0")).state is PaymentState.SUCCEEDED
+
+
+async def test_what_is_reported_after_a_discard_is_offered(opened: Ledger, ledger: str) -> None:
+    """A reservation that was made after all, whose first event comes late, is an orphan, not lost."""
+    await lost(opened, ledger)
+    await change(opened, "UPDATE jetpay_payment SET certain_at = 0, intent_at = intent_at - 60")
+    await opened.discard("b1")
+    await change(opened, "UPDATE jetpay_payment SET certain_at = intent_at + 60")
+
+    assert await opened.apply(event("preauthorized", ago=60)) is E.OFFERED
+
+
 async def test_what_does_not_become_cancelled_stays_marked(opened: Ledger, ledger: str) -> None:
     """A cancellation that the status does not confirm is reported, and is not adopted meanwhile."""
     await orphan(opened, ledger)
@@ -426,7 +455,7 @@ async def test_what_a_living_process_may_wait_for_is_no_orphan(opened: Ledger, l
 async def test_an_answer_that_comes_while_its_debit_is_released(opened: Ledger, ledger: str) -> None:
     """A paused process whose reservation is being released learns that it is cancelled."""
     await orphan(opened, ledger)
-    await opened.commits.run(partial(_reports.set_releasing, transaction_id="debit_0", releasing=True))
+    await opened.commits.run(partial(_reports.begin_release, transaction_id="debit_0"))
     entry = _payments.PaymentRecord(
         1, 1, PaymentState.SUCCEEDED, 1, transaction_id="debit_0", transaction_state="preauthorized"
     )
