@@ -495,6 +495,10 @@ async def test_a_crash_at_each_point_is_unknown_and_never_sent_again(
         for task in dead:
             assert task is not None
             task.cancel()
+        await asyncio.sleep(0)
+        for task in dead:  # nor does it withdraw an intent
+            assert task is not None
+            task.cancel()
         await asyncio.wait([task for task in dead if task is not None])
         await DyingExecutor.latest.close()
 
