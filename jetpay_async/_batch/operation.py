@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from jetpay_async._batch.capture_history import CaptureHistory
 from jetpay_async._core import operations
+from jetpay_async._core.single_flight import key_of
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.models import Capture, Charge, Preauthorization
 from jetpay_async.outcomes import (
@@ -92,28 +93,28 @@ class CaptureOperation(BatchOperation[str, Capture, CaptureOutcome]):
 
     def execute(self, execution: Execution[Capture]) -> Coroutine[Any, Any, Capture]:
         debit_id = execution.call.debit_id or ""
-        certain_from = self._history.certain_from(debit_id, execution.began)
+        certain_from = self._history.certain_from(key_of(debit_id), execution.began)
         if certain_from is not None:
             execution.mark_in_doubt(certain_from)
         return self._single_flight.capture(debit_id, execution)
 
     def succeeded(self, item: str, result: Capture) -> CaptureOutcome:
-        self._history.add(result.debit_id, result)
+        self._history.add(key_of(result.debit_id), result)
         return captured(item, result)
 
     def failed(self, item: str, error: JetpayError) -> CaptureOutcome:
         outcome = undone(error, debit_id=item, request=None, trust_rate_limited=self._trust_rate_limited)
         if isinstance(outcome, Unknown):
-            self._history.add(error.debit_id or item, None)
+            self._history.add(key_of(error.debit_id or item), None)
         return outcome
 
     def known_outcome(self, item: str, call: Call[Capture]) -> CaptureOutcome | None:
-        capture = self._history.find(call.debit_id or "")
+        capture = self._history.find(key_of(call.debit_id or ""))
         return None if capture is None else self.succeeded(item, capture)
 
     def may_be_done(self, call: Call[Capture]) -> bool:
         debit_id = call.debit_id or ""
-        return self._history.may_contain(debit_id) or self._single_flight.is_in_flight(debit_id)
+        return self._history.may_contain(key_of(debit_id)) or self._single_flight.is_in_flight(debit_id)
 
 
 class PreauthorizeOperation(BatchOperation[PreauthorizationRequest, Preauthorization, PreauthorizationOutcome]):

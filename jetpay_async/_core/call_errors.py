@@ -102,10 +102,12 @@ def _next_step(call: Call[_T], debit_id: str | None) -> str:
     if not call.operation.moves_money:
         return "Look for it at Jetpay if a duplicate matters; calling again makes one at worst."
     if call.operation.replay_safety is ReplaySafety.RESOLVE:
-        return (
-            f"Read transaction_status({debit_id!r}) until it is final; calling {call.operation.name}() again on the "
-            f"same client does that first."
+        again = (
+            "calling capture() again on the same client does that first."
+            if call.operation.name == "capture"
+            else f"calling {call.operation.name}() again moves no money."
         )
+        return f"Read transaction_status({debit_id!r}) until it is final; {again}"
     if debit_id is not None:
         return f"The response named debit {debit_id!r}: read its transaction_status() before asking again."
     return "Look for it among the account's transactions at Jetpay before asking again."

@@ -68,7 +68,7 @@ class SingleFlight:
             JetpayError: As documented for `JetpayClient.capture`.
         """
         if len(debit_id) in _UUID_LENGTHS:
-            debit_id = _key_of(debit_id)
+            debit_id = key_of(debit_id)
         in_flight = self._in_flight
         while (shared := in_flight.get(debit_id)) is not None:
             waits = execution.wait_until_final
@@ -98,7 +98,7 @@ class SingleFlight:
 
     def is_in_flight(self, debit_id: str) -> bool:
         """Whether a capture of this debit is under way."""
-        return _key_of(debit_id) in self._in_flight
+        return key_of(debit_id) in self._in_flight
 
     async def resolve(self, debit_id: str, execution: Execution[Capture]) -> Capture | None:
         """Find out what became of an earlier capture, whoever sent it, and send nothing; None if it did nothing.
@@ -110,7 +110,7 @@ class SingleFlight:
         Raises:
             JetpayError: The debit is over, or its status did not decide before the deadline.
         """
-        debit_id = _key_of(debit_id)
+        debit_id = key_of(debit_id)
         while (shared := self._in_flight.get(debit_id)) is not None:
             if (capture := await self._follow(shared, execution)) is not None:
                 return capture
@@ -122,7 +122,7 @@ class SingleFlight:
             del self._in_flight[debit_id]
             if isinstance(error, APIError):
                 self._unresolved.pop(debit_id, None)
-            elif debit_id in self._unresolved:
+            else:
                 self._note_unresolved(debit_id, execution)
             _land(execution, error if isinstance(error, Exception) else None)
             raise
@@ -201,7 +201,7 @@ _UUID_LENGTHS = (36, 32)
 _is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE).fullmatch
 
 
-def _key_of(debit_id: str) -> str:
+def key_of(debit_id: str) -> str:
     """Spell an id in one way: the API takes a UUID in both cases, with and without hyphens, for the same debit."""
     if len(debit_id) in _UUID_LENGTHS and _is_uuid(debit_id):
         return debit_id.lower().replace("-", "")

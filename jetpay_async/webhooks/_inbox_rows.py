@@ -152,6 +152,10 @@ _MIGRATIONS = Migrations(
     },
 )
 
+_FARTHEST_SECONDS = 3_600.0
+"""No lease, and no wait for another attempt, ends later than this: one that does was written by a clock that has been
+set back since, and has ended."""
+
 # The time at which a dead letter counts as handled: never so old that its row is folded, since a replay needs the row.
 _DEAD_HANDLED_AT = 1e18
 
@@ -325,8 +329,8 @@ class InboxRows:
             now = self._now()
             held = self._connection.execute(
                 "SELECT 1 FROM jetpay_inbox WHERE source = ? AND handled_at IS NULL AND owner IS NOT NULL"
-                " AND leased_until > ? LIMIT 1",
-                (self._source, now),
+                " AND leased_until > ? AND leased_until <= ? LIMIT 1",
+                (self._source, now, now + _FARTHEST_SECONDS),
             ).fetchone()
             if held is not None:
                 return []
@@ -337,9 +341,10 @@ class InboxRows:
                 " WHERE source = ? AND handled_at IS NULL AND document IS NOT NULL ORDER BY event_id",
                 (self._source,),
             ):
-                if leased_until > now and transaction_id is not None:
+                is_leased = now < leased_until <= now + _FARTHEST_SECONDS
+                if is_leased and transaction_id is not None:
                     waiting.add(transaction_id)
-                if leased_until > now or transaction_id in waiting:
+                if is_leased or transaction_id in waiting:
                     continue
                 taken[event_id] = StoredDocument(*stored)
                 if len(taken) == limit:
@@ -496,8 +501,9 @@ class InboxRows:
 
     def _is_busy(self, event_id: int, *, owner: str, now: float) -> bool:
         row = self._connection.execute(
-            "SELECT 1 FROM jetpay_inbox WHERE source = ? AND event_id = ? AND owner <> ? AND leased_until > ?",
-            (self._source, event_id, owner, now),
+            "SELECT 1 FROM jetpay_inbox"
+            " WHERE source = ? AND event_id = ? AND owner <> ? AND leased_until > ? AND leased_until <= ?",
+            (self._source, event_id, owner, now, now + _FARTHEST_SECONDS),
         ).fetchone()
         return row is not None
 

@@ -105,10 +105,10 @@ class EventRouter:
                 a pattern each segment between dots is matched by itself with the wildcards ``*``, ``?`` and ``[...]``;
                 a last segment ``*`` stands for one or more segments.
             latest: Call the handler only for events that are newer than the last one of their transaction that was
-                handled, by whichever handler. Between deliveries Jetpay promises no order: ``requested`` may come after
-                ``paid``, and an older event is then marked without calling the handler. Needs an inbox that remembers
-                the last event of a transaction: ours do, from the first event after such a handler was registered.
-                `WebhookReceiver` then marks each event by itself, whatever ``mark_within`` says.
+                marked, by whichever handler or by none. Between deliveries Jetpay promises no order: ``requested`` may
+                come after ``paid``, and an older event is then marked without calling the handler. Needs an inbox that
+                remembers the last event of a transaction: ours do, from the first event after such a handler was
+                registered. `WebhookReceiver` then marks each event by itself, whatever ``mark_within`` says.
 
         Returns:
             The decorator.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from jetpay_async import Captured, CaptureOutcome, JetpayClient, NotSent, OutcomeUnknownError, Rejected, Unknown
 from jetpay_async._batch import capture_history
 from jetpay_async._batch.bloom_filter import BloomFilter
+from jetpay_async._core import single_flight
 from tests.batch.consumers import capture, take_all
 from tests.loopback import FASTAPI, HTML, replies, work_then
 from tests.network import SLOW
@@ -96,6 +98,20 @@ async def test_an_id_given_again_much_later_is_captured_once() -> None:
     assert server.twice == []
     assert server.count("capture") == 200
     assert [outcome.confirmed_by_status for outcome in outcomes[-2:] if isinstance(outcome, Captured)] == [True, True]
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.asyncio
+async def test_another_spelling_of_an_id_is_the_same_debit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also much later, when the client itself has forgotten the debit."""
+    monkeypatch.setattr(single_flight, "CAPTURED_LIMIT", 1)
+    plain = str(uuid.UUID(int=0xABCDEF))
+    server = RecordingServer(status_lags=True)
+    async with server.listen(), connect(server, timeout=0.3, retry=SLOW) as client:
+        outcomes = await in_order(client, [plain, *debits(9), plain.upper(), plain.replace("-", "")])
+
+    assert [type(outcome) for outcome in outcomes] == [Captured] * 10 + [Unknown] * 2
+    assert server.count("capture") == 10
 
 
 @pytest.mark.usefixtures("forgetful")

@@ -208,6 +208,25 @@ async def test_a_resolution_that_fails_keeps_what_was_seen(service: ScriptedServ
 
 
 @pytest.mark.asyncio
+async def test_a_resolution_of_what_another_run_sent_is_remembered(
+    service: ScriptedService, captures: SingleFlight
+) -> None:
+    """What a ledger left unknown is in doubt for the client: its next capture reads the status first."""
+    execution = begin(captures._executor, timeout=30.0)
+    execution.mark_in_doubt(scripted.START)
+    service.scripts["status"] = [lost()] * 999
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await captures.resolve(DEBIT_ID, execution)
+    assert "calling capture() again on the same client does that first" in caught.value.next_step
+    service.scripts["status"] = [says("paid")]
+
+    captured = await again(service, captures)
+
+    assert captured.confirmed_by_status
+    assert service.count("capture") == 0
+
+
+@pytest.mark.asyncio
 async def test_a_resolution_of_what_is_over_is_forgotten(service: ScriptedService, captures: SingleFlight) -> None:
     """A debit that has failed is in doubt no more."""
     service.scripts["capture"] = [lost(seconds=20.0)]

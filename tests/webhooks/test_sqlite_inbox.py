@@ -261,3 +261,18 @@ class TestSqlite:
         """A time that can't be one is rejected when the inbox is made, not at the first delivery."""
         with pytest.raises(InvalidArgumentError, match=field):
             SqliteInbox(path, **{field: seconds})  # type: ignore[arg-type] # by name
+
+
+@pytest.mark.asyncio
+async def test_a_clock_that_is_set_back_holds_nothing_for_hours(tmp_path: Path) -> None:
+    """A lease of a worker that died, and what it had stored, are free once the clock is right again."""
+    ahead, right = FakeClock(1_800_007_200.0), FakeClock(1_800_000_000.0)
+    async with SqliteInbox(tmp_path / "inbox.db", clock=ahead.clock) as died:
+        await died.store(events(1, 2))
+        assert [event.id for event in await died.claim(owner="a", seconds=30.0, limit=1)] == [1]
+        assert (await died.lease(events(3), owner="a", seconds=30.0)).mine == {3}
+
+    async with SqliteInbox(tmp_path / "inbox.db", clock=right.clock) as inbox:
+        assert (await inbox.lease(events(3), owner="b", seconds=30.0)).mine == {3}
+        await inbox.release(owner="b")
+        assert [event.id for event in await inbox.claim(owner="b", seconds=30.0, limit=9)] == [1, 2]
