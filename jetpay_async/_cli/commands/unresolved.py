@@ -14,7 +14,7 @@ from jetpay_async._cli.io.console import to_json, write_message, write_output
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._cli.io.ledger_names import name_options, without_password
 from jetpay_async._text import printable
-from jetpay_async.ledger import Ledger, PaymentState
+from jetpay_async.ledger import Ledger, PaymentState, _repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,6 +80,8 @@ def adopt(
 async def _adopt(ledger: str, reference: str, debit_id: str, connection: ConnectionOptions) -> LedgerPayment:
     async with Ledger(ledger, create=False) as opened, connection.open_client() as client:
         await opened.payment(reference)  # raises if there is none
+        # Another API, or another account's, has other debits of this id.
+        await opened.commits.run(partial(_repository.bind, origin=connection.origin, account=None))
         status = await client.transaction_status(debit_id)
         return await opened.adopt(reference, debit_id, state=status.state)
 

@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import attrs
 
-from jetpay_async._core.endpoints import PRODUCTION_URL
+from jetpay_async._core.endpoints import PRODUCTION_URL, origin
 from jetpay_async.client import JetpayClient
 from jetpay_async.errors import ConfigurationError
 
@@ -30,6 +30,11 @@ class ConnectionOptions:
     """Seconds for each operation; the client's default if None."""
     proxy: str | None = None
     """The URL of a proxy; the one of the environment if None."""
+
+    @property
+    def origin(self) -> str:
+        """The origin of the API, as a ledger records it."""
+        return origin(_base_url())
 
     def open_client(self, **options: Any) -> JetpayClient:
         """Make the client.
@@ -64,7 +69,11 @@ def _environment_of(proxy: str) -> Mapping[str, str]:
     return {**dict.fromkeys(_PROXY_VARIABLES, proxy), **dict.fromkeys(_NO_PROXY_VARIABLES, "")}
 
 
+def _base_url() -> str:
+    return os.environ.get("JETPAY_BASE_URL") or PRODUCTION_URL
+
+
 def _has_proxy() -> bool:
     """Return whether the environment names a proxy for the API."""
-    api = urlsplit(os.environ.get("JETPAY_BASE_URL") or PRODUCTION_URL)
+    api = urlsplit(_base_url())
     return api.scheme in getproxies() and not proxy_bypass(api.hostname or "")

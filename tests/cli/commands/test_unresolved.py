@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jetpay_async import JetpayClient, OutcomeUnknownError
+from jetpay_async import DEMO_URL, JetpayClient, OutcomeUnknownError
 from jetpay_async.ledger import Ledger
 from jetpay_async.models import TransactionState
 from jetpay_async.sandbox import Fault, FaultKind
@@ -128,6 +128,20 @@ def test_a_debit_is_adopted_by_its_status(jetpay: Jetpay, sandbox: Sandbox) -> N
     again = jetpay("unresolved", "adopt", *LEDGER, "booking 1", debit_id)
     assert again.status == 2
     assert "only what is unknown" in again.err
+
+
+def test_a_debit_of_another_api_is_not_adopted(
+    jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status that another API reports says nothing of this ledger's debits; it is not even asked."""
+    debit_id = lose(sandbox, reported=False)
+    monkeypatch.setenv("JETPAY_BASE_URL", DEMO_URL)
+    monkeypatch.setenv("JETPAY_API_TOKEN", "a-token-of-another-api")
+
+    run = jetpay("unresolved", "adopt", *LEDGER, "booking 1", debit_id)
+
+    assert run.status == 2
+    assert "belongs to" in run.err
 
 
 def test_a_debit_is_released(jetpay: Jetpay, sandbox: Sandbox) -> None:
