@@ -13,7 +13,7 @@ guard travels in the payload, and nothing is looked up in ambient context.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import ClientRequest, __version__, hdrs
 from aiohttp.payload import Payload
@@ -180,7 +180,7 @@ class GuardedRequest(ClientRequest):
         """Take the headers of the client's own session, which names no host, all at once: aiohttp adds one by one."""
         if isinstance(headers, CIMultiDict):
             self.headers: CIMultiDict[str] = CIMultiDict({hdrs.HOST: self.url.host_port_subcomponent or ""})
-            self.headers.extend(headers)
+            self.headers.extend(cast("CIMultiDict[str]", headers))
         else:
             super().update_headers(headers)
 

@@ -207,7 +207,7 @@ def adopt(connection: Connection, reference: str, transaction_id: str, state: Tr
             f"{transaction_id!r}: no event has reported it; read its transaction_status(), and pass the state",
         )
     become = OPERATIONS[payment.operation].state_after(state)
-    if become not in {PaymentState.SUCCEEDED, PaymentState.ACCEPTED}:
+    if become is None or become is PaymentState.REJECTED:
         raise PaymentStateError(f"{transaction_id!r} is {state}, so that it is no {payment.operation} that is done")
     adopted = connection.change(
         statements.adopt,
