@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @contextmanager
 def nothing_configured() -> Iterator[None]:
     """Logging as in a program that never mentions it; pytest adds its own handlers when a test begins."""
-    with patch.object(logging.getLogger(), "handlers", []), patch.object(logger, "handlers", []):
+    with patch.object(logging.getLogger(), "handlers", []), patch.object(logger.logger, "handlers", []):
         yield
 
 
@@ -74,7 +74,7 @@ def test_a_failure_is_seen_without_any_logging(capsys: pytest.CaptureFixture[str
 
 def test_and_can_be_switched_off(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has switched the logger off sees nothing."""
-    monkeypatch.setattr(logger, "disabled", True)
+    monkeypatch.setattr(logger.logger, "disabled", True)
 
     with nothing_configured():
         log_failure(ValueError(), "event %d failed", 7)
@@ -91,7 +91,7 @@ def test_configured_logging_is_enough(place: str, capsys: pytest.CaptureFixture[
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
-    target = logger if place == "package" else logging.getLogger()
+    target = logger.logger if place == "package" else logging.getLogger()
     with (
         nothing_configured(),
         patch.object(target, "handlers", [Handler()]),

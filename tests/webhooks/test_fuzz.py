@@ -68,4 +68,4 @@ def test_any_headers(headers: list[tuple[bytes, bytes]]) -> None:
     except WebhookError as error:
         assert error.status_hint == 401
     else:
-        assert found == BODY
+        assert found == BODY.decode()
