@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from jetpay_async import (
+    Accepted,
     APIError,
     AuthenticationError,
     Capture,
@@ -130,3 +131,14 @@ def test_outcomes_are_values(outcome: NotSent[PreauthorizationRequest] | Preauth
         outcome.reference = "another"  # type: ignore[misc, union-attr] # as a user might
 
     assert type(pickle.loads(pickle.dumps(outcome))) is type(outcome)
+
+
+def test_an_accepted_capture_tells_how_it_was_found() -> None:
+    """By whom it was reported, and after how many requests."""
+    capture = Capture(
+        debit_id="debit_1", state=TransactionState.PROCESSING, confirmed_by_status=True, raw={}, attempts=2
+    )
+
+    accepted = Accepted(debit_id="debit_1", capture=capture)
+
+    assert (accepted.confirmed_by_status, accepted.attempts) == (True, 2)

@@ -14,16 +14,11 @@ import contextlib
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
 from typing import Any
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
     """A logger whose methods never raise an `Exception`."""
-
-    def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
-        """Leave a record's fields as they are."""
-        return msg, kwargs
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a message; see `logging.Logger.log`."""

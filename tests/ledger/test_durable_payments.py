@@ -51,6 +51,17 @@ async def state_of(ledger: str, reference: str = "b1") -> PaymentState:
         return (await opened.payment(reference)).state
 
 
+async def test_payments_are_read_by_pages(ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they were asked for first, however many there are."""
+    monkeypatch.setattr(_payments, "PAGE", 2)
+    references = [f"b{number}" for number in range(4)]
+    async with serving() as (_, client), client.durable_preauthorizations(ledger) as reservations:
+        for reference in references:
+            await reservations.preauthorize(reference=reference, **REQUEST)
+    async with Ledger(ledger, create=False) as opened:
+        assert [payment.reference async for payment in opened.payments()] == references
+
+
 async def test_a_reference_is_reserved_once(ledger: str) -> None:
     """The same reference with the same arguments is the same reservation, in this block and in a later one."""
     async with serving() as (service, client):
