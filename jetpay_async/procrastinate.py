@@ -435,8 +435,14 @@ class _QueueSource:
         """
         return await self._ledger.commits.run(operation, writes=False)
 
-    async def pause(self) -> None:
+    @property
+    def rounds(self) -> int:
+        """Nobody wakes readers here: they poll."""
+        return 0
+
+    async def pause(self, since: int) -> None:
         """Wait for a poll interval."""
+        del since  # nothing is known of it here
         await self._timer.pause()
 
     async def follow_up(self) -> None:

@@ -192,7 +192,7 @@ class FileIdentity:
         real = path.resolve()
         # The locks of SQLite are in the shared memory: whoever opens the database after that was removed has others.
         files = (real, *(real.with_name(f"{real.name}{ending}") for ending in ("-wal", "-shm")))
-        return cls({str(file): _inode(str(file)) for file in files})
+        return cls({str(file): inode(str(file)) for file in files})
 
     def check(self) -> None:
         """Check that the files are still where they were.
@@ -200,22 +200,23 @@ class FileIdentity:
         Raises:
             FileIdentityError: One was moved, removed or replaced.
         """
-        for path, inode in self.inodes.items():
+        for path, known in self.inodes.items():
             try:
-                found = _inode(path)
+                found = inode(path)
             except OSError as error:
                 raise FileIdentityError(
                     f"{path} was moved or removed while it was open ({error.strerror}): put it back, and run the same "
                     "again"
                 ) from error
-            if found != inode:
+            if found != known:
                 raise FileIdentityError(
                     f"{path} was replaced by another file while it was open: put the old one back, and run the same "
                     "again"
                 )
 
 
-def _inode(path: str) -> tuple[int, int]:
+def inode(path: str) -> tuple[int, int]:
+    """Return what tells a file from any other, as long as it is open somewhere."""
     # Asked for at each commit, of three files: a `Path` takes twice the time.
     status = os.stat(path)  # noqa: PTH116 - as it says
     return status.st_dev, status.st_ino

@@ -49,9 +49,9 @@ class AccountCheck:
         )
 
     @property
-    def passed(self) -> bool:
-        """Whether what was held back can be recorded: another answer shows that the account is the right one."""
-        return self._passed
+    def releases(self) -> bool:
+        """Whether something held back can be recorded: another answer shows that the account is the right one."""
+        return self._passed and bool(self._held)
 
     def release(self) -> list[tuple[Claim, Rejected[None]]]:
         """Return what was held back, and hold it back no more."""

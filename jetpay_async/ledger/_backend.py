@@ -50,10 +50,6 @@ class Connection(Protocol):
         """Return the value for ``:debit_ids``."""
         ...
 
-    def numbered(self, claims: Sequence[tuple[int, int]]) -> Mapping[str, object]:
-        """Return the parameters for ids and their intents, in this order."""
-        ...
-
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""
         ...

@@ -32,8 +32,17 @@ class BatchSource(Protocol):
         """Read from the ledger."""
         ...
 
-    async def pause(self) -> None:
-        """Wait for further outcomes, but no longer than a poll interval."""
+    @property
+    def rounds(self) -> int:
+        """How often readers were woken so far, as far as the source knows of it."""
+        ...
+
+    async def pause(self, since: int) -> None:
+        """Wait for further outcomes, but no longer than a poll interval.
+
+        Args:
+            since: `rounds`, before the ledger was read: if readers were woken after that, there is no pause.
+        """
 
     async def follow_up(self) -> None:
         """Have the status of the batch's accepted debits read once."""
@@ -68,20 +77,23 @@ class BatchReader:
         place = 0
         while True:
             stopped = source.stopped
+            # From before the read: so none is needed that finds nothing, just to be sure before the pause.
+            since = source.rounds
             # By one unit of work: where the batch stands comes first, so that what follows it is not missed.
-            progress, page, place = await source.read(
-                partial(_repository.progress_and_outcomes, batch=self._number, after=place)
+            complete, accepted, page, place = await source.read(
+                partial(_repository.completion_and_outcomes, batch=self._number, after=place)
             )
             for row in page:
                 yield _rows.read(self._key, row)
-            if page:
+            if len(page) == _repository.PAGE:
                 continue
-            if progress.complete:
+            if complete:
                 break
-            if stopped:
+            # What others record meanwhile may be in the page and not yet counted.
+            if stopped and not page:
                 raise await source.stopped_error()
-            await source.pause()
-        if progress.accepted:
+            await source.pause(since)
+        if accepted:
             async for outcome in self._last_outcomes(place):
                 yield outcome
 
@@ -110,11 +122,12 @@ class BatchReader:
         source = self._source
         while True:
             stopped = source.stopped
+            since = source.rounds
             if (report := await self._report()) is not None:
                 return await self._follow(report, follow_up)
             if stopped:
                 raise await source.stopped_error()
-            await source.pause()
+            await source.pause(since)
 
     async def _follow(self, report: Report, follow_up: float) -> Report:
         """Have the accepted debits followed, with ever longer pauses."""
@@ -130,7 +143,7 @@ class BatchReader:
             # None if another run has submitted the batch again meanwhile.
             report = await self._report() or report
             while report.accepted and now() < next_round and not source.stopped:
-                await source.pause()
+                await source.pause(source.rounds)
         return report
 
     async def _report(self) -> Report | None:

@@ -24,7 +24,7 @@ class Dialect:
     among_texts: str
     """Whether a column is one of ``:debit_ids``."""
     numbered: str
-    """What `Connection.numbered` returns, as a table of ids, intents and their places from 1 on."""
+    """``:ids``, as a table of ids and their places from 1 on."""
     outcomes: str
     """``:outcomes``, JSON, as a table."""
     pending: str

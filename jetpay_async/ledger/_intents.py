@@ -254,20 +254,27 @@ def record(connection: Connection, entries: Sequence[OutcomeRecord], *, owner: i
 
 def _record(connection: Connection, batch: int, entries: list[OutcomeRecord], owner: int) -> None:
     statements = connection.statements
-    paid = [(entry.id, entry.intent or 0) for entry in entries if entry.as_expected]
-    others = [entry for entry in entries if not entry.as_expected]
+    # By intent: nearly all have the same one, and the statement is given ids alone.
+    paid: dict[int | None, list[int]] = {}
+    others: list[OutcomeRecord] = []
+    for entry in entries:
+        if entry.as_expected:
+            paid.setdefault(entry.intent, []).append(entry.id)
+        else:
+            others.append(entry)
     final = [entry for entry in others if entry.state not in _UNFINISHED]
     counts = Counter(entry.state.value for entry in final)
-    counts[DebitState.CAPTURED.value] += len(paid)
+    counts[DebitState.CAPTURED.value] += len(entries) - len(others)
     finished = counts.total()
     base = _reserve_sequence(connection, batch, finished)
     changed = 0
-    if paid:
-        changed += connection.change(
-            statements.record_paid, {**connection.numbered(paid), "base": base, "owner": owner}
-        )
+    numbered = base
+    for intent, ids in paid.items():
+        parameters = {"ids": connection.among(ids), "intent": intent, "base": numbered, "owner": owner}
+        changed += connection.change(statements.record_paid, parameters)
+        numbered += len(ids)
     if others:
-        rows = _rows(others, final, start=1 + len(paid))
+        rows = _rows(others, final, start=1 + len(entries) - len(others))
         changed += connection.change(statements.record, {"outcomes": rows, "base": base, "owner": owner})
     if changed < len(entries):
         counts = _recorded(connection, entries, base, finished)

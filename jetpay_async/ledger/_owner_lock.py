@@ -6,13 +6,13 @@ of this is called in transactions that write, so that no two processes do it at 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import weakref
 from typing import TYPE_CHECKING
 
 from jetpay_async._core.fork import after_fork_in_child
+from jetpay_async._core.sqlite import inode
 
 if sys.platform != "win32":
     import fcntl
@@ -33,7 +33,9 @@ class OwnerLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor: int | None = _open_locked(path)
+        self._name = str(path)
+        self._descriptor: int | None = None
+        self._open()
         _held.add(self)
 
     def restore(self) -> None:
@@ -42,11 +44,22 @@ class OwnerLock:
         Raises:
             OSError: It can't be made, or another process holds its lock.
         """
-        if self._descriptor is None or _is_same_file(self._path, self._descriptor):
+        held = self._descriptor
+        if held is None:
             return
-        descriptor = _open_locked(self._path)
-        os.close(self._descriptor)
-        self._descriptor = descriptor
+        try:
+            if inode(self._name) == self._inode:
+                return
+        except FileNotFoundError:
+            pass
+        self._open()
+        os.close(held)
+
+    def _open(self) -> None:
+        self._descriptor = _open_locked(self._path)
+        status = os.fstat(self._descriptor)
+        # The file that is held keeps its number, so that `restore` need not ask for it at each commit.
+        self._inode = (status.st_dev, status.st_ino)
 
     def release(self) -> None:
         """Remove the file and release its lock; in a forked child, which has let go of it, do nothing."""
@@ -84,13 +97,6 @@ def _open_locked(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _is_same_file(path: Path, descriptor: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        # Asked for at each commit.
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 - a `Path` takes twice the time
-    return False
 
 
 _held: weakref.WeakSet[OwnerLock] = weakref.WeakSet()

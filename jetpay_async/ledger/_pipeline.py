@@ -111,6 +111,8 @@ class CapturePipeline:
         )
         self.follow_up: FollowUp = FollowUp(commits, context, self._recorder, stop=self.stop)
         """Reads the status of accepted debits again."""
+        self.rounds = 0
+        """How often readers were woken: at each commit of outcomes, and in each poll interval."""
         self._readers: deque[asyncio.Future[None]] = deque()
         self._logged_at = -LOG_INTERVAL_SECONDS
         self._claiming: asyncio.Task[None] | None = None
@@ -189,9 +191,13 @@ class CapturePipeline:
             await self._ending
             raise
 
-    async def wait_for_progress(self) -> None:
-        """Wait until something is recorded, but no longer than a poll interval."""
-        if self.done:
+    async def wait_for_progress(self, since: int) -> None:
+        """Wait until something is recorded, but no longer than a poll interval.
+
+        Args:
+            since: `rounds` as it was before what is waited for was looked up.
+        """
+        if self.done or self.rounds != since:
             return
         reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._readers.append(reader)
@@ -259,6 +265,7 @@ class CapturePipeline:
             self._sender.record_held()
 
     def _wake_readers(self) -> None:
+        self.rounds += 1
         while self._readers:
             reader = self._readers.popleft()
             if not reader.done():

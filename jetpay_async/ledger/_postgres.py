@@ -45,7 +45,7 @@ DIALECT = Dialect(
     wait=f"CASE WHEN intent_at > {_NOW} THEN certain_at - intent_at ELSE certain_at - {_NOW} END",
     among="= ANY(:ids)",
     among_texts="= ANY(:debit_ids)",
-    numbered="unnest(CAST(:ids AS bigint[]), CAST(:intents AS bigint[])) WITH ORDINALITY AS o(id, intent, place)",
+    numbered="unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS o(id, place)",
     outcomes="""json_to_recordset(CAST(:outcomes AS json)) AS o(
         id bigint, intent bigint, state text, attempts bigint, certain_in double precision, seen_state text,
         resolve_first bigint, seq bigint, transaction_state text, confirmed_by_status bigint, error text, status bigint,
@@ -337,11 +337,6 @@ class PostgresConnection:
     def among_texts(self, texts: Sequence[str]) -> object:
         """Return the value for ``:debit_ids``."""
         return list(texts)
-
-    def numbered(self, claims: Sequence[tuple[int, int]]) -> Mapping[str, object]:
-        """Return the parameters for ids and their intents, in this order."""
-        ids, intents = zip(*claims, strict=True)
-        return {"ids": list(ids), "intents": list(intents)}
 
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""

@@ -27,6 +27,8 @@ Row: TypeAlias = Sequence[Any]
 PAGE = 500
 """Rows that are read at a time."""
 
+_PRUNED = "the batch was pruned from the ledger meanwhile"
+
 
 @attrs.frozen
 class Scope:
@@ -176,7 +178,7 @@ def progress(connection: Connection, batch: int) -> BatchInfo:
     """
     rows = connection.query(connection.statements.progress_of, {"batch": batch})
     if not rows or rows[0][6].startswith(_sql.ARCHIVED):
-        raise UnknownBatchError("the batch was pruned from the ledger meanwhile")
+        raise UnknownBatchError(_PRUNED)
     return _info(rows[0])
 
 
@@ -265,14 +267,19 @@ def outcomes(connection: Connection, batch: int, after: int) -> tuple[list[Row],
     return rows, rows[-1][-1] if rows else after
 
 
-def progress_and_outcomes(connection: Connection, batch: int, after: int) -> tuple[Progress, list[Row], int]:
-    """Return where a batch stands, and read its next outcomes, which may be more than that counts.
+def completion_and_outcomes(connection: Connection, batch: int, after: int) -> tuple[bool, int, list[Row], int]:
+    """Return whether each debit of a batch has an outcome, and how many are accepted; then read its next outcomes.
+
+    These may be more than were counted.
 
     Raises:
         UnknownBatchError: It is not there any more.
     """
-    standing = progress(connection, batch).progress
-    return standing, *outcomes(connection, batch, after)
+    rows = connection.query(connection.statements.completion_of, {"batch": batch})
+    if not rows or rows[0][2].startswith(_sql.ARCHIVED):
+        raise UnknownBatchError(_PRUNED)
+    left, accepted, _ = rows[0]
+    return not left, accepted, *outcomes(connection, batch, after)
 
 
 def last_outcomes(connection: Connection, batch: int, *, after: int, since: int) -> tuple[list[Row], int]:

@@ -141,7 +141,7 @@ class Sender:
             if self._stopping:
                 self._give_back_held()
             return
-        if self._account_check.passed:
+        if self._account_check.releases:
             self.record_held()
         if isinstance(outcome, _WITH_CAPTURE):
             self._recorder.add(_rows.write(claim, outcome, earlier=claim.attempts - 1))

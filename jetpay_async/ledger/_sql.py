@@ -159,6 +159,9 @@ class Statements:
                 b.key, b.submitted_at, b.finished_at, b.chunks
             FROM jetpay_batch b"""
         self.progress_of = f"SELECT {progress} WHERE b.id = :batch"
+        self.completion_of = """
+            SELECT total - captured - accepted - rejected - unknown, accepted, key
+            FROM jetpay_batch WHERE id = :batch"""
         self.progress_of_all = f"SELECT b.id, {progress} WHERE {_IS_LISTED} ORDER BY b.id"
         self.chunk_counts = """
             SELECT state, COUNT(*) FROM jetpay_debit WHERE id >= :low AND id < :high GROUP BY state"""
@@ -262,7 +265,7 @@ class Statements:
                 transaction_state = 'paid', confirmed_by_status = 0, error = NULL, status = NULL,
                 request_id = NULL, reason = NULL
             FROM {dialect.numbered}
-            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.intent = o.intent
+            WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.intent = :intent
                 AND jetpay_debit.state = 'sending'"""
         # Fenced by owner and intent: what another one took over, or what was claimed anew, is not its own.
         self.record = f"""

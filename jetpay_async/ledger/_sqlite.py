@@ -42,8 +42,7 @@ DIALECT = Dialect(
     wait="certain_at - :now",
     among="IN (SELECT value FROM json_each(:ids))",
     among_texts="IN (SELECT value FROM json_each(:debit_ids))",
-    numbered="""(
-        SELECT value ->> 0 AS id, value ->> 1 AS intent, key + 1 AS place FROM json_each(:claims)) AS o""",
+    numbered="(SELECT value AS id, key + 1 AS place FROM json_each(:ids)) AS o",
     outcomes="""(
         SELECT value ->> 'id' AS id, value ->> 'intent' AS intent, value ->> 'state' AS state,
             value ->> 'attempts' AS attempts, value ->> 'certain_in' AS certain_in,
@@ -243,10 +242,6 @@ class SqliteConnection:
     def among_texts(self, texts: Sequence[str]) -> object:
         """Return the value for ``:debit_ids``."""
         return json.dump(list(texts)).decode()
-
-    def numbered(self, claims: Sequence[tuple[int, int]]) -> Mapping[str, object]:
-        """Return the parameters for ids and their intents, in this order."""
-        return {"claims": json.dump([list(claim) for claim in claims]).decode()}
 
     def insert_debits(self, rows: Iterable[tuple[int, str]]) -> int:
         """Add debits, each once within its batch, and return how many are new."""

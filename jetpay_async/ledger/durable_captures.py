@@ -275,7 +275,7 @@ class DurableCaptures:
                     )
             else:
                 busy_from = None
-            await pipeline.wait_for_progress()
+            await pipeline.wait_for_progress(pipeline.rounds)
         if counts[DebitState.ACCEPTED]:
             await pipeline.follow_up.read_all(scope)
             counts = await commits.run(count, writes=False)
@@ -389,9 +389,14 @@ class _PipelineSource:
         except LedgerError as failure:
             raise await self.stopped_error() from failure
 
-    async def pause(self) -> None:
+    @property
+    def rounds(self) -> int:
+        """How often the pipeline has woken readers."""
+        return self._pipeline.rounds
+
+    async def pause(self, since: int) -> None:
         """Wait for further outcomes, but no longer than a poll interval."""
-        await self._pipeline.wait_for_progress()
+        await self._pipeline.wait_for_progress(since)
 
     async def follow_up(self) -> None:
         """Have the status of the batch's accepted debits read once."""

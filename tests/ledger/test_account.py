@@ -168,7 +168,7 @@ def test_what_is_held_back_goes_back_when_the_run_stops(scenario: Scenario) -> N
             batch = await captures.submit("a", debits(30))
             while scenario.api.requests.total() < 3:
                 assert (await batch.progress()).rejected == 0
-                await captures._pipeline.wait_for_progress()  # type: ignore[union-attr]
+                await captures._pipeline.wait_for_progress(captures._pipeline.rounds)  # type: ignore[union-attr]
             captures.stop()
             with pytest.raises(CapturesStoppedError, match="30 of 30 debits are left"):
                 await batch.wait()

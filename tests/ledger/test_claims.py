@@ -368,6 +368,23 @@ def test_only_the_holder_records_an_outcome(connection: Connection) -> None:
     assert (progress.captured, progress.sending, progress.pending) == (2, 2, 596)
 
 
+def test_outcomes_of_different_intents_are_recorded_together(connection: Connection) -> None:
+    """Each outcome goes by the intent that it belongs to, and all of them get numbers that follow each other."""
+    again, lost = claim(connection, 1, 2)
+    record(connection, 1, DebitState.PENDING, again, lost, attempts=0, certain_in=0.0)
+    again, renewed, first = claim(connection, 1, 3)
+    assert (again.intent, renewed.intent, first.intent) == (2, 2, 1)
+
+    record(connection, 1, DebitState.CAPTURED, again, first, lost, transaction_state="paid", as_expected=True)
+
+    assert states(connection) == {"debit_0": "captured", "debit_1": "sending", "debit_2": "captured"}
+    rows, place = _repository.outcomes(connection, 1, 0)
+    assert sorted(row[1] for row in rows) == ["debit_0", "debit_2"]
+    record(connection, 1, DebitState.CAPTURED, renewed, transaction_state="paid", as_expected=True)
+    assert [row[1] for row in _repository.outcomes(connection, 1, place)[0]] == ["debit_1"]
+    assert _repository.progress(connection, 1).progress.captured == 3
+
+
 def test_a_late_resolution_does_not_undo_a_new_claim(connection: Connection) -> None:
     """A resolution that another owner finishes after the debit was claimed anew does not put it back."""
     claim(connection, 1, 1)

@@ -199,7 +199,7 @@ PLANS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"jetpay_debit_sending", "jetpay_debit_pkey"},
     ),
     "record_paid": (
-        {"ids": [LOW], "intents": [1], "base": LOW, "owner": 1},
+        {"ids": [LOW], "intent": 1, "base": LOW, "owner": 1},
         {"jetpay_debit_sending", "jetpay_debit_pkey"},
     ),
     "record_followed": (
@@ -214,6 +214,7 @@ PLANS: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "items": ({"after": LOW, "high": HIGH, "limit": 500}, {"jetpay_debit_pkey"}),
     "progress_of": ({"batch": 1}, {"jetpay_debit_sending", "jetpay_batch_pkey"}),
+    "completion_of": ({"batch": 1}, {"jetpay_batch_pkey"}),
     "chunk_counts": ({"low": LOW, "high": LOW + 250}, {"jetpay_debit_pkey"}),
     "mine_or_free": (
         {"low": LOW, "high": LOW + 250, "owner": 1},
