@@ -130,7 +130,8 @@ async def test_an_item_ends_as_unknown_at_its_deadline(ordered: bool) -> None:
     """Its status says preauthorized, which proves nothing yet; the others keep their order, and go on afterwards."""
     lost: dict[str, list[Act]] = {"debit_2": [loopback.hang_up], "debit_5": [replies(504, HTML)]}
     async with RecordingServer(responses=lost).listen() as server:
-        async with connect(server, timeout=0.3, retry=SLOW) as client:
+        # Long enough for a busy machine to answer the others: two captures wait for it.
+        async with connect(server, timeout=1.5, retry=SLOW) as client:
             reported = [each async for each in client.capture_many(debits(60), concurrency=2, ordered=ordered)]
 
     outcomes = {outcome.debit_id: outcome for outcome in reported}

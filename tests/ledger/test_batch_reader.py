@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any, cast
 
 import pytest
 
 from jetpay_async._core.clock import SYSTEM_CLOCK
+from jetpay_async.ledger import UnknownBatchError, _repository
+from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._batch_reader import BatchReader
 from jetpay_async.ledger._repository import PAGE
 
@@ -76,3 +79,10 @@ async def test_a_run_that_stopped_is_reported_when_nothing_is_left_to_read() -> 
 
     with pytest.raises(StoppedError):
         await exhaust(ScriptedSource((False, 1), (False, 0), stopped=True))
+
+
+def test_a_batch_that_was_pruned_meanwhile(ledger: str) -> None:
+    """Its outcomes are gone, and whoever reads them on learns why."""
+    with closing(choose_backend(ledger, SYSTEM_CLOCK).connect(create=True)) as connection:
+        with pytest.raises(UnknownBatchError, match="was pruned from the ledger meanwhile"):
+            _repository.completion_and_outcomes(connection, batch=1, after=0)
