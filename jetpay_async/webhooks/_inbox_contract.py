@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from jetpay_async.models import JSONValue
-    from jetpay_async.webhooks.inbox import EventInbox
+    from jetpay_async.webhooks.inbox import EventInbox, Leased
 
 _WORKERS = 4
 _LONG_SECONDS = 60.0
@@ -39,14 +39,19 @@ async def check(open_inbox: Callable[[], AbstractAsyncContextManager[EventInbox]
 async def _check_simultaneous_workers(inboxes: Sequence[EventInbox]) -> None:
     effects: list[int] = []
 
-    async def work(number: int) -> None:
-        inbox, owner = inboxes[number % len(inboxes)], f"worker-{number}"
-        leased = await inbox.lease(_events(1, 2, 3), owner=owner, seconds=_LONG_SECONDS)
+    async def lease(number: int) -> Leased:
+        leased = await inboxes[number % len(inboxes)].lease(
+            _events(1, 2, 3), owner=f"worker-{number}", seconds=_LONG_SECONDS
+        )
         _require(
             sorted([*leased.mine, *leased.handled, *leased.busy]) == [1, 2, 3],
             "lease() returns each id in exactly one of mine, handled and busy",
         )
-        for event in _events(*sorted(leased.mine)):
+        return leased
+
+    async def handle(number: int, mine: frozenset[int]) -> None:
+        inbox, owner = inboxes[number % len(inboxes)], f"worker-{number}"
+        for event in _events(*sorted(mine)):
             try:
                 async with inbox.handling(event, owner=owner):
                     await asyncio.sleep(0)
@@ -54,7 +59,9 @@ async def _check_simultaneous_workers(inboxes: Sequence[EventInbox]) -> None:
                 continue
             effects.append(event.id)
 
-    await asyncio.gather(*(work(number) for number in range(_WORKERS)))
+    # All ask before any of them has handled an event, however long each takes.
+    leases = await asyncio.gather(*(lease(number) for number in range(_WORKERS)))
+    await asyncio.gather(*(handle(number, leased.mine) for number, leased in enumerate(leases)))
     _require(sorted(effects) == [1, 2, 3], "of simultaneous workers exactly one handles each event")
     for inbox in inboxes:
         leased = await inbox.lease(_events(1, 2, 3), owner="late", seconds=_LONG_SECONDS)
