@@ -111,7 +111,7 @@ class CapturePipeline:
         )
         self.follow_up: FollowUp = FollowUp(commits, context, self._recorder, stop=self.stop)
         """Reads the status of accepted debits again."""
-        self.rounds = 0
+        self.rounds: int = 0
         """How often readers were woken: at each commit of outcomes, and in each poll interval."""
         self._readers: deque[asyncio.Future[None]] = deque()
         self._logged_at = -LOG_INTERVAL_SECONDS
