@@ -69,10 +69,15 @@ if "UV_INDEX" in os.environ:
 # The tests start hundreds of processes, which are not to compile everything anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# One Python is enough to measure coverage, for what kills, pauses, starves and fills, and for the benchmarks: the first
-# that is installed. The package has no line for one Python alone.
+# One Python is enough to measure coverage, for what kills, pauses, starves and fills, for the benchmarks, for the
+# project's own words and for what judges its model: the first that is installed. The package has no line for one alone.
 ENTIRELY = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
-BRIEFLY = ["-m", "not endurance", "--ignore=tests/benchmarks"]
+BRIEFLY = [
+    *("-m", "not endurance"),
+    "--ignore=tests/benchmarks",
+    "--ignore=tests/test_words.py",
+    "--ignore=tests/simulation/test_mutants.py",
+]
 # Asking each question of the benchmarks takes minutes; `bench-gate` does.
 UNASKED = "--ignore=tests/benchmarks/test_questions.py"
 # What rests on the dependencies that have a lower bound.

@@ -111,9 +111,16 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten_timeouts(monkeypatch)
 
 
-def shorten_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what `short_timeouts` does."""
-    monkeypatch.setattr(JetpayClient, "from_env", functools.partial(JetpayClient.from_env, timeout=1.0, retry=_QUICK))
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a debit in doubt be resolved soon, in this process; a slow machine has the usual time for each answer."""
+    shorten_timeouts(monkeypatch, timeout=20.0)
+
+
+def shorten_timeouts(monkeypatch: pytest.MonkeyPatch, timeout: float = 1.0) -> None:
+    """Do what `short_timeouts` does, with another time for each call."""
+    from_env = functools.partial(JetpayClient.from_env, timeout=timeout, retry=_QUICK)
+    monkeypatch.setattr(JetpayClient, "from_env", from_env)
 
 
 _QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1, resolve_after_timeout=0.1)

@@ -167,6 +167,7 @@ def running(ledger: str) -> int | None:
     return None
 
 
+@pytest.mark.endurance
 def test_killed_until_it_is_done(program: Path, sandbox: Sandbox) -> None:
     """Each run is killed, the last one is not: the script ends with 0, and each debit was captured once."""
     debits = reserve_many(sandbox, 60)

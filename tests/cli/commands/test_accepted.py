@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Jetpay = Callable[..., CommandResult]
 
-pytestmark = pytest.mark.usefixtures("short_timeouts", "empty_directory")
+pytestmark = pytest.mark.usefixtures("short_waits", "empty_directory")
 
 SLOW = "4000000000000051"
 NOW = datetime(2026, 1, 22, tzinfo=UTC)

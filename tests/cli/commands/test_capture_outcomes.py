@@ -17,7 +17,7 @@ from tests.cli.lists import capture, files, listed
 
 Jetpay = Callable[..., CommandResult]
 
-pytestmark = pytest.mark.usefixtures("short_timeouts", "empty_directory")
+pytestmark = pytest.mark.usefixtures("short_waits", "empty_directory")
 
 
 def test_outcomes_as_csv(jetpay: Jetpay, sandbox: Sandbox) -> None:

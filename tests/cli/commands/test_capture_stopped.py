@@ -19,7 +19,7 @@ from tests.cli.lists import capture, captured, events, ledger, listed
 
 Jetpay = Callable[..., CommandResult]
 
-pytestmark = pytest.mark.usefixtures("short_timeouts", "empty_directory")
+pytestmark = pytest.mark.usefixtures("short_waits", "empty_directory")
 
 
 def test_ctrl_c_stops_cleanly(

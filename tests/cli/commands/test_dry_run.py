@@ -14,7 +14,7 @@ from tests.cli.lists import capture, events, files, listed
 
 Jetpay = Callable[..., CommandResult]
 
-pytestmark = pytest.mark.usefixtures("short_timeouts", "empty_directory")
+pytestmark = pytest.mark.usefixtures("short_waits", "empty_directory")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Jetpay = Callable[..., CommandResult]
 
-pytestmark = pytest.mark.usefixtures("empty_directory", "short_timeouts")
+pytestmark = pytest.mark.usefixtures("empty_directory", "short_waits")
 
 NIGHT = ("--ledger", "c.db", "--batch", "night")
 ALL = ("--ledger", "c.db")

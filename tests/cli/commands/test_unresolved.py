@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Jetpay = Callable[..., CommandResult]
 
-pytestmark = pytest.mark.usefixtures("empty_directory", "short_timeouts")
+pytestmark = pytest.mark.usefixtures("empty_directory", "short_waits")
 
 LEDGER = ("--ledger", "c.db")
 

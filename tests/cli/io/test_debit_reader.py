@@ -367,6 +367,7 @@ def test_the_last_line_of_a_long_file_counts(tmp_path: Path, monkeypatch: pytest
         read(path)
 
 
+@pytest.mark.endurance
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it holds the peak of one process alone")
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """A hundred times more lines take no more memory: what is read goes to the disk."""

@@ -14,7 +14,7 @@ from tests.cli.lists import CONTROL, capture, listed, pretend_terminal
 
 Jetpay = Callable[..., CommandResult]
 
-pytestmark = pytest.mark.usefixtures("short_timeouts", "empty_directory")
+pytestmark = pytest.mark.usefixtures("short_waits", "empty_directory")
 
 
 def test_a_bar_on_a_terminal(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
