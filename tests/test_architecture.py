@@ -33,6 +33,7 @@ SHARED = {
     "_core.clock",
     "_core.contract",
     "_core.endpoints",
+    "_core.foreign_transaction",
     "_core.fork",
     "_core.json",
     "_core.lazy",

@@ -103,6 +103,8 @@ class Backend(Protocol):
     """Its name in errors, without a password."""
     leases: bool
     """Whether an owner that is paused counts as dead after its lease."""
+    in_user_transactions: bool
+    """Whether a unit of work can be carried out in a transaction of the user's."""
 
     def connect(self, *, create: bool) -> Connection:
         """Open a connection, in the thread that will use it.

@@ -46,7 +46,7 @@ DIALECT = Dialect(
     among="= ANY(:ids)",
     among_texts="= ANY(:debit_ids)",
     numbered="unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS o(id, place)",
-    outcomes="""json_to_recordset(CAST(:outcomes AS json)) AS o(
+    outcomes="""json_to_recordset(CAST(CAST(:outcomes AS text) AS json)) AS o(
         id bigint, intent bigint, state text, attempts bigint, certain_in double precision, seen_state text,
         resolve_first bigint, seq bigint, transaction_state text, confirmed_by_status bigint, error text, status bigint,
         request_id text, reason text)""",
@@ -107,6 +107,7 @@ class PostgresBackend:
     """
 
     leases = True
+    in_user_transactions = True
 
     def __init__(self, url: str) -> None:
         given = _read(url)

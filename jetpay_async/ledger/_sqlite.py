@@ -83,6 +83,7 @@ class SqliteBackend:
     """
 
     leases = False
+    in_user_transactions = False
 
     def __init__(self, path: str | os.PathLike[str], clock: Clock) -> None:
         self.path = Path(path).resolve()

@@ -32,6 +32,7 @@ from jetpay_async.models import TransactionState
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._backend import Connection
+    from jetpay_async.ledger._user_transaction import UserTransactions
 
 __all__ = ["Ledger"]
 
@@ -91,6 +92,7 @@ class Ledger:
         self._webhook_ids = frozenset(webhook_ids)
         self._make_executor = commit_executor
         self._commits: CommitExecutor | None = None
+        self._in_user_transactions: UserTransactions | None = None
 
     async def __aenter__(self) -> Self:
         """Open it.
@@ -286,7 +288,7 @@ class Ledger:
             if len(page) < _payments.PAGE:
                 return
 
-    async def apply(self, event: TransactionUpdate) -> EventEffect:
+    async def apply(self, event: TransactionUpdate, *, connection: object = None) -> EventEffect:
         """Record what an event says, if it is news: the handler for the events of transactions.
 
         ::
@@ -301,36 +303,85 @@ class Ledger:
         A transaction that nothing in the ledger knows becomes a candidate for the payments that are unresolved, if it
         was made in their time; see `candidates`.
 
+        In a handler with a transaction of its own, pass its ``connection``: what the event changes then commits
+        together with what the handler writes, and with the inbox's mark, by `PostgresInbox.mark_handled`. Commit soon:
+        until then, what a payment's own process has to record about the same transaction waits.
+
         Args:
             event: A verified one.
+            connection: Yours, to the ledger's PostgreSQL database, in an open transaction (READ COMMITTED): psycopg's
+                AsyncConnection, asyncpg's Connection, SQLAlchemy's AsyncSession or AsyncConnection.
 
         Returns:
-            What it has changed; durable when this returns.
+            What it has changed; durable when this returns, or, with ``connection``, when you commit.
 
         Raises:
-            ConfigurationError: The ledger was opened without ``webhook_ids``.
-            LedgerError: The ledger can't be written: let the delivery be repeated.
+            ConfigurationError: The ledger was opened without ``webhook_ids``. Or ``connection`` is none of these,
+                commits each statement by itself (autocommit), is to another database or schema than the ledger's, or is
+                not READ COMMITTED; or the ledger is in a file.
+            LedgerError: The ledger can't be written: let the delivery be repeated. What your driver raises on
+                ``connection`` is not translated; let it propagate, so that your transaction is rolled back.
         """
+        said = self._said(event)
+        if said is None:
+            return EventEffect.FOREIGN
+        if connection is None:
+            effect = await self._run(partial(_reports.report, said=said))
+        else:
+            effect = await self._user_transactions("apply").run(
+                connection, partial(_reports.report, said=said), method="apply"
+            )
+        _log_reversal(said, effect)
+        return effect
+
+    def apply_in_thread(self, event: TransactionUpdate, *, connection: object) -> EventEffect:
+        """Do the same on a synchronous connection, in a thread that the handler started with `asyncio.to_thread`.
+
+        Args:
+            event: As for `apply`.
+            connection: As for `apply`, but psycopg's Connection, or SQLAlchemy's Session or Connection.
+
+        Returns:
+            What it has changed; durable when you commit.
+
+        Raises:
+            ConfigurationError: As for `apply`.
+            LedgerError: As for `apply`.
+        """
+        said = self._said(event)
+        if said is None:
+            return EventEffect.FOREIGN
+        effect = self._user_transactions("apply_in_thread").run_in_thread(
+            connection, partial(_reports.report, said=said), method="apply_in_thread"
+        )
+        _log_reversal(said, effect)
+        return effect
+
+    def _said(self, event: TransactionUpdate) -> _reports.TransactionReport | None:
+        """Return what an event says; None if it is not of one of the user's own webhooks."""
         if not self._webhook_ids:
             raise ConfigurationError("webhook_ids: say which webhooks are yours, Ledger(..., webhook_ids={123})")
         if event.webhook_id not in self._webhook_ids:
             logger.info("an event of webhook %s changes nothing in the ledger", event.webhook_id)
-            return EventEffect.FOREIGN
-        said = _reports.TransactionReport(
+            return None
+        return _reports.TransactionReport(
             storable(event.transaction_id),
             event.kind or "debit",
             TransactionState(storable(event.state)),
             event.created_at.timestamp(),
         )
-        effect = await self._run(partial(_reports.report, said=said))
-        if effect is EventEffect.REVERSED:
-            logger.warning(
-                "%s is %s, after it had succeeded",
-                event.transaction_id,
-                event.state,
-                extra={"debit_id": event.transaction_id, "reason": str(event.state)},
+
+    def _user_transactions(self, method: str) -> UserTransactions:
+        if not self._backend.in_user_transactions:
+            raise ConfigurationError(
+                f"{method}() takes a connection if the ledger is in PostgreSQL, in the database that you write in; "
+                f"{self._backend.name} is a file: leave the connection out"
             )
-        return effect
+        if self._in_user_transactions is None:
+            from jetpay_async.ledger._user_transaction import UserTransactions  # noqa: PLC0415 - it needs the driver
+
+            self._in_user_transactions = UserTransactions(self._backend)
+        return self._in_user_transactions
 
     async def candidates(self, reference: str) -> list[Candidate]:
         """Return the transactions that may be the one of an unknown payment, the oldest first.
@@ -427,6 +478,16 @@ class Ledger:
 
     async def _run(self, operation: Callable[[Connection], _T], *, writes: bool = True) -> _T:
         return await self.commits.run(operation, writes=writes)
+
+
+def _log_reversal(said: _reports.TransactionReport, effect: EventEffect) -> None:
+    if effect is EventEffect.REVERSED:
+        logger.warning(
+            "%s is %s, after it had succeeded",
+            said.transaction_id,
+            said.state,
+            extra={"debit_id": said.transaction_id, "reason": str(said.state)},
+        )
 
 
 def check_key(key: str) -> None:

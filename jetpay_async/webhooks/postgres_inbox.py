@@ -19,13 +19,13 @@ except ImportError as _missing:
         "jetpay_async.webhooks.PostgresInbox needs psycopg: pip install 'jetpay-async[postgres]'"
     ) from _missing
 
+from jetpay_async._core.foreign_transaction import fetch_rows, fetch_rows_in_thread
 from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.log import logger
 from jetpay_async._core.secret import Secret
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks import _postgres_sql as sql
-from jetpay_async.webhooks._foreign_transaction import fetch_row, fetch_row_in_thread
 from jetpay_async.webhooks._latest import latest_only
 from jetpay_async.webhooks._records import (
     DeadLetterRow,
@@ -374,12 +374,12 @@ class PostgresInbox:
                 by itself (autocommit), or is to another database.
         """
         owner = _current_owner()
-        txid, found = await fetch_row(connection, sql.WHICH_TRANSACTION, {})
+        txid, found = await _fetch_row(connection, sql.WHICH_TRANSACTION, {})
         _check_identity(found, self._identity)
-        row = await fetch_row(connection, self._sql(sql.MARK_IN_TRANSACTION), self._mark(event, owner, txid))
+        row = await _fetch_row(connection, self._sql(sql.MARK_IN_TRANSACTION), self._mark(event, owner, txid))
         _check_marked(event, row)
         if self._remembers and isinstance(event, TransactionEvent):
-            _check_latest(event, await fetch_row(connection, sql.REMEMBER_IN_TRANSACTION, self._state_of(event)))
+            _check_latest(event, await _fetch_row(connection, sql.REMEMBER_IN_TRANSACTION, self._state_of(event)))
 
     def mark_handled_in_thread(self, connection: object, event: Event) -> None:
         """Do the same on a synchronous connection, in a thread that the handler started with `asyncio.to_thread`.
@@ -394,12 +394,12 @@ class PostgresInbox:
             ConfigurationError: As for `mark_handled`.
         """
         owner = _current_owner()
-        txid, found = fetch_row_in_thread(connection, sql.WHICH_TRANSACTION, {})
+        txid, found = _fetch_row_in_thread(connection, sql.WHICH_TRANSACTION, {})
         _check_identity(found, self._identity)
-        row = fetch_row_in_thread(connection, self._sql(sql.MARK_IN_TRANSACTION), self._mark(event, owner, txid))
+        row = _fetch_row_in_thread(connection, self._sql(sql.MARK_IN_TRANSACTION), self._mark(event, owner, txid))
         _check_marked(event, row)
         if self._remembers and isinstance(event, TransactionEvent):
-            _check_latest(event, fetch_row_in_thread(connection, sql.REMEMBER_IN_TRANSACTION, self._state_of(event)))
+            _check_latest(event, _fetch_row_in_thread(connection, sql.REMEMBER_IN_TRANSACTION, self._state_of(event)))
 
     def _mark(self, event: Event, owner: str, txid: int) -> Mapping[str, object]:
         return {"source": self._source, "id": event.id, "owner": owner, "txid": txid}
@@ -610,6 +610,14 @@ async def _execute(connection: _Connection, statement: str) -> None:
 async def _value(connection: _Connection, statement: str) -> Any:
     row = await (await connection.execute(statement.encode())).fetchone()
     return None if row is None else row[0]
+
+
+async def _fetch_row(connection: object, statement: str, parameters: Mapping[str, object]) -> Sequence[Any]:
+    return (await fetch_rows(connection, statement, parameters, method="mark_handled"))[0]
+
+
+def _fetch_row_in_thread(connection: object, statement: str, parameters: Mapping[str, object]) -> Sequence[Any]:
+    return fetch_rows_in_thread(connection, statement, parameters, method="mark_handled_in_thread")[0]
 
 
 def _conninfo(secret: Secret[str]) -> Secret[str]:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks.errors import LeaseLostError
@@ -26,6 +27,12 @@ Transaction: TypeAlias = Callable[[str, PostgresInbox, Event], Awaitable[None]]
 
 async def by_psycopg(url: str, inbox: PostgresInbox, one: Event) -> None:
     async with await psycopg.AsyncConnection.connect(url) as connection:
+        await connection.execute(INSERT)
+        await inbox.mark_handled(connection, one)
+
+
+async def by_psycopg_with_rows_of_its_own(url: str, inbox: PostgresInbox, one: Event) -> None:
+    async with await psycopg.AsyncConnection.connect(url, row_factory=dict_row) as connection:
         await connection.execute(INSERT)
         await inbox.mark_handled(connection, one)
 
@@ -110,6 +117,7 @@ async def by_sqlalchemy_in_a_thread(url: str, inbox: PostgresInbox, one: Event) 
 
 TRANSACTIONS: dict[str, Transaction] = {
     "psycopg": by_psycopg,
+    "psycopg, dict_row": by_psycopg_with_rows_of_its_own,
     "psycopg, transaction()": by_psycopg_with_a_block,
     "psycopg in a thread": by_psycopg_in_a_thread,
     "asyncpg": by_asyncpg,

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Run by test_frameworks.py, test_own_transaction.py and tests/ledger/test_engine_recipes.py.
+# Run by test_frameworks.py, test_own_transaction.py, and in tests/ledger by test_engine_recipes.py and
+# test_user_transactions.py.
 ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_django", "app_sanic", "app_asgi"} | {
     "shop_sqlite",
     "shop_postgres",
+    "shop_ledger",
     "shop_states",
     "night",
     "night_celery",
