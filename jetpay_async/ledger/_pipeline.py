@@ -281,13 +281,24 @@ class CapturePipeline:
             self.stop(error)
 
     async def _end(self) -> None:
-        """End one part after the other, so that each can hand on what it holds."""
-        await self.follow_up.stop()
-        await asyncio.wait([task for task in (self._claiming, *self._sending) if task is not None])
-        for task in self._supporting:
-            task.cancel()
-        await asyncio.gather(*self._supporting, return_exceptions=True)
-        self._recorder.close()
-        if self._recording is not None:  # pragma: no branch - started with the others
-            await self._recording
+        """End one part after the other, so that each can hand on what it holds; then let other runs go on."""
+        try:
+            await self.follow_up.stop()
+            await asyncio.wait([task for task in (self._claiming, *self._sending) if task is not None])
+            for task in self._supporting:
+                task.cancel()
+            await asyncio.gather(*self._supporting, return_exceptions=True)
+            self._recorder.close()
+            if self._recording is not None:  # pragma: no branch - started with the others
+                await self._recording
+        finally:
+            await self._leave()
         self._wake_readers()
+
+    async def _leave(self) -> None:
+        """Leave what is in doubt to other runs: whoever opened this one may keep it open for long."""
+        try:
+            await self._lease.leave()
+        except LedgerError as failure:
+            # The next run finds out by itself, and why this one stopped was reported.
+            logger.warning("the end of this run could not be recorded in the ledger: %s", failure)

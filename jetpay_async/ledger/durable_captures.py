@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from jetpay_async._batch.worker_pool import BatchLimits
-from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.ledger import _intents, _repository
@@ -133,20 +132,13 @@ class DurableCaptures:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        pipeline, lease = self._pipeline, self._lease
+        pipeline = self._pipeline
         self._pipeline = self._lease = None
         try:
-            if pipeline is not None:  # pragma: no branch - set together with the lease when it was entered
+            if pipeline is not None:  # pragma: no branch - set when it was entered
                 await pipeline.close()
         finally:
-            try:
-                if lease is not None:  # pragma: no branch - the same
-                    await lease.leave()
-            except LedgerError as failure:
-                # The next run finds out by itself, and why this one stopped was reported.
-                logger.warning("the end of this run could not be recorded in the ledger: %s", failure)
-            finally:
-                await self._ledger.__aexit__(None, None, None)
+            await self._ledger.__aexit__(None, None, None)
 
     async def submit(self, key: str, debit_ids: Iterable[str] | AsyncIterable[str]) -> Batch:
         """Add a batch, whole or not at all, and begin to capture it; it is durable when this returns.

@@ -15,10 +15,11 @@ from jetpay_async._core.clock import Clock
 from jetpay_async.ledger import CapturesStoppedError, DebitState, LedgerError, Progress, _intents
 from jetpay_async.ledger._claimer import Claimer, ClaimLimits
 from jetpay_async.ledger._intents import UnresolvedDebit
+from jetpay_async.ledger._lease import OwnerLease
 from jetpay_async.ledger._pipeline import CapturePipeline
 from jetpay_async.ledger._repository import Scope
 from jetpay_async.ledger._resolver import Origin, Resolver
-from tests.ledger.scenario import SILENT, Act, Scenario, answers, debits, now, simulate
+from tests.ledger.scenario import BOUND, PAID, SILENT, Act, Scenario, answers, debits, now, simulate
 
 
 @pytest.fixture
@@ -299,6 +300,42 @@ def test_a_silent_api_stops_the_run(scenario: Scenario) -> None:
 
     simulate(main())
     assert states(scenario)["pending"] >= 100 - 2 * 8
+
+
+def test_a_run_that_has_stopped_leaves_its_debits_to_others(scenario: Scenario) -> None:
+    """A run that stopped by itself blocks no other one, in whatever batch, though its block stays open."""
+    scenario.api.always = SILENT
+
+    async def main() -> None:
+        async with scenario.captures(policy=RetryPolicy(max_attempts=1)) as stopped, scenario.captures() as other:
+            with pytest.raises(CapturesStoppedError):
+                await (await stopped.submit("monday", debits(10))).wait()
+            left = states(scenario)["sending"]
+            scenario.api.always = PAID
+            report = await asyncio.wait_for((await other.submit("tuesday", debits(12))).wait(), 2 * BOUND)
+        assert left > 0
+        assert report.captured == 12
+
+    simulate(main())
+    assert scenario.api.captures == Counter(debits(12))
+
+
+def test_the_end_of_a_run_that_cant_be_recorded_is_logged(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ledger that can't be written at the end of a run hides no outcome: the next run finds out by itself."""
+
+    async def fail(_: OwnerLease) -> None:
+        raise LedgerError("the disk is full")
+
+    monkeypatch.setattr(OwnerLease, "leave", fail)
+
+    async def main() -> int:
+        async with scenario.captures() as captures:
+            return (await (await captures.submit("a", debits(3))).wait()).captured
+
+    assert simulate(main()) == 3
+    assert "the end of this run could not be recorded in the ledger: the disk is full" in caplog.text
 
 
 def test_a_scope_is_claimed_from_while_anybody_watches_it() -> None:
