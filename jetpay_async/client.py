@@ -340,7 +340,12 @@ class JetpayClient:
         )
 
     def durable_preauthorizations(
-        self, ledger: str | os.PathLike[str], *, lease_seconds: float = 15.0, account: str | None = None
+        self,
+        ledger: str | os.PathLike[str],
+        *,
+        lease_seconds: float = 15.0,
+        restored: bool = False,
+        account: str | None = None,
     ) -> jetpay_async.ledger.DurablePreauthorizations:
         """Reserve amounts by references of yours, so that a crash loses none and doubles none.
 
@@ -357,6 +362,10 @@ class JetpayClient:
         Args:
             ledger: As for `durable_captures`; it may be the same.
             lease_seconds: As for `durable_captures`.
+            restored: Whether the ledger was restored from a backup, or comes from an older replica, so that it may have
+                forgotten what was sent. **Then nothing is sent**: a reference that the ledger does not know, or would
+                send (again), is recorded as unknown. Ask once for every reference since the backup with it, decide what
+                became of the unknown ones, and go on without it.
             account: As for `durable_captures`.
 
         Raises:
@@ -365,10 +374,17 @@ class JetpayClient:
         """
         from jetpay_async.ledger.durable_payments import DurablePreauthorizations  # noqa: PLC0415 - as above
 
-        return DurablePreauthorizations(ledger, self._ledger_context(), lease_seconds=lease_seconds, account=account)
+        return DurablePreauthorizations(
+            ledger, self._ledger_context(), lease_seconds=lease_seconds, account=account, restored=restored
+        )
 
     def durable_charges(
-        self, ledger: str | os.PathLike[str], *, lease_seconds: float = 15.0, account: str | None = None
+        self,
+        ledger: str | os.PathLike[str],
+        *,
+        lease_seconds: float = 15.0,
+        restored: bool = False,
+        account: str | None = None,
     ) -> jetpay_async.ledger.DurableCharges:
         """Charge cards by references of yours, so that a crash loses no charge and doubles none.
 
@@ -377,6 +393,7 @@ class JetpayClient:
         Args:
             ledger: As for `durable_captures`; it may be the same.
             lease_seconds: As for `durable_captures`.
+            restored: As for `durable_preauthorizations`.
             account: As for `durable_captures`.
 
         Raises:
@@ -385,10 +402,17 @@ class JetpayClient:
         """
         from jetpay_async.ledger.durable_payments import DurableCharges  # noqa: PLC0415 - as above
 
-        return DurableCharges(ledger, self._ledger_context(), lease_seconds=lease_seconds, account=account)
+        return DurableCharges(
+            ledger, self._ledger_context(), lease_seconds=lease_seconds, account=account, restored=restored
+        )
 
     def durable_credits(
-        self, ledger: str | os.PathLike[str], *, lease_seconds: float = 15.0, account: str | None = None
+        self,
+        ledger: str | os.PathLike[str],
+        *,
+        lease_seconds: float = 15.0,
+        restored: bool = False,
+        account: str | None = None,
     ) -> jetpay_async.ledger.DurableCredits:
         """Send credits by references of yours, so that a crash loses none and doubles none.
 
@@ -397,6 +421,7 @@ class JetpayClient:
         Args:
             ledger: As for `durable_captures`; it may be the same.
             lease_seconds: As for `durable_captures`.
+            restored: As for `durable_preauthorizations`.
             account: As for `durable_captures`.
 
         Raises:
@@ -411,6 +436,7 @@ class JetpayClient:
             link_amounts=self._link_amounts,
             lease_seconds=lease_seconds,
             account=account,
+            restored=restored,
         )
 
     async def release_orphans(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         EventEffect,
         LedgerPayment,
         OrphanReport,
+        PaymentCounts,
         PaymentState,
         TransactionUpdate,
     )
@@ -82,6 +83,7 @@ __all__ = [
     "LedgerNotFoundError",
     "LedgerPayment",
     "OrphanReport",
+    "PaymentCounts",
     "PaymentDiscardedError",
     "PaymentState",
     "PaymentStateError",
@@ -110,6 +112,7 @@ _HOMES = {
     "LedgerPayment": "payment_records",
     "OrphanReport": "payment_records",
     "TransactionUpdate": "payment_records",
+    "PaymentCounts": "payment_records",
     "PaymentState": "payment_records",
     "run_chunk": "durable_captures",
     "BatchMismatchError": "errors",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from jetpay_async.ledger import _sql
 from jetpay_async.ledger._sql import span
+from jetpay_async.ledger.payment_records import PaymentCounts, PaymentState
 from jetpay_async.ledger.records import DebitState, LedgerCheck, Progress, Pruned
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def check(connection: Connection, expected: frozenset[str]) -> LedgerCheck:
         count = connection.query(statement, {})[0][0]
         if count:
             problems.append(f"{count} {what}")
+    payments, payment_problems = _check_payments(connection)
+    problems.extend(payment_problems)
     counts = Counter({row[0]: row[1] for row in connection.query(statements.counts_by_state, {})})
     origin, account = connection.query(statements.origin, {})[0]
     batches, kept = connection.query(statements.counts_of_batches, {})[0]
@@ -83,7 +86,25 @@ def check(connection: Connection, expected: frozenset[str]) -> LedgerCheck:
             rejected=counts[DebitState.REJECTED],
             unknown=counts[DebitState.UNKNOWN],
         ),
+        payments=payments,
+        orphans=connection.query(statements.payments.count_transactions, {})[0][0],
     )
+
+
+def _check_payments(connection: Connection) -> tuple[PaymentCounts, list[str]]:
+    """Count the payments, and say what is wrong with them."""
+    statements = connection.statements.payments
+    counts: dict[str, int] = {row[0]: row[1] for row in connection.query(statements.counts_by_state, {})}
+    odd = sum(count for state, count in counts.items() if state not in set(PaymentState))
+    found = [(odd, "payments are in a state that this release does not know")]
+    for statement, what in (
+        (statements.without_time, "payments are being sent by nobody, or unresolved since no known time"),
+        (statements.without_transaction, "payments have succeeded without a transaction"),
+        (statements.shared_transactions, "transactions belong to several payments"),
+    ):
+        found.append((connection.query(statement, {})[0][0], what))
+    known = {state.value: counts.get(state.value, 0) for state in PaymentState}
+    return PaymentCounts(**known), [f"{count} {what}" for count, what in found if count]
 
 
 def prune(connection: Connection, *, before: float) -> Pruned:

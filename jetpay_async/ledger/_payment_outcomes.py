@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import attrs
 
 from jetpay_async.errors import AuthenticationError, JetpayError, OutcomeUnknownError, TransactionFailedError
-from jetpay_async.ledger._payments import ClaimedPayment, PaymentRecord
+from jetpay_async.ledger._payments import RESTORED_REASON, ClaimedPayment, PaymentRecord
 from jetpay_async.ledger._stored_errors import REASON_LIMIT, storable, stored_rejection
 from jetpay_async.ledger.errors import PaymentDiscardedError
 from jetpay_async.ledger.payment_records import LedgerPayment, PaymentState
@@ -174,10 +174,16 @@ def unknown_error(payment: LedgerPayment) -> OutcomeUnknownError:
     """Make the error for a payment that may have been done."""
     reference = payment.reference
     under_way = payment.state is PaymentState.SENDING
+    forgotten = payment.reason == RESTORED_REASON
+    sent = (
+        "may have been sent, and the restored ledger does not know"
+        if forgotten
+        else "was sent but no usable response was received"
+    )
     return OutcomeUnknownError(
         f"{reference!r} is being sent by another process; what became of it is not known yet"
         if under_way
-        else f"{reference!r} was sent but no usable response was received; it may have been carried out",
+        else f"{reference!r} {sent}; it may have been carried out",
         arguments={"reference": reference, **payment.arguments},
         started_at=payment.intent_at,
         state=payment.transaction_state,

@@ -49,12 +49,16 @@ class PaymentRun:
         commits: The ledger's.
         lease: The owner.
         context: The client's.
+        restored: Whether the ledger may have forgotten what was sent: then nothing is sent.
     """
 
-    def __init__(self, commits: CommitExecutor, lease: OwnerLease, context: ClientContext) -> None:
+    def __init__(
+        self, commits: CommitExecutor, lease: OwnerLease, context: ClientContext, *, restored: bool = False
+    ) -> None:
         self._commits = commits
         self._lease = lease
         self._context = context
+        self._restored = restored
         self._under_way: dict[str, asyncio.Task[_Answer[Any]]] = {}
         """By reference."""
         self._closing = False
@@ -160,6 +164,7 @@ class PaymentRun:
             owner=self._lease.owner,
             certain_after=self._context.certain_after,
             retry_rejected=retry_rejected,
+            restored=self._restored,
         )
         claiming = asyncio.ensure_future(self._commits.run(claim))
         try:

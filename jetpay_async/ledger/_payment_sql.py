@@ -53,6 +53,15 @@ class PaymentStatements:
                 certain_at = {now} + :certain, finished_at = NULL, transaction_id = NULL, transaction_state = NULL,
                 resolved_by = NULL, error = NULL, status = NULL, request_id = NULL, reason = NULL
             WHERE id = :id AND state = :earlier RETURNING intent"""
+        # The copy is as old as its latest payment, or younger: what it has forgotten was made after that.
+        self.leave_unknown = """
+            UPDATE jetpay_payment
+            SET state = 'unknown', finished_at = intent_at, error = 'OutcomeUnknownError', reason = :reason,
+                intent_at = COALESCE((
+                    SELECT o.intent_at FROM jetpay_payment o
+                    WHERE o.id < jetpay_payment.id AND o.intent_at <= jetpay_payment.intent_at
+                    ORDER BY o.id DESC LIMIT 1), 0)
+            WHERE id = :id"""
         # By the intent that the answer belongs to: also if its owner was taken for dead meanwhile.
         self.record = f"""
             UPDATE jetpay_payment
@@ -129,6 +138,20 @@ class PaymentStatements:
             SET state = :state, transaction_id = :transaction_id, transaction_state = :transaction_state,
                 resolved_by = 'adopted', error = NULL, reason = NULL, finished_at = {now}
             WHERE reference = :reference AND state = 'unknown'"""
+        # For `Ledger.verify`.
+        self.counts_by_state = "SELECT state, COUNT(*) FROM jetpay_payment GROUP BY state"
+        self.count_transactions = "SELECT COUNT(*) FROM jetpay_transaction"
+        self.without_time = """
+            SELECT COUNT(*) FROM jetpay_payment
+            WHERE state IN ('sending', 'unknown') AND (intent_at IS NULL OR certain_at IS NULL)
+                OR state = 'sending' AND owner IS NULL"""
+        self.without_transaction = """
+            SELECT COUNT(*) FROM jetpay_payment WHERE state IN ('succeeded', 'accepted') AND transaction_id IS NULL"""
+        self.shared_transactions = """
+            SELECT COUNT(*) FROM (
+                SELECT transaction_id FROM jetpay_payment
+                WHERE transaction_id IS NOT NULL AND state IN ('succeeded', 'accepted')
+                GROUP BY transaction_id HAVING COUNT(*) > 1) AS shared"""
         self.discard = f"""
             UPDATE jetpay_payment SET state = 'discarded', resolved_by = 'discarded', finished_at = {now}
             WHERE reference = :reference AND state = 'unknown' AND {dialect.wait} <= 0"""

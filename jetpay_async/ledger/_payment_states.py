@@ -25,6 +25,8 @@ class PaymentEvent(StrEnum):
     """It is asked for again, and nothing was sent for it: an owner intends to send it."""
     RETRY = "retry"
     """It is asked for again, although the API rejected it or a person discarded it, and the caller says so."""
+    ASK_RESTORED = "ask restored"
+    """It is asked for, and would be sent, in a ledger that may have forgotten that it was."""
     RELEASE = "release"
     """Nothing was sent: it may be claimed again."""
     RECORD_SUCCEEDED = "record succeeded"
@@ -53,6 +55,9 @@ TRANSITIONS: Mapping[tuple[PaymentState, PaymentEvent], PaymentState] = MappingP
         (_S.PENDING, _E.CLAIM): _S.SENDING,
         (_S.REJECTED, _E.RETRY): _S.SENDING,
         (_S.DISCARDED, _E.RETRY): _S.SENDING,
+        (_S.PENDING, _E.ASK_RESTORED): _S.UNKNOWN,
+        (_S.REJECTED, _E.ASK_RESTORED): _S.UNKNOWN,
+        (_S.DISCARDED, _E.ASK_RESTORED): _S.UNKNOWN,
         # By the intent that the answer belongs to. One that was taken for dead may still get its answer.
         (_S.SENDING, _E.RELEASE): _S.PENDING,
         (_S.SENDING, _E.RECORD_SUCCEEDED): _S.SUCCEEDED,

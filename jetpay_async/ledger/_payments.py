@@ -28,6 +28,8 @@ PAGE = 500
 
 ENDED_REASON = "the process that sent it ended before it recorded an answer"
 
+RESTORED_REASON = "the ledger was restored from a copy, which may have been made before this was sent"
+
 
 @attrs.frozen
 class PaymentIntent:
@@ -69,7 +71,13 @@ class PaymentRecord:
 
 
 def claim(
-    connection: Connection, intent: PaymentIntent, *, owner: int, certain_after: float, retry_rejected: bool
+    connection: Connection,
+    intent: PaymentIntent,
+    *,
+    owner: int,
+    certain_after: float,
+    retry_rejected: bool,
+    restored: bool = False,
 ) -> ClaimedPayment:
     """Intend to send a payment, durable when the transaction is; or return what is known of it.
 
@@ -79,6 +87,7 @@ def claim(
         owner: Who sends it.
         certain_after: Seconds until no request for it can be on its way.
         retry_rejected: Whether what was rejected or discarded is sent again.
+        restored: Whether the ledger may have forgotten what was sent: then what would be sent is unknown instead.
 
     Raises:
         ReferenceMismatchError: The ledger has one of this reference, with other arguments.
@@ -96,14 +105,23 @@ def claim(
         },
     )
     if added:
-        return ClaimedPayment(added[0][0], 1, None)
+        return _claimed(connection, intent, added[0][0], 1, restored=restored)
     row = connection.query(statements.find_locked, {"reference": intent.reference})[0]
     number, payment = row[0], read_payment(row)
     _check_same(intent, payment)
     if payment.state in _claimable(retry_rejected=retry_rejected):
         again = connection.query(statements.claim, {**parameters, "id": number, "earlier": payment.state.value})
-        return ClaimedPayment(number, again[0][0], None)
+        return _claimed(connection, intent, number, again[0][0], restored=restored)
     return ClaimedPayment(number, row[1], payment)
+
+
+def _claimed(
+    connection: Connection, intent: PaymentIntent, number: int, count: int, *, restored: bool
+) -> ClaimedPayment:
+    if not restored:
+        return ClaimedPayment(number, count, None)
+    connection.change(connection.statements.payments.leave_unknown, {"id": number, "reason": RESTORED_REASON})
+    return ClaimedPayment(number, count, find(connection, intent.reference))
 
 
 def _claimable(*, retry_rejected: bool) -> Sequence[PaymentState]:

@@ -38,12 +38,19 @@ class _DurablePayments:
     """
 
     def __init__(
-        self, ledger: str | os.PathLike[str], context: ClientContext, *, lease_seconds: float, account: str | None
+        self,
+        ledger: str | os.PathLike[str],
+        context: ClientContext,
+        *,
+        lease_seconds: float,
+        account: str | None,
+        restored: bool = False,
     ) -> None:
         self._ledger = Ledger(ledger, clock=context.clock, commit_executor=context.commit_executor)
         self._context = context
         self._lease_seconds = check_seconds("lease_seconds", lease_seconds)
         self._account = check_account(account)
+        self._restored = restored
         self._run: PaymentRun | None = None
         self._lease: OwnerLease | None = None
 
@@ -62,7 +69,7 @@ class _DurablePayments:
             await commits.run(partial(_repository.bind, origin=self._context.origin, account=self._account))
             lease = OwnerLease(commits, self._lease_seconds, self._context.clock, lapses=self._ledger.leases)
             await lease.take()
-            run = PaymentRun(commits, lease, self._context)
+            run = PaymentRun(commits, lease, self._context, restored=self._restored)
             await run.open()
         except BaseException:
             await self._ledger.__aexit__(None, None, None)
@@ -218,8 +225,9 @@ class DurableCredits(_DurablePayments):
         link_amounts: Literal["major", "minor"],
         lease_seconds: float,
         account: str | None,
+        restored: bool = False,
     ) -> None:
-        super().__init__(ledger, context, lease_seconds=lease_seconds, account=account)
+        super().__init__(ledger, context, lease_seconds=lease_seconds, account=account, restored=restored)
         self._link_amounts: Literal["major", "minor"] = link_amounts
 
     async def send_credit(

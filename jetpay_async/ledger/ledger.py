@@ -212,7 +212,7 @@ class Ledger:
         return await self._run(partial(_repository.reopen_rejected, batch=batch))
 
     async def verify(self) -> LedgerCheck:
-        """Check the ledger: the file (SQLite), the tables, and whether the counts of each batch are right.
+        """Check the ledger: the file (SQLite), the tables, the counts of each batch, and the durable payments.
 
         It reads everything, changes nothing, and may be done while runs are alive.
 
@@ -226,6 +226,7 @@ class Ledger:
         """Copy a ledger in a file, as it is at this moment, to a new file; runs may be alive.
 
         Whoever captures from the copy later opens it with ``restored=True``: what was captured since is pending in it.
+        So does whoever reserves, charges or sends credits by references: the copy does not know those since.
 
         Args:
             path: The new file, on a local disk. Only its owner can read it.
@@ -243,6 +244,8 @@ class Ledger:
         A batch is removed only if each of its debits is captured or rejected for good: one with a debit that is
         pending, in flight, in doubt, accepted or unknown is left alone. A debit that was captured is never captured
         again, though its batch is gone; a rejected one would be tried again if it were submitted again.
+
+        Durable payments all stay: a reference that was used once is never sent as if it were new.
 
         Args:
             before: An aware time.

@@ -11,7 +11,15 @@ import attrs
 
 from jetpay_async.models import TransactionState
 
-__all__ = ["Candidate", "EventEffect", "LedgerPayment", "OrphanReport", "PaymentState", "TransactionUpdate"]
+__all__ = [
+    "Candidate",
+    "EventEffect",
+    "LedgerPayment",
+    "OrphanReport",
+    "PaymentCounts",
+    "PaymentState",
+    "TransactionUpdate",
+]
 
 
 class PaymentState(StrEnum):
@@ -41,6 +49,29 @@ class PaymentState(StrEnum):
     """It may have been done. It is never sent again by itself."""
     DISCARDED = "discarded"
     """It was unknown, and a person found that there is no transaction of it."""
+
+
+@attrs.frozen(kw_only=True)
+class PaymentCounts:
+    """The durable payments of a ledger, by state."""
+
+    pending: int = 0
+    sending: int = 0
+    succeeded: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    unknown: int = 0
+    discarded: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(attrs.astuple(self))
+
+    @property
+    def unresolved(self) -> int:
+        """Those that may have been done and are not known to be: in flight, or unknown."""
+        return self.sending + self.unknown
 
 
 @attrs.frozen(kw_only=True)

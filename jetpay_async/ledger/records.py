@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import attrs
 
+from jetpay_async.ledger.payment_records import PaymentCounts
 from jetpay_async.models import TransactionState
 
 __all__ = [
@@ -178,6 +179,10 @@ class LedgerCheck:
     """Runs that are registered: alive, or dead since nobody has looked."""
     debits: Progress
     """All debits of the ledger, by state."""
+    payments: PaymentCounts = attrs.field(factory=PaymentCounts)
+    """Its durable preauthorizations, charges and credits, by state."""
+    orphans: int = 0
+    """Transactions that events reported, and that nothing in the ledger knows; see `Ledger.orphans`."""
 
     @property
     def unresolved(self) -> int:

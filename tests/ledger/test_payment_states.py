@@ -53,13 +53,14 @@ def put(connection: Connection, state: PaymentState, owner: int) -> None:
     )
 
 
-def claim(*, retry_rejected: bool) -> Callable[[Connection], object]:
+def claim(*, retry_rejected: bool, restored: bool = False) -> Callable[[Connection], object]:
     return lambda connection: _payments.claim(
         connection,
         PaymentIntent("b1", "preauthorize", "debit", ARGUMENTS),
         owner=OWNER,
         certain_after=60.0,
         retry_rejected=retry_rejected,
+        restored=restored,
     )
 
 
@@ -84,6 +85,7 @@ def decide(decision: Callable[..., object]) -> Callable[[Connection], object]:
 EVENTS: dict[PaymentEvent, Callable[[Connection], object]] = {
     E.CLAIM: claim(retry_rejected=False),
     E.RETRY: claim(retry_rejected=True),
+    E.ASK_RESTORED: claim(retry_rejected=True, restored=True),
     E.RELEASE: record(S.PENDING),
     E.RECORD_SUCCEEDED: record(S.SUCCEEDED, transaction_id="debit_0", transaction_state="preauthorized"),
     E.RECORD_ACCEPTED: record(S.ACCEPTED, transaction_id="debit_0", transaction_state="processing"),

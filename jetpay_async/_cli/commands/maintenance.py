@@ -35,7 +35,16 @@ def verify(*, ledger: str, as_json: bool) -> int:
     with name_options():
         check = asyncio.run(_verify(ledger))
     if as_json:
-        write_output(to_json({**attrs.asdict(check), "unresolved": check.unresolved, "ok": not check.problems}))
+        write_output(
+            to_json(
+                {
+                    **attrs.asdict(check),
+                    "unresolved": check.unresolved,
+                    "unresolved_payments": check.payments.unresolved,
+                    "ok": not check.problems,
+                }
+            )
+        )
     else:
         write_output("\n".join(_check_in_words(check)))
     return ExitStatus.REJECTED if check.problems else ExitStatus.DONE
@@ -59,10 +68,22 @@ def _check_in_words(check: LedgerCheck) -> list[str]:
         f"batches:     {check.batches:,}",
         f"debits:      {debits.total:,}: {counts}{pruned}",
         f"unresolved:  {check.unresolved:,}",
+        *_payments_in_words(check),
         f"runs:        {check.runs:,} registered",
     ]
     lines.extend(f"PROBLEM:     {printable(problem)}" for problem in check.problems)
     return lines if check.problems else [*lines, "no problem was found"]
+
+
+def _payments_in_words(check: LedgerCheck) -> list[str]:
+    payments = check.payments
+    if not payments.total:
+        return []
+    counts = ", ".join(f"{count:,} {state}" for state, count in attrs.asdict(payments).items() if count)
+    return [
+        f"references:  {payments.total:,}: {counts}",
+        f"             {payments.unresolved:,} unresolved, {check.orphans:,} debits that nothing knows",
+    ]
 
 
 # --- backup -----------------------------------------------------------------------------------------------------------
@@ -78,7 +99,8 @@ def backup(*, ledger: str, file: str, as_json: bool) -> int:
     else:
         write_output(f"{size:,} bytes written to {file}")
         write_message(
-            "what is captured from now on is pending in the copy: whoever captures from it must add --restored"
+            "what is captured from now on is pending in the copy: whoever captures from it must add --restored, and "
+            "whoever reserves or charges by references from it must open it with restored=True first"
         )
     return ExitStatus.DONE
 

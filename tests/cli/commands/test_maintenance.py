@@ -70,6 +70,22 @@ def test_a_good_ledger_is_shown(jetpay: Jetpay, night: list[str]) -> None:
     ]
 
 
+def test_references_are_counted(jetpay: Jetpay, night: list[str]) -> None:
+    """Durable payments have lines of their own, and their unresolved ones a number for a monitor."""
+    for number, state in enumerate(("succeeded", "unknown", "unknown")):
+        change(
+            "INSERT INTO jetpay_payment (reference, operation, kind, arguments, state, intent, attempts, intent_at, "
+            f"certain_at, transaction_id) VALUES ('{number}', 'charge', 'debit', '', '{state}', 1, 1, 1, 1, {number})"
+        )
+
+    run = jetpay("captures", "verify", *ALL)
+    found = json.loads(jetpay("captures", "verify", *ALL, "--json").out)
+
+    assert run.status == 0
+    assert "references:  3: 1 succeeded, 2 unknown\n             2 unresolved, 0 debits that nothing knows\n" in run.out
+    assert (found["unresolved_payments"], found["payments"]["succeeded"], found["orphans"]) == (2, 1, 0)
+
+
 def test_a_problem_has_its_status(jetpay: Jetpay, night: list[str]) -> None:
     """1, and the problem is named."""
     change("UPDATE jetpay_batch SET captured = 2")
