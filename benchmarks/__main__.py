@@ -24,7 +24,7 @@ FURTHER = ("inbox", "instructions")
 GATED = tuple(name for name in QUESTIONS if name != "layers")
 
 # Seconds that a run of everything may take; the pictures come after.
-BUDGET = 570.0
+BUDGET_SECONDS = 570.0
 
 # How often a question whose gate broke is asked again.
 RETRIES = 2
@@ -77,7 +77,7 @@ def main() -> None:
     arguments.add_argument("--publish", action="store_true", help="write the results into benchmarks/README.md")
     options = arguments.parse_args()
     began = time.monotonic()
-    plan = QUICK if options.gate else attrs.evolve(FULL, ends_at=began + BUDGET)
+    plan = QUICK if options.gate else attrs.evolve(FULL, ends_at=began + BUDGET_SECONDS)
     names = options.questions or (GATED if options.gate else QUESTIONS)
     RESULTS.mkdir(exist_ok=True)
     with serving.serving() as server:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from benchmarks import subjects
-from benchmarks.contenders import TIMEOUT, TOKEN
+from benchmarks.contenders import TIMEOUT_SECONDS, TOKEN
 from benchmarks.measuring import Comparison, Spread, Turn
 from benchmarks.reports import Curve, Plan, Report, Table
 from benchmarks.serving import ReplyDelay, Server, serving_late
@@ -36,7 +36,9 @@ def debits(count: int) -> Iterator[str]:
 
 @asynccontextmanager
 async def _client(site: Site) -> AsyncIterator[JetpayClient]:
-    async with JetpayClient(TOKEN, base_url=site.url, max_connections=site.in_flight, timeout=TIMEOUT) as client:
+    async with JetpayClient(
+        TOKEN, base_url=site.url, max_connections=site.in_flight, timeout=TIMEOUT_SECONDS
+    ) as client:
         yield client
 
 

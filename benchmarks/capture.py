@@ -62,7 +62,7 @@ def measure(plan: Plan, server: Server) -> Report:
                     rounds=plan.rounds,
                     seconds=plan.seconds / 2 if usual else plan.seconds / 4,
                     slices=2 if usual and not tls else 1,
-                    idle=subjects.IDLE if usual else math.inf,
+                    idle=subjects.IDLE_SECONDS if usual else math.inf,
                     drawn=usual,
                 )
             if usual and not tls:

@@ -24,7 +24,7 @@ from jetpay_async._core.send_guard import ResponseTimer, SendGuard
 from jetpay_async.telemetry import Operation
 
 TOKEN = "benchmark"
-TIMEOUT = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def _tuned_session(site: Site) -> AsyncIterator[aiohttp.ClientSession]:
         connector=aiohttp.TCPConnector(limit=site.in_flight),
         headers={"Authorization": f"Bearer {TOKEN}", "Accept": "application/json"},
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
     ) as session:
         yield session
 
@@ -78,7 +78,7 @@ async def one_url(site: Site) -> AsyncIterator[Work]:
 
 
 def _fresh_guard() -> SendGuard:
-    return SendGuard(SYSTEM_CLOCK.monotonic() + TIMEOUT, SYSTEM_CLOCK, TIMEOUT)
+    return SendGuard(SYSTEM_CLOCK.monotonic() + TIMEOUT_SECONDS, SYSTEM_CLOCK, TIMEOUT_SECONDS)
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ async def guarded(site: Site) -> AsyncIterator[Work]:
         headers={"Accept": "application/json"},
         cookie_jar=aiohttp.DummyCookieJar(),
         request_class=GuardedRequest,
-        timeout=aiohttp.ClientTimeout(total=None, connect=TIMEOUT),
+        timeout=aiohttp.ClientTimeout(total=None, connect=TIMEOUT_SECONDS),
     ) as session:
         timer = ResponseTimer(asyncio.get_running_loop())
         reset = OwnConnections(asyncio.get_running_loop())
@@ -118,7 +118,7 @@ def _client(
         base_url=site.url,
         session=session,
         max_connections=site.in_flight,
-        timeout=TIMEOUT,
+        timeout=TIMEOUT_SECONDS,
         on_operation=on_operation,
     )
 
@@ -130,7 +130,7 @@ async def transport(site: Site) -> AsyncIterator[Work]:
         exchange = client._transport.exchange
 
         async def capture(debit_id: str) -> object:
-            reply = await exchange("POST", f"/debit/{debit_id}/capture", b"", _fresh_guard(), within=TIMEOUT)
+            reply = await exchange("POST", f"/debit/{debit_id}/capture", b"", _fresh_guard(), within=TIMEOUT_SECONDS)
             return orjson.loads(reply.body)
 
         yield repeated(capture, site.in_flight)
@@ -144,7 +144,7 @@ async def typed(site: Site) -> AsyncIterator[Work]:
 
         async def capture(debit_id: str) -> object:
             call = operations.capture(debit_id)
-            reply = await exchange("POST", call.path, call.body, _fresh_guard(), within=TIMEOUT)
+            reply = await exchange("POST", call.path, call.body, _fresh_guard(), within=TIMEOUT_SECONDS)
             return responses.read(call, reply, attempts=1, elapsed=0.0, now=0.0)
 
         yield repeated(capture, site.in_flight)

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from benchmarks import subjects
 from benchmarks.batch import BATCH, LOOP, batch
-from benchmarks.contenders import TIMEOUT, TOKEN
+from benchmarks.contenders import TIMEOUT_SECONDS, TOKEN
 from benchmarks.reports import Plan, Report
 from benchmarks.serving import ReplyDelay, Server, serving_late
 from benchmarks.subjects import Contender, Site, Work
@@ -65,7 +65,7 @@ async def working(site: Site, ledger_name: str) -> AsyncIterator[Work]:
     run_id = secrets.token_hex(4)  # a database remembers the batches of earlier runs
     key = ""
     async with (
-        JetpayClient(TOKEN, base_url=site.url, max_connections=site.in_flight, timeout=TIMEOUT) as client,
+        JetpayClient(TOKEN, base_url=site.url, max_connections=site.in_flight, timeout=TIMEOUT_SECONDS) as client,
         Ledger(ledger_name) as ledger,
         client.durable_captures(ledger_name, concurrency=site.in_flight, lease_seconds=LEASE_SECONDS) as captures,
     ):

@@ -11,7 +11,7 @@ import attrs
 import orjson
 
 from benchmarks import subjects
-from benchmarks.contenders import BY_HAND, OURS, TIMEOUT, TOKEN
+from benchmarks.contenders import BY_HAND, OURS, TIMEOUT_SECONDS, TOKEN
 from benchmarks.reports import Plan, Report
 from benchmarks.routes import AMOUNT, STATEMENT
 from benchmarks.serving import Server
@@ -58,7 +58,9 @@ async def by_hand(site: Site) -> AsyncIterator[Work]:
 async def ours(site: Site) -> AsyncIterator[Work]:
     """The client, as the README shows it."""
     amount = Decimal(AMOUNT)
-    async with JetpayClient(TOKEN, base_url=site.url, max_connections=site.in_flight, timeout=TIMEOUT) as client:
+    async with JetpayClient(
+        TOKEN, base_url=site.url, max_connections=site.in_flight, timeout=TIMEOUT_SECONDS
+    ) as client:
 
         async def preauthorize(card_id: str) -> object:
             return await client.preauthorize(

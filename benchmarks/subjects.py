@@ -84,7 +84,7 @@ LEAST_ROUNDS = 3
 """However little time there is."""
 
 # Seconds after which a variant may have closed its connections; the first to do so does after four.
-IDLE = 3.0
+IDLE_SECONDS = 3.0
 
 
 class MiscountError(Exception):
@@ -231,7 +231,7 @@ def compare(
     slices: int = 1,
     operations: int = 0,
     by: str = "cost",
-    idle: float = IDLE,
+    idle: float = IDLE_SECONDS,
     drawn: bool = True,
     ends_at: float = math.inf,
 ) -> Comparison:

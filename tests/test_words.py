@@ -261,7 +261,7 @@ def test_constants_in_seconds_say_so() -> None:
     """A constant that holds a duration ends in _SECONDS."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} {name}"
-        for path in sorted(PACKAGE.rglob("*.py"))
+        for path in sorted([*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
         for name, said, line in numbers_of(path)
         if is_duration(name, said) and not name.endswith("_SECONDS")
     ]
