@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import jetpay_async.ledger
 from jetpay_async._batch import worker_pool
-from jetpay_async._batch.operation import CaptureOperation, ChargeOperation, PreauthorizeOperation
+from jetpay_async._batch.operation import (
+    CaptureOperation,
+    ChargeOperation,
+    PreauthorizeOperation,
+    SendCreditOperation,
+)
 from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits, WorkerPool
 from jetpay_async._core import account_operations, link_operations, operations, raw_operation, webhook_operations
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
@@ -43,9 +48,12 @@ from jetpay_async.models import (
 )
 from jetpay_async.money import Amount
 from jetpay_async.outcomes import (
+    BatchOutcome,
     CaptureOutcome,
     ChargeOutcome,
     ChargeRequest,
+    CreditOutcome,
+    CreditRequest,
     PreauthorizationOutcome,
     PreauthorizationRequest,
 )
@@ -62,7 +70,7 @@ __all__ = ["DEMO_URL", "PRODUCTION_URL", "JetpayClient"]
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
-_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome | ChargeOutcome)
+_Outcome = TypeVar("_Outcome", bound=BatchOutcome)
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_CONNECTIONS = 100
@@ -1128,6 +1136,43 @@ class JetpayClient:
         """
         return self._start_batch(
             ChargeOperation(self._executor, self._options),
+            requests,
+            "requests",
+            BatchLimits(concurrency=concurrency, rate=rate),
+            on_outcome,
+        )
+
+    def send_credit_many(
+        self,
+        requests: Iterable[CreditRequest] | AsyncIterable[CreditRequest],
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        rate: float | None = None,
+        on_outcome: Callable[[CreditOutcome], None] | None = None,
+    ) -> AsyncGenerator[CreditOutcome, None]:
+        """Send many amounts to saved bank accounts, and yield the outcome of each as soon as it is known.
+
+        As `capture_many`; see there, and `send_credit`. Two equal requests are two payments.
+
+        Args:
+            requests: What to send: an iterable, or an async iterable.
+            concurrency: The most credits in flight.
+            rate: Credits started per second at most, evenly spaced; None for as many as ``concurrency`` allows.
+            on_outcome: Called with each outcome as it happens, also with those that can't be yielded any more: best
+                used to store the ``transaction_id``. Synchronous and quick; what it raises is logged.
+
+        Yields:
+            `CreditSent`, `Rejected`, `NotSent` or `Unknown`, each with its ``request``. Of those that are `Unknown`,
+            some are on their way: nothing at the API could show it.
+
+        Raises:
+            InvalidArgumentError: An argument is out of range; at once. A request with a field that can't be right is a
+                `NotSent`.
+            ConfigurationError: The client is closed: at once, or after the items in flight.
+            Exception: What ``requests`` raised, after the items that were taken from it.
+        """
+        return self._start_batch(
+            SendCreditOperation(self._executor, self._options, self._link_amounts),
             requests,
             "requests",
             BatchLimits(concurrency=concurrency, rate=rate),

@@ -9,6 +9,7 @@ outcome                     what it says                                     wha
 `AcceptedPreauthorization`  the API accepted it; it is in progress           store its ``debit_id``, read its status
 `Charged`                   the money was taken at once                      store its ``debit_id``
 `AcceptedCharge`            the API accepted it; it is in progress           store its ``debit_id``, read its status
+`CreditSent`                the money is on its way                          store its ``transaction_id``
 `Rejected`                  the API said no; no money moved                  correct what it complains about
 `NotSent`                   no money moved, and asking again is safe         ask again
 `Unknown`                   it may have happened                             read the status before anything else
@@ -30,7 +31,7 @@ from jetpay_async.errors import (
     RateLimitedError,
     ServiceError,
 )
-from jetpay_async.models import Capture, Charge, Preauthorization
+from jetpay_async.models import Capture, Charge, Credit, Preauthorization
 from jetpay_async.money import Amount
 
 __all__ = [
@@ -42,6 +43,9 @@ __all__ = [
     "ChargeOutcome",
     "ChargeRequest",
     "Charged",
+    "CreditOutcome",
+    "CreditRequest",
+    "CreditSent",
     "NotSent",
     "PreauthorizationOutcome",
     "PreauthorizationRequest",
@@ -92,6 +96,30 @@ class ChargeRequest:
     amount: Amount
     to_bank_account_id: str
     statement: str
+    reference: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class CreditRequest:
+    """The arguments of one `JetpayClient.send_credit`; they are checked when its turn comes.
+
+    Attributes:
+        amount: Major units of the account's currency (CAD), at most two decimals; the client's ``link_amounts`` says
+            how it is sent.
+        from_bank_account_id: The merchant's bank account.
+        to_bank_account_id: The payee's, from `JetpayClient.create_bank_account`.
+        contact_id: The payee.
+        statement: What the bank statement shows; at most 30 characters [docs].
+        note: Shown in Jetpay's app; it may be longer than the statement [docs].
+        reference: Yours, to tell the outcomes apart; never sent.
+    """
+
+    amount: Amount
+    from_bank_account_id: str
+    to_bank_account_id: str
+    contact_id: str
+    statement: str
+    note: str | None = None
     reference: str = ""
 
 
@@ -225,6 +253,29 @@ class AcceptedCharge:
 
 
 @attrs.frozen(kw_only=True)
+class CreditSent:
+    """The API took the credit, and the money is on its way: it may still fail.
+
+    The reply names no state [docs]: the transaction's status and the events report how it ends.
+    """
+
+    request: CreditRequest
+    """As it was given."""
+    credit: Credit
+    """What the API said of it."""
+
+    @property
+    def transaction_id(self) -> str:
+        """What to read the status of. Store it."""
+        return self.credit.transaction_id
+
+    @property
+    def attempts(self) -> int:
+        """How many requests it took."""
+        return self.credit.attempts
+
+
+@attrs.frozen(kw_only=True)
 class _Undone(Generic[_R]):
     debit_id: str
     """As it was given to be captured; of a preauthorization, the one that the API named, or empty."""
@@ -284,6 +335,12 @@ ChargeOutcome: TypeAlias = (
     Charged | AcceptedCharge | Rejected[ChargeRequest] | NotSent[ChargeRequest] | Unknown[ChargeRequest]
 )
 """What `JetpayClient.charge_many` yields."""
+
+CreditOutcome: TypeAlias = CreditSent | Rejected[CreditRequest] | NotSent[CreditRequest] | Unknown[CreditRequest]
+"""What `JetpayClient.send_credit_many` yields."""
+
+BatchOutcome: TypeAlias = CaptureOutcome | PreauthorizationOutcome | ChargeOutcome | CreditOutcome
+"""What became of one item of any of these."""
 
 
 def captured(debit_id: str, capture: Capture) -> Captured | Accepted:

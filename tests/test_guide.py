@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +18,9 @@ from jetpay_async import (
     Charged,
     ChargeRequest,
     ConfigurationError,
+    CreditOutcome,
+    CreditRequest,
+    CreditSent,
     InvalidArgumentError,
     InvalidRequestError,
     JetpayClient,
@@ -289,6 +293,62 @@ async def test_many_charges_have_one_outcome_each() -> None:
     odd = outcomes[repr("contact_5")]
     assert isinstance(odd, NotSent)
     assert isinstance(odd.error, InvalidArgumentError)
+
+
+# --- many credits -----------------------------------------------------------------------------------------------------
+
+
+def credit_request(number: int, **changes: Any) -> CreditRequest:
+    return CreditRequest(
+        **{
+            "amount": "100.50",
+            "from_bank_account_id": "bank_789",
+            "to_bank_account_id": "bank_456",
+            "contact_id": f"contact_{number}",
+            "statement": "Test statement",
+            "reference": f"payout {number}",
+            **changes,
+        }
+    )
+
+
+@pytest.mark.asyncio
+async def test_many_credits_have_one_outcome_each(caplog: pytest.LogCaptureFixture) -> None:
+    """Sent, rejected, impossible and unknown credits are reported apart, and none is sent twice."""
+
+    async def act(exchange: loopback.Exchange) -> None:
+        contact = json.loads(exchange.request.body)["contact_id"]
+        acts = {"contact_1": replies(402, {"detail": "declined"}), "contact_2": loopback.hang_up}
+        await acts.get(contact, loopback.behave)(exchange)
+
+    items: list[Any] = [credit_request(0, note="Trip 7"), credit_request(1), credit_request(2)]
+    items += [credit_request(3, amount=0), "contact_4"]
+    reported: list[object] = []
+
+    def report(outcome: CreditOutcome) -> None:
+        reported.append(outcome)
+        raise ValueError("the hook fails")
+
+    async with Loopback(scripts={"credit": [act] * 3}).listen() as server:
+        async with JetpayClient(TOKEN, base_url=server.url, retry=FAST, link_amounts="minor") as client:
+            outcomes = {
+                repr(each.request): each
+                async for each in client.send_credit_many(items, concurrency=3, rate=1000, on_outcome=report)
+            }
+        bodies = {each.body for each in server.requests if each.route == "credit"}
+
+    kinds = [type(outcomes[repr(item)]) for item in items]
+    assert kinds == [CreditSent, Rejected, Unknown, NotSent, NotSent]
+    sent = outcomes[repr(items[0])]
+    assert isinstance(sent, CreditSent)
+    assert (sent.transaction_id, sent.attempts, sent.credit.contact_id) == (DEBIT_ID, 1, "contact_0")
+    assert len(reported) == 5
+    assert len(bodies) == server.count("credit") == 3
+    assert {json.loads(body)["amount"] for body in bodies} == {10050}
+    assert f"on_outcome failed for send_credit {DEBIT_ID}" in caplog.text
+    odd = outcomes[repr("contact_4")]
+    assert isinstance(odd, NotSent)
+    assert "an item is a CreditRequest, not str" in str(odd.error)
 
 
 # --- what is reported, and what is not shown --------------------------------------------------------------------------

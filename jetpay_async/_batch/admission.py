@@ -16,7 +16,7 @@ from jetpay_async.outcomes import NotSent, Rejected, Unknown
 if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock
     from jetpay_async.errors import JetpayError
-    from jetpay_async.outcomes import CaptureOutcome, ChargeOutcome, PreauthorizationOutcome
+    from jetpay_async.outcomes import BatchOutcome
 
 _WITHOUT_RESULT = (Rejected, NotSent, Unknown)
 _RUN_WIDE_ERRORS = (AuthenticationError, ConfigurationError)
@@ -76,9 +76,7 @@ class AdmissionControl:
         if self._waiting:
             self._admit()
 
-    def record(
-        self, outcome: CaptureOutcome | PreauthorizationOutcome | ChargeOutcome, *, failure_row: int | None
-    ) -> None:
+    def record(self, outcome: BatchOutcome, *, failure_row: int | None) -> None:
         """Learn from the outcome of an item that was started, before `leave`.
 
         Args:
@@ -204,7 +202,7 @@ class Slot:
         # The next attempt begins after this.
         self._generation = self._admission.limiter.generation
 
-    def leave(self, outcome: CaptureOutcome | PreauthorizationOutcome | ChargeOutcome | None) -> None:
+    def leave(self, outcome: BatchOutcome | None) -> None:
         """End the item with its outcome; None if it says nothing about the service."""
         admission = self._admission
         self.busy = False

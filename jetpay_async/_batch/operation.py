@@ -1,4 +1,4 @@
-"""What a batch does with each of its items: capture a debit, preauthorize or charge an amount."""
+"""What a batch does with each of its items: capture a debit, preauthorize, charge or send an amount."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from jetpay_async._batch.capture_history import CaptureHistory
-from jetpay_async._core import operations
+from jetpay_async._core import link_operations, operations
 from jetpay_async._core.single_flight import key_of
 from jetpay_async.errors import InvalidArgumentError
-from jetpay_async.models import Capture, Charge, Preauthorization
+from jetpay_async.models import Capture, Charge, Credit, Preauthorization
 from jetpay_async.outcomes import (
+    BatchOutcome,
     CaptureOutcome,
     ChargeOutcome,
     ChargeRequest,
+    CreditOutcome,
+    CreditRequest,
+    CreditSent,
     PreauthorizationOutcome,
     PreauthorizationRequest,
     Unknown,
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
+    from jetpay_async._core.contract import LinkAmounts
     from jetpay_async._core.execution import Execution, Options
     from jetpay_async._core.executor import CallExecutor
     from jetpay_async._core.operations import Call
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome | ChargeOutcome)
+_Outcome = TypeVar("_Outcome", bound=BatchOutcome)
 
 
 class BatchOperation(ABC, Generic[_Item, _Result, _Outcome]):
@@ -117,25 +122,45 @@ class CaptureOperation(BatchOperation[str, Capture, CaptureOutcome]):
         return self._history.may_contain(key_of(debit_id)) or self._single_flight.is_in_flight(debit_id)
 
 
-class PreauthorizeOperation(BatchOperation[PreauthorizationRequest, Preauthorization, PreauthorizationOutcome]):
-    """Reserve amounts, each as many times as it is given.
+class _WriteOperation(BatchOperation[_Item, _Result, _Outcome]):
+    """Send each item as many times as it is given.
 
     Args:
         executor: The client's.
-        options: For each preauthorization.
+        options: For each item.
     """
 
-    name = "preauthorize"
+    request_type: ClassVar[type]
 
     def __init__(self, executor: CallExecutor, options: Options) -> None:
         self._executor = executor
         self._trust_rate_limited = options.retry.resend_rate_limited
 
-    def prepare(self, item: PreauthorizationRequest) -> Call[Preauthorization]:
-        if not isinstance(item, PreauthorizationRequest):
-            raise InvalidArgumentError(
-                f"requests: an item is a PreauthorizationRequest, not {type(item).__name__}", field="requests"
-            )
+    def prepare(self, item: _Item) -> Call[_Result]:
+        if not isinstance(item, self.request_type):
+            kind = self.request_type.__name__
+            raise InvalidArgumentError(f"requests: an item is a {kind}, not {type(item).__name__}", field="requests")
+        return self.make_call(item)
+
+    @abstractmethod
+    def make_call(self, item: _Item) -> Call[_Result]:
+        """Make the call of an item of the right type.
+
+        Raises:
+            InvalidArgumentError: It can't be sent.
+        """
+
+    def execute(self, execution: Execution[_Result]) -> Coroutine[Any, Any, _Result]:
+        return self._executor.execute(execution)
+
+
+class PreauthorizeOperation(_WriteOperation[PreauthorizationRequest, Preauthorization, PreauthorizationOutcome]):
+    """Reserve amounts."""
+
+    name = "preauthorize"
+    request_type = PreauthorizationRequest
+
+    def make_call(self, item: PreauthorizationRequest) -> Call[Preauthorization]:
         return operations.preauthorize(
             contact_id=item.contact_id,
             credit_card_id=item.credit_card_id,
@@ -144,9 +169,6 @@ class PreauthorizeOperation(BatchOperation[PreauthorizationRequest, Preauthoriza
             statement=item.statement,
         )
 
-    def execute(self, execution: Execution[Preauthorization]) -> Coroutine[Any, Any, Preauthorization]:
-        return self._executor.execute(execution)
-
     def succeeded(self, item: PreauthorizationRequest, result: Preauthorization) -> PreauthorizationOutcome:
         return preauthorized(item, result)
 
@@ -154,25 +176,13 @@ class PreauthorizeOperation(BatchOperation[PreauthorizationRequest, Preauthoriza
         return undone(error, debit_id=error.debit_id or "", request=item, trust_rate_limited=self._trust_rate_limited)
 
 
-class ChargeOperation(BatchOperation[ChargeRequest, Charge, ChargeOutcome]):
-    """Take amounts at once, each as many times as it is given.
-
-    Args:
-        executor: The client's.
-        options: For each charge.
-    """
+class ChargeOperation(_WriteOperation[ChargeRequest, Charge, ChargeOutcome]):
+    """Take amounts at once."""
 
     name = "charge"
+    request_type = ChargeRequest
 
-    def __init__(self, executor: CallExecutor, options: Options) -> None:
-        self._executor = executor
-        self._trust_rate_limited = options.retry.resend_rate_limited
-
-    def prepare(self, item: ChargeRequest) -> Call[Charge]:
-        if not isinstance(item, ChargeRequest):
-            raise InvalidArgumentError(
-                f"requests: an item is a ChargeRequest, not {type(item).__name__}", field="requests"
-            )
+    def make_call(self, item: ChargeRequest) -> Call[Charge]:
         return operations.charge(
             contact_id=item.contact_id,
             credit_card_id=item.credit_card_id,
@@ -181,11 +191,42 @@ class ChargeOperation(BatchOperation[ChargeRequest, Charge, ChargeOutcome]):
             statement=item.statement,
         )
 
-    def execute(self, execution: Execution[Charge]) -> Coroutine[Any, Any, Charge]:
-        return self._executor.execute(execution)
-
     def succeeded(self, item: ChargeRequest, result: Charge) -> ChargeOutcome:
         return charged(item, result)
 
     def failed(self, item: ChargeRequest, error: JetpayError) -> ChargeOutcome:
+        return undone(error, debit_id=error.debit_id or "", request=item, trust_rate_limited=self._trust_rate_limited)
+
+
+class SendCreditOperation(_WriteOperation[CreditRequest, Credit, CreditOutcome]):
+    """Send amounts to saved bank accounts.
+
+    Args:
+        executor: The client's.
+        options: For each item.
+        unit: In which the API takes the amounts: the client's ``link_amounts``.
+    """
+
+    name = "send_credit"
+    request_type = CreditRequest
+
+    def __init__(self, executor: CallExecutor, options: Options, unit: LinkAmounts) -> None:
+        super().__init__(executor, options)
+        self._unit: LinkAmounts = unit
+
+    def make_call(self, item: CreditRequest) -> Call[Credit]:
+        return link_operations.send_credit(
+            amount=item.amount,
+            from_bank_account_id=item.from_bank_account_id,
+            to_bank_account_id=item.to_bank_account_id,
+            contact_id=item.contact_id,
+            statement=item.statement,
+            note=item.note,
+            unit=self._unit,
+        )
+
+    def succeeded(self, item: CreditRequest, result: Credit) -> CreditOutcome:
+        return CreditSent(request=item, credit=result)
+
+    def failed(self, item: CreditRequest, error: JetpayError) -> CreditOutcome:
         return undone(error, debit_id=error.debit_id or "", request=item, trust_rate_limited=self._trust_rate_limited)

@@ -30,7 +30,7 @@ from jetpay_async.errors import (
     NotSentError,
     OutcomeUnknownError,
 )
-from jetpay_async.outcomes import CaptureOutcome, ChargeOutcome, NotSent, PreauthorizationOutcome, Rejected, Unknown
+from jetpay_async.outcomes import BatchOutcome, CreditSent, NotSent, Rejected, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Outcome = TypeVar("_Outcome", bound=CaptureOutcome | PreauthorizationOutcome | ChargeOutcome)
+_Outcome = TypeVar("_Outcome", bound=BatchOutcome)
 
 DEFAULT_CONCURRENCY = 64
 
@@ -437,15 +437,18 @@ def _breaker_open(error: JetpayError) -> str:
     return f"the circuit breaker is open (last error: {error})"
 
 
-def _subject_of(outcome: CaptureOutcome | PreauthorizationOutcome | ChargeOutcome) -> object:
+def _subject_of(outcome: BatchOutcome) -> object:
     """Return the debit's id, which for a capture is what was given; for a preauthorization without one, the request."""
     request = getattr(outcome, "request", None)
-    return outcome.debit_id if request is None or outcome.debit_id else request
+    transaction_id = _transaction_of(outcome)
+    return transaction_id if request is None or transaction_id else request
 
 
-def _log_fields(
-    operation: str, outcome: CaptureOutcome | PreauthorizationOutcome | ChargeOutcome
-) -> dict[str, str | None]:
+def _transaction_of(outcome: BatchOutcome) -> str:
+    return outcome.transaction_id if isinstance(outcome, CreditSent) else outcome.debit_id
+
+
+def _log_fields(operation: str, outcome: BatchOutcome) -> dict[str, str | None]:
     """Return the fields of a structured log."""
     reason = str(outcome.error) if isinstance(outcome, Rejected | NotSent | Unknown) else None
-    return {"operation": operation, "debit_id": outcome.debit_id, "reason": reason}
+    return {"operation": operation, "debit_id": _transaction_of(outcome), "reason": reason}

@@ -39,6 +39,9 @@ from jetpay_async import (
     ConflictError,
     Contact,
     Credit,
+    CreditOutcome,
+    CreditRequest,
+    CreditSent,
     FieldError,
     InvalidArgumentError,
     InvalidRequestError,
@@ -259,6 +262,31 @@ async def every_way_to_charge_many(client: JetpayClient) -> None:
     ]
     async for outcome in client.charge_many(requests, concurrency=8, rate=20, on_outcome=note_charge):
         assert_type(outcome, ChargeOutcome)
+
+
+def note_credit(outcome: CreditOutcome) -> None:
+    match outcome:
+        case CreditSent(credit=credit):
+            assert_type(credit, Credit)
+            assert_type(outcome.transaction_id, str)
+        case Rejected() | NotSent() | Unknown():
+            assert_type(outcome.request, CreditRequest)
+        case _:
+            assert_never(outcome)
+
+
+async def every_way_to_send_many_credits(client: JetpayClient) -> None:
+    requests = [
+        CreditRequest(
+            amount="100.50",
+            from_bank_account_id="bank_789",
+            to_bank_account_id="bank_456",
+            contact_id="contact_123",
+            statement="Test statement",
+        )
+    ]
+    async for outcome in client.send_credit_many(requests, concurrency=8, rate=20, on_outcome=note_credit):
+        assert_type(outcome, CreditOutcome)
 
 
 async def many_at_once(client: JetpayClient, debit_ids: list[str]) -> list[Capture]:
