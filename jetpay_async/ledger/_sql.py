@@ -267,10 +267,13 @@ class Statements:
             FROM {dialect.numbered}
             WHERE jetpay_debit.id = o.id AND jetpay_debit.owner = :owner AND jetpay_debit.intent = :intent
                 AND jetpay_debit.state = 'sending'"""
-        # Fenced by owner and intent: what another one took over, or what was claimed anew, is not its own.
+        # Fenced by owner and intent: what another one took over, or what was claimed anew, is not its own. Of what is
+        # released, an event may have said meanwhile, unknown to its owner, that it is beyond `preauthorized`.
         self.record = f"""
             UPDATE jetpay_debit
-            SET state = o.state, attempts = o.attempts, look_first = o.resolve_first, seq = :base + o.seq,
+            SET state = o.state, attempts = o.attempts, seq = :base + o.seq,
+                look_first = CASE WHEN o.state = 'pending' AND jetpay_debit.seen_state IS NOT NULL THEN 1
+                    ELSE o.resolve_first END,
                 finished_at = CASE WHEN o.seq IS NULL THEN NULL ELSE {now} END,
                 certain_at = CASE WHEN o.certain_in IS NULL THEN certain_at ELSE {now} + o.certain_in END,
                 transaction_state = o.transaction_state, confirmed_by_status = o.confirmed_by_status,

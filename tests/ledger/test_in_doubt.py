@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 
 from jetpay_async import Accepted, Captured, ConflictError, OutcomeUnknownError, Rejected, ServiceError, Unknown
 from jetpay_async._core.http import ResolveBound
-from jetpay_async.ledger import Batch
+from jetpay_async.ledger import Batch, EventEffect, Ledger, Report
+from tests.ledger.payment_events import OURS, event
 from tests.ledger.scenario import (
     BOUND,
     CUT,
     CUT_AFTERWARDS,
     SILENT,
+    SILENT_BUT_WORKS,
     Act,
+    DirectCommitExecutor,
     Scenario,
     answers,
     debits,
@@ -309,6 +313,23 @@ def test_a_status_that_went_forward_and_back_is_no_proof(scenario: Scenario) -> 
 
     simulate(main())
     assert scenario.api.requests == Counter(["debit_0"])
+
+
+def test_what_an_event_reported_meanwhile_ends_resending(scenario: Scenario) -> None:
+    """Once a webhook has said that a debit in flight is paid, no status that lags behind has it sent again."""
+    scenario.api.always = SILENT_BUT_WORKS
+    scenario.api.lag = math.inf
+
+    async def main() -> Report:
+        webhooks = Ledger(scenario.path, webhook_ids={OURS}, clock=make_clock(), commit_executor=DirectCommitExecutor)
+        async with scenario.captures() as captures, webhooks as ledger:
+            batch = await captures.submit("a", debits(1))
+            await asyncio.sleep(1.0)
+            assert await ledger.apply(event("paid")) is EventEffect.RECORDED
+            return await batch.wait()
+
+    assert simulate(main()).unknown == 1
+    assert scenario.api.captures == Counter(debits(1))
 
 
 def test_a_status_that_cant_be_read_is_tried_again(scenario: Scenario) -> None:

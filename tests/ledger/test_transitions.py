@@ -149,3 +149,16 @@ def test_a_living_owner_keeps_its_debits(connection: Connection) -> None:
         put(connection, S.SENDING, owner=owner)
 
         assert _intents.take_over(connection, [Scope(1)], owner=OTHER_OWNER) == []
+
+
+def test_what_an_event_saw_while_it_was_being_sent_ends_resending(connection: Connection) -> None:
+    """A debit whose owner found it not captured is resolved, not sent, if an event has reported a state beyond that."""
+    put(connection, S.SENDING, owner=OWNER)
+    connection.change(connection.statements.payments.note_seen_state, {"id": DEBIT, "state": "paid"})
+
+    released = OutcomeRecord(DEBIT, "debit_0", INTENT, S.PENDING, attempts=2, certain_in=0.0)
+    _intents.record(connection, [released], owner=OWNER)
+    claims = _intents.claim(connection, Scope(1), owner=OTHER_OWNER, limit=1, resolve=93.0, rate=None)
+
+    assert claims.send == []
+    assert [(each.debit_id, each.seen_state) for each in claims.resolve] == [("debit_0", "paid")]
