@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 TEXT_LIMIT = 500
 """Characters that are kept of a text."""
 
@@ -24,3 +26,12 @@ def printable(text: str, limit: int | None = TEXT_LIMIT, *, keep: str = "") -> s
         character if character.isprintable() or character in keep else character.encode("unicode_escape").decode()
         for character in plain
     )
+
+
+_is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}").fullmatch
+
+
+def canonical_id(identifier: str) -> str:
+    """Spell an id in one way: UUIDs are written in both cases, with and without hyphens."""
+    text = identifier.casefold()
+    return text.replace("-", "") if _is_uuid(text) else text

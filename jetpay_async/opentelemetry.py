@@ -28,20 +28,40 @@ attribute                         where        meaning
 
 No text of an error gets into a span: the API's words may repeat what was asked.
 
-**Webhooks**: ``WebhookReceiver(..., on_delivery=OpenTelemetryDeliveries())`` records what it answers, by
-``jetpay.webhook.reason`` and ``http.response.status_code``:
+**Webhooks**: an `OpenTelemetryDeliveries` records what a receiver answers::
 
-======================================= =============================================================================
-``jetpay.webhook.delivery.duration``    histogram, in seconds
-``jetpay.webhook.delivery.lag``         histogram: `DeliveryReport.lag`, in seconds
-``jetpay.webhook.events``               counter, by ``jetpay.webhook.result``: ``handled``, ``unhandled``, ``skipped``,
-                                        ``stored``, ``dead``, ``outdated`` or ``left``
-======================================= =============================================================================
+    operations = OpenTelemetry()
+    client = JetpayClient(token, on_operation=operations)
+    deliveries = OpenTelemetryDeliveries(operations)
+    receiver = WebhookReceiver(..., on_delivery=deliveries, on_backlog=deliveries.record_backlog)
+
+**A span for each delivery**, ``jetpay webhook delivery``, below the span that was current where the receiver was
+called, with a **link** to the capture (or charge) of each debit that the delivery is about, if this process made it.
+
+======================================= ======== ===================================================================
+``jetpay.webhook.delivery.duration``    metric   histogram, in seconds
+``jetpay.webhook.delivery.lag``         metric   histogram: `DeliveryReport.lag`, in seconds
+``jetpay.webhook.events``               metric   counter, by ``jetpay.webhook.result``: ``handled``, ``unhandled``,
+                                                 ``skipped``, ``stored``, ``dead``, ``outdated`` or ``left``
+``jetpay.webhook.events.missing``       metric   counter: `DeliveryReport.missing`
+``jetpay.webhook.backlog``              metric   gauge: `Backlog.pending`
+``jetpay.webhook.oldest_pending``       metric   gauge: `Backlog.age`, in seconds; 0 if nothing waits
+``jetpay.webhook.reason``               both     `DeliveryResponse.reason`: of the span, and of both histograms
+``http.response.status_code``           both     the same of `DeliveryResponse.status`
+``jetpay.webhook.id``                   span     which webhook was delivered
+``jetpay.webhook.event_count``          span     how many events it brought
+``jetpay.webhook.lag``                  span     `DeliveryReport.lag`
+``jetpay.webhook.missing``              span     `DeliveryReport.missing`, if any
+``error.type``                          span     the reason, if the status is 400 or more
+``jetpay.debit_id``                     link     the debit
+``jetpay.webhook.event_id``             link     the event
+======================================= ======== ===================================================================
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -49,20 +69,25 @@ try:
 except ImportError as _missing:
     raise ImportError("jetpay_async.opentelemetry needs opentelemetry: pip install 'jetpay-async[otel]'") from _missing
 
+from jetpay_async._text import canonical_id
 from jetpay_async._version import __version__
+from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.telemetry import Attempt, AttemptResult, Operation
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from jetpay_async.webhooks import DeliveryReport
+    from jetpay_async.webhooks.inbox import Backlog
 else:
     # Clients that receive no webhooks need not import them. What reads annotations at run time gets Any.
-    DeliveryReport = Any
+    Backlog = DeliveryReport = Any
 
 __all__ = ["OpenTelemetry", "OpenTelemetryDeliveries"]
 
 _SCOPE = "jetpay_async"
+# The operations that take the money of a debit. What becomes of it is reported by events.
+_TAKING = frozenset({"capture", "charge"})
 _ERROR_TYPE = "error.type"
 _NANOSECONDS = 1_000_000_000
 
@@ -76,6 +101,11 @@ class OpenTelemetry:
     Args:
         tracer_provider: Where the spans go; by default to OpenTelemetry's global provider.
         meter_provider: Where the metric goes; by default to OpenTelemetry's global provider.
+        remembered: Of how many debits the span of the last capture (or charge) is remembered, for the links of an
+            `OpenTelemetryDeliveries`; some hundred bytes each. 0 for none.
+
+    Raises:
+        InvalidArgumentError: ``remembered`` is less than 0.
     """
 
     def __init__(
@@ -83,7 +113,12 @@ class OpenTelemetry:
         *,
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
+        remembered: int = 10_000,
     ) -> None:
+        if remembered < 0:
+            raise InvalidArgumentError(f"remembered: must be at least 0, not {remembered}", field="remembered")
+        self._remembered = remembered
+        self._captures: OrderedDict[str, trace.SpanContext] = OrderedDict()
         self._tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         self._duration = metrics.get_meter(_SCOPE, __version__, meter_provider).create_histogram(
             "jetpay.client.operation.duration",
@@ -104,6 +139,27 @@ class OpenTelemetry:
         # The measurement knows its span, so that a metric can show examples of what it counts.
         self._duration.record(operation.duration, labels, self._trace(operation, labels))
 
+    def capture_of(self, debit_id: str) -> trace.SpanContext | None:
+        """Return the span of the last capture (or charge) of a debit, to link another span to it.
+
+        Args:
+            debit_id: The debit's id, in any spelling.
+
+        Returns:
+            None if this object was not called with one that was sampled, or has forgotten it.
+        """
+        return self._captures.get(canonical_id(debit_id))
+
+    def _remember(self, operation: Operation, context: trace.SpanContext) -> None:
+        """Keep the span of an operation whose debit events will be about, and forget the oldest."""
+        if operation.debit_id is None or operation.name not in _TAKING or not context.trace_flags.sampled:
+            return
+        debit_id = canonical_id(operation.debit_id)
+        self._captures[debit_id] = context
+        self._captures.move_to_end(debit_id)
+        if len(self._captures) > self._remembered:
+            self._captures.popitem(last=False)
+
     def _trace(self, operation: Operation, labels: dict[str, str]) -> Context:
         """Make the spans; return the context of the operation's own."""
         attributes: dict[str, str | bool] = {**labels, "jetpay.confirmed_by_status": operation.confirmed_by_status}
@@ -116,6 +172,7 @@ class OpenTelemetry:
             start_time=_nanoseconds(operation.started_at),
         )
         context = trace.set_span_in_context(span)
+        self._remember(operation, span.get_span_context())
         if span.is_recording():
             earlier: Counter[str] = Counter()
             for attempt in operation.attempts:
@@ -153,13 +210,24 @@ _RESULTS = ("handled", "unhandled", "skipped", "stored", "dead", "outdated", "le
 
 
 class OpenTelemetryDeliveries:
-    """Turns answered webhook deliveries into metrics; an instance is an ``on_delivery`` of `WebhookReceiver`.
+    """Turns answered webhook deliveries into spans and metrics; an instance is an ``on_delivery`` of `WebhookReceiver`.
 
     Args:
+        operations: The ``on_operation`` of the client in this process, to whose captures the spans of deliveries are
+            linked. None for no links.
+        tracer_provider: Where the spans go; by default to OpenTelemetry's global provider.
         meter_provider: Where the metrics go; by default to OpenTelemetry's global provider.
     """
 
-    def __init__(self, *, meter_provider: metrics.MeterProvider | None = None) -> None:
+    def __init__(
+        self,
+        operations: OpenTelemetry | None = None,
+        *,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        self._operations = operations
+        self._tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
         self._duration = meter.create_histogram(
             "jetpay.webhook.delivery.duration",
@@ -176,6 +244,25 @@ class OpenTelemetryDeliveries:
         self._events = meter.create_counter(
             "jetpay.webhook.events", unit="{event}", description="Events of deliveries, by what became of them."
         )
+        self._missing = meter.create_counter(
+            "jetpay.webhook.events.missing",
+            unit="{event}",
+            description="Events that had not arrived when a later one did.",
+        )
+        self._waiting: tuple[int, float] | None = None
+        # Observed rather than set: older SDKs forget what was set once it has been read.
+        meter.create_observable_gauge(
+            "jetpay.webhook.backlog",
+            [lambda _: self._observe(0)],
+            unit="{event}",
+            description="Events that have arrived and are not handled.",
+        )
+        meter.create_observable_gauge(
+            "jetpay.webhook.oldest_pending",
+            [lambda _: self._observe(1)],
+            unit="s",
+            description="Age of the oldest event that has arrived and is not handled; 0 if there is none.",
+        )
 
     def __call__(self, report: DeliveryReport) -> None:
         """Record one delivery.
@@ -188,10 +275,68 @@ class OpenTelemetryDeliveries:
             "jetpay.webhook.reason": response.reason,
             "http.response.status_code": response.status,
         }
-        self._duration.record(report.duration, labels)
+        context = self._trace(report, labels)
+        self._duration.record(report.duration, labels, context)
         if report.lag is not None:
-            self._lag.record(report.lag, labels)
+            self._lag.record(report.lag, labels, context)
         for result in _RESULTS:
             count: int = getattr(response, result)
             if count:
                 self._events.add(count, {"jetpay.webhook.result": result})
+        if report.missing:
+            self._missing.add(report.missing)
+        if report.backlog is not None:
+            self._record_backlog(report.backlog, now=report.started_at + report.duration)
+
+    def record_backlog(self, backlog: Backlog) -> None:
+        """Record how many events wait: an ``on_backlog`` of `WebhookReceiver`.
+
+        Args:
+            backlog: What the receiver reports.
+        """
+        self._record_backlog(backlog, now=time.time())
+
+    def _record_backlog(self, backlog: Backlog, *, now: float) -> None:
+        self._waiting = (backlog.pending, backlog.age(now) or 0.0)
+
+    def _observe(self, place: int) -> list[metrics.Observation]:
+        """Return one half of the last backlog, in the thread of whoever reads the metrics."""
+        waiting = self._waiting
+        return [] if waiting is None else [metrics.Observation(waiting[place])]
+
+    def _trace(self, report: DeliveryReport, labels: dict[str, str | int]) -> Context:
+        """Make the span of a delivery; return its context."""
+        attributes: dict[str, str | int | float] = {**labels}
+        if report.delivery is not None:
+            attributes["jetpay.webhook.id"] = report.delivery.webhook_id
+            attributes["jetpay.webhook.event_count"] = len(report.delivery.events)
+        if report.lag is not None:
+            attributes["jetpay.webhook.lag"] = report.lag
+        if report.missing:
+            attributes["jetpay.webhook.missing"] = report.missing
+        if report.response.status >= 400:
+            attributes[_ERROR_TYPE] = report.response.reason
+        span = self._tracer.start_span(
+            "jetpay webhook delivery",
+            kind=trace.SpanKind.CONSUMER,
+            attributes=attributes,
+            links=self._links(report),
+            start_time=_nanoseconds(report.started_at),
+        )
+        # As for servers: a 4xx is the fault of who sent it.
+        if report.response.status >= 500:
+            span.set_status(trace.StatusCode.ERROR)
+        span.end(_nanoseconds(report.started_at + report.duration))
+        return trace.set_span_in_context(span)
+
+    def _links(self, report: DeliveryReport) -> list[trace.Link]:
+        links: list[trace.Link] = []
+        if self._operations is None or report.delivery is None:
+            return links
+        for event in report.delivery.events:
+            debit_id: str | None = getattr(event, "transaction_id", None)
+            capture = None if debit_id is None else self._operations.capture_of(debit_id)
+            if debit_id is not None and capture is not None:
+                attributes: dict[str, str | int] = {"jetpay.debit_id": debit_id, "jetpay.webhook.event_id": event.id}
+                links.append(trace.Link(capture, attributes))
+        return links

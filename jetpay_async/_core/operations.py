@@ -6,7 +6,6 @@ it; nothing else in the package decides that.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -18,7 +17,7 @@ from jetpay_async._core import contract, json
 from jetpay_async._core.arguments import read_id, read_statement
 from jetpay_async._core.http import find_request_id
 from jetpay_async._core.schema import CancelReply, CaptureReply, PreauthorizeReply, ResponseDecoder, StatusReply
-from jetpay_async._text import printable
+from jetpay_async._text import canonical_id, printable
 from jetpay_async.errors import Context, TransactionFailedError
 from jetpay_async.models import (
     CAPTURED_STATES,
@@ -349,20 +348,11 @@ def _confirmed_charge(call: Call[Charge], status: TransactionStatus, context: Re
     return Charge(**_confirmed_card_payment(call, status, context))
 
 
-_is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}").fullmatch
-
-
-def _canonical(identifier: str) -> str:
-    """Spell an id in one way: UUIDs are written in both cases, with and without hyphens."""
-    text = identifier.casefold()
-    return text.replace("-", "") if _is_uuid(text) else text
-
-
 def agrees(value: JSONValue, asked: str) -> bool:
     """Say whether an id in a response, if there is one, is the one that was asked for."""
     if value is None or value == asked:
         return True
-    return isinstance(value, str) and _canonical(value) == _canonical(asked)
+    return isinstance(value, str) and canonical_id(value) == canonical_id(asked)
 
 
 def _is_amount(value: JSONValue, asked: Decimal) -> bool:

@@ -18,6 +18,7 @@ from jetpay_async._core.migrations import Migrations, NewerSchemaError
 from jetpay_async._core.sqlite import FileIdentityError, SqliteSchema
 from jetpay_async.webhooks._records import (
     FINGERPRINT_BYTES,
+    MAX_COUNTED,
     DeadLetterRow,
     EventKey,
     EventRecord,
@@ -293,6 +294,19 @@ class InboxRows:
                     (self._source, lowest, reached),
                 )
             return reached
+
+    def backlog(self) -> tuple[int, int | None]:
+        """Return how many events are open, and the creation time of the one with the lowest id."""
+        with _translated():
+            pending: int
+            oldest: int | None
+            pending, oldest = self._connection.execute(
+                "SELECT (SELECT count(*) FROM (SELECT 1 FROM jetpay_inbox WHERE source = ? AND handled_at IS NULL"
+                " LIMIT ?)), (SELECT created_at FROM jetpay_inbox WHERE source = ? AND handled_at IS NULL"
+                " ORDER BY event_id LIMIT 1)",
+                (self._source, MAX_COUNTED, self._source),
+            ).fetchone()
+        return pending, oldest
 
     def store(self, records: Sequence[EventRecord]) -> tuple[frozenset[int], frozenset[int], int | None]:
         """Store events with their JSON; return what is new, what was known, and the last id seen before."""

@@ -260,6 +260,17 @@ REMEMBER_CONTIGUOUS = """
     ON CONFLICT (source) DO UPDATE SET first = excluded.first, last = excluded.last
 """
 
+BACKLOG = """
+    SELECT (
+        SELECT count(*) FROM (
+            SELECT FROM jetpay_inbox WHERE source = %(source)s AND handled_at IS NULL LIMIT %(limit)s
+        ) AS open
+    ), (
+        SELECT created_at FROM jetpay_inbox WHERE source = %(source)s AND handled_at IS NULL
+        ORDER BY event_id LIMIT 1
+    )
+"""
+
 # For transactions of the user's, by any driver. The first statement of the two tells which transaction and database it
 # is in; the second one changes nothing unless it is in the same, so it changes nothing under autocommit.
 WHICH_TRANSACTION = "SELECT txid_current(), (SELECT identity FROM jetpay_inbox_schema)"

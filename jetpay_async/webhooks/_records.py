@@ -12,13 +12,15 @@ from jetpay_async._core import json
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError, OutdatedEventError
 from jetpay_async.webhooks.events import Event, StoredDocument, TransactionEvent, decode_stored
-from jetpay_async.webhooks.inbox import DeadLetter
+from jetpay_async.webhooks.inbox import Backlog, DeadLetter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FINGERPRINT_BYTES = 4
+MAX_COUNTED = 10_000
+"""How many events of a backlog are counted, so that a large one costs milliseconds at most."""
 
 
 class EventKey(NamedTuple):
@@ -99,6 +101,12 @@ def dead_letters_from(rows: Sequence[DeadLetterRow]) -> Sequence[DeadLetter]:
         )
         for event, row in zip(events, rows, strict=True)
     )
+
+
+def backlog_from(pending: int, oldest_created_at: int | None) -> Backlog:
+    """Read a backlog back; the time is in microseconds since the epoch."""
+    oldest = None if oldest_created_at is None else _EPOCH + timedelta(microseconds=oldest_created_at)
+    return Backlog(pending=pending, oldest_created_at=oldest)
 
 
 def require_dead_letter(event_id: int, *, found: bool) -> None:

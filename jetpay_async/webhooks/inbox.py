@@ -40,6 +40,8 @@ import attrs
 from jetpay_async.webhooks.events import Event
 
 __all__ = [
+    "Backlog",
+    "BacklogInbox",
     "DeadLetter",
     "DeadLetterInbox",
     "DurableEventInbox",
@@ -100,6 +102,29 @@ class DeadLetter:
     """The last failure: the kind of the exception, and its text, shortened."""
     failed_at: datetime
     """When the last attempt failed; aware, in UTC."""
+
+
+@attrs.frozen(kw_only=True)
+class Backlog:
+    """The events that have arrived and are not handled yet, those of other workers included."""
+
+    pending: int
+    """How many there are; at most 10,000 are counted."""
+    oldest_created_at: datetime | None
+    """The ``created_at`` of the one with the lowest id; None if there is none."""
+
+    def age(self, now: float) -> float | None:
+        """Return how old the oldest one is.
+
+        Args:
+            now: In seconds since the epoch.
+
+        Returns:
+            Seconds, never less than 0; None if there is none.
+        """
+        if self.oldest_created_at is None:
+            return None
+        return max(0.0, now - self.oldest_created_at.timestamp())
 
 
 @attrs.frozen(kw_only=True)
@@ -225,6 +250,15 @@ class LatestStateInbox(EventInbox, Protocol):
 
     async def last_handled(self, transaction_id: str) -> TransactionRecord | None:
         """Return the event of this transaction with the highest id that was marked; None if none is remembered."""
+        ...
+
+
+@runtime_checkable
+class BacklogInbox(EventInbox, Protocol):
+    """An inbox that says how many events wait to be handled, for metrics and alarms."""
+
+    async def backlog(self) -> Backlog:
+        """Return how many events have arrived and are not handled, and how old the oldest one is."""
         ...
 
 

@@ -28,8 +28,10 @@ from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks import _postgres_sql as sql
 from jetpay_async.webhooks._latest import latest_only
 from jetpay_async.webhooks._records import (
+    MAX_COUNTED,
     DeadLetterRow,
     EventKey,
+    backlog_from,
     conflict,
     dead_letters_from,
     key_of,
@@ -40,7 +42,7 @@ from jetpay_async.webhooks._records import (
 )
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 from jetpay_async.webhooks.events import Event, StoredDocument, TransactionEvent, decode_stored
-from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored, TransactionRecord
+from jetpay_async.webhooks.inbox import Backlog, DeadLetter, FailedAttempt, Leased, Stored, TransactionRecord
 
 __all__ = ["PostgresInbox"]
 
@@ -234,6 +236,14 @@ class PostgresInbox:
         while goes_on:
             last, goes_on = await self._run(advance)
         return last
+
+    async def backlog(self) -> Backlog:
+        """Return how many events wait to be handled; see `BacklogInbox.backlog`."""
+
+        async def read(connection: _Connection) -> tuple[Any, ...]:
+            return await self._row(connection, sql.BACKLOG, limit=MAX_COUNTED)
+
+        return backlog_from(*await self._run(read))
 
     # DurableEventInbox
 

@@ -28,6 +28,7 @@ from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
+from jetpay_async.webhooks._backlog import BacklogReporter, read_backlog
 from jetpay_async.webhooks._dispatch import DispatchLimits, LeasedDispatch, log_inbox_failure
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
@@ -35,7 +36,14 @@ from jetpay_async.webhooks._request import DeliveryRequest, Headers
 from jetpay_async.webhooks._stored_worker import StoredEventWorker
 from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryError, WebhookError
 from jetpay_async.webhooks.events import Delivery, Event
-from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox, LatestStateInbox
+from jetpay_async.webhooks.inbox import (
+    Backlog,
+    BacklogInbox,
+    DeadLetter,
+    DurableEventInbox,
+    EventInbox,
+    LatestStateInbox,
+)
 from jetpay_async.webhooks.router import EventRouter
 
 __all__ = ["DeliveryReport", "DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
@@ -44,6 +52,8 @@ __all__ = ["DeliveryReport", "DeliveryResponse", "DeliveryVerifier", "WebhookRec
 _RESPONSE_SHARE = 0.9
 # A handler that takes too long fails, and is logged as such, before the answer is due.
 _HANDLER_SHARE = 0.8
+# How much of it the reading of the backlog may take, after the rest is done.
+_BACKLOG_SHARE = 0.05
 # How long running handlers may take to end when the receiver is closed: less than servers wait before they kill.
 _CLOSE_TIMEOUT_SECONDS = 5.0
 
@@ -101,6 +111,17 @@ class DeliveryReport:
     """Seconds until the answer."""
     delivery: Delivery | None
     """What was delivered; None if it was rejected."""
+    missing: int = 0
+    """How many ids below those of the delivery had never arrived, although Jetpay skips none [docs], and were not
+    reported by a delivery before: see ``on_missing_events``."""
+    backlog: Backlog | None = None
+    """What waited to be handled at the end of the delivery. None if it was rejected or ran out of time, if the inbox is
+    no `~jetpay_async.webhooks.inbox.BacklogInbox`, or if it could not be read quickly."""
+
+    @property
+    def oldest_pending(self) -> float | None:
+        """Seconds from ``created_at`` of the oldest event that waits to the answer; None if none is known to wait."""
+        return None if self.backlog is None else self.backlog.age(self.started_at + self.duration)
 
     @property
     def lag(self) -> float | None:
@@ -114,6 +135,13 @@ class DeliveryReport:
 
 
 _CLOSED = DeliveryResponse(status=503, reason="closed")
+
+
+@attrs.define
+class _Findings:
+    """What the handling of a delivery finds out beside its response."""
+
+    missing: int = 0
 
 
 class WebhookReceiver:
@@ -171,12 +199,17 @@ class WebhookReceiver:
         on_delivery: Called with a `DeliveryReport` for each delivery that is answered, rejected ones too: for metrics
             and tracing; `jetpay_async.opentelemetry.OpenTelemetryDeliveries` is one. Synchronous and quick; what it
             raises is logged.
+        on_backlog: Called with a `~jetpay_async.webhooks.inbox.Backlog` every ``poll_interval`` seconds while the
+            receiver is entered, so that a gauge falls when stored events are handled, and shows those that wait while
+            nothing is delivered; `OpenTelemetryDeliveries.record_backlog` is one. Synchronous and quick; what it raises
+            is logged.
         clock: Where time and chance come from.
 
     Raises:
         InvalidArgumentError: A number is not positive, ``max_attempts`` is less than 1, or ``on_error`` or
             ``acknowledge`` is none of the above.
-        ConfigurationError: ``acknowledge="after_storing"`` with an inbox that can't store events.
+        ConfigurationError: ``acknowledge="after_storing"`` with an inbox that can't store events, or ``on_backlog``
+            with one that can't say how many wait (`~jetpay_async.webhooks.inbox.BacklogInbox`).
     """
 
     def __init__(
@@ -196,6 +229,7 @@ class WebhookReceiver:
         poll_interval: float = 5.0,
         on_missing_events: Callable[[int, int], Awaitable[object]] | None = None,
         on_delivery: Callable[[DeliveryReport], object] | None = None,
+        on_backlog: Callable[[Backlog], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         for name, seconds in (
@@ -221,6 +255,11 @@ class WebhookReceiver:
                 f"acknowledge='after_storing' needs an inbox that stores events on disk; {type(inbox).__name__} does"
                 f" not, SqliteInbox does"
             )
+        counting = inbox if isinstance(inbox, BacklogInbox) else None
+        self._backlog_reporter: BacklogReporter | None = None
+        if on_backlog is not None:
+            self._backlog_reporter = BacklogReporter(_counting(inbox), on_backlog, interval=poll_interval, clock=clock)
+        self._backlog_of = None if on_delivery is None else counting
         self._verifier = verifier
         self._router = router
         self._inbox = inbox
@@ -297,7 +336,11 @@ class WebhookReceiver:
             delivery = await self._verifier.verify(request.body, request.authorization, headers=request.headers)
         except WebhookError as error:
             return self._report(_rejected(error), None, started_at, started)
-        work = self._handle(delivery) if self._stores_with is None else self._store(delivery, self._stores_with)
+        findings = _Findings()
+        if self._stores_with is None:
+            work = self._handle(delivery, findings)
+        else:
+            work = self._store(delivery, findings, self._stores_with)
         task = asyncio.create_task(work)
         self._deliveries.add(task)
         task.add_done_callback(self._deliveries.discard)
@@ -315,7 +358,10 @@ class WebhookReceiver:
             response = task.result()
         if response.left:
             logger.warning("answering %d (%s): %d events are left", response.status, response.reason, response.left)
-        return self._report(response, delivery, started_at, started)
+        backlog: Backlog | None = None
+        if self._backlog_of is not None and task.done():
+            backlog = await read_backlog(self._backlog_of, within=self._response_timeout * _BACKLOG_SHARE)
+        return self._report(response, delivery, started_at, started, missing=findings.missing, backlog=backlog)
 
     async def check_headers(self, headers: Headers) -> DeliveryResponse | None:
         """Reject a delivery before its body is read, if its headers suffice for that: the token, the callback's key.
@@ -379,7 +425,11 @@ class WebhookReceiver:
             self._deliveries.clear()
             if self._stored_worker is not None:
                 self._stored_worker.forget()
+            if self._backlog_reporter is not None:
+                self._backlog_reporter.forget()
             return
+        if self._backlog_reporter is not None:
+            await self._backlog_reporter.aclose()
         for dispatch in self._dispatches:
             dispatch.stop("closed")
         if self._stored_worker is not None:
@@ -396,6 +446,8 @@ class WebhookReceiver:
         self._entered_in = ForkGuard()
         if self._stored_worker is not None:
             self._stored_worker.start()
+        if self._backlog_reporter is not None:
+            self._backlog_reporter.start()
         return self
 
     async def __aexit__(
@@ -421,7 +473,14 @@ class WebhookReceiver:
             )
 
     def _report(
-        self, response: DeliveryResponse, delivery: Delivery | None, started_at: float, started: float
+        self,
+        response: DeliveryResponse,
+        delivery: Delivery | None,
+        started_at: float,
+        started: float,
+        *,
+        missing: int = 0,
+        backlog: Backlog | None = None,
     ) -> DeliveryResponse:
         """Call on_delivery, and return the response."""
         if self._on_delivery is not None:
@@ -430,6 +489,8 @@ class WebhookReceiver:
                 started_at=started_at,
                 duration=self._clock.monotonic() - started,
                 delivery=delivery,
+                missing=missing,
+                backlog=backlog,
             )
             try:
                 self._on_delivery(report)
@@ -448,14 +509,14 @@ class WebhookReceiver:
             self._dispatches.discard(dispatch)
             await lease.release()
 
-    async def _handle(self, delivery: Delivery) -> DeliveryResponse:
+    async def _handle(self, delivery: Delivery, findings: _Findings) -> DeliveryResponse:
         events = delivery.events
         skipped = 0
         async with self._dispatching(self._delivery_limits) as dispatch:
             try:
                 leased = await dispatch.lease.acquire(events)
                 skipped = len(leased.handled)
-                await self._report_missing(events, leased.last_seen)
+                await self._report_missing(events, leased.last_seen, findings)
                 await dispatch.run([event for event in events if event.id in leased.mine])
                 if leased.busy:
                     dispatch.stop("busy")
@@ -479,7 +540,9 @@ class WebhookReceiver:
             left=left,
         )
 
-    async def _store(self, delivery: Delivery, stored_worker: StoredEventWorker) -> DeliveryResponse:
+    async def _store(
+        self, delivery: Delivery, findings: _Findings, stored_worker: StoredEventWorker
+    ) -> DeliveryResponse:
         events = delivery.events
         try:
             stored = await stored_worker.inbox.store(events)
@@ -487,23 +550,35 @@ class WebhookReceiver:
             if must_propagate(error):
                 raise
             return DeliveryResponse(status=503, reason=log_inbox_failure(error), left=len(events))
-        await self._report_missing(events, stored.last_seen)
+        await self._report_missing(events, stored.last_seen, findings)
         stored_worker.wake()
         return DeliveryResponse(status=200, reason="stored", stored=len(stored.new), skipped=len(stored.known))
 
-    async def _report_missing(self, events: Sequence[Event], last_seen: int | None) -> None:
-        if self._on_missing_events is None:
-            return
+    async def _report_missing(self, events: Sequence[Event], last_seen: int | None, findings: _Findings) -> None:
         for event in events:
             if last_seen is not None and event.id > last_seen + 1:
-                try:
-                    await self._on_missing_events(last_seen + 1, event.id - 1)
-                except BaseException as error:
-                    if must_propagate(error):
-                        raise
-                    # The events are handled all the same.
-                    log_failure(error, "on_missing_events failed for %d to %d", last_seen + 1, event.id - 1)
+                findings.missing += event.id - last_seen - 1
+                if self._on_missing_events is not None:
+                    await self._call_on_missing(self._on_missing_events, last_seen + 1, event.id - 1)
             last_seen = event.id if last_seen is None else max(last_seen, event.id)
+
+    @staticmethod
+    async def _call_on_missing(report: Callable[[int, int], Awaitable[object]], first: int, last: int) -> None:
+        try:
+            await report(first, last)
+        except BaseException as error:
+            if must_propagate(error):
+                raise
+            # The events are handled all the same.
+            log_failure(error, "on_missing_events failed for %d to %d", first, last)
+
+
+def _counting(inbox: EventInbox) -> BacklogInbox:
+    if not isinstance(inbox, BacklogInbox):
+        raise ConfigurationError(
+            f"on_backlog needs an inbox that says how many events wait (BacklogInbox); {type(inbox).__name__} does not"
+        )
+    return inbox
 
 
 async def _cancel(tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:

@@ -22,6 +22,7 @@ from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks._inbox_rows import InboxRows, mark
 from jetpay_async.webhooks._latest import latest_only
 from jetpay_async.webhooks._records import (
+    backlog_from,
     dead_letters_from,
     handled_event,
     key_of,
@@ -30,7 +31,7 @@ from jetpay_async.webhooks._records import (
     require_dead_letter,
 )
 from jetpay_async.webhooks.events import Event, decode_stored
-from jetpay_async.webhooks.inbox import DeadLetter, FailedAttempt, Leased, Stored, TransactionRecord
+from jetpay_async.webhooks.inbox import Backlog, DeadLetter, FailedAttempt, Leased, Stored, TransactionRecord
 
 __all__ = ["MemoryInbox", "SqliteInbox"]
 
@@ -97,6 +98,10 @@ class _RowsInbox(ABC):
     async def last_contiguous_event_id(self) -> int | None:
         """Return the id up to which nothing is missing; see `EventInbox.last_contiguous_event_id`."""
         return await self._run(lambda rows: rows.last_contiguous_event_id())
+
+    async def backlog(self) -> Backlog:
+        """Return how many events wait to be handled; see `BacklogInbox.backlog`."""
+        return backlog_from(*await self._run(lambda rows: rows.backlog()))
 
 
 class MemoryInbox(_RowsInbox):
