@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Run by test_frameworks.py, test_own_transaction.py, and in tests/ledger by test_engine_recipes.py and
+# Run by test_frameworks.py, test_own_transaction.py, test_queues.py, and in tests/ledger by test_engine_recipes.py and
 # test_user_transactions.py.
 ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_django", "app_sanic", "app_asgi"} | {
     "shop_sqlite",
     "shop_postgres",
     "shop_ledger",
     "shop_states",
+    "queue_procrastinate",
+    "queue_celery",
+    "queue_taskiq",
+    "queue_arq",
     "night",
     "night_celery",
     "night_dbos",
