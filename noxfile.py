@@ -143,9 +143,10 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the package, and the typed example of its use, with mypy and pyright; every public name has a type."""
-    install(session, "types", "test")
+    install(session, "types", "test", "frameworks")
     session.run("mypy", "-p", "jetpay_async")
     session.run("mypy", "tests/typing")
+    session.run("mypy", "docs/rental", env={"MYPYPATH": "docs"})
     session.run("pyright")
     session.run("pyright", "--verifytypes", "jetpay_async", "--ignoreexternal")
 
