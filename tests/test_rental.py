@@ -13,12 +13,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 VARIANTS = {
     "strict": ["-o", "asyncio_mode=strict"],
-    "auto, session": [
+    "auto, session, xdist": [
         *("-o", "asyncio_mode=auto"),
         *("-o", "asyncio_default_fixture_loop_scope=session", "-o", "asyncio_default_test_loop_scope=session"),
-        *("-k", "not orphans"),
+        *("-n", "2", "-k", "not orphans"),
     ],
-    "xdist": ["-n", "2", "-k", "not orphans"],
 }
 
 
