@@ -82,8 +82,8 @@ def create_app(settings: Settings, *, keys: KeySet | None = None) -> FastAPI:
     app.router.routes.append(Route("/webhooks/jetpay", WebhookApp(receiver), methods=["POST"]))
 
     @app.put("/bookings/{booking_id}")
-    async def book(booking_id: str, new: NewBooking, shop: OpenShop) -> Row:
-        await shop.book(
+    async def make_booking(booking_id: str, new: NewBooking, shop: OpenShop) -> Row:
+        await shop.make_booking(
             Booking(
                 id=booking_id,
                 contact_id=new.contact_id,

@@ -105,7 +105,7 @@ class Shop:
         async with self.sessions.begin() as session:
             await session.execute(change.values(state=state.value, debit_id=debit_id))
 
-    async def book(self, booking: Booking) -> None:
+    async def make_booking(self, booking: Booking) -> None:
         """Commit the booking, then reserve its amount."""
         values = {
             "id": booking.id,
