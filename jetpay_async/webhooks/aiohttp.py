@@ -24,7 +24,7 @@ def add_receiver(app: web.Application, path: str, receiver: WebhookReceiver, *, 
     """Receive deliveries at a path, for as long as the application runs.
 
     A body above the application's ``client_max_size`` (1 MiB unless told otherwise) is answered with a 413, and
-    reported by the receiver, as one that takes too long is.
+    reported by the receiver, as one that takes too long (408) or can't be read to its end (400) is.
 
     Args:
         app: The application, before it is started.
@@ -72,6 +72,9 @@ def handler(
                 await request.read()
         except TimeoutError:
             return receiver.reject_unread(408, "body_timeout", duration=time.monotonic() - started)
+        except (web.RequestPayloadError, ConnectionError):
+            # Cut off, or not compressed as its Content-Encoding says.
+            return receiver.reject_unread(400, "body_unreadable", duration=time.monotonic() - started)
         except web.HTTPRequestEntityTooLarge:
             return receiver.reject_unread(413, "body_too_large", duration=time.monotonic() - started)
         # aiohttp keeps what it has read.

@@ -81,7 +81,8 @@ class DeliveryResponse:
     reason: str
     """One stable code. ``handled`` or ``stored``; the `WebhookError.reason` of a rejected delivery; ``handler_failed``;
     ``busy`` (another worker holds the events), ``lease_lost``, ``out_of_time``, ``closed``, or the
-    `InboxError.reason`. An adapter that gives up reading a body: ``body_too_large`` (413), ``body_timeout`` (408)."""
+    `InboxError.reason`. An adapter that gives up reading a body: ``body_too_large`` (413), ``body_timeout`` (408),
+    ``body_unreadable`` (400)."""
     handled: int = 0
     """How many events were handled now."""
     unhandled: int = 0
@@ -392,8 +393,9 @@ class WebhookReceiver:
         """Reject a delivery while its body is read, and report it: for adapters, which limit what they read.
 
         Args:
-            status: What to answer: 413 for a body that is too large, 408 for one that takes too long.
-            reason: One stable code, such as ``body_too_large`` or ``body_timeout``.
+            status: What to answer: 413 for a body that is too large, 408 for one that takes too long, 400 for one that
+                can't be read to its end.
+            reason: One stable code, such as ``body_too_large``, ``body_timeout`` or ``body_unreadable``.
             duration: Seconds that it took until now.
 
         Returns:

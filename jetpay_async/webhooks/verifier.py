@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import cast
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.secret import Secret
-from jetpay_async.errors import ConfigurationError
+from jetpay_async._text import printable
+from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY_SECONDS, MAX_BODY_BYTES, Window, verify_token, verify_within
 from jetpay_async.webhooks._request import DeliveryRequest, Headers, authorization_of, pairs_of, values_of
 from jetpay_async.webhooks.claims import Claims
@@ -44,7 +46,8 @@ class WebhookVerifier:
             delivery of your own webhook.
 
     Raises:
-        InvalidArgumentError: A number of seconds is out of range.
+        InvalidArgumentError: A number of seconds is out of range, or ``webhook_ids`` is empty or holds what is no whole
+            number.
         ConfigurationError: Of ``callback_api_key`` and its header, one is missing or empty.
     """
 
@@ -69,7 +72,7 @@ class WebhookVerifier:
         if is_empty:
             raise ConfigurationError("callback_api_key and callback_api_key_header: must not be empty")
         self._keys = keys
-        self._webhook_ids = webhook_ids
+        self._webhook_ids = None if webhook_ids is None else _checked_ids(webhook_ids)
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._callback_api_key_header = callback_api_key_header or ""
@@ -172,6 +175,18 @@ class WebhookVerifier:
         return verify_within(
             request.body, request.token(), keys, now, window=self._window, max_body_bytes=self._max_body_bytes
         )
+
+
+def _checked_ids(webhook_ids: Collection[int]) -> frozenset[int]:
+    """Return the ids of the user's webhooks, or raise: each delivery would be rejected for a mistake in them."""
+    given = cast("object", webhook_ids)
+    ids = frozenset(cast("Iterable[object]", given) if isinstance(given, Iterable) else ())
+    if not ids or any(isinstance(each, bool) or not isinstance(each, int) for each in ids):
+        raise InvalidArgumentError(
+            f"webhook_ids: pass the numbers of your webhooks, such as {{123}}, not {printable(repr(given), 64)}",
+            field="webhook_ids",
+        )
+    return cast("frozenset[int]", ids)
 
 
 def _is_key(sent: str, key: bytes) -> bool:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from jetpay_async.webhooks import EventRouter, KeySet, MemoryInbox, TransactionPaid, WebhookReceiver, WebhookVerifier
 from jetpay_async.webhooks.aiohttp import add_receiver, handler
-from tests.webhooks.receiving import body_of, document
+from tests.webhooks.receiving import body_of, document, until
 from tests.webhooks.serving import JWKS, PATH, aiohttp_web, authorization, post
 
 if TYPE_CHECKING:
@@ -116,6 +116,34 @@ async def test_bodies_that_are_not_read_are_reported() -> None:
 
     assert [report.response.reason for report in reports] == ["body_too_large", "body_timeout"]
     assert all(report.duration >= 0 and report.delivery is None for report in reports)
+
+
+@pytest.mark.asyncio
+async def test_bodies_that_can_not_be_read_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A body that is not compressed as its headers say, or is cut off, fails in no handler of ours."""
+    reports: list[DeliveryReport] = []
+    verifier = WebhookVerifier(KeySet.from_jwks(JWKS), webhook_ids={123})
+    receiver = WebhookReceiver(verifier, EventRouter(), inbox=MemoryInbox(), on_delivery=reports.append)
+    app = web.Application()
+    add_receiver(app, PATH, receiver)
+    lines = [f"POST {PATH} HTTP/1.1", "Host: shop", f"Authorization: {authorization(BODY)}", "Content-Length: 1000"]
+
+    async with aiohttp_web(app) as url:
+        headers = {"Authorization": authorization(BODY), "Content-Encoding": "gzip"}
+        # Not compressed by aiohttp's own client, which would do it right.
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url + PATH, data=BODY, headers=headers, compress=False) as response,
+        ):
+            assert response.status == 400
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write("\r\n".join([*lines, "", "cut"]).encode())
+        await writer.drain()
+        writer.close()
+        await until(lambda: len(reports) == 2)
+
+    assert [report.response.reason for report in reports] == ["body_unreadable"] * 2
+    assert "Error handling request" not in caplog.text
 
 
 def test_the_adapter_does_not_hide_the_library() -> None:

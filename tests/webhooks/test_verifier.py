@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -95,11 +96,27 @@ async def test_whose_webhook_it_is(clock: FakeClock) -> None:
     mine = WebhookVerifier(KEYS, webhook_ids={5, 123}, clock=clock.clock)
     assert (await mine.verify(BODY, authorization)).webhook_id == 123
 
-    for ids in ({5}, frozenset[int]()):
-        with pytest.raises(ForeignDeliveryError) as caught:
-            await WebhookVerifier(KEYS, webhook_ids=ids, clock=clock.clock).verify(BODY, authorization)
-        assert (caught.value.reason, caught.value.status_hint) == (Reason.WRONG_WEBHOOK, 403)
-        assert "webhook 123" in caught.value.explain()
+    with pytest.raises(ForeignDeliveryError) as caught:
+        await WebhookVerifier(KEYS, webhook_ids={5}, clock=clock.clock).verify(BODY, authorization)
+    assert (caught.value.reason, caught.value.status_hint) == (Reason.WRONG_WEBHOOK, 403)
+    assert "webhook 123" in caught.value.explain()
+
+
+@pytest.mark.parametrize("ids", [frozenset[int](), 123, "123", {"123"}, {123.0}, {True}, [123, None]], ids=repr)
+def test_ids_that_no_delivery_can_have_are_rejected_at_once(ids: Any) -> None:
+    """A mistake in the numbers of my webhooks shows where it is made, and not in each delivery."""
+    with pytest.raises(InvalidArgumentError, match="webhook_ids: pass the numbers"):
+        WebhookVerifier(KEYS, webhook_ids=ids)
+
+
+@pytest.mark.asyncio
+async def test_ids_are_read_once(clock: FakeClock) -> None:
+    """What can be iterated once serves all deliveries, and what is changed later changes nothing."""
+    ids: Any = iter([123])
+    verifier = WebhookVerifier(KEYS, webhook_ids=ids, clock=clock.clock)
+
+    for _ in range(2):
+        assert (await verifier.verify(BODY, sign(BODY, PRIVATE, kid=KID, now=clock.now))).webhook_id == 123
 
 
 def keyed(clock: FakeClock) -> WebhookVerifier:
