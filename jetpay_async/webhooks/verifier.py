@@ -179,11 +179,11 @@ class WebhookVerifier:
 
 def _checked_ids(webhook_ids: Collection[int]) -> frozenset[int]:
     """Return the ids of the user's webhooks, or raise: each delivery would be rejected for a mistake in them."""
-    given = cast("object", webhook_ids)
+    given: object = webhook_ids
     ids = frozenset(cast("Iterable[object]", given) if isinstance(given, Iterable) else ())
     if not ids or any(isinstance(each, bool) or not isinstance(each, int) for each in ids):
         raise InvalidArgumentError(
-            f"webhook_ids: pass the numbers of your webhooks, such as {{123}}, not {printable(repr(given), 64)}",
+            f"webhook_ids: pass the numbers of your webhooks, such as {{123}}, not {printable(repr(webhook_ids), 64)}",
             field="webhook_ids",
         )
     return cast("frozenset[int]", ids)

@@ -276,3 +276,42 @@ async def test_a_clock_that_is_set_back_holds_nothing_for_hours(tmp_path: Path) 
         assert (await inbox.lease(events(3), owner="b", seconds=30.0)).mine == {3}
         await inbox.release(owner="b")
         assert [event.id for event in await inbox.claim(owner="b", seconds=30.0, limit=9)] == [1, 2]
+
+
+@pytest.mark.asyncio
+async def test_no_step_reads_all_that_was_handled(path: Path) -> None:
+    """However many events were handled, each step finds its rows by an index: none reads the whole of a source."""
+    steps: list[str] = []
+    async with SqliteInbox(path) as inbox:
+
+        def trace(rows: InboxRows) -> None:
+            rows._connection.set_trace_callback(steps.append)
+
+        await inbox._run(trace)
+        await inbox.store(events(1, 2))
+        claimed = await inbox.claim(owner="a", seconds=SECONDS, limit=10)
+        await inbox.renew([1, 2], owner="a", seconds=SECONDS)
+        await inbox.record_failure(claimed[0], owner="a", error="", max_attempts=1)
+        await inbox.reschedule(claimed[1], owner="a", seconds=1.0)
+        await inbox.lease(events(3), owner="b", seconds=SECONDS)
+        async with inbox.handling(event(3), owner="b"):
+            pass
+        await inbox.release(owner="b")
+        await inbox.backlog()
+
+        def plans(rows: InboxRows) -> set[str]:
+            rows._connection.set_trace_callback(None)
+            # The lowest and the highest id stand at the ends of the primary key.
+            ends = ("SELECT min(id)", "SELECT max(id)")
+            asked = [
+                step for step in steps if step.startswith(("SELECT", "UPDATE", "DELETE")) and not step.startswith(ends)
+            ]
+            found = [rows._connection.execute(f"EXPLAIN QUERY PLAN {step}").fetchall() for step in asked]
+            return {str(row[3]) for plan in found for row in plan}
+
+        plan = await inbox._run(plans)
+
+    assert len(steps) > 20
+    # The primary key's first column alone is all that a source has.
+    assert {line for line in plan if line.endswith("jetpay_inbox USING PRIMARY KEY (source=?)")} == set()
+    assert {line for line in plan if line.startswith("SCAN jetpay_inbox")} == set()
