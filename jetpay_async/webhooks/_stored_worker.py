@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MAX_CLAIMED = 100
 _FIRST_BACKOFF_SECONDS = 1.0
 _MAX_BACKOFF_SECONDS = 60.0
+_CLOCK_SLACK_SECONDS = 0.02
 
 
 class _Round(Enum):
@@ -141,7 +142,10 @@ class StoredEventWorker:
 
     async def _reschedule(self, event: Event, dispatch: LeasedDispatch) -> None:
         failures = self._failures[event.id] = self._failures.get(event.id, 0) + 1
-        await self.inbox.reschedule(event, owner=dispatch.lease.owner, seconds=_backoff(failures))
+        seconds = _backoff(failures)
+        await self.inbox.reschedule(event, owner=dispatch.lease.owner, seconds=seconds)
+        # Or it would wait for the next poll. The inbox has a clock of its own.
+        asyncio.get_running_loop().call_later(seconds + _CLOCK_SLACK_SECONDS, self.wake)
 
 
 def _backoff(failures: int) -> float:

@@ -119,6 +119,19 @@ class TestStored:
         assert shop.seen == [1, 2, 4, 1, 1, 3]
 
     @pytest.mark.asyncio
+    async def test_a_failed_event_does_not_wait_for_the_next_poll(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is tried again after its own pause, however long the poll interval is."""
+        monkeypatch.setattr("jetpay_async.webhooks._stored_worker._FIRST_BACKOFF_SECONDS", 0.01)
+        shop.failing = {1}
+        async with receiver_for(shop, disk, acknowledge="after_storing", poll_interval=600.0) as receiver:
+            await receiver.receive(delivery_of(1), TOKEN)
+            await until(lambda: len(shop.seen) > 1)
+            shop.failing = set()
+            await shop.finished(1)
+
+    @pytest.mark.asyncio
     @pytest.mark.parametrize("ending", ["another-task", "own-task"])
     @pytest.mark.parametrize("on_error", ["stop", "continue"])
     async def test_a_handler_that_ends_in_a_cancellation_does_not_spin(
