@@ -53,7 +53,7 @@ def test_the_shop_s_own_tests_pass(options: list[str], postgres: str) -> None:
         check=False,
     )
 
-    expected = 2 if "-k" in options else 3
+    expected = 3 if "-k" in options else 4
     assert f"{expected} passed" in run.stdout, run.stdout + run.stderr
     assert run.returncode == 0
 

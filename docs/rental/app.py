@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.routing import Route
 
-from jetpay_async import NotSentError
+from jetpay_async import AuthenticationError, JetpayError, NotSentError, RateLimitedError
 from jetpay_async.ledger import PaymentStateError
 from jetpay_async.webhooks import KeySet, PostgresInbox, RemoteKeySet, WebhookReceiver, WebhookVerifier
 from jetpay_async.webhooks.asgi import WebhookApp
@@ -127,7 +127,9 @@ def create_app(settings: Settings, *, keys: KeySet | None = None) -> FastAPI:
         return await shown(shop, booking_id)
 
     @app.exception_handler(NotSentError)
-    async def again(request: Request, error: NotSentError) -> JSONResponse:
+    @app.exception_handler(AuthenticationError)
+    @app.exception_handler(RateLimitedError)
+    async def again(request: Request, error: JetpayError) -> JSONResponse:
         return JSONResponse({"detail": "nothing was reserved: try again"}, status_code=503)
 
     @app.exception_handler(PaymentStateError)

@@ -14,8 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from jetpay_async import (
     PRODUCTION_URL,
     APIError,
+    AuthenticationError,
     JetpayClient,
     OutcomeUnknownError,
+    RateLimitedError,
     Rejected,
     RetryPolicy,
 )
@@ -81,6 +83,8 @@ class Shop:
 
         Raises:
             NotSentError: Nothing was sent; the same call again is safe.
+            AuthenticationError: The token was rejected. Correct it; the same call again is safe.
+            RateLimitedError: Too many requests; the same call again is safe.
         """
         booking = await self.booking(booking_id)
         if booking is None:
@@ -98,6 +102,8 @@ class Shop:
             debit_id = reserved.debit_id
         except OutcomeUnknownError:
             state = BookingState.UNKNOWN
+        except (AuthenticationError, RateLimitedError):
+            raise  # it concerns the shop, not the customer: the booking stays open
         except (APIError, PaymentDiscardedError):
             state = BookingState.DECLINED  # a sure no, of Jetpay or of the staff
         # Only a booking that is open: an answer that comes late changes nothing that is further on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -49,6 +50,20 @@ def test_booked_returned_and_paid_once(
     assert statuses == [200, 200]
     assert (shown["state"], shown["payments"]) == ("paid", 1)
     assert [debit.captures for debit in jetpay_sandbox.debits] == [1]
+
+
+def test_a_rejected_token_declines_no_booking(
+    settings: Settings, jetpay_sandbox: Sandbox, jetpay_keys: SigningKeys
+) -> None:
+    """The booking stays open, and the same request reserves it once the token is right."""
+    new = booking_of(jetpay_sandbox)
+    with TestClient(create_app(replace(settings, api_token="old"), keys=jetpay_keys.key_set)) as http:  # noqa: S106 - no secret
+        rejected = http.put("/bookings/b1", json=new).status_code
+    with TestClient(create_app(settings, keys=jetpay_keys.key_set)) as http:
+        booked = http.put("/bookings/b1", json=new).json()
+
+    assert rejected == httpx.codes.SERVICE_UNAVAILABLE
+    assert booked["state"] == "reserved"
 
 
 @pytest.mark.asyncio
