@@ -16,6 +16,8 @@ from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, BaseModel, Field, HttpUrl, model_validator
 from pydantic_core import PydanticKnownError
 
+from jetpay_async.sandbox._webhooks import NOT_ALLOWED
+
 Text = Annotated[str, Field(min_length=1)]
 Statement = Annotated[str, Field(min_length=1, max_length=30)]
 
@@ -130,7 +132,7 @@ class PaymentLink(BaseModel):
 
 def _on_this_machine(url: HttpUrl) -> HttpUrl:
     if url.host not in {"127.0.0.1", "localhost"}:
-        raise ValueError("The sandbox delivers to this machine only")
+        raise ValueError(NOT_ALLOWED.format(host=url.host))
     if url.path == "/taken":
         raise ValueError("A webhook for this URL exists already")
     return url

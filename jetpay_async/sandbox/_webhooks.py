@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
     from jetpay_async.sandbox._access import CallbackHosts
 
-__all__ = ["WebhookRegistration", "WebhookState", "Webhooks"]
+__all__ = ["NOT_ALLOWED", "WebhookRegistration", "WebhookState", "Webhooks"]
+
+NOT_ALLOWED = (
+    "The sandbox delivers to this machine only; start it with --allow-callbacks {host}, or in Python with "
+    "DeliveryPolicy(callback_hosts=['{host}']), if it may deliver there"
+)
+"""Why a callback URL is rejected, and what allows its host."""
 
 
 class WebhookState(StrEnum):
@@ -107,7 +113,7 @@ class Webhooks:
         if not _is_http(callback_url):
             return "That is no URL of HTTP"
         if not self._callback_hosts.allow(callback_url):
-            return "The sandbox delivers to this machine only"
+            return NOT_ALLOWED.format(host=URL(callback_url).host)
         if any(webhook.callback_url == callback_url for webhook in self if webhook is not of):
             return "A webhook for this URL exists already"
         return None
