@@ -20,6 +20,10 @@ _NUMBERS = {
 }
 
 
+# What errors and logs show, and so must not hold the account number.
+_SHOWN = ("institution", "title", "holder_name")
+
+
 def last_digits(account_number: str) -> str:
     """Return what may be shown of an account number."""
     return f"***{account_number[-3:]}"
@@ -29,34 +33,34 @@ def last_digits(account_number: str) -> str:
 class BankAccountDetails:
     """What `JetpayClient.create_bank_account` sends [docs]. Its numbers are strings: leading zeros count.
 
-    Its ``repr`` shows the last three digits of the account number, and nothing else of it. Collect these details on
-    your server: the vendor asks never to send them from a browser.
+    Its ``repr`` shows the last three digits of the account number, and nothing of the holder but the name. Collect
+    these details on your server: the vendor asks never to send them from a browser.
 
     Raises:
         InvalidArgumentError: A field can't be right; ``field`` names it.
     """
 
     institution: str
-    """The bank's name."""
+    """The bank's name; without the account number."""
     title: str
-    """Yours, to tell accounts apart."""
+    """Yours, to tell accounts apart; without the account number, since errors show it."""
     holder_name: str
-    """Whose account it is."""
+    """Whose account it is; without the account number."""
     transit_number: str
     """5 digits."""
     institution_number: str
     """3 digits."""
     account_number: str = attrs.field(repr=last_digits)
     """Digits."""
-    holder_address: str
+    holder_address: str = attrs.field(repr=False)
     """Street and number."""
-    holder_address_postal_code: str
+    holder_address_postal_code: str = attrs.field(repr=False)
     """Without a space."""
-    holder_address_city: str
+    holder_address_city: str = attrs.field(repr=False)
     """The city."""
-    holder_address_country: str
+    holder_address_country: str = attrs.field(repr=False)
     """2 letters, such as ``CA``."""
-    holder_email: str
+    holder_email: str = attrs.field(repr=False)
     """Where the holder is reached."""
     account_type: str = "chequing"
     """The only type that the vendor's pages name [docs]; which others there are is open."""
@@ -72,3 +76,12 @@ class BankAccountDetails:
             pattern, wanted = _NUMBERS.get(field.name, (None, ""))
             if pattern is not None and not pattern.fullmatch(value):
                 raise InvalidArgumentError(f"{field.name}: must be {wanted}", field=field.name)
+        number = self.account_number
+        for name in _SHOWN:
+            # However it is grouped, and without its leading zeros.
+            digits = re.sub(r"[\s.-]", "", getattr(self, name))
+            if number in digits or (number.lstrip("0") or number) in digits:
+                raise InvalidArgumentError(
+                    f"{name}: has the account number in it, and is shown in errors and logs; leave the number out",
+                    field=name,
+                )

@@ -144,7 +144,7 @@ class JetpayClient:
     ) -> None:
         secret = Secret(api_token)
         del api_token  # error reporters collect local variables, those of a constructor that fails too
-        if link_amounts not in {"major", "minor"}:
+        if link_amounts not in ("major", "minor"):
             raise ConfigurationError("link_amounts: is 'major' (dollars) or 'minor' (cents)")
         self._options = _options(timeout, RetryPolicy() if retry is None else retry)
         self._transport = Transport(

@@ -157,12 +157,13 @@ async def test_the_unit_of_links_is_one_setting(sandbox: Sandbox, unit: Any, amo
     assert str(sandbox.debit(charged.debit_id).amount) == "100.50"
 
 
-def test_another_unit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unit", ["cents", "Major", None, ["major"]])
+def test_another_unit_is_refused(monkeypatch: pytest.MonkeyPatch, unit: Any) -> None:
     """A factor of 100 is at stake: only the two words are taken."""
     monkeypatch.setenv("JETPAY_API_TOKEN", TOKEN)
 
     with pytest.raises(ConfigurationError, match="link_amounts: is 'major'"):
-        JetpayClient.from_env(link_amounts="cents")  # type: ignore[arg-type] # an untyped caller
+        JetpayClient.from_env(link_amounts=unit)
 
 
 # --- webhooks ---------------------------------------------------------------------------------------------------------

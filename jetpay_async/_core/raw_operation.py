@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import unquote
 
 from jetpay_async._core import contract, json
 from jetpay_async._core.operations import ApiOperation, Body, Call, ReplaySafety, ResponseContext
@@ -42,13 +43,15 @@ def request(method: str, path: str, *, document: JSONValue, replay_safety: Reque
         raise InvalidArgumentError("replay_safety: is 'never' or 'idempotent'", field="replay_safety")
     if method == "GET" and document is not None:
         raise InvalidArgumentError("json: a GET has no body; pass it as a query in path", field="json")
-    resource = path.partition("?")[0].rstrip("/")
+    # As the service reads it: an escaped letter is that letter.
+    resource = unquote(path.partition("?")[0]).rstrip("/")
     known = next(
         (name for name, (its, pattern) in _NEVER_TWICE.items() if its == method and pattern.fullmatch(resource)), None
     )
     if known is not None and replay_safety == "idempotent":
         raise InvalidArgumentError(
-            f"replay_safety: sent twice, this request is carried out twice; use {known}()", field="replay_safety"
+            f"replay_safety: sent again, it may be carried out again; use {known}(), which knows when that is safe",
+            field="replay_safety",
         )
     safety = ReplaySafety.IDEMPOTENT if method == "GET" else ReplaySafety(replay_safety)
     return Call(

@@ -323,6 +323,8 @@ INVALID: list[tuple[str, Callable[[], object]]] = [
             ("PUT", "/contact?x=1"),
             ("POST", "/webhooks"),
             ("DELETE", "/transaction/debit_123"),
+            ("PUT", "/debi%74"),
+            ("POST", "/contact/c1/creditcards/cc1/%63harge"),
         )
     ),
 ]
@@ -361,11 +363,32 @@ def test_the_details_of_a_bank_account_are_checked(field: str, value: object) ->
     assert value == "" or str(value) not in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["institution", "title", "holder_name"])
+@pytest.mark.parametrize(
+    "number", [ACCOUNT_NUMBER, ACCOUNT_NUMBER.lstrip("0"), "-".join(ACCOUNT_NUMBER), " ".join(ACCOUNT_NUMBER)]
+)
+def test_what_errors_show_has_no_account_number_in_it(field: str, number: str) -> None:
+    """The number is refused where it would be shown, as it is, without its leading zeros, and grouped."""
+    with pytest.raises(InvalidArgumentError, match=f"{field}: has the account number in it") as caught:
+        attrs.evolve(DETAILS, **{field: f"Savings {number}"})  # type: ignore[arg-type] # untyped
+
+    assert caught.value.field == field
+    assert number not in str(caught.value)
+
+
+def test_an_account_number_of_zeros_is_looked_for_as_it_is() -> None:
+    """What has nothing but zeros is not taken for an empty text, which everything has in it."""
+    assert attrs.evolve(DETAILS, account_number="0000").title == "Savings"
+    with pytest.raises(InvalidArgumentError, match="title: has the account number"):
+        attrs.evolve(DETAILS, account_number="0000", title="Savings 0000")
+
+
 def test_the_details_show_three_digits() -> None:
     """Leading zeros are sent, and the account number is not printed."""
     assert DETAILS.transit_number == "00001"
     assert ACCOUNT_NUMBER not in repr(DETAILS)
     assert "account_number=***678" in repr(DETAILS)
+    assert not {"1 Road", "A1A1A1", "Town", "payee@example.com"} & set(repr(DETAILS).split("'"))
     assert isinstance(DETAILS, BankAccountDetails)
 
 

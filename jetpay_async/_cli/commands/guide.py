@@ -180,11 +180,14 @@ def debits_create(
     """Make a link by which somebody pays.
 
     Raises:
-        ConfigurationError: Nobody can be asked for confirmation, and ``--yes`` was not given.
+        ConfigurationError: Nobody can be asked for confirmation, and ``--yes`` was not given; or who pays is not named
+            by a contact, or by an e-mail address and a name.
     """
+    if (email is None) != (name is None) or (contact_id is None) == (email is None):
+        raise ConfigurationError("who pays is named by --contact, or by --email and --name")
     if not _confirmed(f"Ask for {_in_words(amount, link_amounts)}?", yes=yes):
         return ExitStatus.INTERRUPTED
-    payer = None if email is None and name is None else Payer(email=email or "", name=name or "")
+    payer = None if email is None or name is None else Payer(email=email, name=name)
     return _run(
         "create_debit",
         lambda client: client.create_debit(

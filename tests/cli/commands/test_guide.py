@@ -210,6 +210,21 @@ def test_an_amount_is_confirmed_in_words(
     assert as_json(major)["transaction_id"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--email=a@example.com"], ["--name=A"], ["--contact=c", "--email=a@example.com", "--name=A"]],
+    ids=["nobody", "no name", "no address", "two"],
+)
+def test_a_debit_has_one_payer(jetpay: Jetpay, sandbox: Sandbox, options: list[str]) -> None:
+    """The error names the options, and nothing is asked or sent."""
+    account = sandbox.merchant_account_id
+
+    run = jetpay("debits", "create", "--to-account", account, "--statement=Rent", "--amount=5", "--yes", *options)
+
+    assert (run.status, sandbox.requests()) == (2, 0)
+    assert "who pays is named by --contact, or by --email and --name" in run.err
+
+
 @pytest.mark.parametrize("command", ["debits create", "credits create", "credits send"])
 def test_nobody_to_ask_needs_yes(
     jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, command: str
