@@ -149,6 +149,7 @@ class Server:
     def _application(self) -> web.Application:
         application = web.Application(middlewares=[self._answer_unrouted, self._check_host])
         application.router.add_get(HEALTH_PATH, _answer_health)
+        application.router.add_route("*", "/", _lead_to_page)
         for add in self._additions:
             add(application.router)
         for route in self._api.routes():
@@ -247,6 +248,13 @@ class Server:
 async def _answer_health(_: web.Request) -> web.StreamResponse:
     """Say that it answers: for the health checks of containers, which may call it by any name."""
     return web.json_response({"status": "ok"})
+
+
+async def _lead_to_page(request: web.Request) -> web.StreamResponse:
+    """Send who opens the bare address to the page; the API itself has nothing there."""
+    if request.method not in {"GET", "HEAD"}:
+        raise web.HTTPNotFound
+    return web.Response(status=302, headers={"Location": CONTROL_PATH})
 
 
 def _send(request: web.Request, reply: SandboxResponse | Broken, request_id: str) -> web.StreamResponse:

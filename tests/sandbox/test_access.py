@@ -83,6 +83,21 @@ async def test_a_foreign_name_is_answered_403() -> None:
 
 
 @pytest.mark.asyncio
+async def test_the_bare_address_leads_to_the_page() -> None:
+    """Who opens the sandbox's address in a browser sees its page, and not an error; it is no request to the API."""
+    async with Sandbox() as sandbox, aiohttp.ClientSession() as session:
+        async with session.get(f"{sandbox.url}/", allow_redirects=False) as led:
+            location = led.headers["Location"]
+        async with session.get(f"{sandbox.url}/") as page:
+            text = await page.text()
+
+        assert (led.status, location) == (302, "/_sandbox/")
+        assert (page.status, page.url.path) == (200, "/_sandbox/")
+        assert "<html" in text
+        assert sandbox.requests() == 0
+
+
+@pytest.mark.asyncio
 async def test_links_have_the_public_url() -> None:
     """Links lead to the public URL; without one, a sandbox that listens everywhere names loopback in them."""
     async with (
