@@ -219,10 +219,10 @@ async def test_a_lease_is_kept_while_nothing_is_captured(postgres_ledger: str) -
 
     async def slowly() -> AsyncIterator[str]:
         for debit_id in debits(4):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             yield debit_id
 
-    async with serving() as (_, client), client.durable_captures(postgres_ledger, lease_seconds=0.4) as captures:
+    async with serving() as (_, client), client.durable_captures(postgres_ledger, lease_seconds=1.2) as captures:
         batch = await captures.submit(KEY, slowly())
 
         assert (await batch.wait()).captured == 4
