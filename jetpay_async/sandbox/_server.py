@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
@@ -235,6 +235,8 @@ class Server:
     @web.middleware
     async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse a name that is not the sandbox's: a page may let its own name resolve to this machine."""
+        if request.version < HttpVersion10:
+            raise web.HTTPBadRequest(reason="A request has a version, such as HTTP/1.1")
         name = request.headers.get("Host", "")
         if request.path == HEALTH_PATH or self._host_names.allow(name):
             return await handler(request)
