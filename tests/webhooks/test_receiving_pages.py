@@ -38,6 +38,8 @@ ELSEWHERE = {"app_aiohttp", "app_starlette", "app_litestar", "app_quart", "app_d
 CLIENT = {"payments", "sync_payments", "sync_django", "sync_flask", "sync_celery"} | {
     f"client_{name}" for name in ("aiohttp", "fastapi", "starlette", "litestar", "quart", "sanic", "django")
 }
+# Run by tests/test_deployment_pages.py.
+DEPLOYMENT = {"machine", "machine_webhooks", "proxy_environment", "proxy_session", "proxy_keys"}
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
 
 def test_every_block_is_run() -> None:
     """No block of the documentation that has a name goes unexecuted."""
-    assert set(blocks()) == ELSEWHERE | CLIENT | {"shop", "app", "pay", "shop_early"}
+    assert set(blocks()) == ELSEWHERE | CLIENT | DEPLOYMENT | {"shop", "app", "pay", "shop_early"}
 
 
 @pytest.mark.asyncio
