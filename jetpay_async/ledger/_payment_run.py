@@ -148,7 +148,7 @@ class PaymentRun:
                     operation=operation.name,
                 )
             if payment is None:
-                return await self._send(operation, claimed, call, start)
+                return await self._send(operation, reference, claimed, call, start)
             if payment.state is not PaymentState.SENDING:
                 return _Answer(result=read_result(operation, payment))
             if clock.monotonic() >= until:
@@ -181,7 +181,7 @@ class PaymentRun:
         await self._commits.run(partial(_payments.record, entry=entry))
 
     async def _send(
-        self, operation: PaymentOperation[_R], claimed: ClaimedPayment, call: Call[_R], start: float
+        self, operation: PaymentOperation[_R], reference: str, claimed: ClaimedPayment, call: Call[_R], start: float
     ) -> _Answer[_R]:
         context = self._context
         execution: Execution[_R] = context.executor.begin(
@@ -200,10 +200,21 @@ class PaymentRun:
             answer = _Answer(result=result)
             entry = write_result(claimed, result)
         try:
-            await self._commits.run(partial(_reports.record, entry=entry, kind=operation.kind))
+            holder = await self._commits.run(partial(_reports.record, entry=entry, kind=operation.kind))
+            if holder is not None:
+                answer = _Answer(error=await self._contested(reference, entry, holder))
         except LedgerError as failure:
             return _Answer(error=self._unrecorded(call, entry, failure))
         return answer
+
+    async def _contested(self, reference: str, entry: PaymentRecord, holder: str) -> JetpayError:
+        """Report a transaction that two references claim: the answer says the one, and a person has said the other."""
+        logger.error(
+            "%s: its response named %s, which %s has in the ledger; find out whose it is",
+            *(reference, entry.transaction_id, holder),
+            extra={"debit_id": entry.transaction_id, "reason": "one transaction for two references"},
+        )
+        return unknown_error(await self._commits.run(partial(_payments.find, reference=reference), writes=False))
 
     def _unrecorded(self, call: Call[_R], entry: PaymentRecord, failure: LedgerError) -> LedgerError:
         """Report what the ledger can't hold: the caller and the log are the only ones who know it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jetpay_async._core.contract import state_rank
+from jetpay_async.errors import OutcomeUnknownError
 from jetpay_async.ledger import _intents, _payments, _rows
 from jetpay_async.ledger._payment_outcomes import ENDED_STATES, OPERATIONS
 from jetpay_async.ledger._repository import FollowedDebit
@@ -134,22 +135,55 @@ def _report_unknown(connection: Connection, said: TransactionReport) -> EventEff
     return EventEffect.OFFERED
 
 
-def record(connection: Connection, entry: _payments.PaymentRecord, kind: str) -> None:
-    """Record what became of a payment, and what events have said of its transaction before."""
+def record(connection: Connection, entry: _payments.PaymentRecord, kind: str) -> str | None:
+    """Record what became of a payment, and what events have said of its transaction before.
+
+    Returns:
+        The reference that has the transaction of this answer already, since somebody adopted it: then this payment is
+        unknown. None as a rule.
+    """
     statements = connection.statements.payments
     if entry.transaction_id is not None:
         connection.lock_transaction(entry.transaction_id)
+        if (holder := _holder(connection, entry)) is not None:
+            # One transaction never stands for two payments: a person has to say whose it is.
+            _payments.record(connection, _contested(entry, holder))
+            return holder
     recorded = _payments.record(connection, entry)
     if entry.transaction_id is None:
-        return
+        return None
     parameters = {"transaction_id": entry.transaction_id}
     if not recorded:
         _offer(connection, entry, kind)
-        return
+        return None
     for _, state, created_at, releasing, _ in connection.query(statements.transaction, parameters):
         report(connection, TransactionReport(entry.transaction_id, kind, TransactionState(state), created_at))
         if not releasing:
             connection.change(statements.forget_transaction, parameters)
+    return None
+
+
+def _holder(connection: Connection, entry: _payments.PaymentRecord) -> str | None:
+    """Return the reference of another payment that has the transaction of an answer."""
+    if entry.state is PaymentState.REJECTED:  # nothing is reserved or paid, whoever has it
+        return None
+    rows = connection.query(connection.statements.payments.of_transaction, {"transaction_id": entry.transaction_id})
+    others = [_payments.read_payment(row) for row in rows if row[0] != entry.id]
+    held = {PaymentState.SUCCEEDED, PaymentState.ACCEPTED, PaymentState.UNKNOWN}
+    return next((other.reference for other in others if other.state in held), None)
+
+
+def _contested(entry: _payments.PaymentRecord, holder: str) -> _payments.PaymentRecord:
+    return _payments.PaymentRecord(
+        entry.id,
+        entry.intent,
+        PaymentState.UNKNOWN,
+        entry.attempts,
+        error=OutcomeUnknownError.__name__,
+        status=entry.status,
+        request_id=entry.request_id,
+        reason=f"its response named {entry.transaction_id}, which is the transaction of {holder!r} in the ledger",
+    )
 
 
 def _offer(connection: Connection, entry: _payments.PaymentRecord, kind: str) -> None:

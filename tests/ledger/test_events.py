@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from jetpay_async.models import TransactionState
 from jetpay_async.webhooks import EventRouter, TransactionEvent
 from tests.ledger import service as capture_service
 from tests.ledger.payment_events import OURS, event
-from tests.ledger.payment_service import LOSE, LOSE_AFTERWARDS, REQUEST, serving
+from tests.ledger.payment_service import LOSE, LOSE_AFTERWARDS, REQUEST, WAIT, serving
 from tests.ledger.test_durable_payments import claim_by
 
 pytestmark = pytest.mark.asyncio
@@ -140,6 +141,41 @@ async def test_an_answer_after_a_decision_is_offered(opened: Ledger, ledger: str
     same = attrs.evolve(entry, transaction_id="debit_9")
     await opened.commits.run(partial(_reports.record, entry=same, kind="debit"))
     assert len(await opened.commits.run(partial(_reports.orphans, older_than=0.0))) == 1
+
+
+async def test_an_answer_never_gives_one_debit_to_two_references(
+    opened: Ledger, ledger: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A debit that another reference has adopted stays there when an answer names it: what was asked is unknown."""
+    await lost(opened, ledger, act=LOSE)
+    async with serving() as (service, client), client.durable_preauthorizations(ledger) as reservations:
+        service.script["booking 2"] = [WAIT]
+        asked: dict[str, Any] = {**REQUEST, "statement": "booking 2"}
+        call = asyncio.ensure_future(reservations.preauthorize(reference="b2", **asked))
+        await service.arrived.wait()
+        await opened.adopt("b1", "debit_0", state="preauthorized")
+        service.go.set()
+
+        with pytest.raises(OutcomeUnknownError, match="'b2' was sent") as caught:
+            await call
+
+    assert "its response named debit_0, which is the transaction of 'b1'" in caught.value.reason
+    assert "b2: its response named debit_0, which b1 has" in caplog.text
+    payment = await opened.payment("b2")
+    assert (payment.state, payment.transaction_id) == (PaymentState.UNKNOWN, None)
+    assert (await opened.verify()).problems == ()
+
+
+async def test_a_failed_transaction_may_be_named_by_another_reference(opened: Ledger, ledger: str) -> None:
+    """An answer that says that its debit failed is a rejection, whoever has adopted that debit: nothing is reserved."""
+    await lost(opened, ledger, act=LOSE)
+    await opened.adopt("b1", "debit_0", state="preauthorized")
+    async with serving() as (service, client), client.durable_preauthorizations(ledger) as reservations:
+        service.state = "failed"
+        with pytest.raises(TransactionFailedError):
+            await reservations.preauthorize(reference="b2", **REQUEST)
+
+    assert (await opened.payment("b2")).state is PaymentState.REJECTED
 
 
 async def reserved(ledger: str, state: str | None = None) -> None:
