@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jetpay_async._core import json
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 from jetpay_async.webhooks.events import Event, decode
-from jetpay_async.webhooks.inbox import LatestStateInbox, TransactionRecord
+from jetpay_async.webhooks.inbox import LatestStateInbox, MissingEventsInbox, TransactionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +32,8 @@ async def check(open_inbox: Callable[[], AbstractAsyncContextManager[EventInbox]
         await _check_dead_worker(one, other, lease_seconds)
         await _check_gaps(one, other)
         await _check_other_account(one, other)
+        if isinstance(one, MissingEventsInbox) and isinstance(other, MissingEventsInbox):
+            await _check_missing_events(one, other)
         if isinstance(one, LatestStateInbox) and isinstance(other, LatestStateInbox):
             await _check_latest_states(one, other)
 
@@ -124,6 +126,21 @@ async def _check_other_account(one: EventInbox, other: EventInbox) -> None:
         raise AssertionError("lease() raises an InboxError for a known id with another createdAt")
     leased = await one.lease(_events(7), owner="own", seconds=_LONG_SECONDS)
     _require(leased.handled == frozenset({7}), "a conflict changes nothing")
+
+
+async def _check_missing_events(one: MissingEventsInbox, other: MissingEventsInbox) -> None:
+    _require(await one.first_missing_event_id() is None, "first_missing_event_id() is None if none is missing")
+    await one.lease(_events(10), owner="a", seconds=_LONG_SECONDS)
+    _require(
+        await other.first_missing_event_id() == 8 and await one.first_missing_event_id(9) == 9,
+        "first_missing_event_id() is the lowest missing id from the given one on",
+    )
+    await other.lease(_events(8, 9), owner="b", seconds=_LONG_SECONDS)
+    _require(
+        await one.first_missing_event_id() is None, "an event that has arrived is not missing, although it is open"
+    )
+    for owner, inbox in (("a", one), ("b", other)):
+        await inbox.release(owner=owner)
 
 
 async def _check_latest_states(one: LatestStateInbox, other: LatestStateInbox) -> None:

@@ -2,8 +2,8 @@
 
 An event has a row from the moment it arrives: open (``handled_at`` is null; leased if it has an owner) and then
 handled. Old handled rows are folded into ranges of ids. Ids are never skipped [docs], so a few ranges stand for any
-number of events; a gap is the space between two of them. Of each folded event a fingerprint of its creation time stays,
-by which another account's event of the same id is noticed: four bytes, in blocks of ids.
+number of events. Of each folded event a fingerprint of its creation time stays, by which another account's event of the
+same id is noticed: four bytes, in blocks of ids. What has not arrived, although a higher id has, is a range of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from jetpay_async._core import sqlite
 from jetpay_async._core.migrations import Migrations, NewerSchemaError
 from jetpay_async._core.sqlite import FileIdentityError, SqliteSchema
+from jetpay_async.webhooks._missing_ids import IdRange, SeenIds, last_contiguous, late, new_gaps, without
 from jetpay_async.webhooks._records import (
     FINGERPRINT_BYTES,
     MAX_COUNTED,
@@ -68,6 +69,15 @@ _CONTIGUOUS_TABLE = """
         PRIMARY KEY (source)
     )
     """
+# The ranges are disjoint and as long as they can be, so one key serves both to find the first and what holds an id.
+_MISSING_TABLE = """
+    CREATE TABLE jetpay_inbox_missing (
+        source TEXT NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        PRIMARY KEY (source, last)
+    ) WITHOUT ROWID
+    """
 _TRANSACTION_TABLE = """
     CREATE TABLE jetpay_inbox_transaction (
         source TEXT NOT NULL,
@@ -86,7 +96,7 @@ _CREATE = (
     CREATE TABLE jetpay_inbox_schema (version INTEGER NOT NULL)
     """,
     """
-    INSERT INTO jetpay_inbox_schema (version) VALUES (5)
+    INSERT INTO jetpay_inbox_schema (version) VALUES (6)
     """,
     """
     CREATE TABLE jetpay_inbox (
@@ -124,12 +134,12 @@ _CREATE = (
     """,
     _FINGERPRINT_TABLE,
     _DEAD_LETTER_TABLE,
-    _CONTIGUOUS_TABLE,
     _TRANSACTION_TABLE,
     _TRANSACTION_INDEX,
+    _MISSING_TABLE,
 )
 _MIGRATIONS = Migrations(
-    5,
+    6,
     {
         2: (
             "ALTER TABLE jetpay_inbox ADD COLUMN webhook_id INTEGER",
@@ -151,6 +161,20 @@ _MIGRATIONS = Migrations(
             _TRANSACTION_INDEX,
             "UPDATE jetpay_inbox_schema SET version = 5",
         ),
+        6: (
+            _MISSING_TABLE,
+            """
+            INSERT INTO jetpay_inbox_missing (source, first, last)
+            SELECT source, before + 1, first - 1 FROM (
+                SELECT source, first, lag(last) OVER (PARTITION BY source ORDER BY first) AS before FROM (
+                    SELECT source, first, last FROM jetpay_inbox_range
+                    UNION ALL SELECT source, event_id, event_id FROM jetpay_inbox
+                )
+            ) WHERE first > before + 1
+            """,
+            "DROP TABLE jetpay_inbox_contiguous",
+            "UPDATE jetpay_inbox_schema SET version = 6",
+        ),
     },
 )
 
@@ -164,6 +188,17 @@ _DEAD_HANDLED_AT = 1e18
 # More than a delivery has at most (100 events [docs]), so folding keeps up with what arrives, and yet never delays one
 # delivery for long.
 _FOLDED_AT_ONCE = 256
+
+_SEEN = """
+    SELECT (SELECT min(id) FROM (
+        SELECT min(event_id) AS id FROM jetpay_inbox WHERE source = :source
+        UNION ALL SELECT min(first) FROM jetpay_inbox_range WHERE source = :source
+    )), (SELECT max(id) FROM (
+        SELECT max(event_id) AS id FROM jetpay_inbox WHERE source = :source
+        UNION ALL SELECT last FROM (
+            SELECT last FROM jetpay_inbox_range WHERE source = :source ORDER BY first DESC LIMIT 1
+        )
+    ))"""
 
 SCHEMA = SqliteSchema("jetpay_inbox_schema", _CREATE, _MIGRATIONS)
 
@@ -205,8 +240,9 @@ class InboxRows:
         """Lease events; return what is leased, handled, busy, and the last id seen before."""
         with self._transaction():
             now = self._now()
-            last_seen = self._last_seen()
-            handled = {key.event_id for key in keys if self._is_handled(key)}
+            seen = self._seen()
+            known = {key.event_id: self._is_handled(key) for key in keys}
+            handled = {event_id for event_id, is_handled in known.items() if is_handled}
             open_keys = [key for key in keys if key.event_id not in handled]
             taken: list[EventKey] = []
             for key in open_keys:
@@ -219,10 +255,17 @@ class InboxRows:
                 " ON CONFLICT DO UPDATE SET owner = excluded.owner, leased_until = excluded.leased_until",
                 [(self._source, *key, owner, now + seconds) for key in taken],
             )
+            # What can't be leased yet has arrived all the same.
+            self._connection.executemany(
+                "INSERT INTO jetpay_inbox (source, event_id, created_at, webhook_id, leased_until)"
+                " VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+                [(self._source, *key) for key in open_keys[len(taken) :]],
+            )
+            self._note_arrivals([event_id for event_id, is_handled in known.items() if is_handled is None], seen)
             self._fold(now)
         mine = frozenset(key.event_id for key in taken)
         busy = frozenset(key.event_id for key in open_keys[len(taken) :])
-        return mine, frozenset(handled), busy, last_seen
+        return mine, frozenset(handled), busy, None if seen is None else seen.highest
 
     def renew(self, event_ids: Sequence[int], *, owner: str, seconds: float) -> frozenset[int]:
         """Extend the owner's leases; return which of the ids are the owner's."""
@@ -270,31 +313,25 @@ class InboxRows:
 
     def last_contiguous_event_id(self) -> int | None:
         """Find the last id before the first one that is missing or open."""
-        with self._transaction():
-            lowest = self._lowest()
-            # The rows up to the id that was found the last time are not read again; a lower id that arrives later
-            # begins anew.
-            known = self._connection.execute(
-                "SELECT last FROM jetpay_inbox_contiguous WHERE source = ? AND first = ?", (self._source, lowest)
+        # One statement sees one state.
+        with _translated():
+            lowest, highest, first_open, first_missing = self._connection.execute(
+                f"{_SEEN}, (SELECT event_id FROM jetpay_inbox INDEXED BY jetpay_inbox_open"  # noqa: S608 - a constant
+                " WHERE source = :source AND handled_at IS NULL ORDER BY event_id LIMIT 1),"
+                " (SELECT first FROM jetpay_inbox_missing WHERE source = :source ORDER BY last LIMIT 1)",
+                {"source": self._source},
             ).fetchone()
-            before: int | None = None if known is None else known[0]
-            reached = before
-            start = -1 if before is None else before
-            for first, last, handled in self._connection.execute(
-                "SELECT first, last, 1 FROM jetpay_inbox_range WHERE source = ? AND last > ?"
-                " UNION ALL SELECT event_id, event_id, handled_at IS NOT NULL FROM jetpay_inbox"
-                " WHERE source = ? AND event_id > ? ORDER BY 1",
-                (self._source, start, self._source, start),
-            ):
-                if not handled or (reached is not None and first > reached + 1):
-                    break
-                reached = last
-            if reached != before:
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO jetpay_inbox_contiguous (source, first, last) VALUES (?, ?, ?)",
-                    (self._source, lowest, reached),
-                )
-            return reached
+        seen = None if lowest is None else SeenIds(lowest, highest)
+        return last_contiguous(seen, first_open=first_open, first_missing=first_missing)
+
+    def first_missing_event_id(self, start: int) -> int | None:
+        """Find the first id from a given one on that is missing."""
+        with _translated():
+            row = self._connection.execute(
+                "SELECT max(?, first) FROM jetpay_inbox_missing WHERE source = ? AND last >= ? ORDER BY last LIMIT 1",
+                (start, self._source, start),
+            ).fetchone()
+        return None if row is None else row[0]
 
     def backlog(self) -> tuple[int, int | None]:
         """Return how many events are open, and the creation time of the one with the lowest id."""
@@ -315,11 +352,12 @@ class InboxRows:
         """Store events with their JSON; return what is new, what was known, and the last id seen before."""
         with self._transaction():
             now = self._now()
-            last_seen = self._last_seen()
+            seen = self._seen()
+            known = {record.key.event_id: self._is_handled(record.key) for record in records}
             new = [
                 record
                 for record in records
-                if not self._is_handled(record.key) and not self._is_stored(record.key.event_id)
+                if not known[record.key.event_id] and not self._is_stored(record.key.event_id)
             ]
             self._connection.executemany(
                 "INSERT INTO jetpay_inbox"
@@ -328,9 +366,11 @@ class InboxRows:
                 " ON CONFLICT DO UPDATE SET document = excluded.document, transaction_id = excluded.transaction_id",
                 [(self._source, *record.key, record.transaction_id, record.document) for record in new],
             )
+            self._note_arrivals([event_id for event_id, is_handled in known.items() if is_handled is None], seen)
             self._fold(now)
         new_ids = frozenset(record.key.event_id for record in new)
-        return new_ids, frozenset(record.key.event_id for record in records) - new_ids, last_seen
+        last_seen = None if seen is None else seen.highest
+        return new_ids, frozenset(known) - new_ids, last_seen
 
     def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[StoredDocument]:
         """Lease the first stored events that are due, unless another owner holds some."""
@@ -450,9 +490,6 @@ class InboxRows:
                 " leased_until = 0, attempts = 0 WHERE source = ? AND event_id = ?",
                 (*found, self._source, event_id),
             )
-            self._connection.execute(
-                "DELETE FROM jetpay_inbox_contiguous WHERE source = ? AND last >= ?", (self._source, event_id)
-            )
         return True
 
     def discard_dead_letter(self, event_id: int) -> bool:
@@ -474,23 +511,31 @@ class InboxRows:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
 
-    def _lowest(self) -> int | None:
-        lowest: int | None = self._connection.execute(
-            "SELECT min(id) FROM (SELECT min(event_id) AS id FROM jetpay_inbox WHERE source = ?"
-            " UNION ALL SELECT min(first) FROM jetpay_inbox_range WHERE source = ?)",
-            (self._source, self._source),
-        ).fetchone()[0]
-        return lowest
+    def _seen(self) -> SeenIds | None:
+        lowest, highest = self._connection.execute(_SEEN, {"source": self._source}).fetchone()
+        return None if lowest is None else SeenIds(lowest, highest)
 
-    def _last_seen(self) -> int | None:
-        highest: int | None = self._connection.execute(
-            "SELECT max(id) FROM (SELECT max(event_id) AS id FROM jetpay_inbox WHERE source = ?"
-            " UNION ALL SELECT max(last) FROM jetpay_inbox_range WHERE source = ?)",
-            (self._source, self._source),
-        ).fetchone()[0]
-        return highest
+    def _note_arrivals(self, event_ids: Iterable[int], seen: SeenIds | None) -> None:
+        arrived = sorted(event_ids)
+        for run in late(arrived, seen):
+            gaps = self._connection.execute(
+                "DELETE FROM jetpay_inbox_missing WHERE (source, last) = (SELECT source, last FROM jetpay_inbox_missing"
+                " WHERE source = ? AND last >= ? ORDER BY last LIMIT 1) RETURNING first, last",
+                (self._source, run.last),
+            ).fetchall()
+            # The next run may be in what is left.
+            for gap in gaps:
+                self._add_missing(without(IdRange(*gap), run))
+        self._add_missing(new_gaps(arrived, seen))
 
-    def _is_handled(self, key: EventKey) -> bool:
+    def _add_missing(self, gaps: Iterable[IdRange]) -> None:
+        self._connection.executemany(
+            "INSERT INTO jetpay_inbox_missing (source, first, last) VALUES (?, ?, ?)",
+            [(self._source, *gap) for gap in gaps],
+        )
+
+    def _is_handled(self, key: EventKey) -> bool | None:
+        """Return whether an event is handled; None if it has never arrived."""
         row = self._connection.execute(
             "SELECT created_at, handled_at, webhook_id FROM jetpay_inbox WHERE source = ? AND event_id = ?",
             (self._source, key.event_id),
@@ -505,7 +550,7 @@ class InboxRows:
             (self._source, key.event_id),
         ).fetchone()
         if below is None or key.event_id > below[0]:
-            return False
+            return None
         if self._fingerprint(key.event_id) not in {_UNKNOWN, key.fingerprint}:
             raise conflict(key, below[1])
         return True

@@ -7,7 +7,7 @@ such a transaction is the user's own, which may last.
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 NOW = "clock_timestamp()"
 
 _TRANSACTION_TABLE = """
@@ -17,6 +17,17 @@ _TRANSACTION_TABLE = """
         event_id bigint NOT NULL,
         state text NOT NULL,
         PRIMARY KEY (source, transaction_id)
+    )
+    """
+
+# Of machines that receive at the same moment each may take what the others are about to insert for missing. So a range
+# may hold ids that have arrived, or overlap another one; but what is missing is always in one.
+_MISSING_TABLE = """
+    CREATE TABLE jetpay_inbox_missing (
+        source text NOT NULL,
+        first bigint NOT NULL,
+        last bigint NOT NULL,
+        PRIMARY KEY (source, first, last)
     )
     """
 
@@ -30,7 +41,7 @@ CREATE = (
     )
     """,
     """
-    INSERT INTO jetpay_inbox_schema (version) VALUES (2)
+    INSERT INTO jetpay_inbox_schema (version) VALUES (3)
     """,
     """
     CREATE TABLE jetpay_inbox (
@@ -58,13 +69,6 @@ CREATE = (
     CREATE INDEX jetpay_inbox_leased ON jetpay_inbox (source, owner) WHERE handled_at IS NULL AND owner IS NOT NULL
     """,
     """
-    CREATE TABLE jetpay_inbox_contiguous (
-        source text PRIMARY KEY,
-        first bigint NOT NULL,
-        last bigint NOT NULL
-    )
-    """,
-    """
     CREATE TABLE jetpay_inbox_dead_letter (
         source text NOT NULL,
         event_id bigint NOT NULL,
@@ -78,14 +82,30 @@ CREATE = (
     )
     """,
     _TRANSACTION_TABLE,
+    _MISSING_TABLE,
 )
 
 # What brings tables of the version below up to each version.
-MIGRATIONS = {2: (_TRANSACTION_TABLE, "UPDATE jetpay_inbox_schema SET version = 2")}
+MIGRATIONS = {
+    2: (_TRANSACTION_TABLE, "UPDATE jetpay_inbox_schema SET version = 2"),
+    3: (
+        _MISSING_TABLE,
+        """
+        INSERT INTO jetpay_inbox_missing (source, first, last)
+        SELECT source, before + 1, event_id - 1 FROM (
+            SELECT source, event_id, lag(event_id) OVER (PARTITION BY source ORDER BY event_id) AS before
+            FROM jetpay_inbox
+        ) AS rows WHERE event_id > before + 1
+        """,
+        "DROP TABLE jetpay_inbox_contiguous",
+        "UPDATE jetpay_inbox_schema SET version = 3",
+    ),
+}
 
 # An advisory lock's keys, which all applications of a database share: chosen by chance.
 SCHEMA_LOCK = "SELECT pg_advisory_xact_lock(7203518846230917544)"
 CLAIM_LOCK = "SELECT pg_try_advisory_xact_lock(1483920557, hashtext(%(source)s))"
+FIRST_ARRIVAL_LOCK = "SELECT pg_advisory_xact_lock(1483920558, hashtext(%(source)s))"
 
 HAS_TABLES = "SELECT 1 FROM pg_class WHERE relname = 'jetpay_inbox_schema' AND pg_table_is_visible(oid)"
 VERSION_FOUND = "SELECT version FROM jetpay_inbox_schema"
@@ -101,7 +121,7 @@ BEGIN = """
     SET LOCAL idle_in_transaction_session_timeout = '60s'
 """
 
-LAST_SEEN = "SELECT max(event_id) FROM jetpay_inbox WHERE source = %(source)s"
+SEEN = "SELECT min(event_id), max(event_id) FROM jetpay_inbox WHERE source = %(source)s"
 
 # Without NOT EXISTS, a row that the user's own transaction has marked would be waited for.
 ARRIVE = """
@@ -111,6 +131,7 @@ ARRIVE = """
     WHERE NOT EXISTS (SELECT FROM jetpay_inbox i WHERE i.source = %(source)s AND i.event_id = o.event_id)
     ORDER BY o.event_id
     ON CONFLICT DO NOTHING
+    RETURNING event_id
 """
 CONFLICTS = """
     SELECT i.event_id, i.webhook_id
@@ -230,35 +251,65 @@ REPLAY = """
         attempts = 0
     WHERE source = %(source)s AND event_id = %(id)s
 """
-# What is below a replayed event is contiguous still; it is not.
-FORGET_CONTIGUOUS = """
-    DELETE FROM jetpay_inbox_contiguous WHERE source = %(source)s AND last >= %(id)s
-"""
 
-# The rows up to `last` were read once, and are not read again; a lower id that arrives later begins anew.
-CONTIGUOUS = """
-    WITH lowest AS (SELECT min(event_id) AS first FROM jetpay_inbox WHERE source = %(source)s),
-    known AS (
-        SELECT c.last FROM jetpay_inbox_contiguous c, lowest WHERE c.source = %(source)s AND c.first = lowest.first
-    ),
-    run AS (
-        SELECT event_id, event_id - row_number() OVER (ORDER BY event_id) AS gap, handled_at IS NULL AS is_open
-        FROM (
-            SELECT event_id, handled_at FROM jetpay_inbox
-            WHERE source = %(source)s AND event_id >= coalesce((SELECT last FROM known), -1)
-            ORDER BY event_id LIMIT %(limit)s
-        ) AS rows
-    ),
-    broken AS (
-        SELECT min(event_id) AS at FROM run WHERE is_open OR gap <> (SELECT gap FROM run ORDER BY event_id LIMIT 1)
+ADD_MISSING = """
+    INSERT INTO jetpay_inbox_missing (source, first, last)
+    SELECT %(source)s, o.first, o.last FROM unnest(%(firsts)s::bigint[], %(lasts)s::bigint[]) AS o(first, last)
+    ORDER BY o.first, o.last
+    ON CONFLICT DO NOTHING
+"""
+# What another transaction is changing stays: that it has arrived is seen when it is read.
+REMOVE_MISSING = """
+    DELETE FROM jetpay_inbox_missing WHERE source = %(source)s AND (first, last) IN (
+        SELECT first, last FROM jetpay_inbox_missing
+        WHERE source = %(source)s AND first <= %(last)s AND last >= %(first)s
+        FOR UPDATE SKIP LOCKED
     )
-    SELECT (SELECT first FROM lowest), max(event_id), (SELECT at FROM broken) IS NULL AND count(*) = %(limit)s
-    FROM run WHERE event_id < coalesce((SELECT at FROM broken), 9223372036854775807)
+    RETURNING first, last
 """
-REMEMBER_CONTIGUOUS = """
-    INSERT INTO jetpay_inbox_contiguous (source, first, last) VALUES (%(source)s, %(first)s, %(last)s)
-    ON CONFLICT (source) DO UPDATE SET first = excluded.first, last = excluded.last
+# The id after the last one that has arrived of those which follow each other; for a range whose first id has arrived.
+_NEXT = """
+    SELECT i.event_id + 1 FROM jetpay_inbox i
+    WHERE i.source = %(source)s AND i.event_id BETWEEN g.first AND g.last
+    AND NOT EXISTS (SELECT FROM jetpay_inbox n WHERE n.source = i.source AND n.event_id = i.event_id + 1)
+    ORDER BY i.event_id LIMIT 1
 """
+_HAS_ARRIVED = "EXISTS (SELECT FROM jetpay_inbox i WHERE i.source = %(source)s AND i.event_id = g.first)"
+# The ranges are read one by one until the first that really lacks an id.
+FIRST_MISSING = """
+    SELECT found FROM (
+        SELECT CASE WHEN {has_arrived} THEN ({next}) ELSE g.first END AS found, g.last FROM (
+            SELECT greatest(first, %(start)s) AS first, last FROM jetpay_inbox_missing
+            WHERE source = %(source)s AND last >= %(start)s
+            ORDER BY jetpay_inbox_missing.first
+        ) AS g
+    ) AS ranges WHERE found <= last LIMIT 1
+""".replace("{has_arrived}", _HAS_ARRIVED).replace("{next}", _NEXT)
+# One statement sees one state.
+CONTIGUOUS = """
+    SELECT (SELECT min(event_id) FROM jetpay_inbox WHERE source = %(source)s),
+    (SELECT max(event_id) FROM jetpay_inbox WHERE source = %(source)s),
+    (SELECT min(event_id) FROM jetpay_inbox WHERE source = %(source)s AND handled_at IS NULL),
+    ({first_missing}),
+    (SELECT min(first) FROM jetpay_inbox_missing WHERE source = %(source)s)
+""".replace("{first_missing}", FIRST_MISSING)
+# So that what has arrived need not be read again.
+SHORTEN_MISSING = """
+    WITH arrived AS (
+        SELECT g.first, g.last, ({next}) AS next FROM (
+            SELECT first, last FROM jetpay_inbox_missing WHERE source = %(source)s
+            ORDER BY first LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        ) AS g WHERE {has_arrived}
+    ),
+    removed AS (
+        DELETE FROM jetpay_inbox_missing m USING arrived a
+        WHERE m.source = %(source)s AND m.first = a.first AND m.last = a.last
+        RETURNING a.next, a.last
+    )
+    INSERT INTO jetpay_inbox_missing (source, first, last)
+    SELECT %(source)s, next, last FROM removed WHERE next <= last
+    ON CONFLICT DO NOTHING
+""".replace("{has_arrived}", _HAS_ARRIVED).replace("{next}", _NEXT)
 
 BACKLOG = """
     SELECT (

@@ -50,6 +50,7 @@ __all__ = [
     "GroupedMarksInbox",
     "LatestStateInbox",
     "Leased",
+    "MissingEventsInbox",
     "Stored",
     "TransactionRecord",
 ]
@@ -250,6 +251,24 @@ class LatestStateInbox(EventInbox, Protocol):
 
     async def last_handled(self, transaction_id: str) -> TransactionRecord | None:
         """Return the event of this transaction with the highest id that was marked; None if none is remembered."""
+        ...
+
+
+@runtime_checkable
+class MissingEventsInbox(EventInbox, Protocol):
+    """An inbox that says what never arrived, for `~jetpay_async.webhooks.MissingEventReplay`."""
+
+    async def first_missing_event_id(self, start: int = 0) -> int | None:
+        """Return the first id that never arrived, although a higher one has, and a lower one.
+
+        An event that arrived and is not handled is not missing: Jetpay, or the receiver, tries it again.
+
+        Args:
+            start: Of this id and higher ones.
+
+        Returns:
+            None if none is missing.
+        """
         ...
 
 

@@ -27,6 +27,7 @@ from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError
 from jetpay_async.webhooks import _postgres_sql as sql
 from jetpay_async.webhooks._latest import latest_only
+from jetpay_async.webhooks._missing_ids import IdRange, SeenIds, last_contiguous, late, new_gaps, without
 from jetpay_async.webhooks._records import (
     MAX_COUNTED,
     DeadLetterRow,
@@ -59,8 +60,8 @@ _DEFAULTS: Final[Mapping[str, str | int]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# How many rows one step towards the last contiguous id reads.
-_CONTIGUOUS_STEP = 10_000
+# Of how many ranges of missing ids those that have arrived are removed, when they are read.
+_SHORTENED_AT_ONCE = 100
 _LISTEN_PAUSE_SECONDS = 5.0
 
 _owner: ContextVar[str] = ContextVar("jetpay_postgres_inbox_owner")
@@ -225,17 +226,23 @@ class PostgresInbox:
     async def last_contiguous_event_id(self) -> int | None:
         """Return the id up to which nothing is missing; see `EventInbox.last_contiguous_event_id`."""
 
-        async def advance(connection: _Connection) -> tuple[int | None, bool]:
-            first, last, goes_on = await self._row(connection, sql.CONTIGUOUS, limit=_CONTIGUOUS_STEP)
-            if last is not None:
-                await self._change(connection, sql.REMEMBER_CONTIGUOUS, first=first, last=last)
-            return last, goes_on
+        async def read(connection: _Connection) -> int | None:
+            lowest, highest, first_open, first_missing, expected = await self._row(connection, sql.CONTIGUOUS, start=0)
+            if first_missing != expected:
+                await self._change(connection, sql.SHORTEN_MISSING, limit=_SHORTENED_AT_ONCE)
+            seen = None if lowest is None else SeenIds(lowest, highest)
+            return last_contiguous(seen, first_open=first_open, first_missing=first_missing)
 
-        goes_on = True
-        last: int | None = None
-        while goes_on:
-            last, goes_on = await self._run(advance)
-        return last
+        return await self._run(read)
+
+    async def first_missing_event_id(self, start: int = 0) -> int | None:
+        """Return the first id that never arrived; see `MissingEventsInbox.first_missing_event_id`."""
+
+        async def read(connection: _Connection) -> int | None:
+            missing: int | None = await self._value(connection, sql.FIRST_MISSING, start=start)
+            return missing
+
+        return await self._run(read)
 
     async def backlog(self) -> Backlog:
         """Return how many events wait to be handled; see `BacklogInbox.backlog`."""
@@ -349,7 +356,6 @@ class PostgresInbox:
             rows = await self._rows(connection, sql.REMOVE_DEAD_LETTER, id=event_id)
             for document, transaction_id in rows:
                 await self._change(connection, sql.REPLAY, id=event_id, document=document, transaction=transaction_id)
-                await self._change(connection, sql.FORGET_CONTIGUOUS, id=event_id)
                 await self._change(connection, sql.NOTIFY)
             return bool(rows)
 
@@ -484,12 +490,34 @@ class PostgresInbox:
 
     async def _arrive(self, connection: _Connection, keys: Sequence[EventKey]) -> int | None:
         """Add a row for each event that has none; return the highest id that was there before."""
-        last_seen: int | None = await self._value(connection, sql.LAST_SEEN)
+        seen = await self._seen(connection)
+        if seen is None:
+            # Of several first arrivals each would think that nothing can be missing.
+            await self._value(connection, sql.FIRST_ARRIVAL_LOCK)
+            seen = await self._seen(connection)
         ids, times, webhooks = (list(column) for column in zip(*keys, strict=True)) if keys else ([], [], [])
-        await self._change(connection, sql.ARRIVE, ids=ids, times=times, webhooks=webhooks)
+        arrived = sorted(await self._ids(connection, sql.ARRIVE, ids=ids, times=times, webhooks=webhooks))
         for event_id, webhook_id in await self._rows(connection, sql.CONFLICTS, ids=ids, times=times):
             raise conflict(next(key for key in keys if key.event_id == event_id), webhook_id)
-        return last_seen
+        await self._note_arrivals(connection, arrived, seen)
+        return None if seen is None else seen.highest
+
+    async def _seen(self, connection: _Connection) -> SeenIds | None:
+        lowest, highest = await self._row(connection, sql.SEEN)
+        return None if lowest is None else SeenIds(lowest, highest)
+
+    async def _note_arrivals(self, connection: _Connection, arrived: Sequence[int], seen: SeenIds | None) -> None:
+        gaps: list[IdRange] = []
+        runs = late(arrived, seen)
+        if runs:
+            rows = await self._rows(connection, sql.REMOVE_MISSING, first=runs[0].first, last=runs[-1].last)
+            gaps = [IdRange(*row) for row in rows]
+        for run in runs:
+            gaps = [left for gap in gaps for left in without(gap, run)]
+        gaps += new_gaps(arrived, seen)
+        if gaps:
+            firsts, lasts = (list(column) for column in zip(*gaps, strict=True))
+            await self._change(connection, sql.ADD_MISSING, firsts=firsts, lasts=lasts)
 
     # Connections
 

@@ -12,7 +12,7 @@ from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks._failures import log_failure, must_propagate
-from jetpay_async.webhooks.inbox import EventInbox
+from jetpay_async.webhooks.inbox import EventInbox, MissingEventsInbox
 
 __all__ = ["MissingEventReplay"]
 
@@ -29,12 +29,14 @@ class MissingEventReplay:
         async with MissingEventReplay(inbox, replay) as on_missing_events:
             receiver = WebhookReceiver(verifier, router, inbox=inbox, on_missing_events=on_missing_events)
 
-    It stops asking as soon as nothing is missing up to the last id that was reported. After ``max_replays`` replays
-    that brought nothing it logs an error and gives up, until more events are missing. Events that were handled are
-    skipped when they come again. It remembers nothing beyond the process; ask for a replay by hand after a long outage.
+    It asks only for what never arrived, and stops asking as soon as nothing is missing up to the last id that was
+    reported. After ``max_replays`` replays that brought nothing it logs an error and gives up, until more events are
+    missing. Events that were handled are skipped when they come again. It remembers nothing beyond the process; ask for
+    a replay by hand after a long outage.
 
     Args:
-        inbox: The receiver's.
+        inbox: The receiver's. With one of your own that is no `~jetpay_async.webhooks.inbox.MissingEventsInbox`, an
+            event that arrived and can't be handled counts as missing, too, and so do later ones.
         replay: Asks Jetpay to deliver again from an event id, inclusive. What it raises is logged, and counts as a
             replay that brought nothing.
         wait: Seconds that missing events have to arrive by themselves, before the first replay and after each. A
@@ -95,36 +97,41 @@ class MissingEventReplay:
 
     async def _close_gap(self) -> None:
         fruitless = 0
-        before = self._first - 1
+        before = self._first
         while True:
             await self._clock.sleep(self._wait)
-            reached = await self._reached()
-            if reached >= self._last:
+            missing = await self._first_missing()
+            if missing is None or missing > self._last:
                 return
-            if reached > before:
-                before, fruitless = reached, 0
+            if missing > before:
+                fruitless = 0
+            before = missing
             if fruitless == self._max_replays:
                 logger.error(
                     "events %d to %d have not arrived after %d replays: ask Jetpay for them",
-                    before + 1,
+                    missing,
                     self._last,
                     fruitless,
                 )
                 return
             fruitless += 1
             try:
-                await self._replay(before + 1)
+                await self._replay(missing)
             except BaseException as error:
                 if must_propagate(error):
                     raise
-                log_failure(error, "the replay from event %d failed", before + 1)
+                log_failure(error, "the replay from event %d failed", missing)
 
-    async def _reached(self) -> int:
-        """Return the id up to which nothing is missing; 0 if that can't be read."""
+    async def _first_missing(self) -> int | None:
+        """Return the first missing id of those that were reported; the first of them if that can't be read."""
         try:
-            return await self._inbox.last_contiguous_event_id() or 0
+            if isinstance(self._inbox, MissingEventsInbox):
+                return await self._inbox.first_missing_event_id(self._first)
+            # Of other inboxes: what has arrived and is not handled counts as missing, too.
+            reached = await self._inbox.last_contiguous_event_id()
         except BaseException as error:
             if must_propagate(error):
                 raise
             log_failure(error, "the inbox failed")
-            return 0
+            return self._first
+        return self._first if reached is None else max(self._first, reached + 1)

@@ -99,6 +99,10 @@ class _RowsInbox(ABC):
         """Return the id up to which nothing is missing; see `EventInbox.last_contiguous_event_id`."""
         return await self._run(lambda rows: rows.last_contiguous_event_id())
 
+    async def first_missing_event_id(self, start: int = 0) -> int | None:
+        """Return the first id that never arrived; see `MissingEventsInbox.first_missing_event_id`."""
+        return await self._run(lambda rows: rows.first_missing_event_id(start))
+
     async def backlog(self) -> Backlog:
         """Return how many events wait to be handled; see `BacklogInbox.backlog`."""
         return backlog_from(*await self._run(lambda rows: rows.backlog()))

@@ -27,6 +27,17 @@ class TimedPostgresInbox(PostgresInbox):
         return super()._sql(statement)
 
 
+class Plain:
+    """What an inbox has to have, and nothing that it may have."""
+
+    def __init__(self, inbox: EventInbox) -> None:
+        self.lease = inbox.lease
+        self.renew = inbox.renew
+        self.handling = inbox.handling
+        self.release = inbox.release
+        self.last_contiguous_event_id = inbox.last_contiguous_event_id
+
+
 Durable: TypeAlias = SqliteInbox | TimedPostgresInbox
 
 SECONDS = 30.0

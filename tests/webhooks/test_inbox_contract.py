@@ -10,9 +10,10 @@ import pytest
 
 from jetpay_async.testing import check_inbox
 from jetpay_async.webhooks.errors import InboxError
-from jetpay_async.webhooks.inbox import EventInbox, Leased, TransactionRecord
+from jetpay_async.webhooks.inbox import Leased, TransactionRecord
 from jetpay_async.webhooks.postgres_inbox import PostgresInbox
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
+from tests.webhooks.inboxes import Plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -42,17 +43,6 @@ async def test_the_inbox_in_postgresql(postgres_database: str) -> None:
         await inbox.create_tables()
 
     await check_inbox(lambda: PostgresInbox(postgres_database), lease_seconds=0.05)
-
-
-class Plain:
-    """What an inbox has to have, and nothing that it may have."""
-
-    def __init__(self, inbox: EventInbox) -> None:
-        self.lease = inbox.lease
-        self.renew = inbox.renew
-        self.handling = inbox.handling
-        self.release = inbox.release
-        self.last_contiguous_event_id = inbox.last_contiguous_event_id
 
 
 @pytest.mark.asyncio
@@ -177,6 +167,22 @@ class ConflictsAgain(Broken):
         return leased if owner != "own" else attrs.evolve(leased, handled=frozenset())
 
 
+class MissesTheFirst(Broken):
+    async def first_missing_event_id(self, start: int = 0) -> int | None:
+        return await super().first_missing_event_id(start) or 1
+
+
+class MissesNothing(Broken):
+    async def first_missing_event_id(self, start: int = 0) -> int | None:
+        return None
+
+
+class MissesWhatIsOpen(Broken):
+    async def first_missing_event_id(self, start: int = 0) -> int | None:
+        leased = await super().lease([], owner="x", seconds=1)
+        return None if leased.last_seen == 7 else max(8, start)
+
+
 class RemembersOthers(Broken):
     async def last_handled(self, transaction_id: str) -> TransactionRecord | None:
         return await super().last_handled(transaction_id) or TransactionRecord(event_id=1, state="paid")
@@ -208,6 +214,9 @@ class RemembersNothing(Broken):
         (KnowsIdsOnly, "a known id with another createdAt"),
         (HasNoCode, "is 'conflict'"),
         (ConflictsAgain, "a conflict changes nothing"),
+        (MissesTheFirst, "is None if none is missing"),
+        (MissesNothing, "from the given one on"),
+        (MissesWhatIsOpen, "is not missing, although it is open"),
         (RemembersOthers, "None before an event is marked"),
         (RemembersNothing, "the marked event with the highest id"),
     ],

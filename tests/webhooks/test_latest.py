@@ -213,10 +213,11 @@ class TestMemory:
         async with await psycopg.AsyncConnection.connect(postgres_database, autocommit=True) as connection:
             for statement in PostgresInbox.create_statements():
                 await connection.execute(statement.encode())
-            await connection.execute("DROP TABLE jetpay_inbox_transaction")
+            await connection.execute("DROP TABLE jetpay_inbox_transaction, jetpay_inbox_missing")
+            await connection.execute("CREATE TABLE jetpay_inbox_contiguous (source text PRIMARY KEY)")
             await connection.execute("UPDATE jetpay_inbox_schema SET version = 1")
         async with PostgresInbox(postgres_database) as inbox:
-            with pytest.raises(ConfigurationError, match=r"schema 1, this one needs 2.*jetpay webhooks init"):
+            with pytest.raises(ConfigurationError, match=r"schema 1, this one needs 3.*jetpay webhooks init"):
                 await inbox.last_handled("t")
             await inbox.create_tables()
             await deliver(receiver_of(states, inbox), (5, "paid"))

@@ -46,12 +46,14 @@ async def test_an_old_file_keeps_what_it_knows(old: Path) -> None:
     """Handled events stay handled, leases last, and stored events are claimed in order."""
     time = FakeClock(now=WRITTEN_AT)
     async with SqliteInbox(old, clock=time.clock) as inbox, SqliteInbox(old, source="shop", clock=time.clock) as shop:
+        missing = [await inbox.first_missing_event_id(start) for start in (0, 5, 12)]
         leased = await inbox.lease(events(1, 2, 3, 4, 5, 6, 7, 11, 12), owner="b", seconds=SECONDS)
         await inbox.release(owner="b")
         other_source = await shop.lease(events(1, 2, 3), owner="b", seconds=SECONDS)
         time.tick(SECONDS)
         claimed = await inbox.claim(owner="c", seconds=SECONDS, limit=9)
 
+        assert missing == [4, 11, None]
         assert (leased.handled, leased.mine, leased.busy) == ({1, 2, 3, 5, 6, 7}, {4, 11}, {12})
         assert (other_source.handled, other_source.mine) == ({1, 2}, {3})
         assert [(one.id, one.webhook_id) for one in claimed] == [(8, None), (9, None), (10, None)]

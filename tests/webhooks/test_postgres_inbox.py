@@ -162,22 +162,6 @@ class TestMachines:
         assert caught.value.reason == "locked"
 
 
-class TestContiguous:
-    @pytest.mark.asyncio
-    async def test_what_was_read_is_not_read_again(
-        self, inbox: TimedPostgresInbox, monkeypatch: pytest.MonkeyPatch, postgres_database: str
-    ) -> None:
-        """In steps of a few rows the last contiguous id is found, and kept."""
-        monkeypatch.setattr(module, "_CONTIGUOUS_STEP", 2)
-        await handle(inbox, *range(3, 9))
-        await handle(inbox, 10)
-
-        assert await inbox.last_contiguous_event_id() == 8
-        assert await execute(postgres_database, "SELECT first, last FROM jetpay_inbox_contiguous") == [(3, 8)]
-        await handle(inbox, 9)
-        assert await inbox.last_contiguous_event_id() == 10
-
-
 class TestDeadLetters:
     @pytest.mark.asyncio
     async def test_the_last_attempt_makes_one(self, inbox: TimedPostgresInbox, time: FakeClock) -> None:

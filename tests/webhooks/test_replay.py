@@ -10,12 +10,14 @@ import pytest
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks.replay import MissingEventReplay
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox
-from tests.webhooks.inboxes import handle
+from tests.webhooks.inboxes import Plain, handle
 from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
 from tests.webhooks.receiving import FakeClock, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from jetpay_async.webhooks.inbox import EventInbox
 
 
 class Jetpay:
@@ -121,6 +123,48 @@ async def test_a_replay_that_fails_is_tried_again(
     assert "the replay from event 2 failed" in caplog.text
 
 
+@pytest.mark.asyncio
+async def test_what_can_t_be_handled_is_not_missing(shop: Shop, any_inbox: EventInbox, time: FakeClock) -> None:
+    """An event that keeps failing is tried again by other means; below and above it no replay is asked for."""
+    asked: list[int] = []
+
+    async def replay(event_id: int) -> None:
+        asked.append(event_id)
+        await receiver.receive(delivery_of(4), TOKEN)
+
+    shop.failing = {2}
+    async with MissingEventReplay(any_inbox, replay, clock=time.clock) as gap:
+        receiver = receiver_for(shop, any_inbox, on_missing_events=gap)
+        for delivery in (delivery_of(1), delivery_of(2, 3), delivery_of(5, 6)):
+            await receiver.receive(delivery, TOKEN)
+        await until(ended(gap))
+
+    assert asked == [4]
+    assert await any_inbox.last_contiguous_event_id() == 1
+
+
+@pytest.mark.asyncio
+async def test_an_older_gap_is_not_asked_for_again(inbox: MemoryInbox, jetpay: Jetpay, gap: MissingEventReplay) -> None:
+    """What is missing for good below the events that were reported is neither asked for nor in the way."""
+    await handle(inbox, 1, 5, 7)
+    jetpay.brings = [[], [6]]
+    await gap(6, 6)
+    await until(ended(gap))
+
+    assert jetpay.asked == [6, 6]
+
+
+@pytest.mark.asyncio
+async def test_an_inbox_that_does_not_know_what_arrived(inbox: MemoryInbox, jetpay: Jetpay, time: FakeClock) -> None:
+    """With an inbox of somebody's own, what is not handled counts as missing, whether nothing is or something."""
+    gap = MissingEventReplay(Plain(inbox), jetpay.replay, wait=10.0, clock=time.clock)
+    jetpay.brings = [[1], [2, 3]]
+    await gap(1, 3)
+    await until(ended(gap))
+
+    assert jetpay.asked == [1, 2]
+
+
 @pytest.mark.parametrize("error", [ConnectionError("away"), asyncio.CancelledError()], ids=["error", "cancelled"])
 @pytest.mark.asyncio
 async def test_an_inbox_that_fails_is_read_again(
@@ -132,10 +176,10 @@ async def test_an_inbox_that_fails_is_read_again(
 ) -> None:
     """While the inbox can't say what is missing, what was reported counts as missing."""
 
-    async def fail() -> int | None:
+    async def fail(_: int) -> int | None:
         raise error
 
-    monkeypatch.setattr(jetpay.inbox, "last_contiguous_event_id", fail)
+    monkeypatch.setattr(jetpay.inbox, "first_missing_event_id", fail)
     await gap(2, 2)
     await until(ended(gap))
 
@@ -157,9 +201,10 @@ async def test_closing_ends_it(
         return 0
 
     if where == "inbox":
-        monkeypatch.setattr(inbox, "last_contiguous_event_id", hang)
+        monkeypatch.setattr(inbox, "first_missing_event_id", hang)
+    await handle(inbox, 1, 3)
     gap = MissingEventReplay(inbox, hang, **({} if where == "waiting" else {"clock": time.clock}))
-    await gap(1, 1)
+    await gap(2, 2)
     task = gap._task
     assert task is not None
     if where != "waiting":
