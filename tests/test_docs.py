@@ -21,8 +21,8 @@ PAGES = sorted(
 )
 
 
-def _generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -30,7 +30,8 @@ def _generator() -> ModuleType:
     return module
 
 
-generate = _generator()
+generate = _module("generate")
+plots = _module("plots")
 
 
 def _subclasses(root: type) -> set[type]:
@@ -107,3 +108,23 @@ def test_the_list_for_models_has_every_page() -> None:
     assert {f"{link}.md" for link in re.findall(r"\]\((.+)\.html\)", text)} == set(map(str, PAGES)) - {"index.md"}
     assert "- [Your first payment](tutorial/first-payment.html)" in text
     assert "never call the same method" in text
+
+
+def test_the_plots_are_those_of_the_published_results() -> None:
+    """Each picture holds the numbers of `benchmarks/README.md`; `python docs/plots.py` draws them anew."""
+    pictures = dict(plots.pictures())
+
+    assert len(pictures) == 3
+    assert [path.name for path, picture in pictures.items() if path.read_text(encoding="utf-8") != picture] == []
+
+
+def test_a_plot_has_every_number_of_its_tables() -> None:
+    """A curve has the first column of its row in each table, at the number of the title; none is left out."""
+    text = "**Batch of 1,000, 64 in flight, uvloop; medians**\n\n| | CPU us |\n|---|--:|\n| bare pool | 1,234.5 |\n"
+    text += "\n**Batch of 20, 64 in flight, uvloop; medians**\n\n| | CPU us |\n|---|--:|\n| bare pool | 2.5 |\n"
+
+    figure = plots.curves(text)["cost-by-batch-size"]
+
+    assert figure.lines["bare pool"] == {20: 2.5, 1000: 1234.5}
+    published = plots.curves(plots.RESULTS.read_text(encoding="utf-8")).values()
+    assert all(len(points) > 1 for each in published for points in each.lines.values())
