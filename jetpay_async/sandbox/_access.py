@@ -71,7 +71,8 @@ def host_name(host_header: str) -> str:
     """Return the name in a ``Host`` header, without the port and the brackets of an IPv6 address."""
     name = host_header.strip().lower()
     if name.startswith("["):
-        return name[1:].partition("]")[0]
+        address, _, rest = name[1:].partition("]")
+        return address if not rest or rest.startswith(":") else name
     return name.partition(":")[0]
 
 

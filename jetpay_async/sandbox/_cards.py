@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from types import MappingProxyType
 
 import attrs
 
 from jetpay_async.models import TransactionState
 
-__all__ = ["APPROVED", "CARDS", "CardBehavior"]
+__all__ = ["APPROVED", "CARDS", "CARD_NUMBER", "CardBehavior", "read_card_number"]
+
+CARD_NUMBER = r"^[0-9](?:[ -]?[0-9]){11,18}$"
+"""How a card number is written: 12 to 19 digits, with spaces or hyphens between them."""
+
+
+def read_card_number(text: str) -> str:
+    """Return the digits of a card number.
+
+    Raises:
+        ValueError: It is none; the message does not show it.
+    """
+    if not re.fullmatch(CARD_NUMBER, text):
+        raise ValueError("card_number: must be 12 to 19 digits; spaces and hyphens may be between them")
+    return re.sub("[ -]", "", text)
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,9 @@ from aiohttp import web
 
 from jetpay_async._core import json
 from jetpay_async.sandbox import _documents, _responses
+from jetpay_async.sandbox._faults import ROUTES
 from jetpay_async.sandbox._guard import guard
+from jetpay_async.sandbox._limits import check_number
 from jetpay_async.sandbox._openapi import ANY, DescribedOperation, Fields, describe
 
 if TYPE_CHECKING:
@@ -416,6 +418,8 @@ class Control:
 
     def _requests(self, received: _Received) -> JSONValue:
         route, limit = received.query.get("route"), received.query.get("limit", _LIMIT)
+        if route is not None and route not in ROUTES:
+            raise ValueError(f"route: is not one of {', '.join(ROUTES)}")
         records = [record for record in self._parts.journal.requests if route in {None, record.route}]
         return [_documents.request(record) for record in reversed(records[-limit:])]
 
@@ -445,8 +449,7 @@ class Control:
 
     def _advance(self, received: _Received) -> JSONValue:
         seconds = received.body["seconds"]
-        if not 0 <= seconds <= _MOST_SECONDS:
-            raise ValueError(f"seconds: must be from 0 to {_MOST_SECONDS}")
+        check_number("seconds", seconds)
         self._parts.clock.advance(seconds)
         self._parts.journal.touch()
         return self._clock(received)
@@ -467,9 +470,6 @@ class Control:
         self._sandbox.restore(received.body)
         return {"ok": True}
 
-
-# A year: no token and no delay is that long, and dates stay dates.
-_MOST_SECONDS = 366 * 86400
 
 # A snapshot of some hundred thousand debits.
 _MOST_BYTES = 512 * 1024 * 1024

@@ -13,6 +13,7 @@ import attrs
 from jetpay_async._core import json
 from jetpay_async._core.backoff import exponential_backoff
 from jetpay_async.sandbox._faults import DeliveryFault, DeliveryFaultKind, Faults
+from jetpay_async.sandbox._limits import check_names, within
 from jetpay_async.sandbox._webhooks import WebhookState
 from jetpay_async.webhooks._signing import sign
 
@@ -45,15 +46,20 @@ class DeliveryPolicy:
         public_callbacks: Whether callback URLs may lead anywhere.
         callback_hosts: Where they may lead besides this machine: names of hosts, addresses, networks such as
             ``172.16.0.0/12`` (for addresses in URLs; names are not resolved).
+
+    Raises:
+        ValueError: A number is out of range, or ``callback_hosts`` is a single text.
     """
 
-    speedup: float = 1.0
-    timeout: float = 15.0
-    max_attempts: int = 10
-    base_delay: float = 5.0
-    max_delay: float = 600.0
+    speedup: float = attrs.field(default=1.0, validator=within(1e-6, 1e12))
+    timeout: float = attrs.field(default=15.0, validator=within(1e-6))
+    max_attempts: int = attrs.field(default=10, validator=within(1, 10**9))
+    base_delay: float = attrs.field(default=5.0, validator=within(0))
+    max_delay: float = attrs.field(default=600.0, validator=within(0))
     public_callbacks: bool = False
-    callback_hosts: Sequence[str] = ()
+    callback_hosts: Sequence[str] = attrs.field(
+        default=(), validator=lambda _, attribute, value: check_names(attribute.name, value)
+    )
 
     def backoff(self, attempt: int) -> float:
         """Return the seconds to wait after so many attempts."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import attrs
 import msgspec
 
+from jetpay_async.sandbox._cards import CARD_NUMBER
 from jetpay_async.sandbox._faults import DeliveryFault, DeliveryFaultKind, Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ DELIVERY_FAULT_FIELDS: Mapping[str, Any] = {
 """The fields of a `DeliveryFault`, and their types."""
 
 PAYER_FIELDS: Mapping[str, Any] = {
-    "card_number": str,
+    "card_number": Annotated[str, msgspec.Meta(pattern=CARD_NUMBER)],
     "contact_id": str,
     "credit_card_id": str,
     "email": str,

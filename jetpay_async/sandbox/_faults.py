@@ -21,6 +21,7 @@ import attrs
 from jetpay_async._core import json
 from jetpay_async.models import JSONValue
 from jetpay_async.sandbox import _responses
+from jetpay_async.sandbox._limits import MOST_SECONDS, within
 from jetpay_async.sandbox._responses import Broken, SandboxResponse
 
 __all__ = [
@@ -168,12 +169,23 @@ _ROUTES_OF_KIND: Mapping[FaultKind, Sequence[str]] = {
 }
 
 
+def _check_date(_: object, attribute: attrs.Attribute[Any], value: int | datetime | None) -> None:
+    if not isinstance(value, datetime):
+        return
+    try:
+        fits = value.tzinfo is not None and bool(value.astimezone(UTC))
+    except OverflowError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{attribute.name}: a date must have an offset, and be in the years 1 to 9999 of UTC")
+
+
 def _times(fault: Fault | DeliveryFault) -> int | None:
     return None if fault.probability < 1 or fault.kind in _LASTING else 1
 
 
 def _probability() -> float:
-    return attrs.field(default=1.0, validator=(attrs.validators.ge(0), attrs.validators.le(1)))
+    return attrs.field(default=1.0, validator=within(0, 1))
 
 
 def _count() -> int | None:
@@ -194,7 +206,7 @@ class Fault:
         count: How many times it is injected, None for no limit. Left out: once, or without limit if ``probability`` is
             less than 1, or for a ``STALE_STATUS`` and a ``CACHED_REPLY``.
         seconds: How late a ``SLOW``, a ``PROCESS_LATE`` or a ``RETRANSMIT`` is, and how old the state of a
-            ``STALE_STATUS``.
+            ``STALE_STATUS``; a year at most.
         status: Of an ``ERROR`` (500 if left out), a ``PROXY_PAGE`` (502), a ``REDIRECT`` (307) or a ``PROCESS_LATE``
             (no reply).
         body: The body of an error.
@@ -209,14 +221,14 @@ class Fault:
     identifier: str | None = None
     probability: float = _probability()
     count: int | None = _count()
-    seconds: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+    seconds: float = attrs.field(default=1.0, validator=within(0))
     status: int | None = attrs.field(
         default=None, validator=attrs.validators.optional((attrs.validators.ge(200), attrs.validators.le(599)))
     )
     body: Literal["json", "html", "empty"] = attrs.field(
         default="json", validator=attrs.validators.in_(("json", "html", "empty"))
     )
-    retry_after: int | datetime | None = None
+    retry_after: int | datetime | None = attrs.field(default=None, validator=_check_date)
     location: str | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.matches_re(r"[\x21-\x7e]*"))
     )
@@ -276,7 +288,7 @@ class DeliveryFault:
         probability: That it is injected into an attempt that fits, from 0 to 1. Drawn from the sandbox's seed.
         count: How many times it is injected, None for no limit. Left out: once, or without limit if ``probability`` is
             less than 1.
-        seconds: How much, for ``LATE`` and ``CLOCK_SKEW``.
+        seconds: How much, for ``LATE`` and ``CLOCK_SKEW``; a year at most.
         keep_old: Whether the key set still holds the old key after a ``ROTATE_KEY``.
     """
 
@@ -284,7 +296,7 @@ class DeliveryFault:
     webhook: str | None = None
     probability: float = _probability()
     count: int | None = _count()
-    seconds: float = 0.0
+    seconds: float = attrs.field(default=0.0, validator=within(-MOST_SECONDS))
     keep_old: bool = True
 
     def fits(self, webhook: str, kinds: Collection[DeliveryFaultKind]) -> bool:

@@ -62,6 +62,9 @@ def _is_foreign(request: web.Request) -> bool:
     if origin is None:
         return False
     try:
-        return URL(origin).authority != request.headers.get("Host", "").lower()
+        page = URL(origin)
+        # The scheme is the page's: where a proxy ends TLS, this request came without it.
+        own = URL(f"{page.scheme}://{request.headers.get('Host', '')}")
     except ValueError:
         return True
+    return page.host is None or (page.host, page.port) != (own.host, own.port)

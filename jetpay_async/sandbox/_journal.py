@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from jetpay_async.sandbox._redaction import redacted_path
+
 if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock
 
@@ -26,7 +28,7 @@ class RequestRecord:
         request_id: As in the reply's ``x-request-id``; it counts.
         time: Seconds since the epoch at its arrival.
         method: The HTTP method.
-        path: Without the query.
+        path: Without the query; tokens and card numbers in it are cut off.
         route: One of `ROUTES`; None for a path that the API does not have.
         fault: The kind of the fault that was injected, if any.
         status: Of the reply; None before it, and where the fault left none.
@@ -73,7 +75,11 @@ class Journal:
             for identifier in identifiers:
                 self.by_route[route, identifier] += 1
         record = RequestRecord(
-            request_id=f"req_{self.total:08}", time=self._clock.time(), method=method, path=path, route=route
+            request_id=f"req_{self.total:08}",
+            time=self._clock.time(),
+            method=method,
+            path=redacted_path(path),
+            route=route,
         )
         self.requests.append(record)
         self.touch()

@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from jetpay_async.sandbox._cards import CARDS
+from jetpay_async.sandbox._redaction import redacted_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -194,7 +195,7 @@ def _deliveries(parts: Parts) -> str:
     rows = [
         (
             _time(attempt.time),
-            _code(attempt.url),
+            _code(redacted_url(attempt.url)),
             _events(attempt.event_ids),
             _number(str(attempt.attempt)),
             f"{_code(attempt.kid[:8])} {'current key' if [attempt.kid] == newest else 'older key'}",
@@ -229,7 +230,7 @@ def _faults(parts: Parts) -> str:
 def _webhooks(parts: Parts) -> str:
     rows = [
         (
-            _code(webhook.callback_url),
+            _code(redacted_url(webhook.callback_url)),
             escape(webhook.state.value),
             _number(str(webhook.last_sent_event_id or "none")),
             _number(str(max(0, parts.account.events.last_id - webhook.next_event_id + 1))),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from jetpay_async.sandbox import _responses
+from jetpay_async.sandbox._cards import read_card_number
 
 if TYPE_CHECKING:
     from jetpay_async.sandbox._responses import SandboxResponse
     from jetpay_async.sandbox._state import Transaction
 
 __all__ = ["card_form", "card_number", "done", "payment"]
-
-_CARD_NUMBER = re.compile(r"[0-9]{12,19}")
 
 
 def card_form(error: str = "") -> SandboxResponse:
@@ -28,8 +26,10 @@ def card_form(error: str = "") -> SandboxResponse:
 def card_number(body: bytes) -> str | None:
     """Read the submitted form; None if there is no card number in it."""
     fields = parse_qs(body.decode(errors="replace"))
-    number = re.sub(r"[ -]", "", fields.get("card_number", [""])[0])
-    return number if _CARD_NUMBER.fullmatch(number) else None
+    try:
+        return read_card_number(fields.get("card_number", [""])[0].strip())
+    except ValueError:
+        return None
 
 
 def payment(transaction: Transaction) -> SandboxResponse:

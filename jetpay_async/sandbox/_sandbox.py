@@ -12,22 +12,24 @@ from typing import Self
 import attrs
 from yarl import URL
 
-from jetpay_async._core import json
+from jetpay_async._core import contract, json
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.endpoints import SANDBOX_TOKEN_PREFIX
 from jetpay_async.models import JSONValue, TransactionState
 from jetpay_async.sandbox import _documents, _snapshot
 from jetpay_async.sandbox._access import ANY_HOST, CallbackHosts, HostNames
 from jetpay_async.sandbox._api import Api, TokenScope
-from jetpay_async.sandbox._cards import APPROVED
+from jetpay_async.sandbox._cards import APPROVED, read_card_number
 from jetpay_async.sandbox._control import Control
 from jetpay_async.sandbox._deliveries import Deliveries, DeliveryAttempt, DeliveryPolicy
 from jetpay_async.sandbox._faults import DeliveryFault, Fault, Faults
 from jetpay_async.sandbox._journal import Journal
 from jetpay_async.sandbox._keys import KeyRing
+from jetpay_async.sandbox._limits import check_names, check_number
 from jetpay_async.sandbox._movable_clock import MovableClock
 from jetpay_async.sandbox._page import Page
 from jetpay_async.sandbox._parts import Parts
+from jetpay_async.sandbox._redaction import redacted_url
 from jetpay_async.sandbox._server import Server
 from jetpay_async.sandbox._service_openapi import ServiceDocs
 from jetpay_async.sandbox._state import Account, SandboxEvent, Transaction
@@ -72,8 +74,9 @@ class Sandbox:
         api_token: The token with every scope; it begins with ``jetpay_sandbox_``. Left out, one is made of the seed.
 
     Raises:
-        ValueError: ``public_url`` is no http(s) URL, ``api_token`` begins otherwise, or a network in
-            ``delivery.callback_hosts`` is not valid.
+        ValueError: ``public_url`` is no http(s) URL or has more than a host, a port and a path, ``api_token`` begins
+            otherwise, a network in ``delivery.callback_hosts`` is not valid, a number of seconds is negative or more
+            than a year, or ``allowed_hosts`` is a single text.
     """
 
     def __init__(
@@ -92,6 +95,9 @@ class Sandbox:
         allowed_hosts: Collection[str] = (),
         api_token: str | None = None,
     ) -> None:
+        check_number("latency", latency)
+        check_number("slow_bank_seconds", slow_bank_seconds)
+        check_names("allowed_hosts", allowed_hosts)
         public_host = None if public_url is None else _host_of(public_url)
         token = None if api_token is None else _checked_token(api_token)
         movable = MovableClock(clock)
@@ -265,10 +271,12 @@ class Sandbox:
 
         Args:
             write: Called with an object of ``event`` (``request`` or ``delivery``), ``time`` and what it is about. No
-                body, header or token is in it.
+                body, header or token is in it, and of a callback URL neither its query nor a password.
         """
         self._parts.journal.on_request = lambda record: write(_documents.request(record))
-        self._deliveries.on_attempt = lambda attempt: write(_documents.attempt(attempt))
+        self._deliveries.on_attempt = lambda attempt: write(
+            {**_documents.attempt(attempt), "url": redacted_url(attempt.url)}
+        )
 
     async def wait_for_change(self, version: int = -1) -> int:
         """Wait until something has happened.
@@ -312,9 +320,11 @@ class Sandbox:
 
         Raises:
             KeyError: There is no such contact.
+            ValueError: ``card_number`` is none: 12 to 19 digits, with spaces or hyphens if you like.
         """
+        number = read_card_number(card_number)
         _require(contact_id, self._account.contacts)
-        return self._account.add_credit_card(contact_id, card_number, identifier=credit_card_id).identifier
+        return self._account.add_credit_card(contact_id, number, identifier=credit_card_id).identifier
 
     def add_payer(
         self,
@@ -333,7 +343,11 @@ class Sandbox:
             credit_card_id: The card's id.
             email: The contact's address.
             name: The contact's name.
+
+        Raises:
+            ValueError: ``card_number`` is none, see `add_credit_card`. Nothing was created.
         """
+        read_card_number(card_number)
         contact_id = self.add_contact(email=email, name=name, contact_id=contact_id)
         return SandboxPayer(
             contact_id=contact_id,
@@ -437,8 +451,11 @@ class Sandbox:
             The webhook's ``identifier``.
 
         Raises:
-            ValueError: The URL is none, leads to another machine, or has a webhook already.
+            ValueError: The URL is none, leads to another machine, or has a webhook already; or a number is out of
+                range.
         """
+        check_number("max_batch_size", max_batch_size, least=1, most=contract.MAX_BATCH_SIZE)
+        check_number("max_wait_seconds", max_wait_seconds, most=contract.MAX_WAIT_SECONDS)
         error = self._webhooks.url_error(callback_url)
         if error is not None:
             raise ValueError(f"{callback_url}: {error}")
@@ -495,6 +512,8 @@ def _host_of(public_url: str) -> str:
         url = URL()
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError(f"public_url: {public_url} is not an http(s) URL")
+    if url != url.with_user(None).with_query(None).with_fragment(None):
+        raise ValueError("public_url: has a host, a port and a path, but no user, query or fragment")
     return url.host
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
@@ -55,7 +55,11 @@ _BACKLOG = 1024
 
 _logger = logging.getLogger("jetpay_async.sandbox.server")
 # What is no HTTP is the client's error: it is answered 400, and deserves no traceback.
-_logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+_logger.addFilter(
+    lambda record: (
+        not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError))
+    )
+)
 
 
 class Server:
@@ -153,7 +157,9 @@ class Server:
         for add in self._additions:
             add(application.router)
         for route in self._api.routes():
-            application.router.add_route(route.method, route.path, self._handler(route))
+            application.router.add_route(
+                route.method, route.path, self._handler(route), expect_handler=_answer_expectation
+            )
         return application
 
     def _handler(self, route: Route) -> Handler:
@@ -220,17 +226,20 @@ class Server:
 
     @web.middleware
     async def _answer_unrouted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer as FastAPI does where aiohttp would: no such path, method not allowed, body too large."""
+        """Answer as FastAPI does where aiohttp would: no such path, method not allowed, body too large or damaged."""
         try:
             return await handler(request)
         except web.HTTPException as error:
             allow = error.headers.get("Allow")
             reply = _responses.json(error.status, {"detail": error.reason}, {"Allow": allow} if allow else None)
-            if request.path.startswith(CONTROL_PATH):
-                return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
-            record, began = self._journal.begin(request.method, request.path, None)
-            self._journal.end(record, began, reply.status)
-            return _send(request, reply, record.request_id)
+        except web.RequestPayloadError:
+            # aiohttp closes the connection, since it can't know where the next request begins.
+            reply = _responses.json(400, {"detail": "There was an error parsing the body"}, {"Connection": "close"})
+        if request.path.startswith(CONTROL_PATH):
+            return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
+        record, began = self._journal.begin(request.method, request.path, None)
+        self._journal.end(record, began, reply.status)
+        return _send(request, reply, record.request_id)
 
     @web.middleware
     async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -245,6 +254,14 @@ class Server:
         record, began = self._journal.begin(request.method, request.path, None)
         self._journal.end(record, began, reply.status)
         return _send(request, reply, record.request_id)
+
+
+async def _answer_expectation(request: web.Request) -> None:
+    """Let the body come, as servers of FastAPI do; aiohttp would reject every other expectation, and not in JSON."""
+    if request.headers["Expect"].lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # A reply that has no body yet counts from here.
+        request.writer.output_size = 0
 
 
 async def _answer_health(_: web.Request) -> web.StreamResponse:

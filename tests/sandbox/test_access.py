@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import aiohttp
 import pytest
 
@@ -9,6 +12,11 @@ from jetpay_async.sandbox import DeliveryPolicy, Sandbox
 from jetpay_async.sandbox._access import CallbackHosts, HostNames, is_loopback_peer
 
 from .calling import Caller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOOK = "http://127.0.0.1:9/hook"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,7 @@ from .calling import Caller
         ("sandbox.evil.test", False),
         ("localhost.evil.test", False),
         ("127.0.0.1.evil.test", False),
+        ("[::1].evil.test", False),
         ("localhost.", False),
     ],
 )
@@ -117,6 +126,39 @@ def test_a_public_url_is_a_url(url: str) -> None:
     """What is no http(s) URL with a host is refused."""
     with pytest.raises(ValueError, match=r"public_url: .* is not an http\(s\) URL"):
         Sandbox(public_url=url)
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@sandbox", "http://sandbox/?secret=1", "http://sandbox/#secret"])
+def test_a_public_url_is_the_beginning_of_links(url: str) -> None:
+    """What can't be continued by a path, or has a password, is refused, and the error does not show it."""
+    with pytest.raises(ValueError, match="public_url: has a host, a port and a path") as caught:
+        Sandbox(public_url=url)
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        pytest.param(lambda: Sandbox(latency=math.nan), "latency", id="latency"),
+        pytest.param(lambda: Sandbox(slow_bank_seconds=-1), "slow_bank_seconds", id="slow bank"),
+        pytest.param(lambda: Sandbox(allowed_hosts="sandbox"), "allowed_hosts", id="hosts"),
+        pytest.param(lambda: DeliveryPolicy(speedup=0), "speedup", id="speedup"),
+        pytest.param(lambda: DeliveryPolicy(timeout=math.inf), "timeout", id="timeout"),
+        pytest.param(lambda: DeliveryPolicy(max_attempts=0), "max_attempts", id="attempts"),
+        pytest.param(lambda: DeliveryPolicy(base_delay=-1), "base_delay", id="base delay"),
+        pytest.param(lambda: DeliveryPolicy(max_delay=math.nan), "max_delay", id="most delay"),
+        pytest.param(lambda: DeliveryPolicy(callback_hosts="receiver"), "callback_hosts", id="callback hosts"),
+        pytest.param(lambda: Sandbox().add_webhook(HOOK, max_batch_size=0), "max_batch_size", id="batch"),
+        pytest.param(lambda: Sandbox().add_webhook(HOOK, max_wait_seconds=-1), "max_wait_seconds", id="wait"),
+        pytest.param(lambda: Sandbox().add_payer(card_number="4000"), "card_number", id="card"),
+        pytest.param(lambda: Sandbox().add_credit_card("contact_123", card_number=""), "card_number", id="no card"),
+    ],
+)
+def test_options_without_meaning(make: Callable[[], object], name: str) -> None:
+    """A number that is out of range, a text for a list of names, and what is no card number are refused by name."""
+    with pytest.raises(ValueError, match=f"^{name}: must be "):
+        make()
 
 
 @pytest.mark.parametrize("token", ["secret_live_token", "jetpay_sandbox_", "jetpay_sandbox_a b"])

@@ -86,6 +86,47 @@ async def test_what_is_no_http(caller: Caller, name: str, caplog: pytest.LogCapt
     assert await answers(caller)
 
 
+@pytest.mark.parametrize("path", ["/contact", "/nope", "/_sandbox/api/faults", "/_sandbox/api/restore"])
+@pytest.mark.asyncio
+async def test_a_body_that_is_not_compressed_as_it_says(
+    caller: Caller, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body that can't be decompressed is answered 4xx in JSON, is no error of the sandbox, and is recorded."""
+    method = "PUT" if path == "/contact" else "POST"
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+
+    reply = await caller.call(method, path, data=BytesIO(b"not compressed at all"), headers=headers)
+
+    assert (reply.status, reply.headers["Content-Type"]) == (404 if path == "/nope" else 400, "application/json")
+    assert (reply.headers.get("Connection") == "close") is (path != "/nope")
+    assert caller.sandbox.requests() == (0 if path.startswith("/_sandbox/") else 1)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("expectation", [b"100-continue", b"a miracle"])
+@pytest.mark.asyncio
+async def test_expectations(caller: Caller, expectation: bytes, version: bytes) -> None:
+    """Who waits for it is told to continue, what else is expected makes no difference, and the body is read."""
+    reader, writer = await connect(caller.sandbox)
+    writer.write(
+        b"PUT /contact HTTP/"
+        + version
+        + b"\r\nHost: localhost\r\nAuthorization: Bearer "
+        + caller.sandbox.api_token.encode()
+        + b"\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 2\r\nExpect: "
+        + expectation
+        + b"\r\n\r\n{}"
+    )
+    async with asyncio.timeout(20):
+        reply = await reader.read()
+    writer.close()
+
+    heads = [line for line in reply.split(b"\r\n") if line.startswith(b"HTTP/")]
+    told = [b"HTTP/1.1 100 Continue"] if (expectation, version) == (b"100-continue", b"1.1") else []
+    assert heads == [*told, b"HTTP/" + version + b" 422 Unprocessable Entity"]
+
+
 @pytest.mark.asyncio
 async def test_an_error_of_the_sandbox_itself_is_logged(
     caller: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -75,6 +75,15 @@ async def test_other_numbers_are_approved(caller: Caller) -> None:
     assert (await caller.capture(debit_id)).document["state"] == "paid"
 
 
+@pytest.mark.parametrize("number", ["4000 0000 0000 0002", "4000-0000-0000-0002"])
+@pytest.mark.asyncio
+async def test_a_number_in_groups(caller: Caller, number: str) -> None:
+    """Spaces and hyphens in a number make no difference."""
+    reply = await caller.preauthorize(caller.sandbox.add_payer(card_number=number))
+
+    assert (reply.status, reply.document) == (402, {"detail": "Card declined"})
+
+
 @pytest.mark.asyncio
 async def test_a_slow_bank_takes_its_time() -> None:
     """A slow bank's answer comes after `slow_bank_seconds`, and never once it was overruled or the sandbox stopped."""

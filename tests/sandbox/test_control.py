@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import aiohttp
 import attrs
 import pytest
 import pytest_asyncio
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from jetpay_async.sandbox import Sandbox, TokenScope
+from jetpay_async.sandbox import ROUTES, Sandbox, TokenScope
 
 from .calling import Caller, Receiver, Reply, until
 
-if TYPE_CHECKING:
-    import aiohttp
-
 API = "/_sandbox/api"
+NO_CARD_NUMBER = "Expected `str` matching regex '^[0-9](?:[ -]?[0-9]){11,18}$'"
 
 
 @attrs.frozen
@@ -206,7 +205,7 @@ async def test_clock(caller: Caller) -> None:
         assert (sandbox.events[-1].created_at - sandbox.events[0].created_at).total_seconds() >= 3600
         for seconds in (-1, 1e12):
             wrong = await control.call("POST", "/clock/advance", {"seconds": seconds})
-            assert (wrong.status, wrong.document["detail"]) == (422, "seconds: must be from 0 to 31622400")
+            assert (wrong.status, wrong.document["detail"]) == (422, "seconds: must be a number from 0 to 31622400")
 
 
 async def _document(sandbox: Sandbox, session: aiohttp.ClientSession) -> dict[str, Any]:
@@ -256,6 +255,21 @@ async def test_snapshot_restore_reset(control: Controller) -> None:
         ("GET", "/debits?sort=up", None, "sort: is not one of state, limit"),
         ("GET", "/keys?all=1", None, "all: is not one of none"),
         ("GET", "/events?since=0", None, "since: Expected `int` >= 1"),
+        ("GET", "/requests?route=captures", None, f"route: is not one of {', '.join(ROUTES)}"),
+        ("POST", "/faults", {"kind": "stale_status", "seconds": 1e11}, "seconds: must be a number from 0 to 31622400"),
+        (
+            "POST",
+            "/faults",
+            {"kind": "rate_limit", "retry_after": "0001-01-01T00:00:00+14:00"},
+            "retry_after: a date must have an offset, and be in the years 1 to 9999 of UTC",
+        ),
+        (
+            "POST",
+            "/delivery_faults",
+            {"kind": "clock_skew", "seconds": 1e300},
+            "seconds: must be a number from -31622400 to 31622400",
+        ),
+        ("POST", "/payers", {"card_number": "400000000000002x"}, f"card_number: {NO_CARD_NUMBER}"),
     ],
 )
 @pytest.mark.asyncio
@@ -299,6 +313,29 @@ async def test_pages_of_other_origins(control: Controller, headers: dict[str, st
 
     assert reply.status == status
     assert (await control.get("/state"))["deliveries_paused"] is (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://sandbox.test", "sandbox.test", 200),
+        ("http://sandbox.test", "SANDBOX.test:80", 200),
+        ("https://sandbox.test", "sandbox.test", 200),
+        ("http://[::1]:8087", "[::1]:8087", 200),
+        ("http://sandbox.test", "sandbox.test:8087", 403),
+        ("http://sandbox.test:8087", "sandbox.test", 403),
+        ("https://sandbox.test", "sandbox.test:80", 403),
+        ("http://[::2]:8087", "[::1]:8087", 403),
+        ("file:///sandbox.test", "sandbox.test", 403),
+    ],
+)
+@pytest.mark.asyncio
+async def test_the_page_of_its_own(origin: str, host: str, status: int) -> None:
+    """A page has the sandbox's origin on the usual port, by an IPv6 address, and behind a proxy that ends TLS."""
+    async with Sandbox(allowed_hosts=["sandbox.test"]) as sandbox, aiohttp.ClientSession() as session:
+        reply = await Caller(sandbox, session).call("POST", f"{API}/reset", headers={"Origin": origin, "Host": host})
+
+    assert reply.status == status
 
 
 @pytest.mark.parametrize(

@@ -403,7 +403,7 @@ def test_a_fault_in_writing(text: str, fault: Fault) -> None:
         ("rate_limit count=many", "invalid literal"),
         ("rate_limit count", "invalid literal"),
         ("rate_limit count=0", "'count' must be >= 1"),
-        ("rate_limit probability=1.5", "'probability' must be <= 1"),
+        ("rate_limit probability=1.5", "probability: must be a number from 0 to 1"),
         ("error_after body=xml", "'body' must be in"),
     ],
 )

@@ -108,12 +108,21 @@ async def test_it_has_no_secret_and_no_other_host(caller: Caller) -> None:
     for number in CARDS:
         await caller.reserve(card_number=number) if CARDS[number].declined is None else None
     await caller.call("GET", "/_sandbox/&<script>alert(1)</script>")
+    await caller.call("GET", f"/transaction/{caller.sandbox.api_token}/status")
+    await caller.call("POST", "/debit/4111%201111-11111111/capture")
+    caller.sandbox.add_webhook("http://user:secret@127.0.0.1:9/hook?key=secret#secret")
+    await caller.reserve()
+    await until(lambda: len(caller.sandbox.deliveries) > 0)
 
     reply = await caller.call("GET", PAGE)
     page = reply.body.decode()
 
     assert not [number for number in CARDS if number in page]
     assert caller.sandbox.api_token not in page
+    assert "<code>/transaction/jetpay_sandbox_" + caller.sandbox.api_token[15:19] + "…/status</code>" in page
+    assert "<code>/debit/4111…/capture</code>" in page
+    assert page.count("<code>http://127.0.0.1:9/hook?…</code>") > 1
+    assert "secret" not in page
     assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["data:,", "page.css", "page.js", "#debits-title"]
     assert "<script>" not in page
     assert "style=" not in page

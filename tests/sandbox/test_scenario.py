@@ -68,12 +68,36 @@ def test_what_it_lists_is_added() -> None:
         ("[[faults]]", "faults, entry 1: kind: is missing"),
         ("[[faults]]\nkind = 'lose_all'", "faults, entry 1: kind: Invalid enum value 'lose_all'"),
         ("[[faults]]\nkind = 'slow_after'\nseconds = 'x'", "faults, entry 1: seconds: Expected `float`, got `str`"),
-        ("[[faults]]\nkind = 'slow_after'\nseconds = -1", "faults, entry 1: 'seconds' must be >= 0: -1"),
+        (
+            "[[faults]]\nkind = 'slow_after'\nseconds = -1",
+            "faults, entry 1: seconds: must be a number from 0 to 31622400",
+        ),
         ("[[faults]]\nkind = 'error_after'\nstatus = 99", "faults, entry 1: 'status' must be >= 200: 99"),
         ("[[faults]]\nkind = 'redirect_after'\nlocation = 'a b'", "faults, entry 1: 'location' must match regex"),
         ("[[delivery_faults]]\nkind = 'late'\nkeep_old = 1", "delivery_faults, entry 1: keep_old: Expected `bool`"),
         ("[[webhooks]]", "webhooks, entry 1: callback_url: is missing"),
         ("[[webhooks]]\ncallback_url = 'http://elsewhere.test/'", "delivers to this machine only"),
+        ("[[payers]]\ncard_number = '400000000002'\n[[payers]]\ncard_number = '4x'", "payers, entry 2: card_number: "),
+        (
+            "[[faults]]\nkind = 'slow_after'\nseconds = inf",
+            "faults, entry 1: seconds: must be a number from 0 to 31622400",
+        ),
+        (
+            "[[faults]]\nkind = 'slow_after'\nprobability = nan",
+            "faults, entry 1: probability: must be a number from 0 to 1",
+        ),
+        (
+            "[[delivery_faults]]\nkind = 'clock_skew'\nseconds = -1e9",
+            "entry 1: seconds: must be a number from -31622400",
+        ),
+        (
+            "[[faults]]\nkind = 'rate_limit'\nretry_after = 2030-01-01T00:00:00",
+            "faults, entry 1: retry_after: a date must have an offset",
+        ),
+        (
+            "[[webhooks]]\ncallback_url = 'http://127.0.0.1/'\nmax_batch_size = 0",
+            "max_batch_size: must be a number from 1 to 100",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_named(text: str, message: str) -> None:
