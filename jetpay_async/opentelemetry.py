@@ -33,16 +33,26 @@ No text of an error gets into a span: the API's words may repeat what was asked.
     operations = OpenTelemetry()
     client = JetpayClient(token, on_operation=operations)
     deliveries = OpenTelemetryDeliveries(operations)
-    receiver = WebhookReceiver(..., on_delivery=deliveries, on_backlog=deliveries.record_backlog)
+    receiver = WebhookReceiver(
+        ...,
+        on_delivery=deliveries,
+        on_stored_event=deliveries.record_stored_event,
+        on_backlog=deliveries.record_backlog,
+    )
 
 **A span for each delivery**, ``jetpay webhook delivery``, below the span that was current where the receiver was
 called, with a **link** to the capture (or charge) of each debit that the delivery is about, if this process made it.
+**A span for each attempt to handle an event after the answer**, ``jetpay webhook event``, with a link to the delivery
+that brought the event, if this process received it, and to the capture. An attempt that ends before its delivery's span
+does is linked from there.
 
 ======================================= ======== ===================================================================
 ``jetpay.webhook.delivery.duration``    metric   histogram, in seconds
 ``jetpay.webhook.delivery.lag``         metric   histogram: `DeliveryReport.lag`, in seconds
 ``jetpay.webhook.events``               metric   counter, by ``jetpay.webhook.result``: ``handled``, ``unhandled``,
                                                  ``skipped``, ``stored``, ``dead``, ``outdated`` or ``left``
+``jetpay.webhook.event.duration``       metric   histogram of attempts after the answer, in seconds, by
+                                                 ``jetpay.webhook.result``
 ``jetpay.webhook.events.missing``       metric   counter: `DeliveryReport.missing`
 ``jetpay.webhook.backlog``              metric   gauge: `Backlog.pending`
 ``jetpay.webhook.oldest_pending``       metric   gauge: `Backlog.age`, in seconds; 0 if nothing waits
@@ -52,9 +62,12 @@ called, with a **link** to the capture (or charge) of each debit that the delive
 ``jetpay.webhook.event_count``          span     how many events it brought
 ``jetpay.webhook.lag``                  span     `DeliveryReport.lag`
 ``jetpay.webhook.missing``              span     `DeliveryReport.missing`, if any
-``error.type``                          span     the reason, if the status is 400 or more
-``jetpay.debit_id``                     link     the debit
-``jetpay.webhook.event_id``             link     the event
+``error.type``                          span     the reason, if the status is 400 or more; the class of the error, if an
+                                                 attempt failed
+``jetpay.webhook.result``               event    `StoredEventReport.result`: of the span, and of the histogram
+``jetpay.webhook.event_id``             event    which event: of the span, and of the links to and from it
+``jetpay.webhook.event_type``           event    its type
+``jetpay.debit_id``                     both     the debit: of the span of an event, and of a link to the capture
 ======================================= ======== ===================================================================
 """
 
@@ -62,7 +75,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
     from opentelemetry import metrics, trace
@@ -75,15 +88,20 @@ from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.telemetry import Attempt, AttemptResult, Operation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.context import Context
 
-    from jetpay_async.webhooks import DeliveryReport
+    from jetpay_async.webhooks import DeliveryReport, StoredEventReport
+    from jetpay_async.webhooks.events import Event
     from jetpay_async.webhooks.inbox import Backlog
 else:
     # Clients that receive no webhooks need not import them. What reads annotations at run time gets Any.
-    Backlog = DeliveryReport = Any
+    Backlog = DeliveryReport = Event = StoredEventReport = Any
 
 __all__ = ["OpenTelemetry", "OpenTelemetryDeliveries"]
+
+_Key = TypeVar("_Key")
 
 _SCOPE = "jetpay_async"
 # The operations that take the money of a debit. What becomes of it is reported by events.
@@ -154,11 +172,7 @@ class OpenTelemetry:
         """Keep the span of an operation whose debit events will be about, and forget the oldest."""
         if operation.debit_id is None or operation.name not in _TAKING or not context.trace_flags.sampled:
             return
-        debit_id = canonical_id(operation.debit_id)
-        self._captures[debit_id] = context
-        self._captures.move_to_end(debit_id)
-        if len(self._captures) > self._remembered:
-            self._captures.popitem(last=False)
+        _remember(self._captures, canonical_id(operation.debit_id), context, most=self._remembered)
 
     def _trace(self, operation: Operation, labels: dict[str, str]) -> Context:
         """Make the spans; return the context of the operation's own."""
@@ -201,12 +215,22 @@ class OpenTelemetry:
         span.end(_nanoseconds(attempt.started_at + attempt.duration))
 
 
+def _remember(spans: OrderedDict[_Key, trace.SpanContext], key: _Key, context: trace.SpanContext, *, most: int) -> None:
+    """Keep a span, and forget the one that was kept first if there are too many."""
+    spans[key] = context
+    spans.move_to_end(key)
+    if len(spans) > most:
+        spans.popitem(last=False)
+
+
 def _nanoseconds(seconds: float) -> int:
     return int(seconds * _NANOSECONDS)
 
 
 _LAG_BUCKETS = (1.0, 5.0, 15.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
 _RESULTS = ("handled", "unhandled", "skipped", "stored", "dead", "outdated", "left")
+# What an attempt to handle an event ends in if there will be another one.
+_TRIED_AGAIN = frozenset({"failed", "left"})
 
 
 class OpenTelemetryDeliveries:
@@ -217,6 +241,11 @@ class OpenTelemetryDeliveries:
             linked. None for no links.
         tracer_provider: Where the spans go; by default to OpenTelemetry's global provider.
         meter_provider: Where the metrics go; by default to OpenTelemetry's global provider.
+        remembered: Of how many stored events the span of the delivery is remembered, for the links of the attempts to
+            handle them; some hundred bytes each. 0 for none.
+
+    Raises:
+        InvalidArgumentError: ``remembered`` is less than 0.
     """
 
     def __init__(
@@ -225,7 +254,14 @@ class OpenTelemetryDeliveries:
         *,
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
+        remembered: int = 10_000,
     ) -> None:
+        if remembered < 0:
+            raise InvalidArgumentError(f"remembered: must be at least 0, not {remembered}", field="remembered")
+        self._remembered = remembered
+        # By webhook and event id: the delivery that brought an event, and an attempt that was reported before it was.
+        self._brought: OrderedDict[tuple[int | None, int], trace.SpanContext] = OrderedDict()
+        self._early: OrderedDict[tuple[int | None, int], trace.SpanContext] = OrderedDict()
         self._operations = operations
         self._tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
@@ -240,6 +276,12 @@ class OpenTelemetryDeliveries:
             unit="s",
             description="Age of the oldest event of a delivery when it arrives.",
             explicit_bucket_boundaries_advisory=_LAG_BUCKETS,
+        )
+        self._event_duration = meter.create_histogram(
+            "jetpay.webhook.event.duration",
+            unit="s",
+            description="Duration of attempts to handle stored events.",
+            explicit_bucket_boundaries_advisory=_BUCKETS,
         )
         self._events = meter.create_counter(
             "jetpay.webhook.events", unit="{event}", description="Events of deliveries, by what became of them."
@@ -288,6 +330,43 @@ class OpenTelemetryDeliveries:
         if report.backlog is not None:
             self._record_backlog(report.backlog, now=report.started_at + report.duration)
 
+    def record_stored_event(self, report: StoredEventReport) -> None:
+        """Record an attempt to handle an event after the answer: an ``on_stored_event`` of `WebhookReceiver`.
+
+        Args:
+            report: What the receiver reports.
+        """
+        event = report.event
+        labels: dict[str, str] = {"jetpay.webhook.result": report.result}
+        if report.error is not None:
+            labels[_ERROR_TYPE] = type(report.error).__qualname__
+        attributes: dict[str, str | int] = {
+            **labels,
+            "jetpay.webhook.event_id": event.id,
+            "jetpay.webhook.event_type": event.type,
+        }
+        debit_id: str | None = getattr(event, "transaction_id", None)
+        if debit_id is not None:
+            attributes["jetpay.debit_id"] = debit_id
+        key = (event.webhook_id, event.id)
+        delivery = self._brought.get(key) if report.result in _TRIED_AGAIN else self._brought.pop(key, None)
+        links = self._links_to_captures([event])
+        if delivery is not None:
+            links.append(trace.Link(delivery, {"jetpay.webhook.event_id": event.id}))
+        span = self._tracer.start_span(
+            "jetpay webhook event",
+            kind=trace.SpanKind.CONSUMER,
+            attributes=attributes,
+            links=links,
+            start_time=_nanoseconds(report.started_at),
+        )
+        if delivery is None:
+            self._remember(self._early, key, span)
+        if report.error is not None:
+            span.set_status(trace.StatusCode.ERROR)
+        span.end(_nanoseconds(report.started_at + report.duration))
+        self._event_duration.record(report.duration, labels, trace.set_span_in_context(span))
+
     def record_backlog(self, backlog: Backlog) -> None:
         """Record how many events wait: an ``on_backlog`` of `WebhookReceiver`.
 
@@ -320,20 +399,45 @@ class OpenTelemetryDeliveries:
             "jetpay webhook delivery",
             kind=trace.SpanKind.CONSUMER,
             attributes=attributes,
-            links=self._links(report),
+            links=self._links_of(report),
             start_time=_nanoseconds(report.started_at),
         )
         # As for servers: a 4xx is the fault of who sent it.
         if report.response.status >= 500:
             span.set_status(trace.StatusCode.ERROR)
         span.end(_nanoseconds(report.started_at + report.duration))
+        if report.delivery is not None and report.response.stored:
+            for event in report.delivery.events:
+                key = (event.webhook_id, event.id)
+                if key not in self._brought:
+                    self._remember(self._brought, key, span)
         return trace.set_span_in_context(span)
 
-    def _links(self, report: DeliveryReport) -> list[trace.Link]:
+    def _remember(
+        self,
+        spans: OrderedDict[tuple[int | None, int], trace.SpanContext],
+        key: tuple[int | None, int],
+        span: trace.Span,
+    ) -> None:
+        context = span.get_span_context()
+        if context.trace_flags.sampled:
+            _remember(spans, key, context, most=self._remembered)
+
+    def _links_of(self, report: DeliveryReport) -> list[trace.Link]:
+        events = () if report.delivery is None else report.delivery.events
+        links = self._links_to_captures(events)
+        if report.response.stored:
+            for event in events:
+                attempt = self._early.pop((event.webhook_id, event.id), None)
+                if attempt is not None:
+                    links.append(trace.Link(attempt, {"jetpay.webhook.event_id": event.id}))
+        return links
+
+    def _links_to_captures(self, events: Sequence[Event]) -> list[trace.Link]:
         links: list[trace.Link] = []
-        if self._operations is None or report.delivery is None:
+        if self._operations is None:
             return links
-        for event in report.delivery.events:
+        for event in events:
             debit_id: str | None = getattr(event, "transaction_id", None)
             capture = None if debit_id is None else self._operations.capture_of(debit_id)
             if debit_id is not None and capture is not None:

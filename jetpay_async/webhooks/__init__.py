@@ -69,7 +69,13 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.inbox import DeadLetter, DurableEventInbox, EventInbox
     from jetpay_async.webhooks.keyset import KeySet
     from jetpay_async.webhooks.postgres_inbox import PostgresInbox
-    from jetpay_async.webhooks.receiver import DeliveryReport, DeliveryResponse, WebhookReceiver, ensure_leased
+    from jetpay_async.webhooks.receiver import (
+        DeliveryReport,
+        DeliveryResponse,
+        StoredEventReport,
+        WebhookReceiver,
+        ensure_leased,
+    )
     from jetpay_async.webhooks.remote_keyset import RemoteKeySet
     from jetpay_async.webhooks.replay import MissingEventReplay
     from jetpay_async.webhooks.router import EventRouter
@@ -111,6 +117,7 @@ __all__ = [
     "RemoteKeySet",
     "SqliteInbox",
     "StaleDeliveryError",
+    "StoredEventReport",
     "TransactionCompleted",
     "TransactionEvent",
     "TransactionFailed",
@@ -154,6 +161,7 @@ _HOMES = {
     "PostgresInbox": "postgres_inbox",
     "RemoteKeySet": "remote_keyset",
     "SqliteInbox": "sqlite_inbox",
+    "StoredEventReport": "receiver",
     "TransactionCompleted": "events",
     "TransactionEvent": "events",
     "TransactionFailed": "events",

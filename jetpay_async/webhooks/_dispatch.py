@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jetpay_async._core.log import logger
+from jetpay_async.webhooks._event_reports import AttemptEnd
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._latest import calling_for_latest
 from jetpay_async.webhooks._mark_group import MarkGroup
@@ -20,6 +21,7 @@ from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, GroupedMark
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator, Sequence
 
+    from jetpay_async.webhooks._event_reports import EventReporter
     from jetpay_async.webhooks._lease import EventLease
     from jetpay_async.webhooks.events import Event
     from jetpay_async.webhooks.inbox import EventInbox
@@ -46,6 +48,8 @@ class DispatchLimits:
     on_dead_letter: Callable[[DeadLetter], Awaitable[object]] | None
     mark_within: float
     """In seconds; 0 marks each event by itself, as its handler ends."""
+    reporter: EventReporter | None
+    """Reports each attempt, if any."""
 
 
 class LeasedDispatch:
@@ -131,31 +135,33 @@ class LeasedDispatch:
                     return
                 if self._waits_for_failed(event):
                     continue
-                if self._latest_states is not None and isinstance(event, TransactionEvent):
-                    async with self._router.in_order(event.transaction_id):
-                        await self._handle_if_latest(event, self._latest_states)
+                if self._limits.reporter is None:
+                    await self._attempt(event)
                 else:
-                    await self._handle(event)
+                    await self._limits.reporter.observe(event, self._attempt(event))
 
-    async def _handle_if_latest(self, event: TransactionEvent, inbox: LatestStateInbox) -> None:
+    async def _attempt(self, event: Event) -> AttemptEnd:
+        if self._latest_states is None or not isinstance(event, TransactionEvent):
+            return await self._handle(event)
+        async with self._router.in_order(event.transaction_id):
+            return await self._handle_if_latest(event, self._latest_states)
+
+    async def _handle_if_latest(self, event: TransactionEvent, inbox: LatestStateInbox) -> AttemptEnd:
         """Handle an event of a transaction whose events are handled one at a time in this process."""
         if not self._router.latest_only(event):
-            await self._handle(event)
-            return
+            return await self._handle(event)
         try:
             last = await inbox.last_handled(event.transaction_id)
         except BaseException as error:
             if must_propagate(error):
                 raise
-            self.stop_for(error)
-            return
+            return self._leave(error)
         if last is not None and last.event_id > event.id:
-            await self._mark_outdated(event)
-            return
+            return await self._mark_outdated(event)
         with calling_for_latest():
-            await self._handle(event)
+            return await self._handle(event)
 
-    async def _mark_outdated(self, event: Event) -> None:
+    async def _mark_outdated(self, event: Event) -> AttemptEnd:
         logger.debug("event %d (%s) is outdated: marked without calling its handler", event.id, shown(event.type))
         try:
             async with self._inbox.handling(event, owner=self.lease.owner):
@@ -163,12 +169,12 @@ class LeasedDispatch:
         except BaseException as error:
             if must_propagate(error):
                 raise
-            self.stop_for(error)
-            return
+            return self._leave(error)
         self.lease.pending -= {event.id}
         self.outdated += 1
+        return AttemptEnd("outdated")
 
-    async def _handle(self, event: Event) -> None:
+    async def _handle(self, event: Event) -> AttemptEnd:
         failure: BaseException | None = None
         found = False
         try:
@@ -182,16 +188,19 @@ class LeasedDispatch:
             if must_propagate(error):
                 raise
             if error is failure and isinstance(error, OutdatedEventError):
-                await self._mark_outdated(event)
-            elif error is failure and not isinstance(error, LeaseLostError):
-                await self._record_failure(event, error)
-            else:
-                self.stop_for(error)
-            return
+                return await self._mark_outdated(event)
+            if error is failure and not isinstance(error, LeaseLostError):
+                return await self._record_failure(event, error)
+            return self._leave(error)
         if self._group is None:
             self._count_marked(event, found)
         else:
             self._group.add(event, found=found)
+        return AttemptEnd("handled" if found else "unhandled")
+
+    def _leave(self, error: BaseException) -> AttemptEnd:
+        self.stop_for(error)
+        return AttemptEnd("left", error)
 
     @asynccontextmanager
     async def _handling(self, event: Event) -> AsyncGenerator[None]:
@@ -223,11 +232,11 @@ class LeasedDispatch:
         finally:
             warning.cancel()
 
-    async def _record_failure(self, event: Event, error: BaseException) -> None:
+    async def _record_failure(self, event: Event, error: BaseException) -> AttemptEnd:
         log_failure(error, "the handler of event %d (%s) failed", event.id, shown(event.type))
         try:
             if await self._set_aside(event, error):
-                return
+                return AttemptEnd("dead", error)
         except BaseException as inbox_error:
             if must_propagate(inbox_error):
                 raise
@@ -235,6 +244,7 @@ class LeasedDispatch:
         self.failed.append(event)
         self.problem = self.problem or "handler_failed"
         self.stopped = self.stopped or not self._limits.continue_on_error
+        return AttemptEnd("failed", error)
 
     async def _set_aside(self, event: Event, error: BaseException) -> bool:
         """Count the failure, and return whether the event is a dead letter now."""

@@ -30,6 +30,7 @@ from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks._backlog import BacklogReporter, read_backlog
 from jetpay_async.webhooks._dispatch import DispatchLimits, LeasedDispatch, log_inbox_failure
+from jetpay_async.webhooks._event_reports import StoredEventReport, reporter_for
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
 from jetpay_async.webhooks._request import DeliveryRequest, Headers
@@ -46,7 +47,14 @@ from jetpay_async.webhooks.inbox import (
 )
 from jetpay_async.webhooks.router import EventRouter
 
-__all__ = ["DeliveryReport", "DeliveryResponse", "DeliveryVerifier", "WebhookReceiver", "ensure_leased"]
+__all__ = [
+    "DeliveryReport",
+    "DeliveryResponse",
+    "DeliveryVerifier",
+    "StoredEventReport",
+    "WebhookReceiver",
+    "ensure_leased",
+]
 
 # The rest of the response timeout is for the way of the answer.
 _RESPONSE_SHARE = 0.9
@@ -200,6 +208,9 @@ class WebhookReceiver:
         on_delivery: Called with a `DeliveryReport` for each delivery that is answered, rejected ones too: for metrics
             and tracing; `jetpay_async.opentelemetry.OpenTelemetryDeliveries` is one. Synchronous and quick; what it
             raises is logged.
+        on_stored_event: Called with a `StoredEventReport` for each attempt to handle an event after its delivery was
+            answered (``acknowledge="after_storing"``, and what was stored before);
+            `OpenTelemetryDeliveries.record_stored_event` is one. Synchronous and quick; what it raises is logged.
         on_backlog: Called with a `~jetpay_async.webhooks.inbox.Backlog` every ``poll_interval`` seconds while the
             receiver is entered, so that a gauge falls when stored events are handled, and shows those that wait while
             nothing is delivered; `OpenTelemetryDeliveries.record_backlog` is one. Synchronous and quick; what it raises
@@ -230,6 +241,7 @@ class WebhookReceiver:
         poll_interval: float = 5.0,
         on_missing_events: Callable[[int, int], Awaitable[object]] | None = None,
         on_delivery: Callable[[DeliveryReport], object] | None = None,
+        on_stored_event: Callable[[StoredEventReport], object] | None = None,
         on_backlog: Callable[[Backlog], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -270,11 +282,12 @@ class WebhookReceiver:
             max_attempts=max_attempts,
             on_dead_letter=on_dead_letter,
             mark_within=mark_within,
+            reporter=reporter_for(on_stored_event, clock),
         )
-        self._delivery_limits = self._limits
+        self._delivery_limits = attrs.evolve(self._limits, reporter=None)
         if handler_timeout is not None:
             in_time = min(handler_timeout, response_timeout * _HANDLER_SHARE)
-            self._delivery_limits = attrs.evolve(self._limits, handler_timeout=in_time)
+            self._delivery_limits = attrs.evolve(self._delivery_limits, handler_timeout=in_time)
         self._response_timeout = response_timeout
         self._lease_seconds = lease_seconds
         self._on_missing_events = on_missing_events
