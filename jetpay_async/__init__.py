@@ -4,9 +4,9 @@ It never moves money twice, never loses an outcome and never guesses. Start with
 with `jetpay_async.webhooks`, which does not need the client.
 """
 
-from typing import TYPE_CHECKING
-
 from jetpay_async._core.lazy import lazily
+
+TYPE_CHECKING = False  # Ctrl-C in the moments that `typing` takes would show a traceback
 
 if TYPE_CHECKING:
     from jetpay_async._core.clock import Clock

@@ -6,7 +6,7 @@ the first moments ends the program with one line.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # `typing` takes longer than all that comes before `main`
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: For ``--help``, ``--version``, and invalid arguments.
     """
     try:
-        # Here, so that Ctrl-C during these imports is handled below.
-        from jetpay_async._cli.program import run  # noqa: PLC0415 - see above
+        try:
+            # Here, so that Ctrl-C during these imports is handled below.
+            from jetpay_async._cli.program import run  # noqa: PLC0415 - see above
 
-        return run(argv)
+            return run(argv)
+        finally:
+            if argv is None:  # the process ends after this, with the status of what is done
+                from jetpay_async._cli.io.signals import ignore_signals  # noqa: PLC0415 - see above
+
+                ignore_signals()
     except KeyboardInterrupt:
         from jetpay_async._cli.io.console import write_message  # noqa: PLC0415 - see above
         from jetpay_async._cli.io.exit_codes import ExitStatus  # noqa: PLC0415 - see above

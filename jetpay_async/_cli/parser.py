@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from jetpay_async._cli import dispatch
 from jetpay_async._cli.guide_parser import GuideCommands
+from jetpay_async._cli.io.console import write_lines, write_usage
 from jetpay_async._cli.io.exit_codes import EXIT_STATUSES
 from jetpay_async._cli.trigger_parser import add_triggers
 from jetpay_async._cli.unresolved_parser import add_unresolved
@@ -16,6 +17,8 @@ from jetpay_async._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
     from decimal import Decimal
+
+    from _typeshed import SupportsWrite
 
     AddParser: TypeAlias = Callable[..., argparse.ArgumentParser]
 
@@ -34,7 +37,7 @@ environment:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; it sets ``command`` to the function to call."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="jetpay",
         description="Preauthorize amounts on saved cards with Jetpay, and capture them later, exactly once.",
         epilog=_ENVIRONMENT + EXIT_STATUSES,
@@ -61,6 +64,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_webhooks(add_parser, guide)
     _add_completion(add_parser, parser)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Writes as commands do: a stdout that can't be written shows in the exit status."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is sys.stdout:
+            write_lines(message)
+        else:
+            write_usage(message)
 
 
 def _add(

@@ -31,18 +31,36 @@ def run(argv: Sequence[str] | None) -> int:
         SystemExit: For ``--help``, ``--version``, and invalid arguments.
         KeyboardInterrupt: The command was interrupted.
     """
-    console.open_streams()
-    arguments = sys.argv[1:] if argv is None else argv
-    options = vars(build_parser().parse_args(arguments or ["--help"]))
+    try:
+        console.open_streams()
+        return console.final_status(_run(sys.argv[1:] if argv is None else argv))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - reported with its traceback
+        return _report(error)
+
+
+def _run(arguments: Sequence[str]) -> ExitStatus:
+    options = _parse(arguments or ["--help"])
     command: Callable[..., int] = options.pop("command")
     verbosity, level = options.pop("verbosity"), options.pop("log_level")
     as_json = options.pop("log_format") == "json"
 
     # `jetpay --help` has ended before this.
     from jetpay_async._cli.io.log_output import logging_to_stderr  # noqa: PLC0415 - see above
+    from jetpay_async._cli.io.signals import interrupt_on_termination  # noqa: PLC0415 - see above
 
-    with logging_to_stderr(verbosity=verbosity, level=level, as_json=as_json):
-        return console.final_status(_call(command, options))
+    with logging_to_stderr(verbosity=verbosity, level=level, as_json=as_json), interrupt_on_termination():
+        return _call(command, options)
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
+    try:
+        return vars(build_parser().parse_args(arguments))
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        raise SystemExit(int(console.final_status(ExitStatus.DONE))) from None
 
 
 def _call(command: Callable[..., int], options: dict[str, Any]) -> ExitStatus:
@@ -51,17 +69,19 @@ def _call(command: Callable[..., int], options: dict[str, Any]) -> ExitStatus:
     except FileNotFoundError:
         console.write_message("the working directory has been deleted; change to another directory", level="error")
         return ExitStatus.USAGE
-    try:
-        return ExitStatus(command(**options))
-    except Exception as error:  # noqa: BLE001 - reported with its traceback
-        from jetpay_async.errors import JetpayError  # noqa: PLC0415 - `jetpay --help` does not need it
+    return ExitStatus(command(**options))
 
-        if isinstance(error, JetpayError):
-            console.write_message(str(error), level="error")
-            return exit_status(error)
-        console.write_message(
-            f"internal error, please report it:\n{traceback.format_exc().rstrip()}\n"
-            "Outcomes that a ledger holds are safe; a single operation may have been processed: check its status.",
-            level="error",
-        )
-        return ExitStatus.INTERNAL_ERROR
+
+def _report(error: BaseException) -> ExitStatus:
+    from jetpay_async.errors import JetpayError  # noqa: PLC0415 - `jetpay --help` does not need it
+
+    if isinstance(error, JetpayError):
+        console.write_message(str(error), level="error")
+        return exit_status(error)
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    console.write_message(
+        f"internal error, please report it:\n{trace}\n"
+        "Outcomes that a ledger holds are safe; a single operation may have been processed: check its status.",
+        level="error",
+    )
+    return ExitStatus.INTERNAL_ERROR

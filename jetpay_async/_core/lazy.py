@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # importing `typing` takes longer than all that is here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

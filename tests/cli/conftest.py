@@ -38,9 +38,12 @@ class CommandResult:
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C interrupt: a shell starts what runs in the background with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
@@ -170,16 +173,16 @@ def running(sandbox: Sandbox) -> Iterator[None]:
 
 
 @pytest.fixture
-def interrupt_when() -> Iterator[Callable[[Callable[[], bool]], None]]:
-    """Send this process a Ctrl-C as soon as a condition holds."""
+def interrupt_when() -> Iterator[Callable[..., None]]:
+    """Send this process a Ctrl-C, or another signal, as soon as a condition holds."""
     threads: list[threading.Thread] = []
 
-    def interrupt_when(holds: Callable[[], bool]) -> None:
+    def interrupt_when(holds: Callable[[], bool], number: signal.Signals = signal.SIGINT) -> None:
         def wait() -> None:
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
                 if holds():
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), number)
                     return
                 time.sleep(0.005)
 

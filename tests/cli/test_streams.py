@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import jetpay_async
 from jetpay_async._cli import main, program
 from jetpay_async._cli.commands import capture_file as command
 from tests.cli.conftest import QUICK_PROGRAM, reserve_many
@@ -164,6 +166,72 @@ class _Parser:
                 self.command, self.verbosity, self.log_level, self.log_format = fail, 0, None, "text"
 
         return Namespace()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("oh"), asyncio.CancelledError("oh"), BaseExceptionGroup("oh", [OSError()])]
+)
+@pytest.mark.parametrize("where", ["build_parser", "_call"])
+def test_no_error_ends_as_a_rejection(
+    jetpay: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
+) -> None:
+    """Wherever an error comes from, and of whatever kind it is, the exit status is that of an internal error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(program, where, fail)
+
+    run = jetpay("completion", "bash")
+
+    assert (run.status, run.out) == (70, "")
+    assert "internal error" in run.err
+
+
+def test_a_process_that_has_done_its_work_ignores_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the interpreter ends must not replace the exit status, or show a traceback."""
+    monkeypatch.setattr(sys, "argv", ["jetpay", "completion", "bash"])
+
+    assert main() == 0
+
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == [signal.SIG_IGN] * 2
+
+
+def test_little_is_imported_before_ctrl_c_is_handled() -> None:
+    """Until ``main`` is called Ctrl-C shows a traceback, so nothing is imported that takes its time."""
+    package = Path(jetpay_async.__file__).parents[1]
+    code = f"import sys; sys.path.insert(0, {str(package)!r}); from jetpay_async._cli import main; print(*sys.modules)"
+
+    ran = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+
+    assert not {"typing", "enum", "re", "collections", "argparse"} & set(ran.stdout.split())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="its redirections are what is tested")
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        pytest.param("--help >/dev/full", 74, "stdout can't be written: No space left on device", id="help"),
+        pytest.param("--version >/dev/full", 74, "stdout can't be written: No space left on device", id="version"),
+        pytest.param("--version >&-", 74, "stdout can't be written: it is closed", id="closed"),
+        pytest.param("--help | head -c1 >/dev/null", 0, "", id="a reader that leaves"),
+        pytest.param("refund 2>/dev/full", 2, "", id="usage"),
+    ],
+)
+def test_help_that_is_lost(command: str, status: int, message: str) -> None:
+    """A help or a version that can't be written shows in the exit status, as any other output."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    program = shlex.join([sys.executable, "-m", "jetpay_async._cli"])
+
+    ran = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program} {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+    assert (ran.returncode, ran.stderr) == (status, message and f"jetpay: {message}\n")
 
 
 def test_a_deleted_working_directory(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._cli.io.console import to_json, write_message, write_output
+from jetpay_async._cli.io.console import to_json, write_message, write_output, write_question
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._cli.io.exporter import STDOUT, OutputFileError, as_document, choose_destination
 from jetpay_async._cli.io.ledger_names import FILE, command_line, name_options
@@ -166,8 +166,6 @@ def confirmed(question: str) -> bool:
     Raises:
         ConfigurationError: Nobody is there.
     """
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or not write_question(question):
         raise ConfigurationError("argument --yes: required where nobody can be asked; nothing was changed")
-    sys.stderr.write(question)
-    sys.stderr.flush()
     return sys.stdin.readline().strip().casefold() in {"y", "yes"}

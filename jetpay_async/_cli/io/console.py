@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GuardedStream",
     "final_status",
+    "format_message",
     "messages_are_json",
     "open_streams",
     "to_json",
@@ -30,8 +31,10 @@ __all__ = [
     "write_message",
     "write_messages_as_json",
     "write_output",
+    "write_question",
     "write_record",
     "write_result",
+    "write_usage",
 ]
 
 _failures: dict[str, OSError] = {}
@@ -86,10 +89,28 @@ def write_lines(lines: str) -> bool:
 
 def write_message(text: str, *, level: str = "info") -> None:
     """Write a message to stderr, if it can be written; its level shows where messages are objects."""
+    _write("stderr", format_message(text, level=level))
+
+
+def format_message(text: str, *, level: str = "info") -> str:
+    """Write a message as a line of text, or as an object where messages are objects."""
     if _messages_as_json:
-        write_record({"time": time.time(), "level": level, "logger": "jetpay", "message": text})
-    else:
-        _write("stderr", f"jetpay: {_escaped(text)}\n")
+        return _format_record({"time": time.time(), "level": level, "logger": "jetpay", "message": text})
+    return f"jetpay: {_escaped(text)}\n"
+
+
+def write_question(text: str) -> bool:
+    """Write a question to stderr, without a line end.
+
+    Returns:
+        Whether a person can see it.
+    """
+    return _write("stderr", format_message(text) if _messages_as_json else _escaped(text))
+
+
+def write_usage(text: str) -> None:
+    """Write to stderr how a command is used, if it can be written."""
+    _write("stderr", _escaped(text))
 
 
 def messages_are_json() -> bool:
@@ -109,13 +130,17 @@ def write_record(record: Mapping[str, object]) -> None:
     Args:
         record: Its ``time``, in seconds since the epoch, is written as one of ISO 8601.
     """
+    _write("stderr", _format_record(record))
+
+
+def _format_record(record: Mapping[str, object]) -> str:
     # Few commands write records.
     from datetime import UTC, datetime  # noqa: PLC0415 - see above
 
     document = {name: _plain(value) for name, value in record.items()}
     at = datetime.fromtimestamp(cast("float", record["time"]), UTC)
     document["time"] = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    _write("stderr", f"{to_json(document)}\n")
+    return f"{to_json(document)}\n"
 
 
 def _plain(value: object) -> object:

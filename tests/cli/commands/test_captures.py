@@ -241,6 +241,19 @@ def test_retrying_where_nobody_can_be_asked(jetpay: Jetpay, three: list[str], mo
     assert jetpay(*again) == CommandResult(0, "no debit is rejected; nothing was changed\n", "")
 
 
+def test_a_question_that_nobody_can_see(jetpay: Jetpay, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person who is there, but does not see the question, has not agreed to anything."""
+    stdin = io.StringIO("y\n")
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", full)
+        run = jetpay("captures", "retry-rejected", "--ledger=c.db", "--batch=n1")
+
+    assert (run.status, run.out) == (2, "")
+    assert jetpay("captures", "list", "--ledger=c.db", "--state=rejected").out
+
+
 @pytest.mark.parametrize("name", ["status", "list", "export", "retry-rejected"])
 def test_an_absent_ledger_is_an_error(jetpay: Jetpay, name: str) -> None:
     """A path that does not exist is reported, and no file is made there."""

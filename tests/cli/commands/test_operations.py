@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -305,13 +306,14 @@ def test_an_unknown_capture_names_the_next_command(
     assert f"run `jetpay status {debit_id}` until it is final" in run.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_capture_is_unknown(
-    jetpay: Jetpay, sandbox: Sandbox, interrupt_when: Callable[[Callable[[], bool]], None]
+    jetpay: Jetpay, sandbox: Sandbox, interrupt_when: Callable[..., None], number: signal.Signals
 ) -> None:
-    """Ctrl-C after a capture was sent reports that its outcome is unknown, and what was not begun."""
+    """A signal after a capture was sent reports that its outcome is unknown, and what was not begun."""
     debit_id = reserve(jetpay, sandbox)
     sandbox.faults.add(Fault(kind=FaultKind.STALL_BEFORE, route="capture"))
-    interrupt_when(lambda: sandbox.requests("capture") == 1)
+    interrupt_when(lambda: sandbox.requests("capture") == 1, number)
 
     run = jetpay("capture", debit_id, "debit_2")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -156,3 +157,21 @@ def test_a_library_that_writes_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     stream.flush()
     with pytest.raises(io.UnsupportedOperation):
         stream.fileno()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_question(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
+    """A question is shown without a line end, or as an object where messages are objects."""
+    console.write_messages_as_json(as_json)
+
+    assert console.write_question("sure?\x07 ")
+
+    err = capsys.readouterr().err
+    assert err == "sure?\\x07 " if not as_json else json.loads(err)["message"] == "sure?\x07 "
+
+
+def test_a_question_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where stderr can't be written, nobody can answer."""
+    monkeypatch.setattr(sys, "stderr", Failing(errno.ENOSPC))
+
+    assert not console.write_question("sure? ")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import signal
 
 import pytest
 
-from jetpay_async._cli.io.signals import stop_on_signals
+from jetpay_async._cli.io import console
+from jetpay_async._cli.io.signals import ignore_signals, interrupt_on_termination, stop_on_signals
 
 
 @pytest.fixture
@@ -99,3 +101,70 @@ async def test_an_ignored_signal_stays_ignored(ignored: signal.Signals) -> None:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(ignored, before)
+
+
+@pytest.mark.asyncio
+async def test_the_last_message_is_an_object_where_messages_are(
+    monkeypatch: pytest.MonkeyPatch, exits: list[int]
+) -> None:
+    """Whoever reads JSON reads why the process ended, too, whatever stderr is connected to."""
+    written: list[bytes] = []
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    monkeypatch.setattr(os, "write", lambda _, message: written.append(message))
+    writable(monkeypatch, 2)
+    console.write_messages_as_json(True)
+
+    with stop_on_signals(lambda: None, final_message="ended"):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    assert exits == [130]
+    assert json.loads(written[-1])["message"] == "ended"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN], ids=["usual", "background job"])
+def test_termination_interrupts(number: signal.Signals, ctrl_c: signal.Handlers) -> None:
+    """SIGTERM and SIGHUP are as Ctrl-C, also where Ctrl-C itself is ignored; afterwards they are as before."""
+    signal.signal(signal.SIGINT, ctrl_c)
+    before = signal.getsignal(number)
+
+    with pytest.raises(KeyboardInterrupt), interrupt_on_termination():
+        signal.raise_signal(number)
+
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_reaches_the_event_loop(number: signal.Signals) -> None:
+    """While a loop runs, its task is cancelled, so that what is in flight is reported."""
+    cancelled: list[bool] = []
+
+    async def wait() -> None:
+        signal.raise_signal(number)
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    with pytest.raises(KeyboardInterrupt), interrupt_on_termination():
+        asyncio.run(wait())
+
+    assert cancelled == [True]
+
+
+def test_a_hangup_that_is_ignored_interrupts_nothing() -> None:
+    """What runs under nohup goes on."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with interrupt_on_termination():
+        signal.raise_signal(signal.SIGHUP)
+
+
+def test_what_has_ended_is_not_interrupted() -> None:
+    """Once its work is done, no signal changes the exit status of a process."""
+    ignore_signals()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(number)
