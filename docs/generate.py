@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +31,26 @@ MODULES = {
     "jetpay_async.opentelemetry": "OpenTelemetry",
     "jetpay_async.testing": "The pytest plugin",
     "jetpay_async.sandbox": "The sandbox",
+}
+
+# What takes settings, by the name under which the page has them.
+SETTINGS = {
+    "client": ("jetpay_async", "JetpayClient"),
+    "retry": ("jetpay_async", "RetryPolicy"),
+    "capture-many": ("jetpay_async", "JetpayClient.capture_many"),
+    "durable-captures": ("jetpay_async", "JetpayClient.durable_captures"),
+    "procrastinate": ("jetpay_async.procrastinate", "durable_captures"),
+    "ledger": ("jetpay_async.ledger", "Ledger"),
+    "opentelemetry": ("jetpay_async.opentelemetry", "OpenTelemetry"),
+    "verifier": ("jetpay_async.webhooks", "WebhookVerifier"),
+    "keys": ("jetpay_async.webhooks", "RemoteKeySet"),
+    "router": ("jetpay_async.webhooks", "EventRouter"),
+    "receiver": ("jetpay_async.webhooks", "WebhookReceiver"),
+    "sqlite-inbox": ("jetpay_async.webhooks", "SqliteInbox"),
+    "postgres-inbox": ("jetpay_async.webhooks", "PostgresInbox"),
+    "missing-events": ("jetpay_async.webhooks", "MissingEventReplay"),
+    "sandbox": ("jetpay_async.sandbox", "Sandbox"),
+    "deliveries": ("jetpay_async.sandbox", "DeliveryPolicy"),
 }
 
 GROUPS = {
@@ -53,6 +75,8 @@ def write(folder: Path) -> None:
         "cards.md": cards(),
         "events.md": events(),
         "exit-statuses.md": exit_statuses(),
+        "commands.md": commands(),
+        **{f"settings-{name}.md": settings(name) for name in SETTINGS},
     }
     for name, text in pages.items():
         path = folder / name
@@ -268,3 +292,58 @@ def exit_statuses() -> str:
     from jetpay_async._cli.io.exit_codes import EXIT_STATUSES  # noqa: PLC0415 - conf.py puts it on the path
 
     return f"```text\n{EXIT_STATUSES}```\n"
+
+
+def settings(name: str) -> str:
+    """Return every argument of something that takes settings, with its default and what its docstring says of it."""
+    module, path = SETTINGS[name]
+    value: Any = importlib.import_module(module)
+    for part in path.split("."):
+        value = getattr(value, part)
+    texts = _texts_of_arguments(value)
+    rows = [
+        (f"`{parameter.name}`", _default(parameter), texts.get(parameter.name, ""))
+        for parameter in inspect.signature(value).parameters.values()
+        if parameter.name != "self"
+    ]
+    return table(("setting", "default", "meaning"), rows)
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return ""
+    if isinstance(parameter.default, str | int | float | tuple | None):
+        return f"`{parameter.default!r}`"
+    return f"`{parameter.default.__name__}`" if inspect.isclass(parameter.default) else "its own"
+
+
+def _texts_of_arguments(value: object) -> dict[str, str]:
+    """Return what a docstring says of each argument, or of each attribute of a class of values."""
+    found: dict[str, str] = {}
+    section = re.search(r"^(?:Args|Attributes):\n((?:    .*\n|\n)+)", f"{inspect.getdoc(value)}\n", re.MULTILINE)
+    for argument in re.split(r"^    (?! )", section[1] if section else "", flags=re.MULTILINE)[1:]:
+        name, _, text = argument.partition(":")
+        found[name] = re.sub(r"`~[\w.]+\.(\w+)`", r"`\1`", " ".join(text.split()).replace("``", "`"))
+    return found
+
+
+def commands() -> str:
+    """Return the help of every command of ``jetpay``, with the options that it has."""
+    from jetpay_async._cli.parser import build_parser  # noqa: PLC0415 - conf.py puts it on the path
+
+    def descend(parser: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser]:
+        groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001 - argparse has no public way to them
+        if not groups:
+            yield parser
+        for group in groups:
+            for child in group.choices.values():
+                yield from descend(child)
+
+    return "\n".join(f"## {parser.prog}\n\n```text\n{_help(parser)}\n```\n" for parser in descend(build_parser()))
+
+
+def _help(parser: argparse.ArgumentParser) -> str:
+    """Return a command's help, whatever the width of the terminal, without the exit statuses that end each."""
+    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=100)  # type: ignore[assignment] # made alike
+    parser.epilog = None
+    return parser.format_help().strip()

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import importlib
 import importlib.util
+import inspect
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from jetpay_async import JetpayError, TransactionState
+import attrs
+import pytest
+
+from jetpay_async import JetpayError, RetryPolicy, TransactionState
 from jetpay_async._cli.io.exit_codes import EXIT_STATUSES, ExitStatus
+from jetpay_async._cli.parser import build_parser
 from jetpay_async.sandbox import CARDS, DeliveryFaultKind, FaultKind
 from jetpay_async.webhooks import Event
 from tests.public_api import public_modules
@@ -96,7 +104,7 @@ def test_pages_are_written_once(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     generate.write(folder)
 
-    assert len(before) == len(generate.MODULES) + 9
+    assert len(before) == len(generate.MODULES) + 10 + len(generate.SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -128,3 +136,59 @@ def test_a_plot_has_every_number_of_its_tables() -> None:
     assert figure.lines["bare pool"] == {20: 2.5, 1000: 1234.5}
     published = plots.curves(plots.RESULTS.read_text(encoding="utf-8")).values()
     assert all(len(points) > 1 for each in published for points in each.lines.values())
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    """Each argument of what takes settings is on the page, with what its docstring says of it."""
+    page = (DOCS / "reference/settings.md").read_text(encoding="utf-8")
+
+    for name in generate.SETTINGS:
+        rows = [line.split(" | ") for line in generate.settings(name).splitlines()[2:]]
+        assert rows
+        assert [row[0] for row in rows if row[2].strip(" |") == ""] == [], name
+        assert f"```{{include}} generated/settings-{name}.md\n" in page
+
+
+def test_a_retry_policy_is_described_with_its_defaults() -> None:
+    """A default is shown as it is written in code."""
+    text = generate.settings("retry")
+
+    assert [name for name in attrs.fields_dict(RetryPolicy) if f"| `{name}` | `" not in text] == []
+    assert "| `resolve_after_timeout` | `60.0` | The same in every other case" in text
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    """The page has the help of each command, and the overview names each; exit statuses have a place of their own."""
+    text = generate.commands()
+    overview = (DOCS / "reference/command-line.md").read_text(encoding="utf-8")
+    found = list(_commands(build_parser()))
+
+    assert len(found) > 30
+    for parser in found:
+        section = text.partition(f"## {parser.prog}\n")[2].partition("\n## ")[0]
+        assert [each for action in parser._actions for each in action.option_strings if each not in section] == []
+        assert re.search(rf"`[^`\n]*\b{parser.prog.split()[-1]}( [^`\n]*)?`", overview), parser.prog
+    assert "exit status" not in text
+
+
+def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield parser
+    for group in groups:
+        for child in group.choices.values():
+            yield from _commands(child)
+
+
+def test_every_metric_and_attribute_is_in_the_reference() -> None:
+    """What OpenTelemetry gets is named in the docstring that the page shows, and nothing else is."""
+    pytest.importorskip("opentelemetry", reason="opentelemetry is not installed: pip install 'jetpay-async[otel]'")
+    module = importlib.import_module("jetpay_async.opentelemetry")
+    tree = ast.parse(inspect.getsource(module))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    named = {text for text in texts if re.fullmatch(r"(?:jetpay|http|error)\.[a-z_.]+", text)}
+    described = set(re.findall(r"``((?:jetpay|http|error)\.[a-z_.]+)``", module.__doc__ or ""))
+
+    assert len(named) > 15
+    assert named == described
+    assert "jetpay_async.opentelemetry" in (DOCS / "reference/metrics.md").read_text(encoding="utf-8")
