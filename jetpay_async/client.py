@@ -980,7 +980,8 @@ class JetpayClient:
             method: ``GET``, ``POST``, ``PUT``, ``PATCH`` or ``DELETE``. A ``GET`` is always repeated. PUT creates at
                 this API: it is not repeated because of its method.
             path: Below ``base_url``, percent-encoded, with a query if need be: ``"/transaction/debit_123/status"``.
-            json: The body; numbers as `int` or `decimal.Decimal`.
+            json: The body: what JSON has, with numbers as `int` or `decimal.Decimal`. A set, bytes, a date or NaN are
+                refused.
             replay_safety: ``"never"``: sent once it began to leave, never again. ``"idempotent"``: repeated while there
                 is no answer. Refused for requests that the client knows to act twice.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -14,14 +15,12 @@ from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.models import BankAccount, CardForm, Contact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from jetpay_async.models import JSONValue
 
 
 def create_contact(*, email: str, name: str, tags: Iterable[str], language: str) -> Call[Contact]:
     """Create a contact [docs]."""
-    if isinstance(tags, str):
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise InvalidArgumentError("tags: are several; pass a tuple or a list of str", field="tags")
     labels = tuple(read_text(tag, "tags") for tag in tags)
     arguments = {"email": read_text(email, "email"), "name": read_text(name, "name")}

@@ -14,6 +14,8 @@ from jetpay_async.errors import InvalidArgumentError
 _TEXT_LIMIT = 1000
 
 _is_plain_id = re.compile(r"[A-Za-z0-9_-]{1,255}").fullmatch
+# No line break gets into a header or a log of the service, and half a surrogate pair is no character.
+_UNSENDABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\%]|^\s|\s$|^\.{1,2}$")
 _ID_LIMIT = 255
 
@@ -70,8 +72,14 @@ def read_statement(value: str) -> str:
     return statement
 
 
-def read_text(value: str, field: str) -> str:
-    """Check a text that has to be there: a name, an address."""
+def read_text(value: str, field: str, *, lines: bool = False) -> str:
+    """Check a text that has to be there: a name, an address.
+
+    Args:
+        value: The text.
+        field: The argument's name.
+        lines: Whether it may have line breaks and tabs.
+    """
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{field}: is a str, not {type(value).__name__}", field=field)
     text = _plain(value)
@@ -80,5 +88,10 @@ def read_text(value: str, field: str) -> str:
     if len(text) > _TEXT_LIMIT:
         raise InvalidArgumentError(
             f"{field}: has {len(text)} characters; at most {_TEXT_LIMIT} are sent, so shorten it", field=field
+        )
+    found = _UNSENDABLE.search(re.sub(r"[\t\r\n]", "", text) if lines else text)
+    if found:
+        raise InvalidArgumentError(
+            f"{field}: has a control or undecodable character, U+{ord(found[0]):04X}; remove it", field=field
         )
     return text

@@ -89,7 +89,7 @@ class _Fields:
         self.arguments = {"amount": str(exact), "statement": read_statement(statement)}
         self.body: dict[str, JSONValue] = {**self.arguments, "amount": _in_unit(exact, unit)}
         if note is not None:
-            self.add("note", read_text(note, "note"))
+            self.add("note", read_text(note, "note", lines=True))
 
     def add(self, name: str, value: str) -> None:
         self.arguments[name] = value

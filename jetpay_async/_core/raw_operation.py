@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from math import isfinite
+from typing import TYPE_CHECKING, Literal, cast, get_args
 from urllib.parse import unquote
 
 from jetpay_async._core import contract, json
@@ -64,9 +67,32 @@ def request(method: str, path: str, *, document: JSONValue, replay_safety: Reque
 
 def _dump(document: JSONValue) -> bytes:
     try:
+        _check(document)
         return json.dump(document)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"json: is not JSON: {error}", field="json") from None
+
+
+def _check(value: object) -> None:
+    """Refuse what would leave as something else: not a number as null, bytes as their Base64, a set as a list.
+
+    Raises:
+        TypeError: It has no counterpart in JSON.
+        ValueError: It is a number that JSON doesn't have.
+    """
+    if isinstance(value, Mapping):
+        for name, each in cast("Mapping[object, object]", value).items():
+            if not isinstance(name, str):
+                raise TypeError(f"a field's name is a str, not {type(name).__name__}")
+            _check(each)
+    elif isinstance(value, list | tuple):
+        for each in cast("Iterable[object]", value):
+            _check(each)
+    elif isinstance(value, float | Decimal):
+        if not isfinite(value):
+            raise ValueError(f"{value} is no number of JSON")
+    elif not isinstance(value, str | int | None):
+        raise TypeError(f"it has a {type(value).__name__}")
 
 
 def _read(_: Call[RawAnswer], document: JSONValue, context: ResponseContext) -> RawAnswer:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -142,13 +145,13 @@ SENT: list[tuple[str, Call[Any], str, ReplaySafety, object]] = [
     ),
     (
         "create_debit",
-        debit(note="May", contact_id=None, payer=Payer(email="a@example.com", name="A")),
+        debit(note="May\n\tand June", contact_id=None, payer=Payer(email="a@example.com", name="A")),
         "PUT /debit",
         ReplaySafety.NEVER,
         {
             "amount": 100.5,
             "statement": "Rent",
-            "note": "May",
+            "note": "May\n\tand June",
             "to_bank_account": "bank_789",
             "contact_email": "a@example.com",
             "contact_name": "A",
@@ -237,7 +240,13 @@ SENT: list[tuple[str, Call[Any], str, ReplaySafety, object]] = [
         ReplaySafety.IDEMPOTENT,
         None,
     ),
-    ("request", request("PUT", "/new?a=b", {"x": 1}), "PUT /new?a=b", ReplaySafety.NEVER, {"x": 1}),
+    (
+        "request",
+        request("PUT", "/new?a=b", {"x": [1, True, None, "é"], "y": (1.5, Decimal("0.25"))}),
+        "PUT /new?a=b",
+        ReplaySafety.NEVER,
+        {"x": [1, True, None, "é"], "y": [1.5, 0.25]},
+    ),
     ("request", request("GET", "/new"), "GET /new", ReplaySafety.IDEMPOTENT, None),
     ("request", request("POST", "/new", [], "idempotent"), "POST /new", ReplaySafety.IDEMPOTENT, []),
 ]
@@ -270,7 +279,11 @@ INVALID: list[tuple[str, Callable[[], object]]] = [
     ("email", lambda: contact(email="")),
     ("name", lambda: contact(name=7)),
     ("tags", lambda: contact(tags="vip")),
+    ("email", lambda: contact(email="payer@example.com\nBcc: other@example.com")),
+    ("name", lambda: contact(name="\ud83d")),
     ("tags", lambda: contact(tags=["x" * 1001])),
+    ("tags", lambda: contact(tags=["\x85"])),
+    ("tags", lambda: contact(tags=None)),
     ("language", lambda: contact(language=None)),
     ("details", lambda: account_operations.create_bank_account({}, contact_id="c")),  # type: ignore[arg-type] # untyped
     ("contact_id", lambda: account_operations.create_bank_account(DETAILS, contact_id="a/b")),
@@ -282,6 +295,8 @@ INVALID: list[tuple[str, Callable[[], object]]] = [
     ("amount", lambda: debit(amount=0)),
     ("statement", lambda: debit(statement="x" * 31)),
     ("note", lambda: debit(note=" ")),
+    ("note", lambda: debit(note="first\x1b[2Jsecond")),
+    ("note", lambda: debit(note="\udfff")),
     ("to_bank_account_id", lambda: debit(to_bank_account_id="")),
     ("callback_url", lambda: register(7)),  # type: ignore[arg-type] # untyped
     ("callback_url", lambda: register("shop.example.com")),
@@ -311,7 +326,13 @@ INVALID: list[tuple[str, Callable[[], object]]] = [
             *("/a#b", "/a?b#c", "/é", "/a%0", "/%00", "https://host/new", None),
         )
     ),
-    ("json", lambda: request(document={"a": object()})),
+    *(
+        ("json", lambda value=value: request(document={"a": [value]}))  # type: ignore[misc] # as for the paths
+        for value in (
+            *(object(), b"bytes", {1}, datetime(2026, 1, 22, tzinfo=UTC), uuid.UUID(int=1), {1: 2}, "\ud83d"),
+            *(math.nan, -math.inf, Decimal("NaN"), Decimal("Infinity")),
+        )
+    ),
     ("json", lambda: request("GET", document={})),
     ("replay_safety", lambda: request(replay_safety="always")),
     *(
