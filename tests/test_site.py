@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -73,7 +74,7 @@ def test_no_page_has_an_error(driver: Any, url: str) -> None:
 
 
 def test_the_search_works(driver: Any, url: str) -> None:
-    """Who looks for an error finds the page about errors, with what was looked for marked."""
+    """Who looks for an error finds the page about errors, and what was looked for is marked on it."""
     driver.get(f"{url}/index.html")
     field = driver.find_element(By.CSS_SELECTOR, "input[name=q]")
     field.send_keys("OutcomeUnknownError", Keys.ENTER)
@@ -82,6 +83,9 @@ def test_the_search_works(driver: Any, url: str) -> None:
         return "Errors" in [each.text for each in driver.find_elements(By.CSS_SELECTOR, "ul.search li a")]
 
     WebDriverWait(driver, WAIT_SECONDS).until(found)
+    driver.find_element(By.CSS_SELECTOR, "ul.search").find_element(By.LINK_TEXT, "Errors").click()
+    WebDriverWait(driver, WAIT_SECONDS).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, "span.highlighted"))
+    assert driver.current_url.startswith(f"{url}/reference/errors.html")
     assert errors(driver) == []
 
 
@@ -93,7 +97,48 @@ def test_an_unknown_outcome_is_two_clicks_away(driver: Any, url: str) -> None:
     assert "next_step" in driver.find_element(By.CSS_SELECTOR, "article").text
 
 
-@pytest.mark.parametrize("page", ["index.html", "explanation/once.html", "reference/generated/jetpay_async.html"])
+def test_the_button_changes_the_theme(driver: Any, url: str) -> None:
+    """A reader whose system prefers light can have dark, and the next page keeps to it."""
+    script = "return getComputedStyle(document.body).backgroundColor"
+    driver.get(f"{url}/index.html")
+    preferred = driver.execute_script(script)
+    try:
+        for _ in range(3):  # automatic, light, dark
+            if driver.execute_script(script) == preferred:
+                buttons = driver.find_elements(By.CSS_SELECTOR, "button.theme-toggle")
+                next(button for button in buttons if button.is_displayed()).click()
+        chosen = driver.execute_script(script)
+        driver.get(f"{url}/unknown-outcomes.html")
+
+        assert chosen != preferred
+        assert driver.execute_script(script) == chosen
+        assert errors(driver) == []
+    finally:
+        driver.execute_script("localStorage.clear()")
+
+
+def test_the_list_for_models_is_at_the_root(driver: Any, url: str) -> None:
+    """`llms.txt` is served from the site's root, and each page that it names opens."""
+    driver.get(f"{url}/llms.txt")
+    text = driver.find_element(By.TAG_NAME, "body").text
+    pages = re.findall(r"\]\(([^)]+)\)", text)
+
+    assert "never call the same method" in text
+    assert len(pages) > 25
+    assert [page for page in pages if not (SITE / page).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "index.html",
+        "explanation/once.html",
+        "explanation/benchmarks.html",
+        "reference/settings.html",
+        "reference/commands.html",
+        "reference/generated/jetpay_async.html",
+    ],
+)
 def test_both_themes_and_a_phone(driver: Any, url: str, page: str) -> None:
     """Dark and light differ, and at a phone's width the page does not scroll sideways."""
     driver.get(f"{url}/{page}")
