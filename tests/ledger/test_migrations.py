@@ -223,6 +223,8 @@ async def test_a_migrated_ledger_has_no_problem(old: OldLedger) -> None:
 @pytest.mark.asyncio
 async def test_a_run_goes_on_with_an_old_ledger(old: OldLedger) -> None:
     """What was in doubt is resolved, what was pending is captured, and nothing that was captured is sent again."""
+    await open_ledger(old)
+    old.query("UPDATE jetpay_debit SET certain_at = certain_at - 61")  # the time that it gives old requests to arrive
     async with serving() as (service, client):
         service.captures.update(["e_0", "debit_7"])
         async with client.durable_captures(old.url) as captures:
