@@ -16,6 +16,7 @@ import tomllib
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 ROOT = Path(__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -33,10 +34,11 @@ OLDEST = [
     "psycopg[binary]==3.2.3",
 ]
 
-# Most of what takes time waits: for a process to end, a lease to lapse, a deadline to pass.
-SIDE_BY_SIDE = ["--numprocesses=4", "--dist=worksteal"]
+# Much of what takes time waits: for a process to end, a lease to lapse, a deadline to pass.
+SIDE_BY_SIDE = ["--numprocesses=3", "--dist=worksteal"]
+SOME_FAILED, NO_TESTS = 1, 5  # exit statuses of pytest
 
-nox.needs_version = ">=2025.10.14"
+nox.needs_version = ">=2026.7.11"
 # uv installs in seconds, if it is there; no interpreter is fetched for it.
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
@@ -69,15 +71,14 @@ if "UV_INDEX" in os.environ:
 # The tests start hundreds of processes, which are not to compile everything anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# One Python is enough to measure coverage, for what kills, pauses, starves and fills, for the benchmarks, for the
-# project's own words and for what judges its model: the first that is installed. The package has no line for one alone.
+# One Python is enough to measure coverage, for what kills, pauses, starves and fills, for the model and what judges it,
+# for the benchmarks and the project's own words: the first that is installed. The package has no line for one alone. It
+# has none either that only a process reaches that is killed: those tests are not measured, which would take them twice
+# as long.
 ENTIRELY = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
-BRIEFLY = [
-    *("-m", "not endurance"),
-    "--ignore=tests/benchmarks",
-    "--ignore=tests/test_words.py",
-    "--ignore=tests/simulation/test_mutants.py",
-]
+ENDURANCE = ["-m", "endurance"]
+NO_ENDURANCE = ["-m", "not endurance"]
+BRIEFLY = [*NO_ENDURANCE, "--ignore=tests/benchmarks", "--ignore=tests/test_words.py"]
 # Asking each question of the benchmarks takes minutes; `bench-gate` does.
 UNASKED = "--ignore=tests/benchmarks/test_questions.py"
 # What rests on the dependencies that have a lower bound.
@@ -123,13 +124,20 @@ def install(session: nox.Session, *groups: str) -> None:
 def run_tests(session: nox.Session, *arguments: str, measured: bool = False) -> None:
     """Run tests side by side, and those that failed once more by themselves: what fails then, too, is a failure.
 
-    Hundreds of tests start processes, cut connections and wait for deadlines. Four at a time on two busy cores, one of
-    thousands may get no time to meet its own. The second run says in its output what it repeats.
+    Hundreds of tests start processes, cut connections and wait for deadlines. Several at a time on two busy cores, one
+    of thousands may get no time to meet its own. The second run says in its output what it repeats.
     """
     command = ["coverage", "run", "-m", "pytest"] if measured else ["pytest"]
-    session.run(*command, *SIDE_BY_SIDE, *arguments, *session.posargs, success_codes=[0, 1])
-    again = ["--last-failed", "--last-failed-no-failures=none", "-p", "no:randomly"]
-    session.run(*command, *again, *arguments, *session.posargs, success_codes=[0, 5])  # 5: none had failed
+    # What failed in another session is not repeated in this one.
+    cache = ["-o", f"cache_dir={session.virtualenv.location}/pytest_cache"]
+    none = [NO_TESTS] if session.posargs else []  # they may ask for tests that are in another of its runs
+    try:
+        session.run(*command, *SIDE_BY_SIDE, *cache, *arguments, *session.posargs, success_codes=[0, *none])
+    except CommandFailed as failed:
+        if failed.return_code != SOME_FAILED:
+            raise
+        again = ["--last-failed", "--last-failed-no-failures=none", "-p", "no:randomly"]
+        session.run(*command, *again, *cache, *arguments, *session.posargs)
 
 
 @nox.session
@@ -161,7 +169,8 @@ def tests(session: nox.Session) -> None:
         run_tests(session, *BRIEFLY)
         return
     session.run("coverage", "erase")
-    run_tests(session, UNASKED, measured=True)
+    run_tests(session, *NO_ENDURANCE, UNASKED, measured=True)
+    run_tests(session, *ENDURANCE, UNASKED)
 
 
 @nox.session(python=PYTHONS[-1])
@@ -300,7 +309,7 @@ def portable(session: nox.Session) -> None:
     """Run the tests of the client and of the webhooks, which need no Linux."""
     install(session, "test")
     paths = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_*.py"))]
-    session.run("pytest", *SIDE_BY_SIDE, "-m", "not endurance", "tests/core", "tests/batch", "tests/webhooks", *paths)
+    session.run("pytest", *SIDE_BY_SIDE, *NO_ENDURANCE, "tests/core", "tests/batch", "tests/webhooks", *paths)
 
 
 @nox.session

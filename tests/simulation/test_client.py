@@ -18,7 +18,7 @@ from tests.simulation.loop import VirtualTimeLoop, run
 from tests.simulation.service import Network, Service
 
 # Thousands of schedules take a while on a busy machine.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(600)]
 
 SCHEDULES = 2000
 POLICY = RetryPolicy(base_delay=0.2, max_delay=4.0, resolve_after=5.0, resolve_after_timeout=60.0)

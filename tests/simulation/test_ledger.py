@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import Process
 
 # Hundreds of schedules take a while on a busy machine.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(600)]
 
 SCHEDULES = 150
 POLICY = RetryPolicy(base_delay=0.2, max_delay=2.0, resolve_after=3.0, resolve_after_timeout=15.0)

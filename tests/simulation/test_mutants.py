@@ -32,7 +32,7 @@ MOST_SCHEDULES = 600
 Patch = pytest.MonkeyPatch
 
 # Hundreds of schedules take a while on a busy machine.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.endurance, pytest.mark.timeout(600)]
 
 
 def believe_the_first_status(patch: Patch) -> None:
