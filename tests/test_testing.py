@@ -136,25 +136,56 @@ async def test_the_clock_moves_when_told(jetpay_clock: ManualClock) -> None:
     assert clock.random() == 0.5
 
 
-@pytest.mark.parametrize(
-    ("fixtures_run_in", "says"),
-    [
-        pytest.param("function", "set asyncio_default_fixture_loop_scope = 'session'", id="other loop"),
-        pytest.param("session", "1 passed", id="same loop"),
-    ],
-)
-def test_a_test_in_another_loop_fails_at_once(tmp_path: Path, fixtures_run_in: str, says: str) -> None:
+def test_a_test_in_another_loop_fails_at_once(tmp_path: Path) -> None:
     """A client in a loop that does not run would let the test wait for half a minute."""
-    (tmp_path / "pytest.ini").write_text(f"[pytest]\nasyncio_default_fixture_loop_scope = {fixtures_run_in}\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     (tmp_path / "test_user.py").write_text(
         "import pytest\n"
         "@pytest.mark.asyncio(loop_scope='session')\n"
-        "async def test_it(jetpay_sandbox, jetpay_client):\n"
-        "    assert jetpay_sandbox.add_payer()\n"
-        "    assert await jetpay_client.list_webhooks() == ()\n"
+        "async def test_it(jetpay_sandbox, jetpay_client): ...\n"
     )
 
-    assert says in run_pytest(tmp_path)
+    assert "set asyncio_default_fixture_loop_scope = 'session'" in run_pytest(tmp_path)
+
+
+LOOP_OF_THE_SESSION = """
+import asyncio
+import pytest
+
+seen = []
+
+async def check(sandbox, client):
+    assert sandbox.add_payer()
+    assert sandbox.debits == ()
+    assert await client.list_webhooks() == ()
+    await sandbox.drain_deliveries()
+    seen.append((asyncio.get_running_loop(), sandbox))
+
+async def test_without_a_mark(jetpay_sandbox, jetpay_client):
+    await check(jetpay_sandbox, jetpay_client)
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_with_a_mark(jetpay_sandbox, jetpay_client):
+    await check(jetpay_sandbox, jetpay_client)
+
+async def test_the_loop_is_one_and_each_sandbox_another():
+    (loop, sandbox), (other_loop, other_sandbox) = seen
+    assert loop is other_loop is asyncio.get_running_loop()
+    assert sandbox is not other_sandbox
+"""
+
+
+def test_the_fixtures_serve_the_loop_of_the_session(tmp_path: Path) -> None:
+    """In mode auto with loop_scope session for all, and by a mark of one test, each test has a sandbox and a client."""
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\n"
+        "asyncio_mode = auto\n"
+        "asyncio_default_fixture_loop_scope = session\n"
+        "asyncio_default_test_loop_scope = session\n"
+    )
+    (tmp_path / "test_user.py").write_text(LOOP_OF_THE_SESSION)
+
+    assert "3 passed" in run_pytest(tmp_path)
 
 
 SYNCHRONOUS = """
