@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,7 @@ class LeasedDispatch:
         groups = limits.mark_within and self._latest_states is None
         self._grouping = inbox if groups and isinstance(inbox, GroupedMarksInbox) else None
         self._group: MarkGroup | None = None
+        self._task: asyncio.Task[object] | None = None
 
     def stop(self, problem: str) -> None:
         """Start no further event. Handlers that are running go on to their end."""
@@ -100,6 +101,7 @@ class LeasedDispatch:
         """Handle events that the lease holds, given in the order of their ids."""
         if not events:
             return
+        self._task = asyncio.current_task()
         sequences = _sequences(events, self._router.concurrency)
         remaining = iter(sequences)
         if self._grouping is not None:
@@ -189,7 +191,7 @@ class LeasedDispatch:
                 raise
             if error is failure and isinstance(error, OutdatedEventError):
                 return await self._mark_outdated(event)
-            if error is failure and not isinstance(error, LeaseLostError):
+            if error is failure and await self._is_handlers_own(event, error):
                 return await self._record_failure(event, error)
             return self._leave(error)
         if self._group is None:
@@ -197,6 +199,19 @@ class LeasedDispatch:
         else:
             self._group.add(event, found=found)
         return AttemptEnd("handled" if found else "unhandled")
+
+    async def _is_handlers_own(self, event: Event, error: BaseException) -> bool:
+        """Whether what a handler raised is its failure: a LeaseLostError is not, unless the event is still leased."""
+        if not isinstance(error, LeaseLostError):
+            return True
+        if self._dead_letters is None:
+            return False
+        try:
+            return await self.lease.confirm(event)
+        except BaseException as inbox_error:
+            if must_propagate(inbox_error):
+                raise
+            return False
 
     def _leave(self, error: BaseException) -> AttemptEnd:
         self.stop_for(error)
@@ -231,6 +246,19 @@ class LeasedDispatch:
             raise
         finally:
             warning.cancel()
+            await self._fail_if_cancelled_from_within()
+
+    async def _fail_if_cancelled_from_within(self) -> None:
+        """Raise if the handler has cancelled its task: that would end this task, and the event would never fail."""
+        task = asyncio.current_task()
+        if task is None or not task.cancelling() or (self._task is not None and self._task.cancelling()):
+            return
+        while task.uncancel():
+            pass
+        with suppress(asyncio.CancelledError):
+            # A request that was not delivered yet would be delivered while the event is marked.
+            await asyncio.sleep(0)
+        raise asyncio.CancelledError("the handler cancelled its own task")
 
     async def _record_failure(self, event: Event, error: BaseException) -> AttemptEnd:
         log_failure(error, "the handler of event %d (%s) failed", event.id, shown(event.type))
@@ -264,7 +292,8 @@ class LeasedDispatch:
         if self._limits.on_dead_letter is not None:
             letter = DeadLetter(event=event, attempts=attempt.attempts, error=text, failed_at=datetime.now(UTC))
             try:
-                await self._limits.on_dead_letter(letter)
+                async with asyncio.timeout(self._limits.handler_timeout):
+                    await self._limits.on_dead_letter(letter)
             except BaseException as hook_error:
                 if must_propagate(hook_error):
                     raise

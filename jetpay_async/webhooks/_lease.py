@@ -85,6 +85,10 @@ class EventLease:
         self.pending = frozenset(event.id for event in events)
         return events
 
+    async def confirm(self, event: Event) -> bool:
+        """Ask the inbox whether an event is still the owner's, and renew the lease if it is."""
+        return self.held and event.id in await self._inbox.renew([event.id], owner=self.owner, seconds=self._seconds)
+
     async def release(self) -> None:
         """Release what is not marked. If that fails, the lease runs out by itself."""
         if not self.pending and not self._in_doubt:

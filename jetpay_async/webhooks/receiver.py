@@ -187,7 +187,7 @@ class WebhookReceiver:
             ``acknowledge="after_handling"`` it is at most eight tenths of ``response_timeout``. None for no limit: a
             handler that never ends then blocks its worker. A handler that runs for long is logged before. Threads are
             not interrupted (`asyncio.to_thread`); what one commits with `SqliteInbox.mark_handled` after the time is
-            rolled back.
+            rolled back. It bounds ``on_dead_letter`` and ``on_missing_events``, too.
         max_attempts: How often an event may fail before it is set aside as a **dead letter**: it counts as handled,
             later events of its transaction go on, and it waits to be replayed or discarded. None for no limit. Has an
             effect with an inbox that keeps dead letters, such as `SqliteInbox`.
@@ -577,10 +577,10 @@ class WebhookReceiver:
                     await self._call_on_missing(self._on_missing_events, last_seen + 1, event.id - 1)
             last_seen = event.id if last_seen is None else max(last_seen, event.id)
 
-    @staticmethod
-    async def _call_on_missing(report: Callable[[int, int], Awaitable[object]], first: int, last: int) -> None:
+    async def _call_on_missing(self, report: Callable[[int, int], Awaitable[object]], first: int, last: int) -> None:
         try:
-            await report(first, last)
+            async with asyncio.timeout(self._delivery_limits.handler_timeout):
+                await report(first, last)
         except BaseException as error:
             if must_propagate(error):
                 raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from jetpay_async._core.clock import Clock
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks import _dispatch
 from jetpay_async.webhooks.errors import LeaseLostError
@@ -16,7 +17,7 @@ from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, FailedAttem
 from jetpay_async.webhooks.receiver import DeliveryResponse
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 from tests.webhooks.inboxes import SECONDS, handle, rows
-from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
+from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for, steal
 from tests.webhooks.receiving import FakeClock, body_of, document, event, events, until
 
 if TYPE_CHECKING:
@@ -139,6 +140,96 @@ class TestDeadLetters:
 
         assert shop.seen == [1, 2, 3]
         assert await disk.last_contiguous_event_id() == 3
+
+    @pytest.mark.asyncio
+    async def test_a_lease_that_is_not_lost_is_no_excuse(self, shop: Shop, disk: SqliteInbox) -> None:
+        """A handler that raises LeaseLostError for an event that it still holds has failed, like any other."""
+
+        @shop.router.on("cards.*")
+        async def lose(_: object) -> None:
+            raise LeaseLostError("mark_handled() was given another event")
+
+        async with receiver_for(shop, disk, acknowledge="after_storing", max_attempts=1) as receiver:
+            await receiver.receive(body_of([document(1, type="cards.tokenized"), document(2)]), TOKEN)
+            await shop.finished(2)
+
+        assert [letter.error for letter in await disk.dead_letters()] == [
+            "LeaseLostError: mark_handled() was given another event"
+        ]
+
+    @pytest.mark.parametrize("trouble", ["taken over", "run out", "inbox", "cancelled inbox"])
+    @pytest.mark.asyncio
+    async def test_a_lease_that_may_be_lost_counts_no_attempt(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch, trouble: str
+    ) -> None:
+        """A handler that raises LeaseLostError when another worker has the event, or may have it, has not failed."""
+        time = FakeClock()
+
+        async def fail(*_: object, **__: object) -> frozenset[int]:
+            raise asyncio.CancelledError if trouble == "cancelled inbox" else ConnectionError
+
+        @shop.router.on("cards.*")
+        async def lose(_: object) -> None:
+            if trouble == "taken over":
+                await steal(disk)
+            elif trouble == "run out":
+                time.tick(60)
+            else:
+                monkeypatch.setattr(disk, "renew", fail)
+            raise LeaseLostError("lost")
+
+        async def never(_: float) -> None:
+            await asyncio.Event().wait()
+
+        clock = Clock(time=lambda: time.now, monotonic=lambda: time.now, sleep=never)
+        receiver = receiver_for(shop, disk, max_attempts=1, clock=clock)
+        answer = await receiver.receive(delivery_of(1, type="cards.tokenized"), TOKEN)
+
+        assert answer == DeliveryResponse(status=503, reason="lease_lost", left=1)
+        assert await disk.dead_letters() == ()
+
+    @pytest.mark.asyncio
+    async def test_a_cancelled_request_ends_the_question_about_the_lease(
+        self, shop: Shop, disk: SqliteInbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While the inbox is asked whether the event is still leased, the server may cancel the request."""
+        asked = asyncio.Event()
+
+        async def hang(*_: object, **__: object) -> frozenset[int]:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        @shop.router.on("cards.*")
+        async def lose(_: object) -> None:
+            monkeypatch.setattr(disk, "renew", hang)
+            raise LeaseLostError("lost")
+
+        receiver = receiver_for(shop, disk)
+        receiving = asyncio.create_task(receiver.receive(delivery_of(1, type="cards.tokenized"), TOKEN))
+        await asked.wait()
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+
+        assert (await disk.lease(events(1), owner="b", seconds=1)).mine == {1}
+
+    @pytest.mark.asyncio
+    async def test_a_hook_that_hangs_blocks_nothing(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """`on_dead_letter` has the time that a handler has; then the next events are handled."""
+
+        async def hang(_: DeadLetter) -> None:
+            await asyncio.Event().wait()
+
+        shop.failing = {1}
+        options = {"on_dead_letter": hang, "max_attempts": 1, "handler_timeout": 0.05}
+        async with receiver_for(shop, disk, acknowledge="after_storing", **options) as receiver:
+            await receiver.receive(delivery_of(1, 2), TOKEN)
+            await shop.finished(2)
+
+        assert "on_dead_letter failed for event 1" in caplog.text
 
     @pytest.mark.asyncio
     async def test_a_replayed_one_is_handled_like_a_new_event(self, shop: Shop, disk: SqliteInbox) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from tests.webhooks.receiving import body_of, document, events
 from tests.webhooks.signing import KEYS, KID, PRIVATE
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import AsyncIterator
 
 
 class TestHandling:
@@ -172,21 +173,44 @@ class TestHandling:
         assert (await inbox.lease(events(1), owner="b", seconds=1)).mine == {1}
 
     @pytest.mark.asyncio
-    async def test_a_handler_that_cancels_itself_leaves_its_event(self, shop: Shop, inbox: MemoryInbox) -> None:
-        """A handler that cancels the task it runs in leaves its event to the redelivery."""
+    @pytest.mark.parametrize("when", ["before it waits", "at its end"])
+    async def test_a_handler_that_cancels_itself_has_failed(
+        self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture, when: str
+    ) -> None:
+        """A handler that cancels the task it runs in has failed; the other events of the delivery are handled."""
 
         @shop.router.on("cards.*")
         async def give_up(event: Event) -> None:
             task = asyncio.current_task()
             assert task is not None
             task.cancel()
-            await asyncio.sleep(0)
+            if when == "before it waits":
+                await asyncio.sleep(0)
 
         receiver = receiver_for(shop, inbox)
-        answer = await receiver.receive(delivery_of(1, type="cards.tokenized"), TOKEN)
+        delivery = body_of([document(1, type="cards.tokenized"), document(2)])
+        answer = await receiver.receive(delivery, TOKEN)
+
+        assert answer == DeliveryResponse(status=500, reason="handler_failed", handled=1, left=1)
+        assert "the handler of event 1 (cards.tokenized) failed" in caplog.text
+        assert (await inbox.lease(events(1), owner="b", seconds=1)).mine == {1}
+
+    @pytest.mark.asyncio
+    async def test_an_inbox_that_cancels_the_task_leaves_the_events(self, shop: Shop) -> None:
+        """Where an inbox of somebody's own cancels the task it is called in, its events are left to the redelivery."""
+
+        class Cancelling(MemoryInbox):
+            @asynccontextmanager
+            async def handling(self, event: Event, *, owner: str) -> AsyncIterator[None]:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(0)
+                yield
+
+        answer = await receiver_for(shop, Cancelling()).receive(delivery_of(1), TOKEN)
 
         assert answer == DeliveryResponse(status=503, reason="cancelled", left=1)
-        assert (await inbox.lease(events(1), owner="b", seconds=1)).mine == {1}
 
 
 class TestConcurrency:
@@ -375,6 +399,21 @@ class TestGaps:
         answer = await receiver_for(shop, inbox, on_missing_events=on_missing_events).receive(delivery_of(1, 5), TOKEN)
 
         assert answer.handled == 2
+
+    @pytest.mark.asyncio
+    async def test_a_watch_that_hangs_stops_nothing(
+        self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """`on_missing_events` has the time that a handler has; then the events that did arrive are handled."""
+
+        async def on_missing_events(first: int, last: int) -> None:
+            await asyncio.Event().wait()
+
+        receiver = receiver_for(shop, inbox, on_missing_events=on_missing_events, handler_timeout=0.05)
+        answer = await receiver.receive(delivery_of(1, 5), TOKEN)
+
+        assert answer.handled == 2
+        assert "on_missing_events failed for 2 to 4" in caplog.text
 
     @pytest.mark.asyncio
     async def test_a_cancelled_request_ends_the_watch(self, shop: Shop, inbox: MemoryInbox) -> None:
