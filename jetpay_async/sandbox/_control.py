@@ -223,7 +223,9 @@ class Control:
                 self._add_payer,
             ),
             (
-                _get("/debits", "The newest debits", query={"state": str, "limit": int}, items=_DEBIT_FIELDS),
+                _get(
+                    "/debits", "The newest debits", query={"state": str, "limit": _documents.COUNT}, items=_DEBIT_FIELDS
+                ),
                 self._debits,
             ),
             (_get("/debits/{debit_id}", "A debit", reply=_DEBIT_FIELDS), self._debit),
@@ -239,15 +241,25 @@ class Control:
                 self._set_state,
             ),
             (
-                _get("/requests", "The newest requests", query={"route": str, "limit": int}, items=ANY),
+                _get(
+                    "/requests",
+                    "The newest requests",
+                    query={"route": _documents.ROUTE, "limit": _documents.COUNT},
+                    items=ANY,
+                ),
                 self._requests,
             ),
             (
-                _get("/events", "The events from an id on", query={"since": int, "limit": int}, items=ANY),
+                _get(
+                    "/events",
+                    "The events from an id on",
+                    query={"since": _documents.COUNT, "limit": _documents.COUNT},
+                    items=ANY,
+                ),
                 self._events,
             ),
             (
-                _get("/deliveries", "The newest attempts at deliveries", query={"limit": int}, items=ANY),
+                _get("/deliveries", "The newest attempts at deliveries", query={"limit": _documents.COUNT}, items=ANY),
                 self._deliveries,
             ),
             (
@@ -278,7 +290,7 @@ class Control:
                 _post(
                     "/clock/advance",
                     "Put the clock forward: what waits by it comes so much earlier",
-                    body={"seconds": float},
+                    body={"seconds": _documents.SECONDS},
                     required=["seconds"],
                     reply=_CLOCK_FIELDS,
                 ),

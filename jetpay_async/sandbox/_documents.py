@@ -11,7 +11,8 @@ import attrs
 import msgspec
 
 from jetpay_async.sandbox._cards import CARD_NUMBER
-from jetpay_async.sandbox._faults import DeliveryFault, DeliveryFaultKind, Fault, FaultKind
+from jetpay_async.sandbox._faults import ROUTES, DeliveryFault, DeliveryFaultKind, Fault, FaultKind
+from jetpay_async.sandbox._limits import MOST_SECONDS
 
 if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from jetpay_async.sandbox._journal import RequestRecord
 
 __all__ = [
+    "COUNT",
     "DELIVERY_FAULT_FIELDS",
     "FAULT_FIELDS",
     "PAYER_FIELDS",
+    "ROUTE",
+    "SECONDS",
     "WEBHOOK_FIELDS",
     "attempt",
     "delivery_fault",
@@ -36,19 +40,35 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-_COUNT = Annotated[int, msgspec.Meta(ge=1)]
+COUNT = Annotated[int, msgspec.Meta(ge=1)]
+"""A number of things."""
+
+
+def _documented(kind: Any, **schema: Any) -> Any:
+    """Return a type with limits for the OpenAPI document; who is made of the value checks them, and says so."""
+    return Annotated[kind, msgspec.Meta(extra_json_schema=schema)]
+
+
+ROUTE = _documented(str, enum=[*ROUTES])
+"""One of `ROUTES`."""
+
+SECONDS = _documented(float, minimum=0, maximum=MOST_SECONDS)
+"""A duration."""
+
+_PROBABILITY = _documented(float, minimum=0, maximum=1)
+_FAULT_COUNT = _documented(int, minimum=1) | None
 
 FAULT_FIELDS: Mapping[str, Any] = {
     "kind": FaultKind,
-    "route": str | None,
+    "route": ROUTE | None,
     "identifier": str | None,
-    "probability": float,
-    "count": int | None,
-    "seconds": float,
-    "status": int | None,
+    "probability": _PROBABILITY,
+    "count": _FAULT_COUNT,
+    "seconds": SECONDS,
+    "status": _documented(int, minimum=200, maximum=599) | None,
     "body": Literal["json", "html", "empty"],
     "retry_after": int | datetime | None,
-    "location": str | None,
+    "location": _documented(str, pattern="^[\x21-\x7e]*$") | None,
     "document": Any,
     "state": str,
 }
@@ -57,9 +77,9 @@ FAULT_FIELDS: Mapping[str, Any] = {
 DELIVERY_FAULT_FIELDS: Mapping[str, Any] = {
     "kind": DeliveryFaultKind,
     "webhook": str | None,
-    "probability": float,
-    "count": int | None,
-    "seconds": float,
+    "probability": _PROBABILITY,
+    "count": _FAULT_COUNT,
+    "seconds": _documented(float, minimum=-MOST_SECONDS, maximum=MOST_SECONDS),
     "keep_old": bool,
 }
 """The fields of a `DeliveryFault`, and their types."""
@@ -107,17 +127,19 @@ def read_fields(document: object, fields: Mapping[str, Any], *, required: Sequen
 
 
 def read_query(query: Mapping[str, str], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the parameters of a query, each of its type; numbers are counts.
+    """Read the parameters of a query, each of its type.
 
     Raises:
-        ValueError: One is unknown or of another type; the message names it.
+        ValueError: One is unknown, given twice or of another type; the message names it.
     """
     read: dict[str, Any] = {}
     for name, value in query.items():
         if name not in fields:
             raise ValueError(f"{name}: is not one of {', '.join(fields) or 'none'}")
+        if name in read:
+            raise ValueError(f"{name}: is given twice")
         try:
-            read[name] = msgspec.convert(value, _COUNT if fields[name] is int else fields[name], strict=False)
+            read[name] = msgspec.convert(value, fields[name], strict=False)
         except msgspec.ValidationError as error:
             raise ValueError(f"{name}: {error}") from None
     return read

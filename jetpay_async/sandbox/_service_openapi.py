@@ -170,7 +170,8 @@ def _fields(content: Mapping[str, Any]) -> str:
 def _type(schema: Mapping[str, Any]) -> str:
     kind = schema["type"]
     limits = [f"{name} {schema[name]}" for name in ("maxLength", "minimum", "maximum", "format") if name in schema]
-    return ", ".join([kind if isinstance(kind, str) else " or ".join(kind), *limits])
+    about = [schema["description"]] if "description" in schema else []
+    return ", ".join([kind if isinstance(kind, str) else " or ".join(kind), *limits, *about])
 
 
 class _RecordedError(Exception):
@@ -198,7 +199,8 @@ class _RecordingForm(Form):
         raise _RecordedError
 
     def amount(self, name: str) -> Decimal:
-        self._record(name, {"type": "number", "exclusiveMinimum": 0}, required=True)
+        about = "Major units, with at most two decimals"
+        self._record(name, {"type": "number", "minimum": 0.01, "description": about}, required=True)
         return Decimal(1)
 
     def text(self, name: str, *, longest: int | None = None) -> str:
@@ -210,7 +212,9 @@ class _RecordingForm(Form):
         self.groups = groups
 
     def url(self, name: str) -> str:
-        self._record(name, {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083}, required=True)
+        about = "Of this machine, or of a host that --allow-callbacks names"
+        limits = {"format": "uri", "minLength": 1, "maxLength": 2083}
+        self._record(name, {"type": "string", **limits, "description": about}, required=True)
         return ""
 
     def optional_text(self, name: str) -> str | None:

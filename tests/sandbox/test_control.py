@@ -253,6 +253,7 @@ async def test_snapshot_restore_reset(control: Controller) -> None:
         ("GET", "/debits?limit=0", None, "limit: Expected `int` >= 1"),
         ("GET", "/debits?limit=x", None, "limit: Expected `int`, got `str`"),
         ("GET", "/debits?sort=up", None, "sort: is not one of state, limit"),
+        ("GET", "/debits?limit=1&limit=2", None, "limit: is given twice"),
         ("GET", "/keys?all=1", None, "all: is not one of none"),
         ("GET", "/events?since=0", None, "since: Expected `int` >= 1"),
         ("GET", "/requests?route=captures", None, f"route: is not one of {', '.join(ROUTES)}"),
@@ -280,6 +281,41 @@ async def test_what_makes_no_sense_is_named(
     reply = await control.call(method, path, body)
 
     assert (reply.status, reply.document) == (422, {"detail": detail})
+
+
+def _beyond(schema: dict[str, Any]) -> list[object]:
+    """Values that a schema excludes."""
+    kinds: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    found: list[object] = [f"{kind['enum'][0]}x" for kind in kinds if "enum" in kind]
+    found += [kind["minimum"] - 1 for kind in kinds if "minimum" in kind]
+    found += [kind["maximum"] + 1 for kind in kinds if "maximum" in kind]
+    return found + ["\n" for kind in kinds if "pattern" in kind]
+
+
+@pytest.mark.asyncio
+async def test_documented_limits(control: Controller) -> None:
+    """What the OpenAPI document excludes is refused by the name of its field."""
+    count = 0
+    for path, methods in control.document["paths"].items():
+        for method, operation in methods.items():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            least = dict.fromkeys(body.get("required", ()), "late" if "delivery" in path else "slow_after")
+            sent = [
+                ({**least, name: each}, "", name)
+                for name, of in body.get("properties", {}).items()
+                for each in _beyond(of)
+            ]
+            for parameter in operation["parameters"]:
+                sent += [
+                    (None, f"?{parameter['name']}={each}", parameter["name"]) for each in _beyond(parameter["schema"])
+                ]
+            for document, query, name in sent:
+                reply = await control.call(method.upper(), path.removeprefix(API) + query, document)
+                assert reply.status == 422, (path, query, document)
+                assert name in reply.document["detail"].partition(" ")[0]
+                count += 1
+
+    assert count > 25
 
 
 # --- who may ----------------------------------------------------------------------------------------------------------

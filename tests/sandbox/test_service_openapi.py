@@ -139,7 +139,7 @@ async def test_one_of_two_ways_to_name_a_contact(document: dict[str, Any]) -> No
 
 @pytest.mark.asyncio
 async def test_the_page(caller: Caller, document: dict[str, Any]) -> None:
-    """The page lists every call, loads nothing, and runs no script."""
+    """The page lists every call with its fields' limits, loads nothing, and runs no script."""
     reply = await caller.call("GET", "/docs")
     page = reply.body.decode()
 
@@ -147,6 +147,7 @@ async def test_the_page(caller: Caller, document: dict[str, Any]) -> None:
     for method, path, _ in operations(document):
         assert f"<code>{method} {path}</code>" in page
     assert "<code>statement</code>: string, maxLength 30</li>" in page
+    assert "<code>amount</code>: number, minimum 0.01, Major units, with at most two decimals</li>" in page
     assert "<code>note</code>: string or null, may be left out</li>" in page
     assert "<script" not in page
     assert "src=" not in page

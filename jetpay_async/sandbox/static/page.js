@@ -5,7 +5,10 @@ const report = document.getElementById("report");
 
 const source = new EventSource("stream");
 source.addEventListener("open", () => { connection.textContent = "Live"; });
-source.addEventListener("error", () => { connection.textContent = "Not connected; trying again"; });
+source.addEventListener("error", () => {
+  const over = source.readyState === EventSource.CLOSED;  // it was rejected: no browser tries that again
+  connection.textContent = over ? "Not connected; reload the page" : "Not connected; trying again";
+});
 source.addEventListener("sections", (event) => {
   for (const [id, html] of Object.entries(JSON.parse(event.data))) {
     document.getElementById(id).innerHTML = html;
