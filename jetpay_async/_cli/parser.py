@@ -685,7 +685,7 @@ def _past(text: str) -> float:
     days = text[:-1]
     if not (text.endswith("d") and days.isdecimal()):
         return _timestamp(text)
-    return _timestamp(str(time.time() - int(days) * 86400))
+    return _timestamp(str(time.time() - float(days) * 86400))
 
 
 def _timestamp(text: str) -> float:

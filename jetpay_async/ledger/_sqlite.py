@@ -86,7 +86,8 @@ class SqliteBackend:
     in_user_transactions = False
 
     def __init__(self, path: str | os.PathLike[str], clock: Clock) -> None:
-        self.path = Path(path).resolve()
+        # Unlike `Path.resolve`, it raises nothing where links lead in a circle: opening fails, with a reason.
+        self.path = Path(os.path.realpath(path))
         self.name = str(self.path)
         self._clock = clock
 

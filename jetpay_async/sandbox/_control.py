@@ -13,6 +13,7 @@ import attrs
 from aiohttp import web
 
 from jetpay_async._core import json
+from jetpay_async.models import TransactionState
 from jetpay_async.sandbox import _documents, _responses
 from jetpay_async.sandbox._faults import ROUTES
 from jetpay_async.sandbox._guard import guard
@@ -20,7 +21,7 @@ from jetpay_async.sandbox._limits import check_number
 from jetpay_async.sandbox._openapi import ANY, DescribedOperation, Fields, describe
 
 if TYPE_CHECKING:
-    from jetpay_async.models import JSONValue, TransactionState
+    from jetpay_async.models import JSONValue
     from jetpay_async.sandbox._faults import Faults
     from jetpay_async.sandbox._parts import Parts
     from jetpay_async.sandbox._responses import SandboxResponse
@@ -412,6 +413,9 @@ class Control:
 
     def _debits(self, received: _Received) -> JSONValue:
         state, limit = received.query.get("state"), received.query.get("limit", _LIMIT)
+        known = {*TransactionState, *(debit.state for debit in self._sandbox.debits)}
+        if state is not None and state not in known:
+            raise ValueError(f"state: is not one of {', '.join(sorted(known))}")
         debits = [debit for debit in self._sandbox.debits if state in {None, debit.state.value}]
         return [_debit(debit) for debit in reversed(debits[-limit:])]
 

@@ -129,6 +129,13 @@ except SystemExit:
         pytest.param(["demo", "--count", "0"], "argument --count: '0' is not a number", id="count"),
         pytest.param(["demo", "--count", "many"], "argument --count: 'many' is not a number", id="no number"),
         pytest.param(["demo", "--concurrency", "0"], "argument --concurrency: '0' is not a number", id="concurrency"),
+        pytest.param(["sandbox", "--host="], "argument --host: is empty; 0.0.0.0 listens on every address", id="host"),
+        pytest.param(["sandbox", "--port=0", f"--host={'h' * 99}"], "is not the name of a host", id="host too long"),
+        pytest.param(
+            ["captures", "prune", "--ledger=c.db", f"--before={'9' * 400}d"],
+            "is not a time such as 2026-01-22T10:15:30Z",
+            id="age",
+        ),
         pytest.param(["sandbox", "--port", "65536"], "argument --port: '65536' is not", id="port"),
         pytest.param(["sandbox", "--latency", "nan"], "argument --latency: 'nan' is not", id="latency"),
         pytest.param(["sandbox", "--speedup", "0"], "argument --speedup: '0' is not a number", id="speedup"),

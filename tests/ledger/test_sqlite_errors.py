@@ -124,3 +124,13 @@ def test_an_error_without_a_name_is_told_as_it_is(path: Path) -> None:
     assert backend.explain(ValueError("odd")) is None
     assert "check that the directory exists and can be written" in str(backend.explain(PermissionError("no")))
     assert "the disk is full" in str(backend.explain(OSError(errno.ENOSPC, "No space left on device")))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("create", [False, True])
+async def test_links_in_a_circle_are_an_error_of_the_ledger(path: Path, *, create: bool) -> None:
+    """A link that leads to itself is a name at which there is no ledger."""
+    path.symlink_to(path)
+
+    with pytest.raises(LedgerError, match=r"captures\.db"):
+        await open_ledger(path, create=create)

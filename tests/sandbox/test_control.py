@@ -11,6 +11,7 @@ import pytest_asyncio
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from jetpay_async.models import TransactionState
 from jetpay_async.sandbox import ROUTES, Sandbox, TokenScope
 
 from .calling import Caller, Receiver, Reply, until
@@ -256,6 +257,12 @@ async def test_snapshot_restore_reset(control: Controller) -> None:
         ("GET", "/debits?limit=1&limit=2", None, "limit: is given twice"),
         ("GET", "/keys?all=1", None, "all: is not one of none"),
         ("GET", "/events?since=0", None, "since: Expected `int` >= 1"),
+        (
+            "GET",
+            "/debits?state=nope",
+            None,
+            f"state: is not one of {', '.join(sorted({*TransactionState}))}",
+        ),
         ("GET", "/requests?route=captures", None, f"route: is not one of {', '.join(ROUTES)}"),
         ("POST", "/faults", {"kind": "stale_status", "seconds": 1e11}, "seconds: must be a number from 0 to 31622400"),
         (

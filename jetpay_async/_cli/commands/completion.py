@@ -56,7 +56,9 @@ def candidates(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[st
         parser: Of the whole program.
         words: What was typed after the program's name; the last one is unfinished, or empty.
     """
+    # bash splits `--option=value` into three words.
     *before, last = words or [""]
+    before, last = [word for word in before if word != "="], "" if last == "=" else last
     pending: argparse.Action | None = None
     for word in before:
         if pending is not None:
@@ -68,6 +70,10 @@ def candidates(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[st
     found: Iterable[str]
     if pending is not None:
         found = map(str, pending.choices or ())
+    elif last.startswith("--") and "=" in last:
+        name, _, _ = last.partition("=")
+        option = _option(parser, name)
+        found = (f"{name}={choice}" for choice in (() if option is None else option.choices or ()))
     elif last.startswith("-"):
         found = (
             name for action in _actions(parser) for name in action.option_strings if action.help != argparse.SUPPRESS

@@ -82,6 +82,6 @@ def _line(letter: DeadLetter) -> str:
         printable(getattr(letter.event, "transaction_id", "-")),
         f"{letter.attempts} attempts",
         f"{letter.failed_at:%Y-%m-%d %H:%M:%S} UTC",
-        letter.error,
+        printable(letter.error),
     )
     return "  ".join(map(str, parts))

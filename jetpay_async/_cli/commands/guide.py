@@ -6,6 +6,7 @@ result that was asked for: the address of a card form, or of a payment link.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,7 +59,7 @@ def contacts_create(
 
     def show(contact: Contact) -> str:
         identifier = printable(contact.contact_id)
-        return f"{identifier}\nTo have a card typed: jetpay cards form {identifier}"
+        return f"{identifier}\nTo have a card typed: jetpay cards form {shlex.quote(identifier)}"
 
     return _run(
         "create_contact",
@@ -101,7 +102,8 @@ def charge(
         line = f"{printable(charged.debit_id)}  {printable(charged.state)}  {charged.amount}"
         if charged.final:
             return line
-        return f"{line}\nAccepted, but not final yet. To see how it ends: jetpay status {printable(charged.debit_id)}"
+        command = f"jetpay status {shlex.quote(printable(charged.debit_id))}"
+        return f"{line}\nAccepted, but not final yet. To see how it ends: {command}"
 
     return _run(
         "charge",
@@ -266,7 +268,7 @@ def credits_send(
 
     def show(credit: Credit) -> str:
         identifier = printable(credit.transaction_id)
-        return f"{identifier}  {credit.amount}\nTo see how it ends: jetpay status {identifier}"
+        return f"{identifier}  {credit.amount}\nTo see how it ends: jetpay status {shlex.quote(identifier)}"
 
     return _run(
         "send_credit",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import os.path
 from typing import TYPE_CHECKING
 
 from jetpay_async._cli.io.console import write_message, write_output
@@ -39,7 +39,7 @@ def open_inbox(place: str, source: str) -> SqliteInbox | PostgresInbox:
     """Open an inbox that exists: a file, or a database by its URL."""
     if "://" in place:
         return _postgres()(place, source=source)
-    if not Path(place).is_file():
+    if not os.path.isfile(place):  # noqa: PTH113 - what can't be a path is an answer too
         raise ConfigurationError(f"argument --inbox: there is no file {place}")
     return SqliteInbox(place, source=source)
 

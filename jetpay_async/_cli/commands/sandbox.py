@@ -68,6 +68,8 @@ def _run(
         ConfigurationError: An option or a file is not valid, or the address can't be bound.
         KeyboardInterrupt: It was stopped by Ctrl-C.
     """
+    if not host.strip():  # would be every address of this machine
+        raise ConfigurationError("argument --host: is empty; 0.0.0.0 listens on every address")
     try:
         service = Sandbox(
             host=host,
@@ -96,13 +98,19 @@ def _run(
         write_message(f"warning: listening on {host}; who reaches this port and has the token can use and control it")
     if _logger.isEnabledFor(logging.INFO):
         service.log_to(_log)
+    _serve_until_stopped(service, state_file, host, port)
+    return ExitStatus.DONE
+
+
+def _serve_until_stopped(service: Sandbox, state_file: Path | None, host: str, port: int) -> None:
     try:
         asyncio.run(_serve(service, state_file))
     except OSError as error:
         if error.filename is not None:
             raise ConfigurationError(f"can't write {error.filename}: {error.strerror}") from None
         raise ConfigurationError(f"can't listen on {host}:{port}: {error.strerror}; try another --port") from None
-    return ExitStatus.DONE
+    except UnicodeError:
+        raise ConfigurationError(f"argument --host: {host[:60]!a} is not the name of a host") from None
 
 
 async def _serve(service: Sandbox, state_file: Path | None) -> None:

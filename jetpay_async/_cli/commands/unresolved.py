@@ -119,7 +119,8 @@ def release(
         ]
     for report in reports:
         why = "" if report.error is None else f": {printable(report.error)}"
-        write_output(to_json(report) if as_json else f"{report.transaction_id}  {report.result}, {report.state}{why}")
+        words = f"{printable(report.transaction_id)}  {report.result}, {printable(report.state)}{why}"
+        write_output(to_json(report) if as_json else words)
     missing = wanted.difference(report.transaction_id for report in reports)
     for debit_id in sorted(missing):
         write_message(f"{debit_id}: is no debit that nobody knows, or was made less than {older_than:g} s ago")
@@ -146,12 +147,13 @@ def _write_payment(payment: LedgerPayment, *, as_json: bool) -> None:
 def _line(payment: LedgerPayment) -> str:
     debit = f", {payment.transaction_id} {payment.transaction_state}" if payment.transaction_id else ""
     amount = payment.arguments.get("amount", "?")
-    return f"{payment.reference}  {payment.operation} {amount}: {payment.state}{debit}, asked {payment.intent_at}"
+    line = f"{payment.reference}  {payment.operation} {amount}: {payment.state}{debit}, asked {payment.intent_at}"
+    return printable(line, None)
 
 
 def _in_words(candidate: Candidate) -> str:
     releasing = ", being released" if candidate.releasing else ""
-    return f"{candidate.transaction_id}  {candidate.state}, made {candidate.created_at}{releasing}"
+    return printable(f"{candidate.transaction_id}  {candidate.state}, made {candidate.created_at}{releasing}", None)
 
 
 def _all_lines(payment: LedgerPayment, candidates: Sequence[Candidate]) -> Iterator[str]:

@@ -46,34 +46,47 @@ class ConnectionOptions:
             ConfigurationError: The environment has no token, or the proxy's URL is not valid.
         """
         if self.proxy is not None:
+            _check_proxy("argument --proxy", self.proxy)
             os.environ.update(_environment_of(self.proxy))
+        elif (variable := _proxy_variable()) is not None:
+            _check_proxy(*variable)
         if self.timeout is not None:
             options["timeout"] = self.timeout
         # Without a proxy the client may rely on a direct connection, and resolves lost requests earlier.
-        return JetpayClient.from_env(user_agent_suffix="jetpay-cli", trust_env=_has_proxy(), **options)
+        return JetpayClient.from_env(user_agent_suffix="jetpay-cli", trust_env=_proxy_variable() is not None, **options)
 
 
 def _environment_of(proxy: str) -> Mapping[str, str]:
-    """Return the variables that lead every request through a proxy.
+    """Return the variables that lead every request through a proxy."""
+    return {**dict.fromkeys(_PROXY_VARIABLES, proxy), **dict.fromkeys(_NO_PROXY_VARIABLES, "")}
+
+
+def _check_proxy(name: str, proxy: str) -> None:
+    """Refuse what can't be used: aiohttp passes over an https:// proxy and goes its way without one.
 
     Raises:
         ConfigurationError: It is no URL of a proxy. The message does not repeat it: it may hold a password.
     """
     try:
         parts = urlsplit(proxy)
-        valid = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        valid = parts.scheme == "http" and parts.hostname and parts.hostname.isprintable() and parts.port != 0
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigurationError("argument --proxy: is not the URL of a proxy, such as http://proxy.example:3128")
-    return {**dict.fromkeys(_PROXY_VARIABLES, proxy), **dict.fromkeys(_NO_PROXY_VARIABLES, "")}
+        raise ConfigurationError(
+            f"{name}: is not the URL of a proxy, such as http://proxy.example:3128; one that begins with https:// or "
+            "socks5:// can't be used"
+        )
 
 
 def _base_url() -> str:
     return os.environ.get("JETPAY_BASE_URL") or PRODUCTION_URL
 
 
-def _has_proxy() -> bool:
-    """Return whether the environment names a proxy for the API."""
+def _proxy_variable() -> tuple[str, str] | None:
+    """Return the variable, and the proxy that it names for the API, if there is one."""
     api = urlsplit(_base_url())
-    return api.scheme in getproxies() and not proxy_bypass(api.hostname or "")
+    proxy = getproxies().get(api.scheme)
+    if proxy is None or proxy_bypass(api.hostname or ""):
+        return None
+    return f"{api.scheme.upper()}_PROXY", proxy

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._text import printable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GuardedStream",
+    "encodable",
     "final_status",
     "format_message",
     "messages_are_json",
@@ -195,6 +196,25 @@ def _discard(stream: TextIO) -> None:
         os.close(nowhere)
 
 
+def _encodable(value: Any) -> Any:
+    """Write what is no Unicode, in texts of any depth, as escapes."""
+    match value:
+        case str():
+            return encodable(value)
+        case dict():
+            pairs = cast("dict[str, object]", value).items()
+            return {encodable(key): _encodable(each) for key, each in pairs}
+        case list():
+            return [_encodable(each) for each in cast("list[object]", value)]
+        case _:
+            return value
+
+
+def encodable(text: str) -> str:
+    """Write what is no Unicode, such as a byte that is not UTF-8, as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class GuardedStream:
     """One of the standard streams, for libraries that write by themselves: writing to it never raises.
 
@@ -234,5 +254,9 @@ def to_json(document: object) -> str:
 
     from jetpay_async._core import json as api_json  # noqa: PLC0415 - see above
 
-    text = api_json.dump(msgspec.to_builtins(document, builtin_types=(Decimal,))).decode()
+    plain = msgspec.to_builtins(document, builtin_types=(Decimal,))
+    try:
+        text = api_json.dump(plain).decode()
+    except UnicodeEncodeError:  # the name of a file need not be UTF-8
+        text = api_json.dump(_encodable(plain)).decode()
     return text if text.isascii() else re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)

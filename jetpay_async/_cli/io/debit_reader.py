@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TextIO, TypeAlias, cast
 
 import attrs
 
-from jetpay_async._cli.io.console import to_json
+from jetpay_async._cli.io.console import encodable, to_json
 from jetpay_async._cli.io.id_checks import (
     COLUMN,
     cell_objection,
@@ -339,7 +339,7 @@ class _Reader:
         if not self._keep_cells or not isinstance(document, _JsonObject):
             return None
         wanted = normalized_header(self._column or COLUMN)
-        others = {_encodable(key): _plain(value) for key, value in document.pairs if normalized_header(key) != wanted}
+        others = {encodable(key): _plain(value) for key, value in document.pairs if normalized_header(key) != wanted}
         return others or None
 
     def _of_document(self, document: object) -> str | _Bad:
@@ -394,7 +394,7 @@ class _Reader:
                     header = _column_names(cells) if self._keep_cells else []
                     continue
             others: dict[str, object] = {
-                name: _encodable(cell)
+                name: encodable(cell)
                 for place, (name, cell) in enumerate(zip(header, cells, strict=False))
                 if place != column
             }
@@ -441,22 +441,17 @@ def _parse(text: str) -> object:
 def _plain(value: object) -> object:
     """Return a value as builtins: of a repeated key the last value counts, as usual."""
     if isinstance(value, _JsonObject):
-        return {_encodable(key): _plain(each) for key, each in value.pairs}
+        return {encodable(key): _plain(each) for key, each in value.pairs}
     if isinstance(value, list):
         return [_plain(each) for each in cast("list[object]", value)]
-    return _encodable(value) if isinstance(value, str) else value
-
-
-def _encodable(text: str) -> str:
-    """Write what is no Unicode, such as a byte that is not UTF-8, as an escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return encodable(value) if isinstance(value, str) else value
 
 
 def _column_names(header: list[str]) -> list[str]:
     """Name each column: a name that is empty, or is there twice, gets a number."""
     names: list[str] = []
     for number, cell in enumerate(header, 1):
-        name = _encodable(cell) or f"column_{number}"
+        name = encodable(cell) or f"column_{number}"
         names.append(f"{name}_{number}" if name in names else name)
     return names
 

@@ -82,10 +82,17 @@ def choose_destination(
     """
     if out == STDOUT:
         return _Stdout(as_json=as_json, raw=raw)
-    path = Path(out).resolve()
+    path = _resolved(out)
     _protect(path, ledger, source)
-    if path.exists() and not path.is_file():
-        raise ConfigurationError(f"argument --out: {out} is not a file; - writes to stdout")
+    with suppress(FileNotFoundError):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # such as a name that is too long: known before any work is done
+            raise ConfigurationError(f"argument --out: {out} can't be written: {error.strerror}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(f"argument --out: {out} is not a file; - writes to stdout")
     if not path.parent.is_dir():
         raise ConfigurationError(f"argument --out: there is no directory {path.parent}")
     if not os.access(path.parent, os.W_OK):
@@ -103,15 +110,20 @@ def _protect(path: Path, ledger: str, source: str | None) -> None:
         raise ConfigurationError("argument --out: is the list of debits; choose another file")
     if "://" in ledger:
         return
-    database = Path(ledger).resolve()
+    database = _resolved(ledger)
     beside = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
     is_lock = path.parent == database.parent and path.name.startswith(f"{database.name}-owner-")
     if is_lock or any(_is_same(path, file) for file in beside):
         raise ConfigurationError("argument --out: belongs to the ledger; choose another file")
 
 
+def _resolved(path: str | Path) -> Path:
+    """Follow links. Unlike `Path.resolve`, it raises nothing where they lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def _is_same(path: Path, other: Path | int) -> bool:
-    if isinstance(other, Path) and path == other.resolve():
+    if isinstance(other, Path) and path == _resolved(other):
         return True
     try:
         return os.path.samestat(path.stat(), os.stat(other))  # noqa: PTH116 - of a descriptor, too
@@ -153,7 +165,8 @@ class _File:
 
     async def write(self, items: AsyncIterable[LedgerItem], listed: ListedCells | None = None) -> int:
         """Write a new file, and put it in the place of the old one once it is whole."""
-        unfinished = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.tmp")
+        # Not of the file's own name, which may be as long as a name can be.
+        unfinished = self.path.with_name(f".jetpay-{secrets.token_hex(8)}.tmp")
         count = -1 if not self.as_json else 0  # the header is no item
         try:
             with self._create(unfinished) as stream:

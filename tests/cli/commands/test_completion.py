@@ -54,6 +54,9 @@ SHELLS = {
         pytest.param(["captures", "list", "--state", ""], {"pending", "captured", "unknown"}, id="values"),
         pytest.param(["captures", "list", "--state", "cap"], {"captured"}, id="the beginning of a value"),
         pytest.param(["captures", "list", "--state", "captured", "--led"], {"--ledger"}, id="after a value"),
+        pytest.param(["captures", "list", "--state=cap"], {"--state=captured"}, id="a value after its sign, zsh"),
+        pytest.param(["captures", "list", "--state", "=", "cap"], {"captured"}, id="a value after its sign, bash"),
+        pytest.param(["captures", "list", "--state=captured", "--led"], {"--ledger"}, id="after such a value"),
         pytest.param(["status", "--log-format", ""], {"text", "json"}, id="values of a common option"),
         pytest.param(["completion", ""], {"bash", "zsh", "fish"}, id="the shells"),
     ],
@@ -76,6 +79,8 @@ def test_what_can_follow(jetpay: Jetpay, words: list[str], expected: set[str]) -
         pytest.param(["capture", "x.csv", "--out", ""], id="a value of the user's own"),
         pytest.param(["capture", "--ledger", "--le"], id="a value that looks like an option"),
         pytest.param(["captures", "list", "--state", "none"], id="no such value"),
+        pytest.param(["captures", "list", "--out="], id="a value of the user's own after its sign"),
+        pytest.param(["captures", "list", "--none="], id="no such option"),
         pytest.param(["none", "--x", "none"], id="no such command"),
     ],
 )

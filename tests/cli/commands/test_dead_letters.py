@@ -52,6 +52,27 @@ def test_they_are_listed(jetpay: Jetpay, inbox: Path) -> None:
     assert documents[0]["error"] == "ValueError: no order"
 
 
+def test_the_error_of_a_handler_stays_on_its_line(jetpay: Jetpay, inbox: Path) -> None:
+    """What an exception says may be foreign: it forges no line, and a terminal obeys none of it."""
+
+    async def fail() -> None:
+        async with SqliteInbox(inbox, source="shop") as opened:
+            await opened.lease((event(4),), owner="a", seconds=30)
+            await opened.record_failure(event(4), owner="a", error="a\n5  paid\x1b[2J", max_attempts=1)
+
+    asyncio.run(fail())
+
+    assert r"UTC  a\n5  paid\x1b[2J" in dead_letters(jetpay, "list", inbox).out
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "none.db"])
+def test_an_inbox_that_is_not_there(jetpay: Jetpay, name: str) -> None:
+    """No inbox is made, whatever the name."""
+    run = jetpay("webhooks", "dead-letters", "list", f"--inbox={name}")
+
+    assert (run.status, run.err) == (2, f"jetpay: argument --inbox: there is no file {name}\n")
+
+
 def test_none_is_said(jetpay: Jetpay, inbox: Path) -> None:
     """An inbox without dead letters says so, and as JSON writes nothing; another source is another inbox."""
     listed = jetpay("webhooks", "dead-letters", "list", f"--inbox={inbox}")

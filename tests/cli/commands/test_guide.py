@@ -6,12 +6,14 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
+from jetpay_async import Charge, Contact, Credit, JetpayClient, TransactionState
 from jetpay_async._cli import main
 from jetpay_async._cli.commands import captures
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
@@ -351,6 +353,71 @@ def test_an_empty_answer_prints_an_empty_line(jetpay: Jetpay, sandbox: Sandbox) 
     run = jetpay("request", "PUT", "/contact")
 
     assert (run.status, run.out) == (0, "\n")
+
+
+ODD = "x; touch y"
+
+
+@pytest.mark.parametrize(
+    ("method", "made", "command"),
+    [
+        pytest.param(
+            "create_contact",
+            Contact(contact_id=ODD, email="a@example.com", name="A", raw={}),
+            ("contacts", "create", "--email=a@example.com", "--name=A"),
+            id="contact",
+        ),
+        pytest.param(
+            "charge",
+            Charge(
+                debit_id=ODD,
+                amount=Decimal(5),
+                statement="s",
+                to_bank_account_id="b",
+                contact_id="c",
+                from_credit_card_id="k",
+                state=TransactionState.PROCESSING,
+                raw={},
+            ),
+            ("charge", "--contact=c", "--card=k", "--amount=5", "--to-account=b", "--statement=s"),
+            id="charge",
+        ),
+        pytest.param(
+            "send_credit",
+            Credit(
+                transaction_id=ODD,
+                amount=Decimal(5),
+                statement="s",
+                from_bank_account_id="a",
+                to_bank_account_id="b",
+                contact_id="c",
+                raw={},
+            ),
+            (
+                "credits",
+                "send",
+                "--from-account=a",
+                "--to-account=b",
+                "--amount=5",
+                "--statement=s",
+                "--contact=c",
+                "--yes",
+            ),
+            id="credit",
+        ),
+    ],
+)
+def test_a_command_to_paste_runs_nothing_else(
+    jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, *, method: str, made: object, command: list[str]
+) -> None:
+    """An id that the API gave is quoted for the shell."""
+
+    async def make(*_: object, **__: object) -> object:
+        return made
+
+    monkeypatch.setattr(JetpayClient, method, make)
+
+    assert jetpay(*command).out.endswith(f" '{ODD}'\n")
 
 
 EVERY_COMMAND = [

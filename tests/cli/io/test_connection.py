@@ -65,15 +65,43 @@ def test_a_proxy_that_is_given(
     assert jetpay("capture", debit_id, f"--proxy={sandbox.url}") == CommandResult(0, f"{debit_id}  paid\n", "")
 
 
-@pytest.mark.parametrize(
-    "proxy", ["proxy.example:3128", "socks5://me:sesame@h", "http://", "http://h:0", "http://h:x", "http://[h"]
+PROXIES = [
+    *(
+        "proxy.example:3128",
+        "https://h:3128",
+        "socks5://me:sesame@h",
+        "http://",
+        "http://h:0",
+        "http://h:x",
+        "http://[h",
+    ),
+    *("http://h\x1b[31m", "none"),
+]
+NO_PROXY = (
+    "is not the URL of a proxy, such as http://proxy.example:3128; one that begins with https:// or socks5:// can't be "
+    "used\n"
 )
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
 def test_a_proxy_that_is_none(jetpay: Jetpay, sandbox: Sandbox, proxy: str) -> None:
     """What can't be a proxy is refused, and its password is not shown."""
     run = jetpay("status", "debit_1", f"--proxy={proxy}")
 
-    assert (run.status, run.out) == (2, "")
-    assert run.err == "jetpay: argument --proxy: is not the URL of a proxy, such as http://proxy.example:3128\n"
+    assert (run.status, run.out, run.err) == (2, "", f"jetpay: argument --proxy: {NO_PROXY}")
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_a_variable_that_names_none(
+    jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """The environment's proxy is neither passed over nor tried for half a minute: nothing is sent."""
+    monkeypatch.setenv("http_proxy", proxy)
+
+    run = jetpay("status", "debit_1")
+
+    assert (run.status, run.out, run.err) == (2, "", f"jetpay: HTTP_PROXY: {NO_PROXY}")
+    assert sandbox.requests() == 0
 
 
 def test_the_options_reach_the_client(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

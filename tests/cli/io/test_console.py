@@ -175,3 +175,10 @@ def test_a_question_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Failing(errno.ENOSPC))
 
     assert not console.write_question("sure? ")
+
+
+def test_what_is_no_unicode_is_escaped_in_json() -> None:
+    """The name of a file need not be UTF-8: a document that has it is written all the same."""
+    document = {"file\udcff": ["\udcfe", {"\u00e9": "\udcfd"}, 1, None]}
+
+    assert json.loads(console.to_json(document)) == {"file\\udcff": ["\\udcfe", {"\u00e9": "\\udcfd"}, 1, None]}

@@ -99,6 +99,36 @@ def test_the_list_on_stdin_is_not_overwritten() -> None:
     assert Path("d.csv").read_text() == "debit_1\n"
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        pytest.param("x" * 256, "can't be written: File name too long", id="too long"),
+        pytest.param("loop", "can't be written: Too many levels of symbolic links", id="links in a circle"),
+        pytest.param("d.csv/o.csv", "can't be written: Not a directory", id="below a file"),
+        pytest.param("none/o.csv", "there is no directory", id="no directory"),
+        pytest.param(".", ". is not a file; - writes to stdout", id="directory"),
+        pytest.param("/dev/full", "/dev/full is not a file; - writes to stdout", id="device"),
+    ],
+)
+def test_a_destination_that_can_not_be_written_is_known_before_any_work(out: str, message: str) -> None:
+    """A night's run does not end with outcomes that can't be written."""
+    Path("d.csv").touch()
+    Path("loop").symlink_to("loop")
+    Path("loop.db").symlink_to("loop.db")
+
+    with pytest.raises(ConfigurationError, match=r"^argument --out: ") as caught:
+        choose_destination(out, ledger="loop.db", source="d.csv")
+
+    assert message in caught.value.message
+
+
+def test_a_name_as_long_as_can_be() -> None:
+    """The temporary file beside it has a shorter one."""
+    write("o" * 255, item())
+
+    assert [path.name for path in Path().iterdir()] == ["o" * 255]
+
+
 @pytest.mark.parametrize("ledger", ["c.db", "postgresql://h/d"])
 def test_other_names_are_free(ledger: str) -> None:
     """A name that only begins like the ledger's is a file of its own."""
@@ -123,7 +153,7 @@ def test_a_prepared_temporary_file_is_not_written(monkeypatch: pytest.MonkeyPatc
     """What another user has put in the place of the temporary file is neither followed nor written."""
     monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
     Path("victim").write_text("as it was")
-    prepared = Path(".o.csv.0.tmp")
+    prepared = Path(".jetpay-0.tmp")
     if kind == "link":
         prepared.symlink_to("victim")
     else:
