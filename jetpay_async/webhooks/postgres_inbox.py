@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -63,6 +64,8 @@ _DEFAULTS: Final[Mapping[str, str | int]] = {
 # Of how many ranges of missing ids those that have arrived are removed, when they are read.
 _SHORTENED_AT_ONCE = 100
 _LISTEN_PAUSE_SECONDS = 5.0
+# In characters of up to four bytes; an entry of an index has 2,700 at most.
+_LONGEST_KEY = 500
 
 _owner: ContextVar[str] = ContextVar("jetpay_postgres_inbox_owner")
 
@@ -199,8 +202,8 @@ class PostgresInbox:
                     connection,
                     sql.REMEMBER,
                     ids=[event.id for event in known],
-                    transactions=[event.transaction_id for event in known],
-                    states=[event.state for event in known],
+                    transactions=[_key(event.transaction_id) for event in known],
+                    states=[_text(event.state) for event in known],
                 )
             return lost
 
@@ -214,7 +217,7 @@ class PostgresInbox:
         """Return the transaction's last event that was marked; see `LatestStateInbox.last_handled`."""
 
         async def read(connection: _Connection) -> list[tuple[Any, ...]]:
-            return await self._rows(connection, sql.LAST_HANDLED, transaction=transaction_id)
+            return await self._rows(connection, sql.LAST_HANDLED, transaction=_key(transaction_id))
 
         rows = await self._run(read)
         return TransactionRecord(event_id=rows[0][0], state=rows[0][1]) if rows else None
@@ -267,7 +270,7 @@ class PostgresInbox:
                 connection,
                 sql.STORE,
                 ids=[record.key.event_id for record in new],
-                transactions=[record.transaction_id for record in new],
+                transactions=[_key(record.transaction_id) for record in new],
                 documents=[record.document for record in new],
             )
             if new:
@@ -330,11 +333,11 @@ class PostgresInbox:
                 connection,
                 sql.ADD_DEAD_LETTER,
                 id=event.id,
-                transaction=record.transaction_id,
+                transaction=_key(record.transaction_id),
                 webhook=record.key.webhook_id,
                 document=record.document,
                 attempts=attempts,
-                error=error.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+                error=_text(error),
             )
             await self._change(connection, sql.MARK, ids=[event.id], owner=owner)
             return FailedAttempt(attempts=attempts, is_dead=True)
@@ -423,9 +426,9 @@ class PostgresInbox:
     def _state_of(self, event: TransactionEvent) -> Mapping[str, object]:
         return {
             "source": self._source,
-            "transaction": event.transaction_id,
+            "transaction": _key(event.transaction_id),
             "id": event.id,
-            "state": event.state,
+            "state": _text(event.state),
         }
 
     # Life
@@ -635,6 +638,18 @@ _REASONS = {
     "XX001": "damaged",
     "XX002": "damaged",
 }
+
+
+def _text(value: str) -> str:
+    """Return a text that PostgreSQL can hold."""
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _key(transaction_id: str | None) -> str | None:
+    """Return what stands for a transaction's id: itself, or a hash of one that no index of PostgreSQL can hold."""
+    if transaction_id is None or ("\0" not in transaction_id and len(transaction_id) <= _LONGEST_KEY):
+        return transaction_id
+    return f"sha256:{hashlib.sha256(transaction_id.encode()).hexdigest()}"
 
 
 async def _nothing(_: _Connection) -> None:

@@ -14,7 +14,7 @@ from jetpay_async._core.fork import ForkGuard
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks import postgres_inbox as module
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
-from jetpay_async.webhooks.inbox import DeadLetterInbox, DurableEventInbox, FailedAttempt
+from jetpay_async.webhooks.inbox import DeadLetterInbox, DurableEventInbox, FailedAttempt, TransactionRecord
 from jetpay_async.webhooks.postgres_inbox import PostgresInbox
 from jetpay_async.webhooks.receiver import WebhookReceiver
 from tests.reporters import chain, collected
@@ -97,6 +97,32 @@ class TestTables:
             await handle(one, 1)
 
             assert (await other.lease(events(1), owner="b", seconds=SECONDS)).mine == {1}
+
+
+class TestTexts:
+    """What no text or index of PostgreSQL can hold blocks no delivery."""
+
+    @pytest.mark.parametrize("transaction_id", ["t\0x", "".join(map(chr, range(0x400, 0x1400)))], ids=["NUL", "long"])
+    @pytest.mark.asyncio
+    async def test_any_transaction_id(self, inbox: TimedPostgresInbox, transaction_id: str) -> None:
+        """An event of a transaction with any id is stored, waits for its transaction, is remembered and set aside."""
+        inbox.remember_states()
+        first, second = (event(n, transaction=transaction_id, state="pa\0id") for n in (1, 2))
+        await inbox.store([first, second])
+        await inbox.claim(owner="a", seconds=SECONDS, limit=1)
+        await inbox.reschedule(first, owner="a", seconds=1)
+        waiting = await inbox.claim(owner="b", seconds=SECONDS, limit=9)
+        inbox.time.tick(2)
+        await inbox.claim(owner="c", seconds=SECONDS, limit=9)
+        async with inbox.handling(first, owner="c"):
+            pass
+        await inbox.record_failure(second, owner="c", error="x", max_attempts=1)
+
+        assert waiting == ()
+        last = await inbox.last_handled(transaction_id)
+        assert last == TransactionRecord(event_id=1, state="pa\N{REPLACEMENT CHARACTER}id")
+        assert await inbox.last_handled("another") is None
+        assert [letter.event for letter in await inbox.dead_letters()] == [second]
 
 
 class TestMachines:
