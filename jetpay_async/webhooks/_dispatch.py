@@ -233,9 +233,7 @@ class LeasedDispatch:
 
     async def _run_handler(self, event: Event) -> bool:
         seconds = self._limits.handler_timeout
-        warning = asyncio.get_running_loop().call_later(
-            LONG_RUN_SECONDS if seconds is None else min(LONG_RUN_SECONDS, seconds / 2), _warn_of_long_run, event
-        )
+        warning = _LongRunWarning(event, seconds)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -305,8 +303,28 @@ class LeasedDispatch:
         return transaction_id is not None and any(_transaction_id(failed) == transaction_id for failed in self.failed)
 
 
-def _warn_of_long_run(event: Event) -> None:
-    logger.warning("the handler of event %d (%s) is still running", event.id, shown(event.type))
+class _LongRunWarning:
+    """Logs that a handler is still running, again and again, until this is cancelled."""
+
+    def __init__(self, event: Event, timeout: float | None) -> None:
+        self._event = event
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        first = LONG_RUN_SECONDS if timeout is None else min(LONG_RUN_SECONDS, timeout / 2)
+        self._timer = self._loop.call_later(first, self._warn)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _warn(self) -> None:
+        elapsed = self._loop.time() - self._started
+        what = self._event.id, shown(self._event.type), elapsed
+        if self._timeout is None or elapsed < self._timeout:
+            logger.warning("the handler of event %d (%s) is still running after %.3g s", *what)
+        else:
+            logger.error("the handler of event %d (%s) ignores its cancellation, after %.3g s: others wait", *what)
+        self._timer = self._loop.call_later(LONG_RUN_SECONDS, self._warn)
 
 
 def log_inbox_failure(error: BaseException) -> str:

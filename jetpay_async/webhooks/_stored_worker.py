@@ -89,7 +89,7 @@ class StoredEventWorker:
         self._task = None
 
     async def aclose(self, *, timeout: float) -> None:  # noqa: ASYNC109 - a soft limit, after which it is cancelled
-        """End after the round that is in progress, but at the latest after some seconds."""
+        """End after the round that is in progress; cancel it after some seconds, and wait as long again for its end."""
         if self._task is None:
             return
         with suppress(TimeoutError):
@@ -97,7 +97,9 @@ class StoredEventWorker:
                 # While the lock is held, no further round starts.
                 await self._in_round.acquire()
         self._task.cancel()
-        await asyncio.wait([self._task])
+        _, stuck = await asyncio.wait([self._task], timeout=timeout)
+        if stuck:
+            logger.error("a handler ignores its cancellation, and is left behind; its lease runs out with this process")
         self._task = None
 
     async def _run(self) -> None:

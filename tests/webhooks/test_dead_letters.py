@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from jetpay_async._core.clock import Clock
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.webhooks import _dispatch
+from jetpay_async.webhooks import receiver as receiver_module
 from jetpay_async.webhooks.errors import LeaseLostError
 from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, FailedAttempt
 from jetpay_async.webhooks.receiver import DeliveryResponse
@@ -75,13 +76,38 @@ class TestHandlerTimeout:
         monkeypatch.setattr(_dispatch, "LONG_RUN_SECONDS", 0.01)
         shop.gates = {1: asyncio.Event()}
         receiving = asyncio.create_task(receiver_for(shop, disk, handler_timeout=None).receive(delivery_of(1), TOKEN))
-        await until(lambda: "the handler of event 1 (transactions.debits.created) is still running" in caplog.text)
+        await until(
+            lambda: caplog.text.count("the handler of event 1 (transactions.debits.created) is still running") > 1
+        )
         shop.gates[1].set()
 
         assert (await receiving).handled == 1
         monkeypatch.setattr(_dispatch, "LONG_RUN_SECONDS", 30.0)
         assert (await receiver_for(shop, disk).receive(delivery_of(2), TOKEN)).handled == 1
         assert "the handler of event 2" not in caplog.text
+
+    @pytest.mark.asyncio
+    async def test_a_handler_that_ignores_its_cancellation_is_named(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It can't be stopped, so it is logged again and again; closing the receiver does not wait for it."""
+        monkeypatch.setattr(_dispatch, "LONG_RUN_SECONDS", 0.01)
+        monkeypatch.setattr(receiver_module, "_CLOSE_TIMEOUT_SECONDS", 0.05)
+        end = asyncio.Event()
+
+        @shop.router.on("cards.*")
+        async def hang(_: object) -> None:
+            while not end.is_set():
+                with suppress(asyncio.CancelledError):
+                    await end.wait()
+
+        tasks = asyncio.all_tasks()
+        async with receiver_for(shop, disk, acknowledge="after_storing", handler_timeout=0.01) as receiver:
+            await receiver.receive(delivery_of(1, type="cards.tokenized"), TOKEN)
+            await until(lambda: caplog.text.count("event 1 (cards.tokenized) ignores its cancellation") > 1)
+        assert "a handler ignores its cancellation, and is left behind" in caplog.text
+        end.set()
+        await asyncio.wait(asyncio.all_tasks() - tasks)
 
 
 class TestDeadLetters:
