@@ -43,10 +43,6 @@ class RecordingServer(Loopback):
     in_flight: int = 0
     most_in_flight: int = 0
     states: defaultdict[str, str] = attrs.Factory(lambda: defaultdict(lambda: "preauthorized"))
-    status_lags: bool = False
-    """Whether statuses are those from before all captures, as a replica that lags behind tells them."""
-    in_progress: bool = False
-    """Whether preauthorizations are only accepted."""
 
     def __attrs_post_init__(self) -> None:
         self.scripts["capture"] = self.scripts.get("capture") or Always([self._respond])
@@ -82,12 +78,11 @@ class RecordingServer(Loopback):
         """The guide's answer, about this very debit."""
         name = request.target.split("/")[2]
         if request.route == "status":
-            return {"state": "preauthorized" if self.status_lags else self.states[name]}
+            return {"state": self.states[name]}
         answer = super().answer(request)
         if "debit_id" not in answer:
             return answer
-        state = {"transaction_state": "processing"} if self.in_progress else {}
-        return {**answer, "debit_id": f"debit_of_{name}", **state}
+        return {**answer, "debit_id": f"debit_of_{name}"}
 
 
 def connect(server: Loopback, *, timeout: float = 2.0, retry: RetryPolicy = FAST) -> JetpayClient:

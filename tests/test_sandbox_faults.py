@@ -18,6 +18,7 @@ from jetpay_async import (
     TransactionState,
 )
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
+from tests.sandboxed import reserve
 
 # How late "late" is, and how long the client waits before it believes that nothing was done: longer.
 LATE_SECONDS = 0.01
@@ -57,18 +58,6 @@ def faults(route: str) -> list[Fault]:
 def named(fault: Fault) -> str:
     status = "" if fault.status is None else f"-{fault.status}"
     return f"{fault.route}-{fault.kind}{status}{'-html' if fault.body == 'html' else ''}"
-
-
-async def reserve(sandbox: Sandbox, client: JetpayClient) -> str:
-    payer = sandbox.add_payer()
-    reserved = await client.preauthorize(
-        contact_id=payer.contact_id,
-        credit_card_id=payer.credit_card_id,
-        amount="100.50",
-        to_bank_account_id=sandbox.merchant_account_id,
-        statement="Stay",
-    )
-    return reserved.debit_id
 
 
 @pytest.mark.parametrize("fault", faults("capture"), ids=named)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -12,10 +11,12 @@ from jetpay_async import Captured, CaptureOutcome, JetpayClient, NotSent, Outcom
 from jetpay_async._batch import capture_history
 from jetpay_async._batch.bloom_filter import BloomFilter
 from jetpay_async._core import single_flight
+from jetpay_async.sandbox import Fault, FaultKind
 from tests.batch.consumers import capture, take_all
-from tests.loopback import FASTAPI, HTML, replies, work_then
+from tests.loopback import FASTAPI, replies
 from tests.network import SLOW
 from tests.recording_server import Always, RecordingServer, connect, debits, until
+from tests.sandboxed import LAGGING_STATUS, reserve, reserve_many, sandboxed
 
 
 async def in_order(client: JetpayClient, ids: Iterable[str], *, concurrency: int = 1) -> list[CaptureOutcome]:
@@ -57,22 +58,22 @@ async def test_an_id_given_twice_at_once_is_captured_once() -> None:
 @pytest.mark.asyncio
 async def test_an_id_given_again_has_the_same_answer() -> None:
     """What this batch knows is an answer: nothing is sent, and no status is read, which may lag behind."""
-    server = RecordingServer(status_lags=True)
-    async with server.listen(), connect(server) as client:
-        first, second = await in_order(client, ["debit_1", "debit_1"])
+    async with sandboxed(LAGGING_STATUS) as (sandbox, client):
+        debit_id = await reserve(sandbox, client)
+        first, second = await in_order(client, [debit_id] * 2)
 
+        assert sandbox.debit(debit_id).captures == sandbox.requests("capture") == 1
+        assert sandbox.requests("status") == 0
     assert isinstance(first, Captured)
     assert isinstance(second, Captured)
     assert second.capture is first.capture
-    assert server.carried_out == {"debit_1": 1}
-    assert server.count("status") == 0
 
 
 @pytest.mark.asyncio
 async def test_a_duplicate_that_waits_for_its_turn_has_the_same_answer() -> None:
     """Also where the first was captured while it waited."""
     release = asyncio.Event()
-    server = RecordingServer(held={"debit_1": release}, status_lags=True)
+    server = RecordingServer(held={"debit_1": release})
     async with server.listen(), connect(server) as client:
         ids = ["debit_0", "debit_1", "debit_1"]
         taking = asyncio.create_task(take_all(client.capture_many(ids, concurrency=2, on_outcome=narrow(client))))
@@ -105,41 +106,42 @@ async def test_an_id_given_again_much_later_is_captured_once() -> None:
 async def test_another_spelling_of_an_id_is_the_same_debit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also much later, when the client itself has forgotten the debit."""
     monkeypatch.setattr(single_flight, "CAPTURED_LIMIT", 1)
-    plain = str(uuid.UUID(int=0xABCDEF))
-    server = RecordingServer(status_lags=True)
-    async with server.listen(), connect(server, timeout=0.3, retry=SLOW) as client:
-        outcomes = await in_order(client, [plain, *debits(9), plain.upper(), plain.replace("-", "")])
+    async with sandboxed(LAGGING_STATUS, retry=SLOW) as (sandbox, client):
+        ids = await reserve_many(sandbox, client, 10)
+        spellings = [ids[0].upper(), ids[0].replace("-", "")]
+        outcomes = await in_order(client.with_options(timeout=0.3), [*ids, *spellings])
 
-    assert [type(outcome) for outcome in outcomes] == [Captured] * 10 + [Unknown] * 2
-    assert server.count("capture") == 10
+        assert [type(outcome) for outcome in outcomes] == [Captured] * 10 + [Unknown] * 2
+        assert sandbox.requests("capture") == 10
 
 
 @pytest.mark.usefixtures("forgetful")
 @pytest.mark.asyncio
 async def test_a_forgotten_answer_is_not_guessed_from_a_status_that_lags() -> None:
     """A status that says preauthorized within the bound proves nothing: the outcome is unknown, nothing is sent."""
-    server = RecordingServer(status_lags=True)
-    async with server.listen(), connect(server, timeout=0.3, retry=SLOW) as client:
-        outcomes = await in_order(client, [*debits(9), "debit_0"])
+    async with sandboxed(LAGGING_STATUS, retry=SLOW) as (sandbox, client):
+        ids = await reserve_many(sandbox, client, 9)
+        outcomes = await in_order(client.with_options(timeout=0.3), [*ids, ids[0]])
 
-    assert [type(outcome) for outcome in outcomes] == [Captured] * 9 + [Unknown]
-    assert server.twice == []
-    assert server.count("capture") == 9
+        assert [type(outcome) for outcome in outcomes] == [Captured] * 9 + [Unknown]
+        assert sandbox.captured_twice == ()
+        assert sandbox.requests("capture") == 9
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["at once", "much later"])
 @pytest.mark.asyncio
 async def test_an_id_of_unknown_outcome_is_not_sent_again(forgotten: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its capture got no answer and its status lags behind: given again within the bound, it is unknown again."""
-    server = RecordingServer(responses={"debit_1": [work_then(replies(504, HTML))]}, status_lags=True)
     if forgotten:
         monkeypatch.setattr(capture_history, "RECENT_CAPTURES", 1)
-    async with server.listen(), connect(server, timeout=0.3, retry=SLOW) as client:
-        outcomes = await in_order(client, ["debit_1", "debit_2", "debit_3", "debit_4", "debit_1"])
+    async with sandboxed(LAGGING_STATUS, retry=SLOW) as (sandbox, client):
+        ids = await reserve_many(sandbox, client, 4)
+        sandbox.faults.add(Fault(kind=FaultKind.PROXY_PAGE_AFTER, route="capture", status=504))
+        outcomes = await in_order(client.with_options(timeout=0.3), [*ids, ids[0]])
 
-    assert [type(outcome) for outcome in outcomes] == [Unknown, Captured, Captured, Captured, Unknown]
-    assert server.carried_out["debit_1"] == 1
-    assert server.count("capture") == 4
+        assert [type(outcome) for outcome in outcomes] == [Unknown, Captured, Captured, Captured, Unknown]
+        assert sandbox.debit(ids[0]).captures == 1
+        assert sandbox.requests("capture") == 4
 
 
 @pytest.mark.asyncio

@@ -24,12 +24,14 @@ from jetpay_async import (
     Unknown,
 )
 from jetpay_async._core.executor import CallExecutor
+from jetpay_async.sandbox import Fault, FaultKind
 from tests import loopback
 from tests.batch.consumers import capture
 from tests.ledger.processes import counting_api
 from tests.loopback import FASTAPI, HTML, Act, Exchange, replies, work_then
 from tests.network import FAST, SLOW, TOKEN, Network, every_network
 from tests.recording_server import RecordingServer, connect, debits
+from tests.sandboxed import reserve_many, sandboxed
 
 
 @every_network
@@ -161,29 +163,27 @@ async def test_one_lost_connection_does_not_end_the_batch() -> None:
 @pytest.mark.asyncio
 async def test_a_capture_in_progress_is_accepted(state: str) -> None:
     """It is reported as such at once, counts as an answer, and is not sent again for a duplicate."""
-    responses: dict[str, list[Act]] = {"debit_1": [replies(200, {"identifier": "debit_1", "state": state})]}
-    async with RecordingServer(responses=responses).listen() as server, connect(server) as client:
-        ids = ["debit_0", "debit_1", "debit_2", "debit_1"]
+    async with sandboxed() as (sandbox, client):
+        first, second, third = await reserve_many(sandbox, client, 3)
+        sandbox.faults.add(Fault(kind=FaultKind.REPORT_STATE_BEFORE, identifier=second, state=state, count=None))
+        ids = [first, second, third, second]
         outcomes = [each async for each in client.capture_many(ids, concurrency=1, ordered=True)]
 
+        assert sandbox.requests("capture") == 3
     assert [type(outcome) for outcome in outcomes] == [Captured, Accepted, Captured, Accepted]
     accepted = outcomes[1]
     assert isinstance(accepted, Accepted)
-    assert (accepted.debit_id, accepted.capture.state, accepted.capture.final) == ("debit_1", state, False)
-    assert server.count("capture") == 3
+    assert (accepted.debit_id, accepted.capture.state, accepted.capture.final) == (second, state, False)
 
 
 @pytest.mark.asyncio
 async def test_accepted_captures_do_not_open_the_circuit_breaker() -> None:
     """A service that finishes nothing at once works."""
-    responses: dict[str, list[Act]] = {
-        debit_id: [replies(200, {"identifier": debit_id, "state": "processing"})] for debit_id in debits(50)
-    }
-    async with RecordingServer(responses=responses).listen() as server, connect(server) as client:
-        outcomes = await capture(client, debits(50))
+    async with sandboxed(Fault(kind=FaultKind.REPORT_STATE_AFTER, route="capture", count=None)) as (sandbox, client):
+        outcomes = await capture(client, await reserve_many(sandbox, client, 50))
 
+        assert sandbox.requests("capture") == 50
     assert {type(outcome) for outcome in outcomes.values()} == {Accepted}
-    assert server.count("capture") == 50
 
 
 @pytest.mark.timeout(60)

@@ -12,13 +12,16 @@ from jetpay_async import (
     InvalidArgumentError,
     NotSent,
     PreauthorizationOutcome,
+    PreauthorizationRequest,
     Preauthorized,
     Rejected,
     Unknown,
 )
+from jetpay_async.sandbox import Fault, FaultKind
 from tests import loopback
 from tests.loopback import FASTAPI, replies, work_then
 from tests.recording_server import RecordingServer, connect, request, until
+from tests.sandboxed import sandboxed
 
 
 @pytest.mark.asyncio
@@ -98,14 +101,18 @@ async def test_an_equal_request_is_safe_to_retry_when_it_was_not_sent() -> None:
 @pytest.mark.asyncio
 async def test_a_preauthorization_in_progress_is_accepted() -> None:
     """It has a debit to store, and its status tells how it ends."""
-    async with RecordingServer().listen() as server, connect(server) as client:
-        server.in_progress = True
-        (outcome,) = [each async for each in client.preauthorize_many([request(1)])]
+    async with sandboxed(Fault(kind=FaultKind.REPORT_STATE_AFTER, route="preauthorize")) as (sandbox, client):
+        payer = sandbox.add_payer()
+        asked = PreauthorizationRequest(
+            contact_id=payer.contact_id,
+            credit_card_id=payer.credit_card_id,
+            amount="100.50",
+            to_bank_account_id=sandbox.merchant_account_id,
+            statement="Stay",
+        )
+        (outcome,) = [each async for each in client.preauthorize_many([asked])]
+        (debit,) = sandbox.debits
 
     assert isinstance(outcome, AcceptedPreauthorization)
     assert outcome.attempts == 1
-    assert (outcome.debit_id, outcome.request, outcome.preauthorization.final) == (
-        "debit_of_contact_1",
-        request(1),
-        False,
-    )
+    assert (outcome.debit_id, outcome.request, outcome.preauthorization.final) == (debit.identifier, asked, False)

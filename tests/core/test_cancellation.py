@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from jetpay_async import JetpayClient, OutcomeUnknownError
+from jetpay_async.sandbox import Fault, FaultKind
 from tests import loopback
 from tests.loopback import DEBIT_ID, HTML, Loopback, replies
-from tests.network import FAST, TOKEN, Network, every_network, preauthorize
+from tests.network import FAST, SLOW, TOKEN, Network, every_network, preauthorize
+from tests.sandboxed import reserve, sandboxed
 
 WRITES: dict[str, Callable[[JetpayClient], Awaitable[object]]] = {
     "preauthorize": preauthorize,
@@ -195,21 +197,19 @@ async def test_a_failing_hook_does_not_hide_the_outcome(caplog: pytest.LogCaptur
 @pytest.mark.asyncio
 async def test_cancelled_and_tried_again_the_money_is_taken_once() -> None:
     """A capture that was cancelled on its way is resolved first when it is asked for again."""
-    server = Loopback()
+    slow = Fault(kind=FaultKind.SLOW_BEFORE, route="capture", seconds=0.2)
+    async with sandboxed(slow, timeout=20.0, retry=SLOW) as (sandbox, client):
+        debit_id = await reserve(sandbox, client)
+        capturing = asyncio.create_task(client.capture(debit_id))
+        while not sandbox.requests("capture"):
+            await asyncio.sleep(0.001)
+        capturing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await capturing
+        capture = await client.capture(debit_id)
 
-    async def late(exchange: loopback.Exchange) -> None:
-        await asyncio.sleep(0.1)
-        await exchange.behave()
-
-    server.scripts["capture"] = [late]
-    async with server.listen(), JetpayClient(TOKEN, base_url=server.url, timeout=2.0) as client:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.03):
-                await client.capture(DEBIT_ID)
-        capture = await client.capture(DEBIT_ID)
-
-    assert capture.confirmed_by_status
-    assert server.captures == server.count("capture") == 1
+        assert capture.confirmed_by_status
+        assert sandbox.debit(debit_id).captures == sandbox.requests("capture") == 1
 
 
 @pytest.mark.asyncio

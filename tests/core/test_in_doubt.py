@@ -21,10 +21,13 @@ from jetpay_async import (
 )
 from jetpay_async._core import responses
 from jetpay_async._core.clock import Clock
+from jetpay_async.sandbox import Fault, FaultKind
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, HTML, Act, Exchange, Loopback, replies, work_then
 from tests.network import FAST, connect, status
+from tests.sandboxed import reserve, sandboxed
 
+SLOW_BANK = "4000000000000051"
 PATIENT = attrs.evolve(FAST, resolve_after=60.0, resolve_after_timeout=60.0)
 
 
@@ -60,38 +63,15 @@ async def test_a_status_of_failure_is_the_error_that_says_so(state: str) -> None
 
 @pytest.mark.asyncio
 async def test_an_early_preauthorized_proves_nothing() -> None:
-    """A capture that the server carries out late is not sent again while it may still be on its way."""
+    """A capture that the service carries out late is not sent again while it may still be on its way."""
+    late = Fault(kind=FaultKind.PROCESS_LATE, route="capture", seconds=0.1)
+    async with sandboxed(late, timeout=20.0, retry=PATIENT) as (sandbox, client):
+        debit_id = await reserve(sandbox, client)
+        capture = await client.capture(debit_id)
 
-    async def late(exchange: Exchange) -> None:
-        exchange.hang_up()
-        await asyncio.sleep(0.15)
-        exchange.work()
-
-    async with Loopback(scripts={"capture": [late]}).listen() as server:
-        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.3, resolve_after_timeout=0.3)) as client:
-            capture = await client.capture(DEBIT_ID)
-
-    assert capture.confirmed_by_status
-    assert server.captures == 1
-    assert server.count("capture") == 1
-    assert server.count("status") > 1
-
-
-@pytest.mark.asyncio
-async def test_the_tests_find_a_capture_that_is_sent_too_early() -> None:
-    """With no time to wait, the same server takes the money twice: the harness can see what it is there to see."""
-
-    async def late(exchange: Exchange) -> None:
-        exchange.hang_up()
-        await asyncio.sleep(0.1)
-        exchange.work()
-
-    async with Loopback(scripts={"capture": [late]}).listen() as server:
-        async with connect(server, retry=attrs.evolve(FAST, resolve_after=0.0, resolve_after_timeout=0.0)) as client:
-            await client.capture(DEBIT_ID)
-        await asyncio.sleep(0.15)
-
-    assert server.captures == 2
+        assert capture.confirmed_by_status
+        assert sandbox.debit(debit_id).captures == sandbox.requests("capture") == 1
+        assert sandbox.requests("status") > 1
 
 
 @pytest.mark.asyncio
@@ -215,9 +195,10 @@ REJECTIONS = [400, 404, 409, 422]
 @pytest.mark.asyncio
 async def test_a_rejection_of_what_is_captured_already_is_success(code: int) -> None:
     """A 4xx for an already captured debit is success once the status says paid."""
-    scripts = {"capture": [replies(code, FASTAPI[code])]}
-    async with Loopback(state="paid", scripts=scripts).listen() as server, connect(server) as client:
-        capture = await client.capture(DEBIT_ID)
+    async with sandboxed(Fault(kind=FaultKind.ERROR_BEFORE, route="capture", status=code)) as (sandbox, client):
+        debit_id = await reserve(sandbox, client)
+        sandbox.set_state(debit_id, "paid")
+        capture = await client.capture(debit_id)
 
     assert capture.confirmed_by_status
     assert capture.state == "paid"
@@ -323,13 +304,14 @@ async def test_a_reply_that_contradicts_the_request_is_no_answer(answer: dict[st
 @pytest.mark.asyncio
 async def test_a_capture_in_progress_is_accepted() -> None:
     """The API said 200 with a state of progress: that is its answer, and `wait_until_final` reads on."""
-    answer = {"identifier": DEBIT_ID, "state": "processing", "extra": {"kept": True}}
-    scripts = {"capture": [replies(200, answer)] * 2, "status": [status("processing"), status("paid")]}
-    async with Loopback(scripts=scripts).listen() as server, connect(server) as client:
-        accepted = await client.capture(DEBIT_ID)
-        captured = await client.capture("debit_2", wait_until_final=True)
+    async with sandboxed(timeout=20.0) as (sandbox, client):
+        first, second = [await reserve(sandbox, client, card_number=SLOW_BANK) for _ in range(2)]
+        accepted = await client.capture(first)
+        captured = await client.capture(second, wait_until_final=True)
 
-    assert (accepted.state, accepted.final, accepted.raw) == ("processing", False, answer)
+        assert sandbox.requests("capture") == 2
+    raw = {"identifier": first, "state": "processing"}
+    assert (accepted.state, accepted.final, accepted.raw) == ("processing", False, raw)
     assert captured.final
     assert captured.confirmed_by_status
 

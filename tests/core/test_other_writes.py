@@ -9,45 +9,46 @@ from jetpay_async import (
     OutcomeUnknownError,
     TransactionFailedError,
 )
-from tests import loopback
-from tests.loopback import DEBIT_ID, FASTAPI, Exchange, Loopback, replies, work_then
+from jetpay_async.sandbox import Fault, FaultKind
+from tests.loopback import FASTAPI, Exchange, Loopback, replies
 from tests.network import connect, preauthorize
+from tests.sandboxed import reserve, sandboxed
 
 
 @pytest.mark.asyncio
 async def test_a_lost_cancellation_is_resolved_too() -> None:
     """A cancellation whose reply is lost is done if the status says cancelled."""
-    async with Loopback(scripts={"cancel": [work_then(loopback.hang_up)]}).listen() as server:
-        async with connect(server) as client:
-            await client.cancel_transaction(DEBIT_ID)
+    async with sandboxed(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="cancel")) as (sandbox, client):
+        debit_id = await reserve(sandbox, client)
+        await client.cancel_transaction(debit_id)
 
-    assert server.state == "cancelled"
-    assert server.count("cancel") == 1
+        assert sandbox.debit(debit_id).state == "cancelled"
+        assert sandbox.requests("cancel") == 1
 
 
 @pytest.mark.asyncio
 async def test_a_cancellation_that_comes_too_late_says_what_happened() -> None:
     """A lost cancellation of what turns out to be paid is an error with that state."""
-    async with Loopback(state="paid", scripts={"cancel": [loopback.hang_up]}).listen() as server:
-        async with connect(server) as client:
-            with pytest.raises(TransactionFailedError) as caught:
-                await client.cancel_transaction(DEBIT_ID)
+    async with sandboxed(Fault(kind=FaultKind.LOSE_REPLY_BEFORE, route="cancel")) as (sandbox, client):
+        debit_id = await reserve(sandbox, client)
+        await client.capture(debit_id)
+        with pytest.raises(TransactionFailedError) as caught:
+            await client.cancel_transaction(debit_id)
 
-    assert caught.value.state == "paid"
-    assert server.count("cancel") == 1
+        assert caught.value.state == "paid"
+        assert sandbox.requests("cancel") == 1
 
 
 @pytest.mark.asyncio
 async def test_a_cancellation_that_is_not_confirmed_is_no_answer() -> None:
     """`{"ok": false}` is neither a yes nor a documented no: the status decides."""
-    async with (
-        Loopback(scripts={"cancel": [replies(200, {"ok": False})]}).listen() as server,
-        connect(server) as client,
-    ):
-        await client.cancel_transaction(DEBIT_ID)
+    not_ok = Fault(kind=FaultKind.WRONG_SHAPE_BEFORE, route="cancel", document={"ok": False})
+    async with sandboxed(not_ok) as (sandbox, client):
+        debit_id = await reserve(sandbox, client)
+        await client.cancel_transaction(debit_id)
 
-    assert server.count("cancel") == 2
-    assert server.state == "cancelled"
+        assert sandbox.requests("cancel") == 2
+        assert sandbox.debit(debit_id).state == "cancelled"
 
 
 @pytest.mark.asyncio
@@ -81,17 +82,12 @@ async def test_a_preauthorization_of_something_else_is_not_taken_for_ours(field:
 @pytest.mark.asyncio
 async def test_a_preauthorization_that_failed_is_an_error() -> None:
     """A 200 that says failed reserves nothing: it is an error that names the debit."""
-    server = Loopback()
-
-    async def failed(exchange: Exchange) -> None:
-        await exchange.reply(200, {**server.answer(exchange.request), "transaction_state": "failed"})
-
-    server.scripts["preauthorize"] = [failed]
-    async with server.listen(), connect(server) as client:
+    failed = Fault(kind=FaultKind.REPORT_STATE_AFTER, route="preauthorize", state="failed")
+    async with sandboxed(failed) as (sandbox, client):
         with pytest.raises(TransactionFailedError) as caught:
-            await preauthorize(client)
+            await reserve(sandbox, client)
 
-    assert caught.value.debit_id == DEBIT_ID
+        assert [debit.identifier for debit in sandbox.debits] == [caught.value.debit_id]
     assert caught.value.state == "failed"
 
 
