@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from jetpay_async._cli import dispatch
+from jetpay_async._cli.examples import add_examples
 from jetpay_async._cli.guide_parser import GuideCommands
 from jetpay_async._cli.io.console import write_lines, write_usage
 from jetpay_async._cli.io.exit_codes import EXIT_STATUSES
@@ -30,7 +31,7 @@ _ENVIRONMENT = """\
 environment:
   JETPAY_API_TOKEN  the API token, from Jetpay's dashboard or a sandbox
   JETPAY_BASE_URL   the URL of the API; the production service if not set
-  HTTPS_PROXY       the URL of a proxy, for hosts that NO_PROXY does not name
+  HTTPS_PROXY       the http:// URL of a proxy, for hosts that NO_PROXY does not name
 
 """
 
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     guide.add_to(add_parser)
     _add_webhooks(add_parser, guide)
     _add_completion(add_parser, parser)
+    add_examples(parser)
     return parser
 
 
@@ -163,6 +165,8 @@ _DEMO_STATUSES = """\
 exit status:
   0    every outcome is accounted for, and nothing was captured twice
   1    an outcome was lost or duplicated, according to the sandbox's records
+  74   done, but stdout could not be written
+  130  interrupted
 """
 
 
@@ -253,6 +257,11 @@ def _add_sandbox_files(parser: argparse.ArgumentParser) -> None:
 _FAULTS = """\
 --list-faults explains the kinds of faults, their settings, and the card numbers
 with a special meaning.
+
+exit status:
+  0    stopped by SIGTERM
+  2    an option or a file is not valid, or the address can't be listened on
+  130  stopped by Ctrl-C or SIGHUP
 """
 
 
@@ -524,9 +533,10 @@ def _add_completion(add_parser: AddParser, whole: argparse.ArgumentParser) -> No
 
 
 _COMPLETION = """\
-bash:  eval "$(jetpay completion bash)"                                    in ~/.bashrc
-zsh:   eval "$(jetpay completion zsh)"                                     in ~/.zshrc, after compinit
-fish:  jetpay completion fish > ~/.config/fish/completions/jetpay.fish     once
+examples:
+  bash:  eval "$(jetpay completion bash)"                                    in ~/.bashrc
+  zsh:   eval "$(jetpay completion zsh)"                                     in ~/.zshrc, after compinit
+  fish:  jetpay completion fish > ~/.config/fish/completions/jetpay.fish     once
 """
 
 
