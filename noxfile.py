@@ -106,6 +106,15 @@ PAGES = [
     "docs/reference",
     "docs/tutorial",
 ]
+# What the forge and the documentation's host read, by its schema.
+FORGE_FILES = {
+    "github-workflows": ".github/workflows/*.yml",
+    "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/*.yml",
+    "dependabot": ".github/dependabot.yml",
+    "readthedocs": ".readthedocs.yaml",
+    "compose-spec": "docs/compose/compose.yaml",
+}
 TUTORIAL = ROOT / "docs/tutorial/first-payment.md"
 SITE = ROOT / "docs/_build/html"
 
@@ -142,12 +151,21 @@ def run_tests(session: nox.Session, *arguments: str, measured: bool = False) -> 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, that no imports form a circle, and the forge's workflows."""
-    session.install(*GROUPS["lint"])
+    """Check style, formatting, that no imports form a circle, and the forge's files.
+
+    actionlint's package for pip fetches a program when it is installed, so it is not here: the schemas that
+    check-jsonschema has with it, and zizmor, stand for it.
+    """
+    session.install("--require-hashes", "--requirement", ".github/requirements/lint.txt")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-logo", "--no-cache")
     session.run("zizmor", "--offline", "--no-progress", ".github")
+    for schema, pattern in FORGE_FILES.items():
+        others = set(FORGE_FILES.values()) - {pattern}
+        files = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob(pattern))]
+        files = [name for name in files if name not in others]
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
 
 
 @nox.session

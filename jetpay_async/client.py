@@ -197,7 +197,9 @@ class JetpayClient:
             ConfigurationError: ``JETPAY_API_TOKEN`` is not set, or as for the class.
         """
         if not os.environ.get("JETPAY_API_TOKEN"):
-            raise ConfigurationError("JETPAY_API_TOKEN is not set; make an API token in Jetpay's dashboard")
+            raise ConfigurationError(
+                "JETPAY_API_TOKEN is not set; make a token in Jetpay's dashboard, or take that of `jetpay sandbox`"
+            )
         return cls(
             os.environ["JETPAY_API_TOKEN"],
             base_url=os.environ.get("JETPAY_BASE_URL") or PRODUCTION_URL,

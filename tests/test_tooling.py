@@ -69,14 +69,15 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
-def test_what_builds_a_release_is_pinned_by_hash() -> None:
-    """The tools of `nox -s package` are those of the group, with their hashes, and no file names an index."""
+def test_what_checks_and_builds_a_release_is_pinned_by_hash() -> None:
+    """`nox -s lint` and `nox -s package` have the tools of their groups, with hashes, and no file names an index."""
     folder = ROOT / ".github/requirements"
     texts = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
     pins = {name: set(re.findall(r"^([\w.-]+==[\w.]+)", text, re.MULTILINE)) for name, text in texts.items()}
 
-    assert texts.keys() == {"nox.txt", "package.txt"}
-    assert set(PROJECT["dependency-groups"]["package"]) <= pins["package.txt"]
+    assert texts.keys() == {"lint.txt", "nox.txt", "package.txt"}
+    for group in ("lint", "package"):
+        assert set(PROJECT["dependency-groups"][group]) <= pins[f"{group}.txt"]
     assert all(
         line.startswith(("#", " ")) or line.endswith("\\") for text in texts.values() for line in text.splitlines()
     )

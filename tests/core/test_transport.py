@@ -583,5 +583,5 @@ def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JETPAY_BASE_URL", DEMO_URL)
     assert repr(JetpayClient.from_env(timeout=5.0, retry=FAST)) == f"<JetpayClient {DEMO_URL}>"
     monkeypatch.delenv("JETPAY_API_TOKEN")
-    with pytest.raises(ConfigurationError, match="JETPAY_API_TOKEN is not set"):
+    with pytest.raises(ConfigurationError, match=r"JETPAY_API_TOKEN is not set.*jetpay sandbox"):
         JetpayClient.from_env()
