@@ -353,9 +353,12 @@ class JetpayClient:
         self,
         ledger: str | os.PathLike[str],
         *,
+        concurrency: int = 64,
+        rate: float | None = None,
         lease_seconds: float = 15.0,
         restored: bool = False,
         account: str | None = None,
+        accept_rejections: bool = False,
     ) -> jetpay_async.ledger.DurablePreauthorizations:
         """Reserve amounts by references of yours, so that a crash loses none and doubles none.
 
@@ -369,14 +372,24 @@ class JetpayClient:
         The reference and the arguments are committed before the request leaves, the debit's id after it. The same call
         again, by any process and after a crash, returns the stored debit, or raises what is known, and sends nothing.
 
+        Many at a time, each with its reference, are a batch::
+
+            batch = await reservations.submit("2026-11-22", requests)  # PreauthorizationRequest(reference=..., ...)
+            async for outcome in batch.outcomes(): ...
+
         Args:
             ledger: As for `durable_captures`; it may be the same.
+            concurrency: Requests of batches in flight, at most.
+            rate: Requests of batches per second, of all processes and machines that work on the ledger together; its
+                captures count too.
             lease_seconds: As for `durable_captures`.
             restored: Whether the ledger was restored from a backup, or comes from an older replica, so that it may have
                 forgotten what was sent. **Then nothing is sent**: a reference that the ledger does not know, or would
                 send (again), is recorded as unknown. Ask once for every reference since the backup with it, decide what
                 became of the unknown ones, and go on without it.
             account: As for `durable_captures`.
+            accept_rejections: Whether 404 and 403 are recorded as final even if the first 8 answers to a batch say
+                nothing else. By default it stops, since it most likely asks the wrong account.
 
         Raises:
             InvalidArgumentError: A number or a label is out of range.
@@ -385,16 +398,26 @@ class JetpayClient:
         from jetpay_async.ledger.durable_payments import DurablePreauthorizations  # noqa: PLC0415 - as above
 
         return DurablePreauthorizations(
-            ledger, self._ledger_context(), lease_seconds=lease_seconds, account=account, restored=restored
+            ledger,
+            self._ledger_context(),
+            lease_seconds=lease_seconds,
+            account=account,
+            restored=restored,
+            concurrency=concurrency,
+            rate=rate,
+            accept_rejections=accept_rejections,
         )
 
     def durable_charges(
         self,
         ledger: str | os.PathLike[str],
         *,
+        concurrency: int = 64,
+        rate: float | None = None,
         lease_seconds: float = 15.0,
         restored: bool = False,
         account: str | None = None,
+        accept_rejections: bool = False,
     ) -> jetpay_async.ledger.DurableCharges:
         """Charge cards by references of yours, so that a crash loses no charge and doubles none.
 
@@ -402,9 +425,12 @@ class JetpayClient:
 
         Args:
             ledger: As for `durable_captures`; it may be the same.
+            concurrency: As for `durable_preauthorizations`.
+            rate: As for `durable_preauthorizations`.
             lease_seconds: As for `durable_captures`.
             restored: As for `durable_preauthorizations`.
             account: As for `durable_captures`.
+            accept_rejections: As for `durable_preauthorizations`.
 
         Raises:
             InvalidArgumentError: A number or a label is out of range.
@@ -413,16 +439,26 @@ class JetpayClient:
         from jetpay_async.ledger.durable_payments import DurableCharges  # noqa: PLC0415 - as above
 
         return DurableCharges(
-            ledger, self._ledger_context(), lease_seconds=lease_seconds, account=account, restored=restored
+            ledger,
+            self._ledger_context(),
+            lease_seconds=lease_seconds,
+            account=account,
+            restored=restored,
+            concurrency=concurrency,
+            rate=rate,
+            accept_rejections=accept_rejections,
         )
 
     def durable_credits(
         self,
         ledger: str | os.PathLike[str],
         *,
+        concurrency: int = 64,
+        rate: float | None = None,
         lease_seconds: float = 15.0,
         restored: bool = False,
         account: str | None = None,
+        accept_rejections: bool = False,
     ) -> jetpay_async.ledger.DurableCredits:
         """Send credits by references of yours, so that a crash loses none and doubles none.
 
@@ -430,9 +466,12 @@ class JetpayClient:
 
         Args:
             ledger: As for `durable_captures`; it may be the same.
+            concurrency: As for `durable_preauthorizations`.
+            rate: As for `durable_preauthorizations`.
             lease_seconds: As for `durable_captures`.
             restored: As for `durable_preauthorizations`.
             account: As for `durable_captures`.
+            accept_rejections: As for `durable_preauthorizations`.
 
         Raises:
             InvalidArgumentError: A number or a label is out of range.
@@ -447,6 +486,9 @@ class JetpayClient:
             lease_seconds=lease_seconds,
             account=account,
             restored=restored,
+            concurrency=concurrency,
+            rate=rate,
+            accept_rejections=accept_rejections,
         )
 
     async def release_orphans(

@@ -23,7 +23,12 @@ from jetpay_async._core.lazy import lazily
 
 if TYPE_CHECKING:
     from jetpay_async.ledger.durable_captures import Batch, DurableCaptures, run_chunk
-    from jetpay_async.ledger.durable_payments import DurableCharges, DurableCredits, DurablePreauthorizations
+    from jetpay_async.ledger.durable_payments import (
+        DurableCharges,
+        DurableCredits,
+        DurablePreauthorizations,
+        PaymentBatch,
+    )
     from jetpay_async.ledger.errors import (
         BatchMismatchError,
         CapturesStoppedError,
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
         LedgerMismatchError,
         LedgerNotFoundError,
         PaymentDiscardedError,
+        PaymentsStoppedError,
         PaymentStateError,
         ReferenceMismatchError,
         UnknownBatchError,
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
         LedgerPayment,
         OrphanReport,
         PaymentCounts,
+        PaymentReport,
         PaymentState,
         TransactionUpdate,
     )
@@ -83,10 +90,13 @@ __all__ = [
     "LedgerNotFoundError",
     "LedgerPayment",
     "OrphanReport",
+    "PaymentBatch",
     "PaymentCounts",
     "PaymentDiscardedError",
+    "PaymentReport",
     "PaymentState",
     "PaymentStateError",
+    "PaymentsStoppedError",
     "Progress",
     "Pruned",
     "ReferenceMismatchError",
@@ -112,7 +122,9 @@ _HOMES = {
     "LedgerPayment": "payment_records",
     "OrphanReport": "payment_records",
     "TransactionUpdate": "payment_records",
+    "PaymentBatch": "durable_payments",
     "PaymentCounts": "payment_records",
+    "PaymentReport": "payment_records",
     "PaymentState": "payment_records",
     "run_chunk": "durable_captures",
     "BatchMismatchError": "errors",
@@ -123,6 +135,7 @@ _HOMES = {
     "LedgerNotFoundError": "errors",
     "PaymentDiscardedError": "errors",
     "PaymentStateError": "errors",
+    "PaymentsStoppedError": "errors",
     "ReferenceMismatchError": "errors",
     "UnknownBatchError": "errors",
     "UnknownReferenceError": "errors",

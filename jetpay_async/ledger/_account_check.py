@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from jetpay_async.errors import ConfigurationError, NotFoundError, PermissionDeniedError
 from jetpay_async.outcomes import NotSent, Rejected, Unknown
 
 if TYPE_CHECKING:
-    from jetpay_async.ledger._intents import Claim
-    from jetpay_async.outcomes import CaptureOutcome
+    from jetpay_async.outcomes import BatchOutcome
+
+_Claim = TypeVar("_Claim")
 
 FIRST_ANSWERS = 8
 """So many of them say whether the account is the right one."""
 
 
-class AccountCheck:
+class AccountCheck(Generic[_Claim]):
     """Holds back 404 and 403 as long as the API has given a run no other answer.
 
     Args:
@@ -25,9 +26,9 @@ class AccountCheck:
     def __init__(self, *, enabled: bool) -> None:
         self._passed = not enabled
         self._count = 0
-        self._held: list[tuple[Claim, Rejected[None]]] = []
+        self._held: list[tuple[_Claim, Rejected[Any]]] = []
 
-    def holds_back(self, claim: Claim, outcome: CaptureOutcome) -> bool:
+    def holds_back(self, claim: _Claim, outcome: BatchOutcome) -> bool:
         """Take an outcome into account; return whether it is not to be recorded yet."""
         if self._passed or isinstance(outcome, NotSent | Unknown):
             return False
@@ -53,7 +54,7 @@ class AccountCheck:
         """Whether something held back can be recorded: another answer shows that the account is the right one."""
         return self._passed and bool(self._held)
 
-    def release(self) -> list[tuple[Claim, Rejected[None]]]:
+    def release(self) -> list[tuple[_Claim, Rejected[Any]]]:
         """Return what was held back, and hold it back no more."""
         held, self._held = self._held, []
         return held

@@ -35,5 +35,11 @@ class Dialect:
     """The clause that keeps two claims from waiting for each other."""
     lock_rows: str
     """The clause that keeps others from changing the rows that are read, until the end of the transaction."""
+    submitted: str
+    """``:rows``, JSON, as a table of the references and arguments of a submission."""
+    items_left: str
+    """The hint to use the index of the items of payments that have no outcome."""
+    analyze_payments: str
+    """The statement after many payments were added; empty for none."""
     often_changed: str
     """The storage options of a table whose rows all change."""

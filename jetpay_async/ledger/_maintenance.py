@@ -103,6 +103,8 @@ def _check_payments(connection: Connection) -> tuple[PaymentCounts, list[str]]:
         (statements.shared_transactions, "transactions belong to several payments"),
     ):
         found.append((connection.query(statement, {})[0][0], what))
+    unplaced = connection.query(connection.statements.payment_batches.out_of_order, {})[0][0]
+    found.append((unplaced, "items of batches of payments have an outcome without a place, or a place without one"))
     known = {state.value: counts.get(state.value, 0) for state in PaymentState}
     return PaymentCounts(**known), [f"{count} {what}" for count, what in found if count]
 

@@ -141,6 +141,21 @@ def write_error(claim: ClaimedPayment, error: JetpayError, *, trust_rate_limited
     )
 
 
+def write_rejection(claim: ClaimedPayment, error: JetpayError) -> PaymentRecord:
+    """Make the record of a payment that is given up, of which it is certain that nothing was done."""
+    return PaymentRecord(
+        claim.id,
+        claim.intent,
+        PaymentState.REJECTED,
+        error.attempts,
+        resolved_by="answer",
+        error=type(error).__name__,
+        status=error.status,
+        request_id=None if error.request_id is None else storable(error.request_id),
+        reason=storable(error.message[:REASON_LIMIT]),
+    )
+
+
 def read_result(operation: PaymentOperation[_R], payment: LedgerPayment) -> _R:
     """Return the result of a payment that the ledger holds.
 

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 CLOCK_TOLERANCE_SECONDS = 300.0
 """How far the clock of the API may be from the ledger's, for a transaction to be offered as a payment's own."""
 
+PAYMENT_COLUMNS = """id, intent, reference, operation, arguments, state, attempts, intent_at, certain_at, finished_at,
+            transaction_id, transaction_state, resolved_by, error, status, request_id, reason"""
+"""Of a payment, as its rows are read."""
+
 
 def payment_schema(dialect: Dialect) -> list[str]:
     """Return the statements that make the tables of durable payments."""
@@ -38,8 +42,7 @@ class PaymentStatements:
 
     def __init__(self, dialect: Dialect) -> None:
         now = dialect.now
-        columns = """id, intent, reference, operation, arguments, state, attempts, intent_at, certain_at, finished_at,
-            transaction_id, transaction_state, resolved_by, error, status, request_id, reason"""
+        columns = PAYMENT_COLUMNS
         self.add = f"""
             INSERT INTO jetpay_payment (reference, operation, kind, arguments, state, owner, intent, attempts,
                 intent_at, certain_at)
@@ -74,7 +77,8 @@ class PaymentStatements:
         self.expire = f"""
             UPDATE jetpay_payment
             SET state = 'unknown', finished_at = {now}, error = 'OutcomeUnknownError', reason = :reason
-            WHERE state = 'sending' AND owner <> :owner AND owner NOT IN (SELECT id FROM jetpay_owner)"""
+            WHERE state = 'sending' AND owner <> :owner AND owner NOT IN (SELECT id FROM jetpay_owner)
+            RETURNING id"""
         self.after = f"SELECT {columns} FROM jetpay_payment WHERE id > :after ORDER BY id LIMIT :limit"
         self.after_in = f"""
             SELECT {columns} FROM jetpay_payment WHERE id > :after AND state = :state ORDER BY id LIMIT :limit"""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from jetpay_async.ledger._sql import span
 from jetpay_async.ledger.errors import ReferenceMismatchError, UnknownReferenceError
 from jetpay_async.ledger.payment_records import LedgerPayment, PaymentState
 from jetpay_async.models import TransactionState
@@ -110,6 +111,8 @@ def claim(
     number, payment = row[0], read_payment(row)
     _check_same(intent, payment)
     if payment.state in _claimable(retry_rejected=retry_rejected):
+        if payment.state is not PaymentState.PENDING:
+            _reopen(connection, number)
         again = connection.query(statements.claim, {**parameters, "id": number, "earlier": payment.state.value})
         return _claimed(connection, intent, number, again[0][0], restored=restored)
     return ClaimedPayment(number, row[1], payment)
@@ -120,8 +123,14 @@ def _claimed(
 ) -> ClaimedPayment:
     if not restored:
         return ClaimedPayment(number, count, None)
-    connection.change(connection.statements.payments.leave_unknown, {"id": number, "reason": RESTORED_REASON})
+    leave_unknown(connection, number)
     return ClaimedPayment(number, count, find(connection, intent.reference))
+
+
+def leave_unknown(connection: Connection, payment: int) -> None:
+    """Record as unknown what would be sent, since a ledger that was restored may have forgotten that it was."""
+    connection.change(connection.statements.payments.leave_unknown, {"id": payment, "reason": RESTORED_REASON})
+    _number(connection, payment)
 
 
 def _claimable(*, retry_rejected: bool) -> Sequence[PaymentState]:
@@ -130,19 +139,19 @@ def _claimable(*, retry_rejected: bool) -> Sequence[PaymentState]:
     return (PaymentState.PENDING,)
 
 
-def _check_same(intent: PaymentIntent, payment: LedgerPayment) -> None:
-    held, given = (
-        {"operation": operation, **arguments}
-        for operation, arguments in (
-            (payment.operation, payment.arguments),
-            (intent.operation, intent.arguments),
-        )
-    )
-    differing = [
+def differences(held: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    """Name what differs between the operation and arguments that a reference stands for, and those that were given."""
+    return [
         f"{name} (the ledger has {held.get(name)!r}, and {given.get(name)!r} was given)"
         for name in {**held, **given}
         if held.get(name) != given.get(name)
     ]
+
+
+def _check_same(intent: PaymentIntent, payment: LedgerPayment) -> None:
+    differing = differences(
+        {"operation": payment.operation, **payment.arguments}, {"operation": intent.operation, **intent.arguments}
+    )
     if differing:
         raise ReferenceMismatchError(
             f"reference {intent.reference!r} stands for another payment; these differ: {', '.join(differing)}; nothing "
@@ -152,7 +161,26 @@ def _check_same(intent: PaymentIntent, payment: LedgerPayment) -> None:
 
 def record(connection: Connection, entry: PaymentRecord) -> bool:
     """Record what became of a payment; return False if it is not one that waits for this answer any more."""
-    return connection.change(connection.statements.payments.record, attrs.asdict(entry)) == 1
+    if not connection.change(connection.statements.payments.record, attrs.asdict(entry)):
+        return False
+    if entry.state is PaymentState.PENDING:
+        _reopen(connection, entry.id)
+    else:
+        _number(connection, entry.id)
+    return True
+
+
+def _number(connection: Connection, payment: int) -> None:
+    """Give an outcome its place in each batch of its payment."""
+    statements = connection.statements.payment_batches
+    for batch, place in connection.query(statements.next_places, {"payment": payment}):
+        ids = span(batch)
+        connection.change(statements.number, {"payment": payment, "seq": ids["low"] + place, **ids})
+
+
+def _reopen(connection: Connection, payment: int) -> None:
+    """Take the place among the outcomes away from a payment that has none any more: it gets another one."""
+    connection.change(connection.statements.payment_batches.reopen, {"payment": payment})
 
 
 def sees_others(connection: Connection, owner: int) -> bool:
@@ -163,7 +191,10 @@ def sees_others(connection: Connection, owner: int) -> bool:
 def expire(connection: Connection, owner: int) -> int:
     """Record as unknown what owners that are dead have been sending; return how many payments that were."""
     connection.expire_owners(owner)
-    return connection.change(connection.statements.payments.expire, {"owner": owner, "reason": ENDED_REASON})
+    expired = connection.query(connection.statements.payments.expire, {"owner": owner, "reason": ENDED_REASON})
+    for (payment,) in expired:
+        _number(connection, payment)
+    return len(expired)
 
 
 def find(connection: Connection, reference: str) -> LedgerPayment:

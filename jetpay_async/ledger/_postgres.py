@@ -54,6 +54,9 @@ DIALECT = Dialect(
     sending="",
     claim="FOR UPDATE OF d SKIP LOCKED",
     lock_rows="FOR UPDATE OF b",
+    submitted="json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS s(reference text, arguments text)",
+    items_left="",
+    analyze_payments="ANALYZE jetpay_payment, jetpay_payment_item",
     # Every debit leaves the index of its state twice; what is left of it there must not wait for the usual fifth.
     often_changed="WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02)",
 )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jetpay_async.ledger._account_check import AccountCheck
     from jetpay_async.ledger._claimer import ClaimedDebit, Claimer
     from jetpay_async.ledger._context import ClientContext
+    from jetpay_async.ledger._intents import Claim
     from jetpay_async.ledger._lease import OwnerLease
     from jetpay_async.ledger._recorder import Recorder
     from jetpay_async.ledger._resolver import Resolver
@@ -59,7 +60,7 @@ class Sender:
         claimer: Claimer,
         resolver: Resolver,
         recorder: Recorder,
-        account_check: AccountCheck,
+        account_check: AccountCheck[Claim],
         stop: Callable[[Exception], None],
     ) -> None:
         self._context = context

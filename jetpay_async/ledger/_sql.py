@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jetpay_async.ledger._payment_sql import PaymentStatements, payment_schema
+from jetpay_async.ledger._payment_batch_sql import PaymentBatchStatements, payment_batch_schema
+from jetpay_async.ledger._payment_sql import PAYMENT_COLUMNS, PaymentStatements, payment_schema
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._dialect import Dialect
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Written into each new ledger; `jetpay_async.ledger.migrations` brings older ones up to it."""
 
 CHUNK_SIZE = 250
@@ -58,6 +59,7 @@ def schema(dialect: Dialect) -> list[str]:
         "CREATE INDEX jetpay_debit_unknown ON jetpay_debit (id) WHERE state = 'unknown'",
         "CREATE UNIQUE INDEX jetpay_debit_seq ON jetpay_debit (seq) WHERE seq IS NOT NULL",
         *payment_schema(dialect),
+        *payment_batch_schema(dialect),
         f"INSERT INTO jetpay_ledger (version, next_slot) VALUES ({SCHEMA_VERSION}, 0)",
     ]
 
@@ -104,6 +106,7 @@ class Statements:
             UPDATE jetpay_ledger SET origin = COALESCE(origin, :origin), account = COALESCE(account, :account)
             RETURNING origin, account"""
         self.payments = PaymentStatements(dialect)
+        self.payment_batches = PaymentBatchStatements(dialect, PAYMENT_COLUMNS)
         self._name_owners(now)
         self._name_batches(dialect, wait)
         self._name_captures(dialect, wait)

@@ -56,6 +56,10 @@ DIALECT = Dialect(
     sending="INDEXED BY jetpay_debit_sending",
     claim="",
     lock_rows="",
+    submitted="""(
+        SELECT value ->> 'reference' AS reference, value ->> 'arguments' AS arguments FROM json_each(:rows)) AS s""",
+    items_left="INDEXED BY jetpay_payment_item_left",
+    analyze_payments="",
     often_changed="",
 )
 

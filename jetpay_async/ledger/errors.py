@@ -13,12 +13,14 @@
      │    ├── PaymentStateError       the payment can't be adopted or discarded
      │    ├── PaymentDiscardedError   somebody found that nothing came of it
      │    └── ChunkBusyError      somebody else is capturing these debits
-     └── CapturesStoppedError     capturing stopped before the end; the ledger knows where
+     ├── CapturesStoppedError     capturing stopped before the end; the ledger knows where
+     └── PaymentsStoppedError     sending payments stopped before the end; the ledger knows where
 """
 
 from __future__ import annotations
 
 from jetpay_async.errors import JetpayError
+from jetpay_async.ledger.payment_records import PaymentCounts  # noqa: TC001 - `typing.get_type_hints` reads it
 from jetpay_async.ledger.records import Progress  # noqa: TC001 - `typing.get_type_hints` reads it
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "LedgerNotFoundError",
     "PaymentDiscardedError",
     "PaymentStateError",
+    "PaymentsStoppedError",
     "ReferenceMismatchError",
     "UnknownBatchError",
     "UnknownReferenceError",
@@ -122,3 +125,31 @@ class CapturesStoppedError(JetpayError):
 
 def _rebuild(message: str, key: str, progress: Progress | None) -> CapturesStoppedError:
     return CapturesStoppedError(message, key=key, progress=progress)
+
+
+class PaymentsStoppedError(JetpayError):
+    """Sending stopped before the end of the batch; the cause, if there is one, says why.
+
+    Nothing is lost: the ledger holds every outcome, and the same lines of code go on with what was not sent.
+
+    Attributes:
+        key: The batch.
+        progress: Where it stands; None if the ledger can't be read.
+    """
+
+    def __init__(self, message: str, *, key: str, progress: PaymentCounts | None) -> None:
+        super().__init__(message)
+        self.key = key
+        self.progress = progress
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_payments, (self.message, self.key, self.progress), self.__dict__
+
+    @property
+    def retryable(self) -> bool:
+        """Always: what is done is recorded in the ledger, and is not done again."""
+        return True
+
+
+def _rebuild_payments(message: str, key: str, progress: PaymentCounts | None) -> PaymentsStoppedError:
+    return PaymentsStoppedError(message, key=key, progress=progress)

@@ -130,22 +130,17 @@ class Ledger:
         check_key(key)
         with StagedDebits() as staged:
             await staged.fill(debit_ids)
-            # On a connection of its own: a million debits take longer than a lease, which has to be renewed meanwhile.
-            commits = self._make_executor(self._backend)
-            await commits.open(create=False)
-            try:
-                return await commits.run(
-                    lambda connection: _repository.submit(
-                        connection,
-                        key,
-                        staged.numbered(),
-                        given=staged.given,
-                        chunks=staged.chunks,
-                        fingerprint=staged.fingerprint,
-                    )
-                )
-            finally:
-                await commits.close()
+            return await run_apart(
+                self.separate_commits(),
+                lambda connection: _repository.submit(
+                    connection,
+                    key,
+                    staged.numbered(),
+                    given=staged.given,
+                    chunks=staged.chunks,
+                    fingerprint=staged.fingerprint,
+                ),
+            )
 
     async def batches(self) -> list[BatchInfo]:
         """Return each batch and where it stands, the oldest first.
@@ -479,8 +474,25 @@ class Ledger:
             raise ConfigurationError("the ledger is not open; use it within `async with`")
         return self._commits
 
+    def separate_commits(self) -> CommitExecutor:
+        """Make what carries operations out on a connection of its own; it is not open yet."""
+        return self._make_executor(self._backend)
+
     async def _run(self, operation: Callable[[Connection], _T], *, writes: bool = True) -> _T:
         return await self.commits.run(operation, writes=writes)
+
+
+async def run_apart(commits: CommitExecutor, operation: Callable[[Connection], _T]) -> _T:
+    """Carry out a submission, on a connection of its own: it may take longer than a lease, which has to be renewed.
+
+    Raises:
+        LedgerError: The ledger can't be written.
+    """
+    await commits.open(create=False)
+    try:
+        return await commits.run(operation)
+    finally:
+        await commits.close()
 
 
 def _log_reversal(said: _reports.TransactionReport, effect: EventEffect) -> None:

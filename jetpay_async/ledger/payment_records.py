@@ -17,6 +17,7 @@ __all__ = [
     "LedgerPayment",
     "OrphanReport",
     "PaymentCounts",
+    "PaymentReport",
     "PaymentState",
     "TransactionUpdate",
 ]
@@ -72,6 +73,28 @@ class PaymentCounts:
     def unresolved(self) -> int:
         """Those that may have been done and are not known to be: in flight, or unknown."""
         return self.sending + self.unknown
+
+    @property
+    def finished(self) -> int:
+        """Those that have an outcome."""
+        return self.total - self.pending - self.sending
+
+    @property
+    def complete(self) -> bool:
+        """Whether each of them has an outcome."""
+        return self.finished == self.total
+
+
+@attrs.frozen(kw_only=True)
+class PaymentReport:
+    """What became of a whole batch of payments."""
+
+    key: str
+    counts: PaymentCounts
+    """Its payments by state, each reference counted once."""
+    submitted_at: datetime
+    finished_at: datetime
+    """When the last payment got an outcome."""
 
 
 @attrs.frozen(kw_only=True)

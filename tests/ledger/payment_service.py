@@ -58,6 +58,8 @@ class PaymentService:
     state: str | None = None
     """What new card payments are in, instead of the usual state."""
     go: asyncio.Event = attrs.Factory(asyncio.Event)
+    answer_after_wait: Reply | None = None
+    """What is answered after a `WAIT`, instead of making the payment."""
     arrived: asyncio.Event = attrs.Factory(asyncio.Event)
     on_cancel: list[Reply | None] = attrs.Factory(list)
     """What is answered to the next cancellations; None for the usual."""
@@ -124,6 +126,8 @@ class PaymentService:
         act = self.script[statement].pop(0) if self.script[statement] else MAKE
         if act == WAIT:
             await self.go.wait()
+            if self.answer_after_wait is not None:
+                return self.answer_after_wait
         if isinstance(act, tuple):
             return act
         if act == LOSE:

@@ -20,6 +20,9 @@ from jetpay_async.ledger import CapturesStoppedError, Ledger, LedgerError, _sql
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._owner_lock import OwnerLock
 from jetpay_async.ledger._sql import Statements
+from tests.ledger.payment_batch import outcomes, requests, states
+from tests.ledger.payment_service import REQUEST
+from tests.ledger.payment_service import serving as payment_serving
 from tests.ledger.service import WAIT, debits, serving
 
 DATA = Path(__file__).parent / "data"
@@ -200,7 +203,8 @@ async def test_a_migrated_ledger_has_the_tables_of_a_new_one(
     migrated = old.tables()
     if isinstance(old, OldPostgres):
         old.query(
-            "DROP TABLE jetpay_ledger, jetpay_owner, jetpay_batch, jetpay_debit, jetpay_payment, jetpay_transaction"
+            "DROP TABLE jetpay_ledger, jetpay_owner, jetpay_batch, jetpay_debit, jetpay_payment, jetpay_transaction,"
+            " jetpay_payment_batch, jetpay_payment_item"
         )
         new = old
 
@@ -208,6 +212,27 @@ async def test_a_migrated_ledger_has_the_tables_of_a_new_one(
         pass
 
     assert migrated == new.tables()
+
+
+@pytest.mark.asyncio
+async def test_payments_of_version_4_can_be_in_a_batch(ledger: str) -> None:
+    """A ledger that had no batches of payments keeps its payments, and takes batches of them."""
+    async with payment_serving() as (service, client):
+        async with client.durable_preauthorizations(ledger) as reservations:
+            await reservations.preauthorize(reference="b0", **{**REQUEST, "statement": "b0"})
+        with closing(choose_backend(ledger, SYSTEM_CLOCK).connect(create=False)) as connection:
+            connection.begin(writes=True)
+            for table in ("jetpay_payment_batch", "jetpay_payment_item"):
+                connection.change(f"DROP TABLE {table}", {})
+            connection.change("UPDATE jetpay_ledger SET version = 4", {})
+            connection.commit()
+
+        async with client.durable_preauthorizations(ledger) as reservations:
+            found = await outcomes(await reservations.submit("night", requests(2)))
+
+    assert sorted(found) == ["b0", "b1"]
+    assert service.requests == {"b0": 1, "b1": 1}
+    assert (await states(ledger)) == {"succeeded": 2}
 
 
 @pytest.mark.asyncio

@@ -109,9 +109,9 @@ class Runner:
 
 
 @asynccontextmanager
-async def runners(ledger: str, url: str) -> AsyncIterator[list[Runner]]:
+async def runners(ledger: str, url: str, *, bulk: bool) -> AsyncIterator[list[Runner]]:
     made = [
-        Runner({"ledger": ledger, "url": url, "count": PAYMENTS, "seed": seed, "concurrency": 6})
+        Runner({"ledger": ledger, "url": url, "count": PAYMENTS, "seed": seed, "concurrency": 6, "bulk": bulk})
         for seed in range(PROCESSES)
     ]
     try:
@@ -140,14 +140,15 @@ async def deliver_all(service: UnreliableService, ledger: Ledger, ended: asyncio
             await asyncio.sleep(0.01)
 
 
-async def test_processes_killed_with_lost_answers_and_late_events(ledger: str) -> None:
+@pytest.mark.parametrize("bulk", [pytest.param(False, id="one by one"), pytest.param(True, id="as a batch")])
+async def test_processes_killed_with_lost_answers_and_late_events(ledger: str, *, bulk: bool) -> None:
     """No reference is reserved twice; every reservation is known, offered or released, unless it is held."""
     kills = min(KILLS, 3) if PAYMENTS < 200 else KILLS
     async with asyncio.timeout(TIME_LIMIT_SECONDS), UnreliableService().listen() as service:
         async with Ledger(ledger, webhook_ids={OURS}) as opened:
             ended = asyncio.Event()
             delivering = asyncio.create_task(deliver_all(service, opened, ended))
-            async with runners(ledger, service.url) as made:
+            async with runners(ledger, service.url, bulk=bulk) as made:
                 for number in range(kills):
                     await until_made(service, PAYMENTS * (number + 1) // (kills + 2), made)
                     victim = service.chance.choice(made)

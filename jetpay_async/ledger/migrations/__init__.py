@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from jetpay_async._core.migrations import Migrations
 from jetpay_async.ledger._sql import SCHEMA_VERSION
-from jetpay_async.ledger.migrations import v2, v3, v4
+from jetpay_async.ledger.migrations import v2, v3, v4, v5
 
 if TYPE_CHECKING:
     from jetpay_async.ledger._dialect import Dialect
@@ -22,4 +22,5 @@ if TYPE_CHECKING:
 
 def migrations(dialect: Dialect) -> Migrations:
     """Return the steps in one dialect."""
-    return Migrations(SCHEMA_VERSION, {2: v2.statements(dialect), 3: v3.statements(dialect), 4: v4.statements(dialect)})
+    steps = {number: step.statements(dialect) for number, step in ((2, v2), (3, v3), (4, v4), (5, v5))}
+    return Migrations(SCHEMA_VERSION, steps)
