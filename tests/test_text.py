@@ -21,6 +21,12 @@ def test_what_does_not_print_is_escaped() -> None:
     assert printable("caf\u00e9 \u4e16\u754c") == "caf\u00e9 \u4e16\u754c"
 
 
+@pytest.mark.parametrize("mark", "\u034f\u115f\u17b4\u180b\u2800\u3164\ufe0f\uffa0\U000e0100")
+def test_what_is_not_seen_is_escaped(mark: str) -> None:
+    """Python takes these for characters that print: they have no width, or look like a space."""
+    assert printable(f"a{mark}b") == f"a{mark.encode('unicode_escape').decode()}b"
+
+
 def test_some_characters_can_be_kept() -> None:
     """A message of our own has several lines."""
     assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"

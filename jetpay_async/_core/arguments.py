@@ -9,6 +9,7 @@ import re
 from urllib.parse import quote
 
 from jetpay_async._core import contract
+from jetpay_async._text import is_seen, printable
 from jetpay_async.errors import InvalidArgumentError
 
 _TEXT_LIMIT = 1000
@@ -40,9 +41,10 @@ def read_id(value: str, field: str) -> tuple[str, str]:
     # A zero-width space, a soft hyphen or a mark of direction, as texts that were copied bring along, makes another id
     # that looks the same.
     for character in plain:
-        if not character.isprintable():
+        if not is_seen(character):
             raise InvalidArgumentError(
-                f"{field}: {plain[:60]!r} contains an invisible or undecodable character, U+{ord(character):04X}; "
+                f"{field}: {printable(repr(plain[:60]))} contains an invisible or undecodable character, "
+                f"U+{ord(character):04X}; "
                 "remove it",
                 field=field,
             )

@@ -276,8 +276,17 @@ class SqliteConnection:
         """Copy the ledger, as it is at this moment, to a new file that only its owner can read.
 
         Raises:
-            ConfigurationError: There is such a file, or its directory can't be written.
+            ConfigurationError: There is such a file, its directory can't be written, or it has a name that belongs to
+                the ledger.
         """
+        copied, own = Path(os.path.realpath(path)), self._path.name
+        if copied.parent == self._path.parent and copied.name.startswith(
+            (f"{own}-wal", f"{own}-shm", f"{own}-journal", f"{own}-owner-")
+        ):
+            raise ConfigurationError(
+                f"path: {os.fspath(path)} is the name of a file that belongs to the ledger, and is removed when "
+                "that is next opened; choose another"
+            )
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError as error:

@@ -202,6 +202,8 @@ REFUSED_IDS: list[tuple[str, Any, str]] = [
     ("a soft hyphen", "deb\xadit", INVISIBLE),
     ("a mark of direction", "deb\u202ait", INVISIBLE),
     ("a no-break space within", "deb\xa0it", INVISIBLE),
+    ("a filler of Hangul", "deb\u3164it", r"'deb\\u3164it' contains an invisible .* U\+3164; remove it"),
+    ("a variation selector", "deb\ufe0fit", r"'deb\\ufe0fit' contains an invisible .* U\+FE0F; remove it"),
     ("an invisible character behind 60 others", f"{'a' * 60}\u200b", INVISIBLE),
     ("a header", "a HTTP/1.1\r\nX-Evil: 1", NOT_AN_ID),
     ("a line break behind", "debit_123\n", NOT_AN_ID),

@@ -209,11 +209,14 @@ async def test_a_copy_can_go_on(tmp_path: Path) -> None:
         pytest.param("other", "File exists", id="a file"),
         pytest.param("link", "File exists", id="a link to nowhere"),
         pytest.param("none/copy.db", "No such file", id="no directory"),
+        pytest.param("captures.db-journal", "belongs to the ledger", id="SQLite's, which removes it"),
+        pytest.param("sub/../captures.db-owner-1", "belongs to the ledger", id="a run's, which removes it"),
     ],
 )
 @pytest.mark.asyncio
 async def test_a_copy_overwrites_nothing(tmp_path: Path, name: str, message: str) -> None:
     """Only a new file will do, and what is there stays as it is."""
+    (tmp_path / "sub").mkdir()
     (tmp_path / "other").write_text("precious")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     async with Ledger(tmp_path / "captures.db") as opened:

@@ -18,6 +18,7 @@ import csv
 import itertools
 import json
 import sqlite3
+import unicodedata
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, TextIO, TypeAlias, cast
@@ -29,11 +30,14 @@ from jetpay_async._cli.io.id_checks import (
     COLUMN,
     cell_objection,
     id_objection,
+    is_comment,
     is_rounded,
+    is_usual_uuid,
     normalized_header,
     quoted,
 )
 from jetpay_async._cli.io.list_files import STDIN, name_of, open_list, suffix_of
+from jetpay_async._text import canonical_id
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -147,12 +151,13 @@ class Debits:
                 )
             yield debit_id, place, to_json(cells)
 
-    def same_but_for_case(self) -> Iterator[tuple[int, str]]:
-        """Find ids that differ in upper and lower case only: the API may take them for one debit."""
+    def spelled_twice(self) -> Iterator[tuple[int, str]]:
+        """Find ids that differ only in their spelling: the API may take them for one debit."""
+        self._store.create_function("canonical", 1, _canonical, deterministic=True)
         query = """
             SELECT place, id FROM debit JOIN (
-                SELECT lower(id) AS folded, min(rowid) AS first FROM debit GROUP BY 1 HAVING count(*) > 1
-            ) ON lower(id) = folded AND debit.rowid > first ORDER BY place
+                SELECT canonical(id) AS folded, min(rowid) AS first FROM debit GROUP BY 1 HAVING count(*) > 1
+            ) ON canonical(id) = folded AND debit.rowid > first ORDER BY place
         """
         yield from self._store.execute(query)
 
@@ -198,7 +203,7 @@ class _Complaints:
         self._reader = reader
         self.count = 0
         self._first: list[str] = []
-        self._varied_case = False
+        self._spellings = False
         self._rounded: set[str] = set()
 
     def accepted(self) -> Iterator[tuple[int, str, _Cells]]:
@@ -209,7 +214,7 @@ class _Complaints:
             elif (reason := id_objection(value) or self._collapsed(value)) is not None:
                 self._add(place, reason)
             else:
-                self._varied_case = self._varied_case or value != value.lower()
+                self._spellings = self._spellings or _may_be_spelled_otherwise(value)
                 yield place, value, cells
 
     def _collapsed(self, debit_id: str) -> str | None:
@@ -226,10 +231,12 @@ class _Complaints:
 
     def check(self, debits: Debits) -> None:
         """Find what only the whole list shows."""
-        if self._varied_case:
-            for place, debit_id in debits.same_but_for_case():
+        if self._spellings:
+            for place, debit_id in debits.spelled_twice():
                 self._add(
-                    place, f"{quoted(debit_id)} is given in another spelling too (upper and lower case); keep one"
+                    place,
+                    f"{quoted(debit_id)} is given in another spelling too (upper and lower case, hyphens or accents); "
+                    "keep one",
                 )
 
     def _add(self, place: int, reason: str) -> None:
@@ -240,10 +247,15 @@ class _Complaints:
     def __str__(self) -> str:
         more = [f"  and {self.count - _MAX_COMPLAINTS:,} more"] if self.count > _MAX_COMPLAINTS else []
         unit = self._reader.unit
-        places = f"a {unit} is not valid" if self.count == 1 else f"{self.count:,} {unit}s are not valid"
+        places = (
+            f"{'an' if unit == 'item' else 'a'} {unit} is not valid"
+            if self.count == 1
+            else f"{self.count:,} {unit}s are not valid"
+        )
         return "\n".join((f"{places}; nothing was sent", *self._first, *more))
 
 
+_UUID_DIGITS = 32
 _MAX_LINE = 1 << 20
 _MAX_ARRAY = 64 << 20
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -268,7 +280,7 @@ class _Reader:
         lines = self._lines()
         skipped, first = 0, ""
         for line in lines:
-            if line.strip() and not line.lstrip().startswith("#"):
+            if (text := line.strip(" \t\n")) and not is_comment(text):
                 first = line
                 break
             skipped += 1
@@ -304,7 +316,7 @@ class _Reader:
         self.form = "one id per line"
         for number, line in enumerate(lines, 1):
             text = line.strip(" \t\n")
-            if text and not text.startswith("#"):
+            if text and not is_comment(text):
                 yield number, _checked(text), None
 
     # --- JSON ---------------------------------------------------------------------------------------------------------
@@ -445,6 +457,15 @@ def _plain(value: object) -> object:
     if isinstance(value, list):
         return [_plain(each) for each in cast("list[object]", value)]
     return encodable(value) if isinstance(value, str) else value
+
+
+def _may_be_spelled_otherwise(debit_id: str) -> bool:
+    """Say whether one of two spellings looks like this; lists of UUIDs as the API writes them need no second look."""
+    return not is_usual_uuid(debit_id) and (_canonical(debit_id) != debit_id or len(debit_id) == _UUID_DIGITS)
+
+
+def _canonical(debit_id: str) -> str:
+    return canonical_id(debit_id if debit_id.isascii() else unicodedata.normalize("NFKC", debit_id))
 
 
 def _column_names(header: list[str]) -> list[str]:

@@ -6,29 +6,55 @@ import re
 from typing import TYPE_CHECKING
 
 from jetpay_async._core import operations
+from jetpay_async._text import is_seen, printable
 from jetpay_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["COLUMN", "cell_objection", "id_objection", "is_rounded", "normalized_header", "quoted"]
+__all__ = [
+    "COLUMN",
+    "cell_objection",
+    "id_objection",
+    "is_comment",
+    "is_rounded",
+    "is_usual_uuid",
+    "normalized_header",
+    "quoted",
+]
 
 COLUMN = "debit_id"
 """Of a CSV, and of a JSON object."""
 
 _MAX_SHOWN = 60
-_SEPARATORS = re.compile(r"[\s,;\"#']|^=")
-_PLACEHOLDERS = frozenset({"null", "none", "nan", "nil", "na", "n/a", "undefined", "unknown", "true", "false", "\\n"})
-_TOTALS = frozenset({"total", "totals", "total:", "sum", "sum:", "subtotal", "subtotal:", "count", "count:"})
+_SEPARATORS = re.compile(r"[\s,;\"#'|<>$]|^=")
+_PLACEHOLDERS = frozenset(
+    {
+        *("null", "none", "nan", "nil", "na", "n/a", "n.a.", "undefined", "unknown", "true", "false", "\\n"),
+        *("(blank)", "(empty)", "(none)", "(null)", "<na>", "<null>", "nat", "tbd", "tba", "todo"),
+    }
+)
+_TOTALS = frozenset({"total", "totals", "sum", "subtotal", "grandtotal", "count"})
+_HEADERS = frozenset(
+    {
+        *("debitids", "transactionids", "ids", "reference", "references", "contactid", "creditcardid", "cardid"),
+        *("amount", "currency", "date", "state", "status", "statement", "paymentid", "payment", "captureid", "email"),
+    }
+)
 _DASHES = re.compile(r"[-_.\u2010-\u2015\u2212]+")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(?:[.,]\d+[Ee][+-]?\d+|[Ee][+-]\d+)")
 _FLOAT = re.compile(r"\d+\.0+")
+_AMOUNT = re.compile(r"[+-]?\d+[.,]\d*")
+_DATE = re.compile(r"\d{4}[-.]\d{1,2}[-.]\d{1,2}|\d{1,2}[-.]\d{1,2}[-.]\d{4}")
+_CELL_ERROR = re.compile(
+    r"#(?:N/A|NULL!|REF!|VALUE!|NAME\?|NUM!|DIV/0!|SPILL!|CALC!|FIELD!|BUSY!|GETTING_DATA|#+)", re.ASCII
+)
 _ROUNDED = re.compile(r"\d{15}0+")
 
 
 def quoted(text: str) -> str:
     """Write a text for a message: short, and with an escape for every character that can't be seen."""
-    return repr(text[:_MAX_SHOWN])
+    return printable(repr(text[:_MAX_SHOWN]), None)
 
 
 def normalized_header(cell: str) -> str:
@@ -38,6 +64,8 @@ def normalized_header(cell: str) -> str:
 
 def cell_objection(text: str) -> str | None:
     """Say why the text of a cell or a line can't be a debit id, or return None."""
+    if is_usual_uuid(text):
+        return None
     for applies, reason in _OBJECTIONS:
         if applies(text):
             return f"{quoted(text)} {reason}"
@@ -53,15 +81,30 @@ def id_objection(debit_id: str) -> str | None:
     return None
 
 
+is_usual_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+"""Match an id as the API writes it: nothing is wrong with one."""
+
+
+def is_comment(line: str) -> bool:
+    """Say whether a line is a comment: what a spreadsheet writes in the place of a value is none."""
+    return line.startswith("#") and _CELL_ERROR.fullmatch(line) is None
+
+
 def _is_invisible(text: str) -> bool:
-    return not text.isprintable() and not text.isascii()
+    return not text.isascii() and not is_seen(text)
+
+
+def _is_total(text: str) -> bool:
+    return normalized_header(text).rstrip(":") in _TOTALS
 
 
 _INVISIBLE = "contains an invisible or undecodable character; remove it"
 _OBJECTIONS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_is_invisible, _INVISIBLE),
     (lambda text: normalized_header(text) == normalized_header(COLUMN), "repeats the header; remove the line"),
-    (lambda text: text.casefold() in _TOTALS, "is a total, not a debit id; remove the line"),
+    (lambda text: normalized_header(text).rstrip(":") in _HEADERS, "looks like a header; name the column by --column"),
+    (_is_total, "is a total, not a debit id; remove the line"),
+    (_CELL_ERROR.fullmatch, "is an error of a spreadsheet; find the id that belongs there"),
     (lambda text: text.casefold() in _PLACEHOLDERS, "stands for an empty cell; remove the line"),
     (_DASHES.fullmatch, "stands for an empty cell; remove the line"),
     (
@@ -69,6 +112,8 @@ _OBJECTIONS: tuple[tuple[Callable[[str], object], str], ...] = (
         "is a number that a spreadsheet rounded; format the column as text and export it again",
     ),
     (_FLOAT.fullmatch, "is an id that was converted to a number; export the column as text"),
+    (_AMOUNT.fullmatch, "is an amount, not a debit id; name the column of the ids by --column"),
+    (_DATE.fullmatch, "is a date, not a debit id; name the column of the ids by --column"),
     (_SEPARATORS.search, "is not one debit id"),
 )
 

@@ -28,6 +28,10 @@ _CSV = "save it as 'CSV UTF-8' and give that file"
 _OTHER_KINDS = {
     b"PK\x03\x04": f"is a workbook or another zip archive, not a list; {_CSV}",
     b"\xd0\xcf\x11\xe0": f"is an Excel workbook, not a list; {_CSV}",
+    b"PK\x05\x06": f"is an empty workbook or zip archive, not a list; {_CSV}",
+    b"7z\xbc\xaf": "is a 7-Zip archive; unpack it",
+    b"Rar!": "is a RAR archive; unpack it",
+    b"{\\rtf": f"is a document in Rich Text, not a list; {_CSV}",
     b"SQLite f": "is an SQLite database, not a list; is it the ledger?",
     b"PAR1": f"is a Parquet file, not a list; {_CSV}",
     b"BZh": "is compressed with bzip2; unpack it with bunzip2",
@@ -37,6 +41,7 @@ _OTHER_KINDS = {
     b"\xff\xfe\x00\x00": "is UTF-32; save it as UTF-8",
     b"\x00\x00\xfe\xff": "is UTF-32; save it as UTF-8",
 }
+_MARKUP = (b"<!", b"<?xml", b"<html", b"<table")
 _GZIP = b"\x1f\x8b"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _HEAD = 8
@@ -93,9 +98,13 @@ def _decode(stream: BinaryIO, name: str) -> TextIO:
     head, stream = _peek(stream)
     if head.startswith(_GZIP):
         head, stream = _peek(cast("BinaryIO", gzip.GzipFile(fileobj=stream)))
+        if head.startswith(_GZIP):
+            raise ConfigurationError(f"{name} is compressed twice; unpack it with gunzip")
     for magic, kind in _OTHER_KINDS.items():
         if head.startswith(magic):
             raise ConfigurationError(f"{name} {kind}")
+    if head.lower().startswith(_MARKUP):
+        raise ConfigurationError(f"{name} is HTML or XML, not a list, whatever its name; {_CSV}")
     if head.startswith(_UTF_16):
         return io.TextIOWrapper(stream, encoding="utf-16", newline=None)
     if b"\x00" in head:

@@ -15,6 +15,8 @@ from jetpay_async import ConfigurationError
 from jetpay_async._cli.io import debit_reader as module
 from jetpay_async._cli.io.debit_reader import Debits, read_debits
 
+UUID = "41fc05d5-3148-4ee2-bfdf-9ad5ab7172c6"
+
 
 def read(path: Path | str) -> list[str]:
     with read_debits(str(path)) as debits:
@@ -160,7 +162,22 @@ def test_json_names_any_id(tmp_path: Path) -> None:
         pytest.param(("d.txt", "a\nSUM:\n"), "line 2: 'SUM:' is a total, not a debit id", id="sum"),
         *(
             pytest.param(("d.txt", f"a\n{text}\n"), f"line 2: '{text}' stands for an empty cell", id=text)
-            for text in ("NULL", "None", "nan", "N/A", "nil", "undefined", "-", "--", "\u2014", "...")
+            for text in (
+                "NULL",
+                "None",
+                "nan",
+                "N/A",
+                "nil",
+                "(blank)",
+                "<NA>",
+                "NaT",
+                "tbd",
+                "undefined",
+                "-",
+                "--",
+                "\u2014",
+                "...",
+            )
         ),
         pytest.param(
             ("d.txt", "a\n1.23457E+15\n"), "line 2: '1.23457E+15' is a number that a spreadsheet rounded", id="rounded"
@@ -174,9 +191,39 @@ def test_json_names_any_id(tmp_path: Path) -> None:
         ),
         pytest.param(
             ("d.txt", "41fc05d5-aa\nb\n41FC05D5-AA\n"),
-            "line 3: '41FC05D5-AA' is given in another spelling too (upper and lower case)",
+            "line 3: '41FC05D5-AA' is given in another spelling too (upper and lower case, hyphens or",
             id="one id in two spellings",
         ),
+        pytest.param(
+            ("d.txt", f"{UUID}\n{UUID.replace('-', '')}\n"),
+            f"line 2: '{UUID.replace('-', '')}' is given in another spelling too",
+            id="a UUID without hyphens",
+        ),
+        pytest.param(
+            ("d.txt", "\u00e9\ne\u0301\n"), "line 2: 'e\u0301' is given in another spelling too", id="two accents"
+        ),
+        *(
+            pytest.param(("d.txt", f"a\n{text}\n"), f"line 2: '{text}' is an error of a spreadsheet", id=text)
+            for text in ("#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "####")
+        ),
+        pytest.param(("d.txt", "#N/A\na\n"), "line 1: '#N/A' is an error of a spreadsheet", id="an error first"),
+        pytest.param(("d.csv", "debit_id,x\n#N/A,1\n"), "line 2: '#N/A' is an error of a spreadsheet", id="an error"),
+        *(
+            pytest.param(("d.txt", f"a\n{text}\n"), f"line 2: '{text}' is an amount, not a debit id", id=text)
+            for text in ("100.50", "-5.00", "7.")
+        ),
+        pytest.param(("d.csv", "debit_id;x\n12,50;1\n"), "line 2: '12,50' is an amount, not a debit id", id="12,50"),
+        *(
+            pytest.param(("d.txt", f"a\n{text}\n"), f"line 2: '{text}' is a date, not a debit id", id=text)
+            for text in ("2026-11-22", "22.11.2026")
+        ),
+        *(
+            pytest.param(("d.csv", f"{text}\na\n"), f"line 1: '{text}' looks like a header; name the column", id=text)
+            for text in ("reference", "contact_id", "Debit IDs", "Amount:")
+        ),
+        pytest.param(("d.csv", "debit_id,x\nGrand Total,1\n"), "line 2: 'Grand Total' is a total", id="grand total"),
+        pytest.param(("d.txt", "a\nb|1\n"), "line 2: 'b|1' is not one debit id", id="a bar"),
+        pytest.param(("d.csv", "sep=|\n"), "line 1: 'sep=|' is not one debit id", id="a bar that is declared"),
         *(
             pytest.param(
                 ("d.txt", f"a\n{mark}b\n"),
@@ -184,6 +231,14 @@ def test_json_names_any_id(tmp_path: Path) -> None:
                 id=f"U+{ord(mark):04X}",
             )
             for mark in "\ufeff\u200b\u00ad\u202a\u00a0\u2066"
+        ),
+        *(
+            pytest.param(
+                ("d.txt", f"a\n{mark}b\n"),
+                f"line 2: '\\u{ord(mark):04x}b' contains an invisible or undecodable character; remove it",
+                id=f"U+{ord(mark):04X}",
+            )
+            for mark in "\u3164\u2800\ufe0f\u034f"
         ),
         pytest.param(
             ("d.jsonl", '"a"\n"b\\u200b"\n'), "line 2: 'b\\u200b' contains an invisible or undec", id="in JSON"
@@ -214,7 +269,8 @@ def test_a_bad_line_is_named(file: Path, complaint: str) -> None:
         read(file)
 
     first, second = str(caught.value).splitlines()
-    assert first == f"{file}: a {complaint.split(maxsplit=1)[0]} is not valid; nothing was sent"
+    unit = "an item" if complaint.startswith("item") else "a line"
+    assert first == f"{file}: {unit} is not valid; nothing was sent"
     assert second.startswith(f"  {complaint}")
 
 
@@ -238,6 +294,15 @@ def test_a_bad_line_is_named(file: Path, complaint: str) -> None:
         pytest.param(("d.gz", gzip.compress(b"a\nb\n" * 99)[:-9]), "is damaged: ", id="cut gzip"),
         pytest.param(("d.gz", gzip.compress(b"a\nb\n")[:-8] + b"12345678"), "is damaged: CRC check", id="damaged gzip"),
         pytest.param(("d.gz", gzip.compress(b"PK\x03\x04rest")), "is a workbook or another zip", id="gzipped xlsx"),
+        pytest.param(("d.gz", gzip.compress(gzip.compress(b"a\n"))), "is compressed twice; unpack it", id="gzip twice"),
+        pytest.param(("d.csv", b"PK\x05\x06" + bytes(18)), "is an empty workbook or zip archive", id="empty zip"),
+        pytest.param(("d.csv", b"7z\xbc\xaf\x27\x1c"), "is a 7-Zip archive; unpack it", id="7z"),
+        pytest.param(("d.csv", b"Rar!\x1a\x07\x00"), "is a RAR archive; unpack it", id="rar"),
+        pytest.param(("d.txt", b"{\\rtf1 a}"), "is a document in Rich Text, not a list", id="rtf"),
+        *(
+            pytest.param(("d.xls", text), "is HTML or XML, not a list, whatever its name; save it as", id=text)
+            for text in ("<!DOCTYPE html>", "<?xml version='1.0'?>", "<HTML><body>", "<table><tr><td>")
+        ),
     ],
     indirect=["file"],
 )
