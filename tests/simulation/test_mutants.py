@@ -19,9 +19,10 @@ from jetpay_async._core.executor import CallExecutor
 from jetpay_async._core.http import ResolveBound
 from jetpay_async._core.resolve import StatusResolver
 from jetpay_async.errors import APIError
-from jetpay_async.ledger import _intents
+from jetpay_async.ledger import _intents, _payments
 from jetpay_async.ledger._sqlite import SqliteConnection
-from tests.simulation import test_client, test_ledger
+from jetpay_async.ledger.payment_records import PaymentState
+from tests.simulation import test_client, test_ledger, test_payments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +98,38 @@ def forget_what_other_batches_captured(patch: Patch) -> None:
     patch.setattr(statements, "claimed", statements.claimed.replace("d.look_first, (", "d.look_first, 0 AND (", 1))
 
 
+def _change_payment_statement(patch: Patch, name: str, old: str, new: str) -> None:
+    statements = SqliteConnection.statements.payments
+    statement = getattr(statements, name)
+    assert old in statement
+    patch.setattr(statements, name, statement.replace(old, new))
+
+
+def ask_again_for_what_a_dead_process_sent(patch: Patch) -> None:
+    """A payment whose owner died is open again, as if nothing had been sent."""
+    _change_payment_statement(patch, "expire", "'unknown'", "'pending'")
+
+
+def ask_again_for_what_is_unknown(patch: Patch) -> None:
+    """An unknown payment counts as rejected: who wants to repeat it may."""
+    claimable = _payments._claimable
+    patch.setattr(
+        _payments,
+        "_claimable",
+        lambda *, retry_rejected: (*claimable(retry_rejected=retry_rejected), PaymentState.UNKNOWN),
+    )
+
+
+def discard_while_a_request_may_be_on_its_way(patch: Patch) -> None:
+    """A person may discard a payment that is still being made."""
+    _change_payment_statement(patch, "discard", "AND certain_at - ", "AND 0 * ")
+
+
+def forget_what_may_be_the_missing_debit(patch: Patch) -> None:
+    """A debit that nothing in the ledger knows is not kept, though a payment is unknown that may have made it."""
+    _change_payment_statement(patch, "awaits", "p.state IN ('sending', 'unknown', 'discarded')", "p.state = 'sending'")
+
+
 # With the schedule from which on the fault is looked for: some are rare.
 MUTANTS: list[tuple[Callable[[Patch], None], ModuleType, int]] = [
     (believe_the_first_status, test_client, 0),
@@ -107,6 +140,10 @@ MUTANTS: list[tuple[Callable[[Patch], None], ModuleType, int]] = [
     (take_any_4xx_for_a_rejection, test_client, 0),
     (record_without_a_fence, test_ledger, 135),
     (forget_what_other_batches_captured, test_ledger, 0),
+    (ask_again_for_what_a_dead_process_sent, test_payments, 0),
+    (ask_again_for_what_is_unknown, test_payments, 0),
+    (discard_while_a_request_may_be_on_its_way, test_payments, 0),
+    (forget_what_may_be_the_missing_debit, test_payments, 0),
 ]
 
 
@@ -121,6 +158,6 @@ def test_the_model_finds_what_is_taken_out(
     """Without a rule, money is taken twice or something is said that is not so, within some hundred schedules."""
     mutate(monkeypatch)
 
-    with pytest.raises(AssertionError, match=r"was processed \d+ times|was said"):
+    with pytest.raises(AssertionError, match=r"was processed \d+ times|was made \d+ times|was said|is known to nobody"):
         for seed in range(first, first + MOST_SCHEDULES):
             model.drive(seed)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+ORIGIN = "https://api.example"
+
 EPOCH_SECONDS = 1.8e9
 """What the wall clock says when virtual time begins."""
 
@@ -49,8 +51,10 @@ class World:
     policy: RetryPolicy
     leases: bool
     """Whether an owner counts as dead when its lease has lapsed, as on PostgreSQL, or when it has ended."""
-    processes: list[Process] = attrs.Factory(list)
+    processes: list[SimulatedProcess] = attrs.Factory(list)
     copies: list[sqlite3.Connection] = attrs.Factory(list)
+    clock_offset: float = 0.0
+    """Seconds by which the wall clock of the machine was set forward."""
     database: sqlite3.Connection = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -90,37 +94,26 @@ class World:
         self.database = copy
 
 
-class Process:
-    """One process with a client, and a ledger that it uses."""
+class SimulatedProcess:
+    """One process with a client."""
 
-    def __init__(self, world: World, name: str, timeout: float, *, restored: bool) -> None:
+    def __init__(self, world: World, name: str, timeout: float, network: Network) -> None:
         loop = asyncio.get_running_loop()
         self.world = world
         self.name = name
         self.alive = True
         self.cut_off_until = 0.0
-        self.network = Network(world.service, name)
+        self.network = network
         self.clock = Clock(
             monotonic=loop.time,
-            time=lambda: EPOCH_SECONDS + loop.time(),
+            time=lambda: EPOCH_SECONDS + world.clock_offset + loop.time(),
             sleep=asyncio.sleep,
             random=world.chance.random,
         )
-        executor = CallExecutor(self.network, self.clock, None)
-        context = ClientContext(
-            SingleFlight(executor), executor, Options(timeout, world.policy), self.clock, "https://api.example"
+        self.executor = CallExecutor(self.network, self.clock, None)
+        self.context = ClientContext(
+            SingleFlight(self.executor), self.executor, Options(timeout, world.policy), self.clock, ORIGIN
         )
-        self.captures = DurableCaptures(
-            "never-opened.db",
-            context,
-            concurrency=world.chance.choice((1, 2, 4)),
-            rate=world.chance.choice((None, None, 3.0)),
-            lease_seconds=4.0,
-            restored=restored,
-            account=None,
-            accept_rejections=True,
-        )
-        self.captures._ledger = MemoryLedger(self)  # type: ignore[assignment] # stands in for the real one
 
     def kill(self) -> None:
         """End it where it stands."""
@@ -143,10 +136,28 @@ class Process:
             await self.world.service.loop.never()
 
 
+class Process(SimulatedProcess):
+    """One process that captures from a ledger."""
+
+    def __init__(self, world: World, name: str, timeout: float, *, restored: bool) -> None:
+        super().__init__(world, name, timeout, Network(world.service, name))
+        self.captures = DurableCaptures(
+            "never-opened.db",
+            self.context,
+            concurrency=world.chance.choice((1, 2, 4)),
+            rate=world.chance.choice((None, None, 3.0)),
+            lease_seconds=4.0,
+            restored=restored,
+            account=None,
+            accept_rejections=True,
+        )
+        self.captures._ledger = MemoryLedger(self)  # type: ignore[assignment] # stands in for the real one
+
+
 class MemoryLedger:
     """Stands for `jetpay_async.ledger.Ledger`: units of work are carried out at once, in the event loop."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: SimulatedProcess) -> None:
         self._process = process
         self._connection = MemoryConnection(process)
         self.commits = self
@@ -199,7 +210,7 @@ class MemoryConnection(SqliteConnection):
 
     _tokens = itertools.count()
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: SimulatedProcess) -> None:
         self._process = process
         self._token = f"token {next(self._tokens)}"
         super().__init__(process.world.database, Path("never-opened.db"), process.clock)
