@@ -17,7 +17,7 @@ from jetpay_async.models import TransactionState
 from jetpay_async.sandbox import _documents, _responses
 from jetpay_async.sandbox._faults import ROUTES
 from jetpay_async.sandbox._guard import guard
-from jetpay_async.sandbox._limits import check_number
+from jetpay_async.sandbox._limits import MOST_SECONDS_AHEAD, check_number
 from jetpay_async.sandbox._openapi import ANY, DescribedOperation, Fields, describe
 
 if TYPE_CHECKING:
@@ -466,6 +466,9 @@ class Control:
     def _advance(self, received: _Received) -> JSONValue:
         seconds = received.body["seconds"]
         check_number("seconds", seconds)
+        check_number(
+            "seconds: with what it was put forward before", self._parts.clock.ahead + seconds, most=MOST_SECONDS_AHEAD
+        )
         self._parts.clock.advance(seconds)
         self._parts.journal.touch()
         return self._clock(received)

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
     import attrs
 
-__all__ = ["MOST_SECONDS", "check_names", "check_number", "within"]
+__all__ = ["MOST_SECONDS", "MOST_SECONDS_AHEAD", "check_names", "check_number", "within"]
 
 MOST_SECONDS = 366 * 86400
 """A year: no token and no delay is that long, and dates stay dates."""
+
+MOST_SECONDS_AHEAD = 100 * MOST_SECONDS
+"""How far the clock can be put forward in all: a century."""
 
 
 def check_number(name: str, value: float, *, least: float = 0, most: float = MOST_SECONDS) -> None:

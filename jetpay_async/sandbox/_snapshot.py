@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import attrs
 import msgspec
 
+from jetpay_async._core import contract
 from jetpay_async.sandbox import _documents
 from jetpay_async.sandbox._api import TokenScope
 from jetpay_async.sandbox._deliveries import DeliveryAttempt
 from jetpay_async.sandbox._faults import ActiveFault
+from jetpay_async.sandbox._field_types import FieldRejectedError, read_amount, read_url
 from jetpay_async.sandbox._keys import KeyRing
+from jetpay_async.sandbox._limits import MOST_SECONDS_AHEAD, check_number
 from jetpay_async.sandbox._state import (
     CreditCard,
     SandboxBankAccount,
@@ -35,6 +39,12 @@ if TYPE_CHECKING:
 __all__ = ["ACCOUNT", "restore", "take"]
 
 _FORMAT = "jetpay_sandbox/1"
+
+_LAST_SECOND = 253_402_300_799  # of the year 9999
+# They are drawn again, one by one.
+_DRAWS = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
+_MOMENT = Annotated[datetime, msgspec.Meta(tz=True)]
 
 _F = TypeVar("_F", "Fault", "DeliveryFault")
 
@@ -82,7 +92,7 @@ def restore(parts: Parts, document: object) -> None:
     """
     try:
         apply = _read(parts, document)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, FieldRejectedError) as error:
         raise ValueError(f"this is not a snapshot of a sandbox: {type(error).__name__}: {error}") from None
     parts.timers.forget()
     apply()
@@ -100,6 +110,7 @@ def _read(parts: Parts, given: object) -> Callable[[], None]:
     keys = _convert(document["keys"], list[str])
     KeyRing().load(keys)
     ahead = _convert(document["clock_ahead_seconds"], float)
+    check_number("clock_ahead_seconds", ahead, most=MOST_SECONDS_AHEAD)
     random: tuple[Any, ...] = _convert(document["random"], tuple[int, tuple[int, ...], float | None])
     Random().setstate(random)  # noqa: S311 - only to see whether it is one
     attributes = {name: _convert(document["account"][name], kind) for name, kind in ACCOUNT.items()}
@@ -109,6 +120,9 @@ def _read(parts: Parts, given: object) -> Callable[[], None]:
     faults = _read_faults(document["faults"], _documents.fault)
     delivery_faults = _read_faults(document["delivery_faults"], _documents.delivery_fault)
     attempts = _convert(document["deliveries"], list[DeliveryAttempt])
+    _check_account(attributes)
+    _check_events(events)
+    _check_deliveries(webhooks, attempts)
     total = _convert(document["requests"]["total"], int)
     by_route = {
         (route, identifier): each
@@ -131,6 +145,39 @@ def _read(parts: Parts, given: object) -> Callable[[], None]:
         parts.webhooks.replace_all(webhooks, count=count)
 
     return apply
+
+
+def _check_account(attributes: Mapping[str, Any]) -> None:
+    """Refuse records under another id than theirs, and payments by cards that there are not."""
+    for name in ("contacts", "credit_cards", "bank_accounts", "transactions", "_card_forms"):
+        if any(each.identifier != identifier for identifier, each in attributes[name].items()):
+            raise ValueError(f"{name}: one is not under its own id")
+    for each in attributes["transactions"].values():
+        read_amount(each.amount)
+        if each.from_credit_card_id is not None:
+            attributes["credit_cards"][each.from_credit_card_id]
+
+
+def _check_events(events: Sequence[SandboxEvent]) -> None:
+    if [event.id for event in events] != [*range(1, len(events) + 1)]:
+        raise ValueError("events: their ids don't count from 1")
+    if not all(isinstance(event.data.get("state", ""), str) for event in events):
+        raise ValueError("events: a state is no text")
+    if any("transactionId" in event.data and "state" not in event.data for event in events):
+        raise ValueError("events: one of a transaction has no state")
+
+
+def _check_deliveries(webhooks: Sequence[WebhookRegistration], attempts: Sequence[DeliveryAttempt]) -> None:
+    for webhook in webhooks:
+        read_url(webhook.callback_url)
+        check_number("max_batch_size", webhook.max_batch_size, least=1, most=contract.MAX_BATCH_SIZE)
+        check_number("max_wait_seconds", webhook.max_wait_seconds, most=contract.MAX_WAIT_SECONDS)
+        check_number("next_event_id", webhook.next_event_id, least=1, most=math.inf)
+    for attempt in attempts:
+        read_url(attempt.url)
+        check_number("time", attempt.time, most=_LAST_SECOND)
+        if not attempt.event_ids:
+            raise ValueError("deliveries: one has no events")
 
 
 def _faults(faults: Faults[_F]) -> dict[str, Any]:
@@ -157,7 +204,7 @@ def _read_faults(document: Any, read: Callable[[object], _F]) -> dict[str, Any]:
                 number=_convert(each["number"], int),
                 fault=read(each["fault"]),
                 left=_convert(each["left"], int | None),
-                draws=_convert(each["draws"], int),
+                draws=_convert(each["draws"], _DRAWS),
             )
             for each in document["active"]
         ],
@@ -170,7 +217,7 @@ def _read_faults(document: Any, read: Callable[[object], _F]) -> dict[str, Any]:
 def _event(document: Any) -> SandboxEvent:
     return SandboxEvent(
         id=_convert(document["id"], int),
-        created_at=_convert(document["created_at"], datetime),
+        created_at=_convert(document["created_at"], _MOMENT),
         type=_convert(document["type"], str),
         data=_convert(document["data"], dict[str, Any]),
     )

@@ -207,6 +207,9 @@ async def test_clock(caller: Caller) -> None:
         for seconds in (-1, 1e12):
             wrong = await control.call("POST", "/clock/advance", {"seconds": seconds})
             assert (wrong.status, wrong.document["detail"]) == (422, "seconds: must be a number from 0 to 31622400")
+        statuses = [(await control.call("POST", "/clock/advance", {"seconds": 31622400})).status for _ in range(101)]
+        assert (statuses.count(200), statuses[-1]) == (99, 422)  # an hour has passed before
+        assert (await control.get("/clock"))["time"] > "2100"
 
 
 async def _document(sandbox: Sandbox, session: aiohttp.ClientSession) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from datetime import UTC, datetime
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -18,13 +20,14 @@ from jetpay_async.sandbox import (
     FaultKind,
     Sandbox,
     TokenScope,
+    _page_html,
 )
 from jetpay_async.sandbox._snapshot import ACCOUNT
 
 from .calling import Caller, Receiver, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # What an account has besides what a snapshot keeps of it.
@@ -170,6 +173,24 @@ def _put(*path: str | int, value: object) -> Callable[[dict[str, Any]], object]:
     return change
 
 
+def _event(**changes: object) -> dict[str, object]:
+    return {"id": 1, "created_at": "2026-01-01T00:00:00Z", "type": "x", "data": {}, **changes}
+
+
+def _debit(**changes: object) -> dict[str, object]:
+    known = {"identifier": "x", "kind": "debit", "amount": "1.00", "statement": "a", "state": "paid"}
+    return {**known, "contact_id": "contact_123", **changes}
+
+
+def _webhook(**changes: object) -> dict[str, object]:
+    return {"id": 1, "identifier": "x", "callback_url": "http://127.0.0.1/", "next_event_id": 1, **changes}
+
+
+def _attempt(**changes: object) -> dict[str, object]:
+    known: dict[str, object] = {"webhook": "x", "url": "http://127.0.0.1/", "event_ids": [1], "attempt": 1}
+    return {**known, "status": 200, "error": "", "time": 0.0, "kid": "k", "fault": None, **changes}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -185,6 +206,20 @@ def _put(*path: str | int, value: object) -> Callable[[dict[str, Any]], object]:
         _put("account", "contacts", value=[]),
         _put("account", value=[]),
         _put("events", value=[{"id": 1}]),
+        _put("events", value=[_event(id=2)]),
+        _put("events", value=[_event(created_at="2026-01-01T00:00:00")]),
+        _put("events", value=[_event(data={"transactionId": "x"})]),
+        _put("events", value=[_event(data={"transactionId": "x", "state": 1})]),
+        _put("clock_ahead_seconds", value=1e300),
+        _put("random", 1, 0, value=10**30),
+        _put("account", "contacts", "other", value={"identifier": "x", "email": "a", "name": "b"}),
+        _put("account", "transactions", "x", value=_debit(from_credit_card_id="lost")),
+        _put("account", "transactions", "x", value=_debit(amount="NaN")),
+        _put("webhooks", "registered", value=[_webhook(callback_url="")]),
+        _put("webhooks", "registered", value=[_webhook(max_batch_size=0)]),
+        _put("webhooks", "registered", value=[_webhook(next_event_id=0)]),
+        _put("deliveries", value=[_attempt(event_ids=[])]),
+        _put("deliveries", value=[_attempt(time=1e300)]),
         _put("faults", "active", value=[{"number": 0, "left": 1, "draws": 0, "fault": {"kind": "no kind"}}]),
     ],
 )
@@ -199,6 +234,54 @@ def test_what_is_no_snapshot_is_refused(change: Callable[[dict[str, Any]], objec
         sandbox.restore(damaged)
 
     assert sandbox.snapshot() == before
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where there is something in a document; of a list, the beginning is enough."""
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for name, each in inner:
+        yield from _places(each, (*path, name))
+
+
+@pytest.mark.asyncio
+async def test_a_damaged_snapshot_is_refused_or_works(caller: Caller, receiver: Receiver) -> None:
+    """Whatever is put anywhere into a snapshot: it is a ValueError, or the sandbox can show and write what it has."""
+    sandbox, random = caller.sandbox, Random(1)
+    sandbox.add_webhook(receiver.url)
+    sandbox.faults.add(Fault(kind=FaultKind.SLOW_AFTER, route="jwks", probability=0.5))
+    await caller.capture(await caller.reserve(card_number="4000000000000036"))
+    await sandbox.drain_deliveries()
+    whole = {**through_json(sandbox), "keys": []}
+    values = [None, True, -1, 10**30, 1e300, "", "x", [], {}, [None], {"a": 1}]
+    accepted = 0
+
+    for path in _places(whole):
+        for value in random.sample(values, 3):
+            damaged = copy.deepcopy(whole)
+            _put(*path, value=value)(damaged)
+            try:
+                sandbox.restore(damaged)
+            except ValueError as error:
+                assert str(error).startswith("this is not a snapshot of a sandbox")
+            else:
+                accepted += 1
+                assert _page_html.sections(sandbox._parts)
+                assert json.dumps(sandbox.snapshot(), default=str)
+
+    assert accepted > 20
+
+
+@pytest.mark.asyncio
+async def test_what_the_api_accepts_is_in_a_snapshot(caller: Caller) -> None:
+    """A webhook that starts at an event far ahead is put back, too."""
+    hook = {"callback_url": "http://127.0.0.1:9/hook", "replay_from_event_id": 10**26}
+    assert (await caller.call("POST", "/webhooks/", hook)).status == 200
+
+    caller.sandbox.restore(through_json(caller.sandbox))
+
+    assert [webhook.next_event_id for webhook in caller.sandbox._webhooks] == [10**26]
 
 
 def test_a_key_that_is_no_rsa_key() -> None:
