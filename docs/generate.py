@@ -17,7 +17,10 @@ from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jetpay_async._core.operations import StatusMapping
 
 PACKAGE = Path(__file__).parents[1] / "jetpay_async"
 
@@ -235,7 +238,7 @@ def states() -> str:
     }
     parts = []
     for operation in (CAPTURE, CANCEL, PREAUTHORIZE):
-        mapping = operation.states
+        mapping: StatusMapping[Any] | None = operation.states
         if mapping is None:
             raise TypeError(f"{operation.name} has no states")
         rows = []
@@ -344,6 +347,6 @@ def commands() -> str:
 
 def _help(parser: argparse.ArgumentParser) -> str:
     """Return a command's help, whatever the width of the terminal, without the exit statuses that end each."""
-    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=100)  # type: ignore[assignment] # made alike
+    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=100)
     parser.epilog = None
     return parser.format_help().strip()
