@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # libpq's other form of a connection string.
 _KEYWORD = re.compile(r"\s*(?:host|hostaddr|port|dbname|user|password|passfile|service|sslmode)\s*=", re.IGNORECASE)
 _POSTGRES_SCHEME = re.compile(r"(?:jdbc:)?postgres(?:ql)?(?:\+\w+)?:", re.IGNORECASE)
+# Without its scheme: a password before a host, or a host with a port.
+_BARE_ADDRESS = re.compile(r"[^/\\@]*:[^/\\@]*@|[\w.-]+:\d+(?:/|$)|postgres(?:ql)?//", re.IGNORECASE)
 _FILE_SCHEME = re.compile(r"(?:sqlite3?(?:\+\w+)?|file):", re.IGNORECASE)
 _POSTGRES = ("postgresql://", "postgres://")
 
@@ -47,7 +49,7 @@ def _check_not_url(path: str) -> None:
     Raises:
         ConfigurationError: It is no path. The message does not repeat it.
     """
-    if _KEYWORD.match(path) or _POSTGRES_SCHEME.match(path):
+    if _KEYWORD.match(path) or _POSTGRES_SCHEME.match(path) or _BARE_ADDRESS.match(path):
         raise ConfigurationError("ledger: is not a path; write a database as a URL: postgresql://USER@HOST/DATABASE")
     if _FILE_SCHEME.match(path):
         raise ConfigurationError("ledger: is not a path; write the path of the file alone, without a scheme")

@@ -28,6 +28,11 @@ SCHEME = "is not a path; write the path of the file alone, without a scheme"
         pytest.param("postgresql:h/sesame", DATABASE, id="no slashes"),
         pytest.param("postgresql+psycopg://me:sesame@h/d", DATABASE, id="SQLAlchemy"),
         pytest.param("jdbc:postgresql://h/d?password=sesame", DATABASE, id="JDBC"),
+        pytest.param("me:sesame@h/d", DATABASE, id="a password without a scheme"),
+        pytest.param("me:sesame@h", DATABASE, id="a password and a host"),
+        pytest.param("db.example.com:5432/d", DATABASE, id="a host with a port"),
+        pytest.param("db.example.com:5432", DATABASE, id="nothing but a host with a port"),
+        pytest.param("postgresql//h/d", DATABASE, id="no colon"),
         pytest.param("sqlite:captures.db", SCHEME, id="sqlite:"),
         pytest.param("sqlite:///captures.db", SCHEME, id="sqlite:///"),
         pytest.param("file:captures.db?mode=rw", SCHEME, id="file:"),
@@ -47,7 +52,7 @@ def test_what_is_no_ledger_is_refused(jetpay: Callable[..., CommandResult], ledg
     assert [path.name for path in Path().iterdir()] == ["debits.txt"]
 
 
-@pytest.mark.parametrize("ledger", ["hosts=2.db", "filed:x.db", "a=b.db", "postgres.db"])
+@pytest.mark.parametrize("ledger", ["hosts=2.db", "filed:x.db", "a=b.db", "postgres.db", "22:30.db", "a@b.db"])
 def test_odd_paths_are_paths(jetpay: Callable[..., CommandResult], ledger: str) -> None:
     """A file may have an equals sign or a colon in its name."""
     Path("debits.txt").write_text("debit_1\n")
