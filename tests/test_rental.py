@@ -30,7 +30,7 @@ VARIANTS = {
     "auto, session, xdist": [
         *("-o", "asyncio_mode=auto"),
         *("-o", "asyncio_default_fixture_loop_scope=session", "-o", "asyncio_default_test_loop_scope=session"),
-        *("-n", "2", "-k", "not orphans"),
+        *("-n", "1", "-k", "not orphans"),
     ],
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -122,3 +123,4 @@ async def discard_when_certain(http: httpx.AsyncClient, booking_id: str) -> http
         response = await http.post(f"/staff/unknown/{booking_id}/discard")
         if response.status_code != httpx.codes.CONFLICT:
             return response
+        await asyncio.sleep(0.05)
