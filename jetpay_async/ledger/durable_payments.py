@@ -237,8 +237,8 @@ class PaymentBatch(Generic[_Outcome]):
         ledger: Ledger,
     ) -> None:
         self.key = key
-        self.total = batch.total
-        self.duplicates = batch.duplicates
+        self.total: int = batch.total
+        self.duplicates: int = batch.duplicates
         self._batch = batch
         self._pipeline = pipeline
         self._outcome = outcome
