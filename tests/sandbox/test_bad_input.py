@@ -122,9 +122,9 @@ async def test_expectations(caller: Caller, expectation: bytes, version: bytes) 
         reply = await reader.read()
     writer.close()
 
-    heads = [line for line in reply.split(b"\r\n") if line.startswith(b"HTTP/")]
-    told = [b"HTTP/1.1 100 Continue"] if (expectation, version) == (b"100-continue", b"1.1") else []
-    assert heads == [*told, b"HTTP/" + version + b" 422 Unprocessable Entity"]
+    heads = [line.split()[:2] for line in reply.split(b"\r\n") if line.startswith(b"HTTP/")]
+    continued = [[b"HTTP/1.1", b"100"]] if (expectation, version) == (b"100-continue", b"1.1") else []
+    assert heads == [*continued, [b"HTTP/" + version, b"422"]]
 
 
 @pytest.mark.asyncio
