@@ -77,7 +77,12 @@ async def test_nothing_moves_money_twice() -> None:
     async with Sandbox(seed=5, refuses_second_capture=False, delivery=DeliveryPolicy(max_attempts=1)) as sandbox:
         client_of = [
             JetpayClient(
-                sandbox.api_token, base_url=sandbox.url, retry=POLICY, max_connections=2, on_unknown=unknown.append
+                sandbox.api_token,
+                base_url=sandbox.url,
+                retry=POLICY,
+                timeout=110.0,  # 300 clients on a busy machine
+                max_connections=2,
+                on_unknown=unknown.append,
             )
             for _ in range(CLIENTS)
         ]

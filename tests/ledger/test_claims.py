@@ -168,7 +168,8 @@ def test_no_more_is_claimed_than_the_rate_takes_in_a_moment(connection: Connecti
     assert claim_all(connection, 2, 100, rate=0.5) == ClaimResult(too_early=True)
 
     connection.change("UPDATE jetpay_ledger SET next_slot = next_slot - 1.5", {})
-    assert [each.delay for each in claim(connection, 1, 100, rate=0.5)] == pytest.approx([0.5], abs=0.1)
+    (near,) = claim(connection, 1, 100, rate=0.5)
+    assert near.delay <= 0.5, "less the time between the two claims"
 
 
 def test_a_slot_of_a_clock_that_was_ahead_is_forgotten(connection: Connection) -> None:
