@@ -59,6 +59,9 @@ class ProgressSampler:
 Show: TypeAlias = "Callable[[ProgressSample], None]"
 
 
+_MAY_WAIT_FOR = "they wait for another batch that has them in flight, for --rate, or for a pause after errors"
+
+
 def counts(sample: ProgressSample) -> list[str]:
     """Write the counts of a batch and, unless it is complete, its rate and the time that is left."""
     progress = sample.progress
@@ -72,6 +75,8 @@ def counts(sample: ProgressSample) -> list[str]:
         # What is pending may be the same debits in this batch. A rate would only decay.
         if not progress.pending or not sample.per_second:
             return [*finished, *waits]
+    if progress.pending and not progress.sending and not sample.per_second:
+        return [*finished, f"{progress.pending:,} pending, none in flight: {_MAY_WAIT_FOR}"]
     left = "?" if sample.seconds_left is None else duration(sample.seconds_left)
     return [*finished, f"{progress.sending:,} in flight", f"{sample.per_second:,.0f}/s", f"{left} left", *waits]
 

@@ -60,6 +60,16 @@ def test_durations(seconds: float, text: str) -> None:
             "1 captured, 0 rejected, 0 unknown, waiting 32 s to resolve 3 debits in doubt",
             id="pending ones wait as well",
         ),
+        pytest.param(
+            {"sending": 0, "pending": 8, "per_second": 0.0},
+            "1 captured, 0 rejected, 0 unknown, 8 pending, none in flight: they wait for another batch that has them",
+            id="another run works on them",
+        ),
+        pytest.param(
+            {"sending": 0, "pending": 8},
+            "1 captured, 0 rejected, 0 unknown, 0 in flight, 2/s, 9 s left",
+            id="a moment between two",
+        ),
     ],
 )
 def test_waiting_is_shown_apart_from_working(changes: dict[str, Any], text: str) -> None:
