@@ -68,7 +68,7 @@ def sandbox(**options: Any) -> int:
 
 def preauthorize(**options: Any) -> int:
     """Run ``jetpay preauthorize``."""
-    from jetpay_async._cli.commands.operations import preauthorize as command
+    from jetpay_async._cli.commands.preauthorize import preauthorize as command
 
     return command(**options)
 

@@ -17,7 +17,11 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "": ("jetpay demo", "jetpay capture debit_123"),
     "demo": ("jetpay demo --count 100",),
     "sandbox": ("jetpay sandbox --fault 'lose_reply_after route=capture probability=0.05'",),
-    "preauthorize": (f"jetpay preauthorize {_CARD} --amount 100.50 --to-account bank_789 --statement 'Two nights'",),
+    "preauthorize": (
+        f"jetpay preauthorize {_CARD} --amount 100.50 --to-account bank_789 --statement 'Two nights'",
+        f"jetpay preauthorize bookings.csv {_BATCH} --dry-run",
+        f"jetpay preauthorize bookings.csv {_BATCH} --out outcomes.csv",
+    ),
     "capture": (
         "jetpay capture debit_123",
         f"jetpay capture debits.csv {_BATCH} --dry-run",

@@ -266,20 +266,97 @@ exit status:
 
 
 def _add_preauthorize(add_parser: AddParser) -> None:
-    parser = _add(add_parser, "preauthorize", "reserve an amount on a saved card", run=dispatch.preauthorize)
-    parser.add_argument("--contact", dest="contact_id", required=True, metavar="ID", help="the payer")
-    parser.add_argument(
-        "--card", dest="credit_card_id", required=True, metavar="ID", help="a card that is saved on that contact"
+    parser = _add(
+        add_parser,
+        "preauthorize",
+        "reserve an amount on a saved card",
+        run=dispatch.preauthorize,
+        usage="""%(prog)s --contact ID --card ID --amount AMOUNT --to-account ID
+                           --statement TEXT [--timeout SECONDS] [--proxy URL]
+                           [--json]
+       %(prog)s FILE|- --ledger LEDGER --batch NAME [--concurrency N]
+                           [--rate N] [--restored] [--account LABEL]
+                           [--accept-rejections] [--timeout SECONDS]
+                           [--proxy URL] [--dry-run] [--json] [--out FILE]
+                           [--raw]
+       both forms: [-v] [--log-level LEVEL] [--log-format text|json]""",
+        epilog=_REQUEST_FILES + EXIT_STATUSES + _REQUEST_STATUSES,
     )
-    parser.add_argument("--amount", type=_amount, required=True, help="in dollars, with at most two decimals: 100.50")
     parser.add_argument(
-        "--to-account", dest="to_bank_account_id", required=True, metavar="ID", help="the merchant's bank account"
+        "source",
+        nargs="?",
+        metavar="FILE|-",
+        help="with --ledger: many of them, each with its reference; or - for stdin",
+    )
+    parser.add_argument("--contact", dest="contact_id", metavar="ID", help="the payer")
+    parser.add_argument("--card", dest="credit_card_id", metavar="ID", help="a card that is saved on that contact")
+    parser.add_argument("--amount", type=_amount, help="in dollars, with at most two decimals: 100.50")
+    parser.add_argument("--to-account", dest="to_bank_account_id", metavar="ID", help="the merchant's bank account")
+    parser.add_argument(
+        "--statement", metavar="TEXT", help="what the payer's bank statement shows, up to 30 characters"
     )
     parser.add_argument(
-        "--statement", required=True, metavar="TEXT", help="what the payer's bank statement shows, up to 30 characters"
+        "--ledger",
+        metavar="LEDGER",
+        help="where every intent and outcome is recorded: a file on a local disk, created if absent, or a "
+        "postgresql:// URL (keep its password in ~/.pgpass)",
     )
+    parser.add_argument(
+        "--batch", metavar="NAME", help="the name of the batch; the same name with the same requests continues it"
+    )
+    parser.add_argument("--concurrency", type=_number(int, 1), metavar="N", help="requests at a time (64)")
+    parser.add_argument(
+        "--rate", type=_number(float, 0.001), metavar="N", help="requests per second, of all processes on the ledger"
+    )
+    parser.add_argument(
+        "--restored",
+        action="store_true",
+        help="the ledger was restored from a backup or an older replica: send nothing, record the rest as unknown",
+    )
+    parser.add_argument(
+        "--account", metavar="LABEL", help="a label of your account, not the token; a ledger of another one is refused"
+    )
+    parser.add_argument(
+        "--accept-rejections",
+        action="store_true",
+        help="do not stop when the first requests are all answered by 403 or 404, as for a wrong account",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read the file and report what would be done; send nothing, need no token",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write every payment of the batch, beside the further columns of the list, to this file once it is "
+        "complete: CSV, or JSON lines if the name ends in .jsonl; - is stdout",
+    )
+    _add_raw(parser)
     _add_connection(parser)
-    _add_json(parser, "the outcome")
+    _add_json(parser, "the outcome, or the report of a batch,")
+
+
+_REQUEST_FILES = """\
+A file is CSV with a header, JSON lines or one JSON array of objects, with the
+columns reference, contact, card, amount, to_account and statement. A reference is
+yours, such as a booking's id, and is one reservation in this ledger. UTF-8 or
+UTF-16, also gzipped. All of it is checked before anything is sent. A batch
+survives Ctrl-C, kill -9 and power cuts: the same command continues it, and
+reserves nothing twice.
+
+"""
+
+_REQUEST_STATUSES = """\
+Of a batch:
+  0    complete, and every amount was reserved
+  1    complete, and some were rejected
+  2    an invalid argument, file, ledger or configuration; nothing was sent
+  3    stopped before its end, for the reason shown; the same command continues
+  4    complete, but the outcome of some is UNKNOWN: jetpay unresolved list
+  5    complete, but some were only accepted; events report how they end
+  130  stopped by Ctrl-C, SIGTERM or SIGHUP; the same command continues
+"""
 
 
 def _add_capture(add_parser: AddParser) -> None:

@@ -93,6 +93,9 @@ class PaymentBatchStatements:
         self.outcomes = f"""
             SELECT {of_payment}, i.seq FROM jetpay_payment_item i JOIN jetpay_payment d ON d.id = i.payment
             WHERE i.seq > :after AND i.seq < :high ORDER BY i.seq LIMIT :limit"""
+        self.payments = f"""
+            SELECT {of_payment}, i.id FROM jetpay_payment_item i JOIN jetpay_payment d ON d.id = i.payment
+            WHERE i.id > :after AND i.id < :high ORDER BY i.id LIMIT :limit"""
         self.counts = """
             SELECT d.state, COUNT(*), MAX(d.finished_at)
             FROM jetpay_payment_item i CROSS JOIN jetpay_payment d

@@ -258,6 +258,14 @@ def outcomes(connection: Connection, batch: int, after: int) -> tuple[bool, list
     return complete, [_payments.read_payment(row[:-1]) for row in rows], rows[-1][-1] if rows else after
 
 
+def payments(connection: Connection, batch: int, after: int) -> tuple[list[LedgerPayment], int]:
+    """Read the next payments of a batch in the order they were given, and where to go on."""
+    ids = span(batch)
+    parameters = {"after": max(after, ids["low"] - 1), "high": ids["high"], "limit": PAGE}
+    rows = connection.query(connection.statements.payment_batches.payments, parameters)
+    return [_payments.read_payment(row[:-1]) for row in rows], rows[-1][-1] if rows else after
+
+
 def progress(connection: Connection, batch: int) -> PaymentCounts:
     """Count the payments of a batch by state."""
     return _count(connection, batch)[0]

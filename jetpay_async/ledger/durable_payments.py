@@ -276,6 +276,21 @@ class PaymentBatch(Generic[_Outcome]):
                 raise await self._stopped_error()
             await self._pipeline.wait_for_progress(since)
 
+    async def payments(self) -> AsyncIterator[LedgerPayment]:
+        """Read the payments of the batch as the ledger has them, in the order in which they were given.
+
+        Raises:
+            LedgerError: The ledger can't be read.
+        """
+        place = 0
+        while True:
+            read = partial(_payment_batches.payments, batch=self._batch.id, after=place)
+            page, place = await self._ledger.commits.run(read, writes=False)
+            for payment in page:
+                yield payment
+            if len(page) < _payment_batches.PAGE:
+                return
+
     async def progress(self) -> PaymentCounts:
         """Return where it stands, whoever works on it.
 

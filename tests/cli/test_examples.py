@@ -85,6 +85,9 @@ def test_the_examples_work(jetpay: Jetpay, sandbox: Sandbox, empty_directory: Pa
     payer = sandbox.add_payer()
     first, *others = reserve_many(sandbox, 3)
     Path("debits.csv").write_text("\n".join(("debit_id", *others)))
+    columns = "reference,contact,card,amount,to_account,statement"
+    booking = f"booking 1,{payer.contact_id},{payer.credit_card_id},9.50,{sandbox.merchant_account_id},Stay"
+    Path("bookings.csv").write_text(f"{columns}\n{booking}\n")
     Path("account.json").write_text(json.dumps(attrs.asdict(DETAILS)))
     real = {
         "contact_123": payer.contact_id,

@@ -46,12 +46,14 @@ async def test_each_reference_is_sent_once_and_reported_once(ledger: str, monkey
             batch = await reservations.submit("night", requests(10))
             first = await outcomes(batch)
             report = await batch.wait()
+            given = [payment.reference async for payment in batch.payments()]
         async with client.durable_preauthorizations(ledger) as reservations:
             again = await reservations.submit("night", reversed(requests(10)))
             assert list(await outcomes(again)) == list(first)
             assert await again.wait() == report
 
-    assert set(first) == {f"b{number}" for number in range(10)}
+    assert given == [f"b{number}" for number in range(10)]
+    assert set(first) == set(given)
     assert all(isinstance(outcome, Preauthorized) for outcome in first.values())
     assert first["b3"].request == request(3, amount=Decimal("100.50"))
     assert service.requests == {f"b{number}": 1 for number in range(10)}

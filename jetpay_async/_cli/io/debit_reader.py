@@ -41,24 +41,24 @@ from jetpay_async._text import canonical_id
 from jetpay_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
-__all__ = ["STDIN", "Debits", "read_debits"]
+__all__ = ["STDIN", "Bad", "Cells", "Debits", "Found", "ListReader", "read_debits"]
 
 
 @attrs.frozen
-class _Bad:
+class Bad:
     """A place that holds no debit id, and why."""
 
     reason: str
 
 
-_Cells: TypeAlias = "dict[str, object] | None"
+Cells: TypeAlias = "dict[str, object] | None"
 """What else a list has on a debit, by column or key; None if there is nothing, or nobody wants it."""
 
-_Found: TypeAlias = tuple[int, "str | _Bad", _Cells]
+Found: TypeAlias = tuple[int, "str | Bad", Cells]
 """The number of a line or of an item, from 1, and what was found there."""
 
 
@@ -119,7 +119,7 @@ class Debits:
         cells: dict[str, object] = json.loads(row[0], parse_float=Decimal)
         return cells
 
-    def add(self, found: Iterable[tuple[int, str, _Cells]]) -> None:
+    def add(self, found: Iterable[tuple[int, str, Cells]]) -> None:
         """Add ids, each with the number of its place and what else is known of it.
 
         Raises:
@@ -137,7 +137,7 @@ class Debits:
             ) from None
         self.total += added
 
-    def _counted(self, found: Iterable[tuple[int, str, _Cells]]) -> Iterator[tuple[str, int, str | None]]:
+    def _counted(self, found: Iterable[tuple[int, str, Cells]]) -> Iterator[tuple[str, int, str | None]]:
         for place, debit_id, cells in found:
             self.given += 1
             if cells is None:
@@ -180,7 +180,7 @@ def read_debits(source: str, *, column: str | None = None, keep_cells: bool = Fa
     name = name_of(source)
     with Debits() as debits:
         with open_list(source) as stream:
-            reader = _Reader(stream, suffix_of(source), column, keep_cells=keep_cells)
+            reader = ListReader(stream, suffix_of(source), column, keep_cells=keep_cells)
             complaints = _Complaints(reader)
             debits.add(complaints.accepted())
         complaints.check(debits)
@@ -199,17 +199,17 @@ _MAX_COLUMNS = 1000
 class _Complaints:
     """What is wrong with a list: the first few places, and how many there are."""
 
-    def __init__(self, reader: _Reader) -> None:
+    def __init__(self, reader: ListReader) -> None:
         self._reader = reader
         self.count = 0
         self._first: list[str] = []
         self._spellings = False
         self._rounded: set[str] = set()
 
-    def accepted(self) -> Iterator[tuple[int, str, _Cells]]:
+    def accepted(self) -> Iterator[tuple[int, str, Cells]]:
         """Yield the ids that are valid, each with the number of its place and what else is known of it."""
         for place, value, cells in self._reader.read():
-            if isinstance(value, _Bad):
+            if isinstance(value, Bad):
                 self._add(place, value.reason)
             elif (reason := id_objection(value) or self._collapsed(value)) is not None:
                 self._add(place, reason)
@@ -264,18 +264,38 @@ _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 _OTHER_HEADERS = frozenset({"id", "debit", "debits", "identifier", "transactionid", "transaction", "uuid"})
 
 
-class _Reader:
-    """Finds the ids in a text, by its form."""
+class ListReader:
+    """Finds the ids in a text, by its form.
 
-    def __init__(self, stream: TextIO, suffix: str, column: str | None, *, keep_cells: bool) -> None:
+    Args:
+        stream: The text.
+        suffix: Of the file's name.
+        column: The CSV column, or the key of JSON objects, that holds the ids; ``debit_id`` if None.
+        keep_cells: Whether to keep the other columns, too.
+        objection: Says why a cell can't be an id.
+        wanted: The spellings of each other column that there must be once.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        suffix: str,
+        column: str | None,
+        *,
+        keep_cells: bool,
+        objection: Callable[[str], str | None] = cell_objection,
+        wanted: Sequence[Sequence[str]] = (),
+    ) -> None:
         self._stream = stream
         self._suffix = suffix
         self._column = column
         self._keep_cells = keep_cells
+        self._objection = objection
+        self._wanted = wanted
         self.unit = "line"
         self.form = ""
 
-    def read(self) -> Iterator[_Found]:
+    def read(self) -> Iterator[Found]:
         """Yield each place that should hold an id."""
         lines = self._lines()
         skipped, first = 0, ""
@@ -295,7 +315,7 @@ class _Reader:
             cell = first.strip(' \t\n"')
             yield (
                 skipped + 1,
-                _Bad(f"{quoted(cell)} looks like a header; add --column {cell}, or leave the header out"),
+                Bad(f"{quoted(cell)} looks like a header; add --column {cell}, or leave the header out"),
                 None,
             )
         elif self._suffix in _CSV_SUFFIXES or self._column is not None or _looks_like_csv(first):
@@ -312,64 +332,67 @@ class _Reader:
                 line = self._stream.readline(_MAX_LINE)
             line = self._stream.readline(_MAX_LINE)
 
-    def _read_plain(self, lines: Iterable[str]) -> Iterator[_Found]:
+    def _read_plain(self, lines: Iterable[str]) -> Iterator[Found]:
         self.form = "one id per line"
         for number, line in enumerate(lines, 1):
             text = line.strip(" \t\n")
             if text and not is_comment(text):
-                yield number, _checked(text), None
+                yield number, self._checked(text), None
 
     # --- JSON ---------------------------------------------------------------------------------------------------------
 
-    def _read_json(self, lines: Iterable[str]) -> Iterator[_Found]:
+    def _read_json(self, lines: Iterable[str]) -> Iterator[Found]:
         self.form = f"JSON lines, {self._column or COLUMN}"
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
                     document = _parse(line)
                 except (ValueError, RecursionError) as error:
-                    yield number, _Bad(f"not JSON: {error}"), None
+                    yield number, Bad(f"not JSON: {error}"), None
                 else:
                     yield number, self._of_document(document), self._cells_of(document)
 
-    def _read_array(self, first: str) -> Iterator[_Found]:
+    def _read_array(self, first: str) -> Iterator[Found]:
         self.form = f"a JSON array, {self._column or COLUMN}"
         text = first + self._stream.read(_MAX_ARRAY)
         if len(text) >= _MAX_ARRAY:
-            yield 1, _Bad("begins a JSON array that is too large; write one item per line: jq -c '.[]'"), None
+            yield 1, Bad("begins a JSON array that is too large; write one item per line: jq -c '.[]'"), None
             return
         try:
             items = cast("list[object]", _parse(text))
         except (ValueError, RecursionError) as error:
-            yield 1, _Bad(f"begins a JSON array that can't be read: {error}"), None
+            yield 1, Bad(f"begins a JSON array that can't be read: {error}"), None
             return
         self.unit = "item"
         for number, item in enumerate(items, 1):
             yield number, self._of_document(item), self._cells_of(item)
 
-    def _cells_of(self, document: object) -> _Cells:
+    def _cells_of(self, document: object) -> Cells:
         if not self._keep_cells or not isinstance(document, _JsonObject):
             return None
         wanted = normalized_header(self._column or COLUMN)
         others = {encodable(key): _plain(value) for key, value in document.pairs if normalized_header(key) != wanted}
         return others or None
 
-    def _of_document(self, document: object) -> str | _Bad:
-        if isinstance(document, str):
+    def _of_document(self, document: object) -> str | Bad:
+        if isinstance(document, str) and not self._wanted:
             return document
         if not isinstance(document, _JsonObject):
-            return _Bad(f"is neither a JSON string nor an object with a {self._column or COLUMN}")
+            kinds = "no JSON object" if self._wanted else "neither a JSON string nor an object"
+            return Bad(f"is {kinds} with a {self._column or COLUMN}")
         wanted = normalized_header(self._column or COLUMN)
         values = [value for key, value in document.pairs if normalized_header(key) == wanted]
         if len(values) > 1:
-            return _Bad(f"has {len(values)} keys that mean {self._column or COLUMN}; keep one")
+            return Bad(f"has {len(values)} keys that mean {self._column or COLUMN}; keep one")
+        if (reason := self._missing([key for key, _ in document.pairs], "key")) is not None:
+            return Bad(reason)
         if values and isinstance(values[0], str):
             return values[0]
-        return _Bad(f"has no {self._column or COLUMN} that is a string")
+        return Bad(f"has no {self._column or COLUMN} that is a string")
 
     # --- CSV ----------------------------------------------------------------------------------------------------------
 
-    def _read_csv(self, lines: Iterable[str], first: str, skipped: int) -> Iterator[_Found]:
+    def _read_csv(self, lines: Iterable[str], first: str, skipped: int) -> Iterator[Found]:
         numbered = iter(lines)
         delimiter = _declared_delimiter(first)
         if delimiter is not None:  # Excel's `sep=;`
@@ -389,7 +412,7 @@ class _Reader:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield number, _Bad(str(error)), None
+                yield number, Bad(str(error)), None
                 continue
             if not any(cells):
                 continue
@@ -397,7 +420,7 @@ class _Reader:
                 width = len(cells)
                 column, reason = self._find_column(cells)
                 if reason is not None:
-                    yield number, _Bad(reason), None
+                    yield number, Bad(reason), None
                     return  # the others would all be wrong
                 shown = f", {_DELIMITERS.get(delimiter, delimiter)}-separated" if width > 1 else ""
                 self.form = f"CSV, column {column + 1} of {width}{shown}"
@@ -410,7 +433,7 @@ class _Reader:
                 for place, (name, cell) in enumerate(zip(header, cells, strict=False))
                 if place != column
             }
-            yield number, _of_row(cells, column, width), others or None
+            yield number, self._of_row(cells, column, width), others or None
 
     def _delimiter(self, first: str) -> str:
         """Choose the delimiter by which the first line has the column, or else the first one that is in it."""
@@ -425,7 +448,7 @@ class _Reader:
         found = [number for number, cell in enumerate(cells) if self._is_header(cell)]
         wanted = self._column or COLUMN
         if len(found) == 1:
-            return found[0], None
+            return found[0], self._missing(cells, "column")
         if found:
             return 0, f"has {len(found)} columns that are called {wanted}; remove or rename all but one"
         if self._column is not None:
@@ -433,6 +456,30 @@ class _Reader:
         if len(cells) > 1:
             return 0, f"has several columns, and no header names {wanted}; add --column NAME"
         return 0, None
+
+    def _missing(self, names: Sequence[str], what: str) -> str | None:
+        """Say which other column is not there, or is there twice."""
+        found = [normalized_header(name) for name in names]
+        for spellings in self._wanted:
+            count = sum(found.count(normalized_header(spelling)) for spelling in spellings)
+            if count != 1:
+                how_many = "no" if not count else str(count)
+                return f"has {how_many} {what}{'' if count < 2 else 's'} for {spellings[0]}; there must be one"
+        return None
+
+    def _of_row(self, cells: list[str], column: int, width: int) -> str | Bad:
+        if len(cells) != width:
+            return Bad(
+                f"has {len(cells)} cells where the first line has {width}; "
+                "a cell with a comma needs quotes, or columns are shifted"
+            )
+        if not cells[column]:
+            return Bad(f"has no {self._column or COLUMN}")
+        return self._checked(cells[column])
+
+    def _checked(self, text: str) -> str | Bad:
+        reason = self._objection(text)
+        return text if reason is None else Bad(reason)
 
     def _is_header(self, cell: str) -> bool:
         return normalized_header(cell) == normalized_header(self._column or COLUMN)
@@ -497,19 +544,3 @@ def _looks_like_csv(first: str) -> bool:
 def _declared_delimiter(first: str) -> str | None:
     text = first.strip(' \n"')
     return text[4:] if text.lower().startswith("sep=") and text[4:] in _DELIMITERS else None
-
-
-def _of_row(cells: list[str], column: int, width: int) -> str | _Bad:
-    if len(cells) != width:
-        return _Bad(
-            f"has {len(cells)} cells where the first line has {width}; "
-            "a cell with a comma needs quotes, or columns are shifted"
-        )
-    if not cells[column]:
-        return _Bad(f"has no {COLUMN}")
-    return _checked(cells[column])
-
-
-def _checked(text: str) -> str | _Bad:
-    reason = cell_objection(text)
-    return text if reason is None else _Bad(reason)

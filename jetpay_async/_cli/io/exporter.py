@@ -7,6 +7,7 @@ import io
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,7 +19,7 @@ import attrs
 from jetpay_async._cli.io.console import to_json, write_lines
 from jetpay_async._text import printable
 from jetpay_async.errors import ConfigurationError
-from jetpay_async.ledger import LedgerItem
+from jetpay_async.ledger import LedgerItem, LedgerPayment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
@@ -29,6 +30,7 @@ STDOUT = "-"
 """Instead of a file's name."""
 
 COLUMNS = tuple(field.name for field in attrs.fields(LedgerItem))
+PAYMENT_COLUMNS = tuple(field.name for field in attrs.fields(LedgerPayment))
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 
 
@@ -44,15 +46,15 @@ class ListedCells(Protocol):
         """The names of its columns."""
         ...
 
-    def cells(self, debit_id: str) -> Mapping[str, object]:
-        """Return what it has on a debit, by column."""
+    def cells(self, key: str, /) -> Mapping[str, object]:
+        """Return what it has on a debit, or on a payment, by column."""
         ...
 
 
 class Destination(Protocol):
     """Where outcomes are written."""
 
-    async def write(self, items: AsyncIterable[LedgerItem], listed: ListedCells | None = None) -> int:
+    async def write(self, items: AsyncIterable[LedgerItem | LedgerPayment], listed: ListedCells | None = None) -> int:
         """Write them all, and return their number.
 
         Args:
@@ -66,7 +68,13 @@ class Destination(Protocol):
 
 
 def choose_destination(
-    out: str, *, ledger: str, source: str | None = None, as_json: bool = False, raw: bool = False
+    out: str,
+    *,
+    ledger: str,
+    source: str | None = None,
+    as_json: bool = False,
+    raw: bool = False,
+    columns: Sequence[str] = COLUMNS,
 ) -> Destination:
     """Choose by name, before any work is done.
 
@@ -76,12 +84,13 @@ def choose_destination(
         source: The list of debits, which must not be overwritten either; ``-`` is what stdin is connected to.
         as_json: Whether to write JSON lines even if the name does not end in ``.jsonl`` or ``.ndjson``.
         raw: Whether to leave CSV cells as they are that a spreadsheet would run as formulas.
+        columns: Of a CSV: those of debits, or of payments.
 
     Raises:
         ConfigurationError: Nothing can be written there, or it is the ledger or the list.
     """
     if out == STDOUT:
-        return _Stdout(as_json=as_json, raw=raw)
+        return _Stdout(as_json=as_json, raw=raw, columns=columns)
     path = _resolved(out)
     _protect(path, ledger, source)
     with suppress(FileNotFoundError):
@@ -97,7 +106,7 @@ def choose_destination(
         raise ConfigurationError(f"argument --out: there is no directory {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise ConfigurationError(f"argument --out: the directory {path.parent} can't be written to")
-    return _File(path, as_json=as_json or path.suffix.lower() in _JSON_SUFFIXES, raw=raw)
+    return _File(path, as_json=as_json or path.suffix.lower() in _JSON_SUFFIXES, raw=raw, columns=columns)
 
 
 def _protect(path: Path, ledger: str, source: str | None) -> None:
@@ -131,9 +140,10 @@ def _is_same(path: Path, other: Path | int) -> bool:
         return False
 
 
-def as_document(item: LedgerItem) -> dict[str, object]:
+def as_document(item: LedgerItem | LedgerPayment) -> dict[str, object]:
     """Return an item as the columns of a file: times to the millisecond, in UTC."""
-    return {name: _plain(getattr(item, name)) for name in COLUMNS}
+    names = COLUMNS if isinstance(item, LedgerItem) else PAYMENT_COLUMNS
+    return {name: _plain(getattr(item, name)) for name in names}
 
 
 def _plain(value: object) -> object:
@@ -146,11 +156,12 @@ def _plain(value: object) -> object:
 class _Stdout:
     as_json: bool
     raw: bool
+    columns: Sequence[str]
 
-    async def write(self, items: AsyncIterable[LedgerItem], listed: ListedCells | None = None) -> int:
+    async def write(self, items: AsyncIterable[LedgerItem | LedgerPayment], listed: ListedCells | None = None) -> int:
         """Write them as they come, until stdout can't be written."""
         count = -1 if not self.as_json else 0  # the header is no item
-        async for lines in _rows(items, listed, as_json=self.as_json, raw=self.raw):
+        async for lines in _rows(items, listed, self.columns, as_json=self.as_json, raw=self.raw):
             if not write_lines(lines):
                 break
             count += 1
@@ -162,15 +173,16 @@ class _File:
     path: Path
     as_json: bool = attrs.field(kw_only=True)
     raw: bool = attrs.field(kw_only=True)
+    columns: Sequence[str] = attrs.field(kw_only=True)
 
-    async def write(self, items: AsyncIterable[LedgerItem], listed: ListedCells | None = None) -> int:
+    async def write(self, items: AsyncIterable[LedgerItem | LedgerPayment], listed: ListedCells | None = None) -> int:
         """Write a new file, and put it in the place of the old one once it is whole."""
         # Not of the file's own name, which may be as long as a name can be.
         unfinished = self.path.with_name(f".jetpay-{secrets.token_hex(8)}.tmp")
         count = -1 if not self.as_json else 0  # the header is no item
         try:
             with self._create(unfinished) as stream:
-                async for lines in _rows(items, listed, as_json=self.as_json, raw=self.raw):
+                async for lines in _rows(items, listed, self.columns, as_json=self.as_json, raw=self.raw):
                     stream.write(lines)
                     count += 1
                 stream.flush()
@@ -192,27 +204,36 @@ class _File:
 
 
 async def _rows(
-    items: AsyncIterable[LedgerItem], listed: ListedCells | None, *, as_json: bool, raw: bool
+    items: AsyncIterable[LedgerItem | LedgerPayment],
+    listed: ListedCells | None,
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    raw: bool,
 ) -> AsyncIterator[str]:
     """Write each item as a line, or as a CSV row of several lines; a CSV begins with a header."""
     others = () if listed is None else listed.columns
     if not as_json:
         # A column of the list that is called as one of ours gets another name.
-        names = (f"list_{name}" if name in COLUMNS else name for name in others)
-        yield _csv_row((*COLUMNS, *(_cell(name, raw=raw) for name in names)))
+        names = (f"list_{name}" if name in columns else name for name in others)
+        yield _csv_row((*columns, *(_cell(name, raw=raw) for name in names)))
     async for item in items:
         document = as_document(item)
-        cells: Mapping[str, object] = {} if listed is None else listed.cells(item.debit_id)
+        cells: Mapping[str, object] = {} if listed is None else listed.cells(_key_of(item))
         if as_json:
             yield to_json({**document, "listed": cells} if others else document) + "\n"
         else:
-            values = (*document.values(), *(_text(cells.get(name)) for name in others))
+            values = (*map(_text, document.values()), *(_text(cells.get(name)) for name in others))
             yield _csv_row(_cell(value, raw=raw) for value in values)
+
+
+def _key_of(item: LedgerItem | LedgerPayment) -> str:
+    return item.debit_id if isinstance(item, LedgerItem) else item.reference
 
 
 def _text(value: object) -> object:
     """Write what only JSON can hold as JSON."""
-    return value if value is None or isinstance(value, str | int | Decimal) else to_json(value)
+    return value if value is None or isinstance(value, str | int | float | Decimal) else to_json(value)
 
 
 def _csv_row(cells: Iterable[object]) -> str:

@@ -10,7 +10,7 @@ from jetpay_async._text import is_seen, printable
 from jetpay_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "COLUMN",
@@ -21,6 +21,7 @@ __all__ = [
     "is_usual_uuid",
     "normalized_header",
     "quoted",
+    "text_objection",
 ]
 
 COLUMN = "debit_id"
@@ -66,10 +67,16 @@ def cell_objection(text: str) -> str | None:
     """Say why the text of a cell or a line can't be a debit id, or return None."""
     if is_usual_uuid(text):
         return None
-    for applies, reason in _OBJECTIONS:
-        if applies(text):
-            return f"{quoted(text)} {reason}"
-    return None
+    return _first_objection(text, _OBJECTIONS)
+
+
+def text_objection(text: str) -> str | None:
+    """Say why the text of a cell is no value at all, or return None. Unlike an id, it may be anything else."""
+    return _first_objection(text, _TEXT_OBJECTIONS)
+
+
+def _first_objection(text: str, objections: Sequence[tuple[Callable[[str], object], str]]) -> str | None:
+    return next((f"{quoted(text)} {reason}" for applies, reason in objections if applies(text)), None)
 
 
 def id_objection(debit_id: str) -> str | None:
@@ -116,6 +123,8 @@ _OBJECTIONS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_DATE.fullmatch, "is a date, not a debit id; name the column of the ids by --column"),
     (_SEPARATORS.search, "is not one debit id"),
 )
+# From totals to numbers: what is no header, and does not depend on what the column holds.
+_TEXT_OBJECTIONS = (_OBJECTIONS[0], *_OBJECTIONS[3:9])
 
 
 def is_rounded(debit_id: str) -> bool:
