@@ -12,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -105,6 +107,17 @@ PAGES = [
     "docs/unknown-outcomes.md",
     "docs/reference",
     "docs/tutorial",
+]
+# Tests that read files of the source distribution, besides those at the top of `tests`.
+SOURCE_TESTS = [
+    "README.md",
+    "docs/tutorial",
+    "tests/cli/test_operations_page.py",
+    "tests/ledger/test_engine_recipes.py",
+    "tests/ledger/test_migrations.py",
+    "tests/sandbox/test_docs.py",
+    "tests/webhooks/test_jwt.py",
+    "tests/webhooks/test_receiving_pages.py",
 ]
 # What the forge and the documentation's host read, by its schema.
 FORGE_FILES = {
@@ -283,6 +296,33 @@ def package(session: nox.Session) -> None:
             session.run(str(python), "-P", f"tutorial_{number}.py", external=True)
     session.run(str(python), "-m", "pip", "install", "--quiet", f"{wheel}[all]", external=True)
     session.run("cyclonedx-py", "environment", str(python), "--output-file", str(work / "jetpay-async.cdx.json"))
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Unpack the source distribution, collect all of its tests, and run those that read what lies beside them.
+
+    It happens outside of this folder, whose own settings pytest would find above.
+    """
+    session.install("--require-hashes", "--requirement", ".github/requirements/package.txt")
+    with tempfile.TemporaryDirectory(prefix="jetpay-sdist-") as directory:
+        built, unpacked, environment = (Path(directory, name) for name in ("built", "unpacked", "environment"))
+        session.run("python", "-m", "build", "--quiet", "--sdist", "--outdir", str(built))
+        (archive,) = built.iterdir()
+        with tarfile.open(archive) as sources:
+            sources.extractall(unpacked, filter="data")
+        (root,) = unpacked.iterdir()
+        session.run("python", "-m", "venv", str(environment))
+        paths = (environment / "bin/python", environment / "Scripts/python.exe")
+        python = str(next(path for path in paths if path.exists()))
+        tools = nox.project.dependency_groups(PROJECT, "test", "frameworks")
+        session.run(python, "-m", "pip", "install", "--quiet", f"{root}[all]", *tools, external=True)
+        with session.chdir(root):
+            run = [python, "-m", "pytest", "--quiet"]
+            session.run(*run, "--collect-only", "--quiet", "tests", "README.md", *PAGES, external=True)
+            beside = [str(path.relative_to(root)) for path in sorted(root.glob("tests/test_*.py"))]
+            chosen = [*SIDE_BY_SIDE, "-m", "not endurance", *beside, *SOURCE_TESTS]
+            session.run(*run, *chosen, *session.posargs, external=True)
 
 
 @nox.session
