@@ -385,8 +385,9 @@ class JetpayClient:
             lease_seconds: As for `durable_captures`.
             restored: Whether the ledger was restored from a backup, or comes from an older replica, so that it may have
                 forgotten what was sent. **Then nothing is sent**: a reference that the ledger does not know, or would
-                send (again), is recorded as unknown. Ask once for every reference since the backup with it, decide what
-                became of the unknown ones, and go on without it.
+                send (again), is recorded as unknown; when it is opened, so is all that the ledger holds as pending, of
+                whatever batch. Ask once for every reference since the backup with it, and submit each batch since;
+                decide what became of the unknown ones, and go on without it.
             account: As for `durable_captures`.
             accept_rejections: Whether 404 and 403 are recorded as final even if the first 8 answers to a batch say
                 nothing else. By default it stops, since it most likely asks the wrong account.

@@ -88,6 +88,24 @@ class PaymentBatchStatements:
             RETURNING id, last_seq"""
         self.number = """
             UPDATE jetpay_payment_item SET seq = :seq WHERE payment = :payment AND id >= :low AND id < :high"""
+        # The copy is as old as its latest payment, or younger: what was pending in it was sent after that, if it was.
+        self.leave_pending_unknown = f"""
+            UPDATE jetpay_payment
+            SET state = 'unknown', intent = intent + 1, attempts = 1, certain_at = {now} + :certain,
+                finished_at = {now}, transaction_id = NULL, transaction_state = NULL, resolved_by = NULL,
+                error = 'OutcomeUnknownError', status = NULL, request_id = NULL, reason = :reason,
+                intent_at = COALESCE((SELECT MAX(o.intent_at) FROM jetpay_payment o), 0)
+            WHERE state = 'pending'"""
+        self.locked = f"SELECT b.id, b.last_seq FROM jetpay_payment_batch b ORDER BY b.id {dialect.lock_rows}"
+        self.number_finished = """
+            UPDATE jetpay_payment_item SET seq = :below + o.place
+            FROM (
+                SELECT i.id, ROW_NUMBER() OVER (ORDER BY i.id) AS place
+                FROM jetpay_payment_item i CROSS JOIN jetpay_payment d
+                WHERE d.id = i.payment AND i.seq IS NULL AND i.id >= :low AND i.id < :high
+                    AND d.state NOT IN ('pending', 'sending')) o
+            WHERE jetpay_payment_item.id = o.id"""
+        self.advance = "UPDATE jetpay_payment_batch SET last_seq = last_seq + :places WHERE id = :batch"
         self.reopen = "UPDATE jetpay_payment_item SET seq = NULL WHERE payment = :payment AND seq IS NOT NULL"
         self.any_left = f"SELECT 1 {left} LIMIT 1"
         self.outcomes = f"""

@@ -75,8 +75,6 @@ class PendingClaims:
 
     send: list[PendingPayment] = attrs.Factory(list["PendingPayment"])
     """What is to be sent."""
-    left_unknown: int = 0
-    """What is unknown instead, since the ledger was restored."""
     too_early: bool = False
     """Whether nothing was claimed because the next slot of the rate is still too far ahead."""
 
@@ -97,14 +95,34 @@ def find(connection: Connection, key: str, operation: str) -> SubmittedBatch:
     return batch
 
 
-def submit(connection: Connection, key: str, operation: str, kind: str, staged: StagedRequests[Any]) -> SubmittedBatch:
+def submit(
+    connection: Connection,
+    key: str,
+    operation: str,
+    kind: str,
+    staged: StagedRequests[Any],
+    *,
+    certain_after: float,
+    restored: bool,
+) -> SubmittedBatch:
     """Add a batch, whole; or find it, if it is there with the same requests.
+
+    In a restored ledger nothing is pending when this is committed: what it added is unknown.
 
     Raises:
         BatchMismatchError: It is there with other requests.
         SubmissionMismatchError: A reference stands for another payment; the transaction must be undone.
     """
     connection.guard_submission()
+    batch = _find_or_add(connection, key, operation, kind, staged)
+    if restored:
+        leave_pending_unknown(connection, certain_after=certain_after)
+    return batch
+
+
+def _find_or_add(
+    connection: Connection, key: str, operation: str, kind: str, staged: StagedRequests[Any]
+) -> SubmittedBatch:
     try:
         batch = find(connection, key, operation)
     except UnknownBatchError:
@@ -190,6 +208,31 @@ def _has_all(connection: Connection, batch: SubmittedBatch, staged: StagedReques
     return int.from_bytes(seen).bit_count() == batch.total
 
 
+def leave_pending_unknown(connection: Connection, *, certain_after: float) -> int:
+    """Record as unknown all that is pending: the ledger was restored, and may have forgotten that it was sent.
+
+    Whatever operation or batch it is of: a run without the flag would send it, today or next month.
+
+    Args:
+        connection: The connection.
+        certain_after: Seconds until no request can be on its way any more.
+
+    Returns:
+        How many payments that were.
+    """
+    connection.guard_submission()
+    statements = connection.statements.payment_batches
+    left = connection.change(
+        statements.leave_pending_unknown, {"certain": certain_after, "reason": _payments.RESTORED_REASON}
+    )
+    if left:
+        for batch, last_place in connection.query(statements.locked, {}):
+            ids = span(batch)
+            places = connection.change(statements.number_finished, {"below": ids["low"] + last_place, **ids})
+            connection.change(statements.advance, {"batch": batch, "places": places})
+    return left
+
+
 def claim(
     connection: Connection,
     batch: int,
@@ -198,7 +241,6 @@ def claim(
     limit: int,
     certain_after: float,
     rate: float | None,
-    restored: bool,
 ) -> PendingClaims:
     """Intend to send some payments of a batch that are pending, durable when the transaction is.
 
@@ -209,11 +251,10 @@ def claim(
         limit: How many at most.
         certain_after: Seconds from a request's slot until it can no longer be on its way.
         rate: Requests per second, of all owners together.
-        restored: Whether the ledger may have forgotten what was sent: then they are unknown instead.
     """
     statements = connection.statements
     lead, step = 0.0, 0.0
-    if rate is not None and not restored:
+    if rate is not None:
         step = 1 / rate
         farthest = SLOT_LEAD_SECONDS + max(SLOTS_AHEAD_SECONDS, step) + CLOCK_TOLERANCE_SECONDS
         lead = max(0.0, connection.query(statements.next_slot, {"farthest": farthest})[0][0])
@@ -231,10 +272,6 @@ def claim(
         ),
         key=itemgetter(0),
     )
-    if restored:
-        for row in marked:
-            _payments.leave_unknown(connection, row[0])
-        return PendingClaims(left_unknown=len(marked))
     if step:
         connection.change(statements.reserve_slots, {"span": len(marked) * step})
     return PendingClaims(

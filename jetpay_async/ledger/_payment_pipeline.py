@@ -22,7 +22,6 @@ from jetpay_async._batch.admission import AdmissionControl, Slot
 from jetpay_async._batch.operation import BatchOperation
 from jetpay_async._core.log import logger
 from jetpay_async.errors import InvalidArgumentError, JetpayError, NotSentError
-from jetpay_async.ledger import _payment_batches
 from jetpay_async.ledger._account_check import AccountCheck
 from jetpay_async.ledger._context import run_wide_error
 from jetpay_async.ledger._payment_batches import PendingPayment
@@ -125,7 +124,7 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
         kind: What the batches consist of.
         limits: Requests in flight, at most; and per second, of all owners together.
         accept_rejections: Whether 404 and 403 are recorded though the API gives no other answer.
-        everything: Whether as much as there is is claimed at a time, since nothing is sent.
+        restored: Whether nothing is sent.
     """
 
     def __init__(
@@ -136,14 +135,14 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
         limits: BatchLimits,
         *,
         accept_rejections: bool,
-        everything: bool,
+        restored: bool,
     ) -> None:
         self._run = run
         self._context = context
         self._kind: PaymentKind[_Item, _R, _Outcome] = kind
         self._concurrency = limits.concurrency
         self._rate = limits.rate
-        self._everything = everything
+        self._restored = restored
         self._admission = AdmissionControl(limits.concurrency, rate=None, clock=context.clock)
         self._account_check: AccountCheck[PaymentRecord] = AccountCheck(enabled=not accept_rejections)
         self._attempts: Counter[int] = Counter()
@@ -176,7 +175,7 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
 
     def watch(self, batch: int) -> None:
         """Send what is pending in a batch from now on."""
-        if batch not in self._batches:
+        if batch not in self._batches and not self._restored:
             self._batches.append(batch)
         if not self._working and not self.stopping:
             start = self._run.start
@@ -230,16 +229,13 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
     async def _claim(self) -> bool:
         """Claim from the first batch that has something; return whether there was any."""
         too_early = False
-        limit = _payment_batches.PAGE if self._everything else len(self._free)
         for batch in tuple(self._batches):
             began = self._context.clock.monotonic()
-            claims = await self._run.claim_pending(batch, limit=limit, rate=self._rate)
+            claims = await self._run.claim_pending(batch, limit=len(self._free), rate=self._rate)
             too_early |= claims.too_early
             for pending in claims.send:
                 await self._hand_out(_Claimed(pending, began + pending.delay))
-            if claims.left_unknown:
-                self._wake_readers()
-            if claims.send or claims.left_unknown:
+            if claims.send:
                 return True
         if not too_early and not self._busy:
             # There will be no other answer to compare them with.

@@ -82,10 +82,16 @@ class PaymentRun:
     async def open(self) -> None:
         """Record as unknown what dead owners have left, and begin to renew the lease.
 
+        In a restored ledger what is pending is unknown, too.
+
         Raises:
             LedgerError: The ledger can't be written.
         """
         await self._commits.run(partial(_payments.expire, owner=self._lease.owner))
+        if self._restored:
+            leave = partial(_payment_batches.leave_pending_unknown, certain_after=self._context.certain_after)
+            if left := await self._commits.run(leave):
+                logger.warning("%d payments that the restored ledger had pending are unknown", left)
         self._keeping = asyncio.get_running_loop().create_task(self._keep())
 
     async def close(self) -> None:
@@ -186,7 +192,6 @@ class PaymentRun:
             limit=limit,
             certain_after=self._context.certain_after,
             rate=rate,
-            restored=self._restored,
         )
         claiming = asyncio.ensure_future(self._commits.run(claim, last=True))
         try:

@@ -27,6 +27,8 @@ class PaymentEvent(StrEnum):
     """It is asked for again, although the API rejected it or a person discarded it, and the caller says so."""
     ASK_RESTORED = "ask restored"
     """It is asked for, and would be sent, in a ledger that may have forgotten that it was."""
+    OPEN_RESTORED = "open restored"
+    """A ledger is opened, or a batch submitted to it, that may have forgotten what was sent."""
     RELEASE = "release"
     """Nothing was sent: it may be claimed again."""
     RECORD_SUCCEEDED = "record succeeded"
@@ -56,6 +58,7 @@ TRANSITIONS: Mapping[tuple[PaymentState, PaymentEvent], PaymentState] = MappingP
         (_S.REJECTED, _E.RETRY): _S.SENDING,
         (_S.DISCARDED, _E.RETRY): _S.SENDING,
         (_S.PENDING, _E.ASK_RESTORED): _S.UNKNOWN,
+        (_S.PENDING, _E.OPEN_RESTORED): _S.UNKNOWN,
         (_S.REJECTED, _E.ASK_RESTORED): _S.UNKNOWN,
         (_S.DISCARDED, _E.ASK_RESTORED): _S.UNKNOWN,
         # By the intent that the answer belongs to. One that was taken for dead may still get its answer.

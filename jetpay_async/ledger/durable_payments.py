@@ -116,7 +116,7 @@ class _DurablePayments(ABC, Generic[_Item, _R, _Outcome]):
             self._kind,
             self._limits,
             accept_rejections=self._accept_rejections,
-            everything=self._restored,
+            restored=self._restored,
         )
         run.on_end = self._pipeline.stop
         return self
@@ -165,7 +165,13 @@ class _DurablePayments(ABC, Generic[_Item, _R, _Outcome]):
         with StagedRequests(self._kind.prepare) as staged:
             await staged.fill(requests)
             add = partial(
-                _payment_batches.submit, key=key, operation=operation.name, kind=operation.kind, staged=staged
+                _payment_batches.submit,
+                key=key,
+                operation=operation.name,
+                kind=operation.kind,
+                staged=staged,
+                certain_after=self._context.certain_after,
+                restored=self._restored,
             )
             try:
                 batch = await run_apart(self._ledger.separate_commits(), add)

@@ -30,13 +30,13 @@ def submit(connection: Connection, *references: str, key: str = "night") -> int:
     with staged:
         for reference in references:
             staged._add(reference)
-        return _payment_batches.submit(connection, key, "preauthorize", "debit", staged).id
+        return _payment_batches.submit(
+            connection, key, "preauthorize", "debit", staged, certain_after=60.0, restored=False
+        ).id
 
 
 def claim(connection: Connection, batch: int, *, limit: int = 10, rate: float | None = None) -> PendingClaims:
-    return _payment_batches.claim(
-        connection, batch, owner=OWNER, limit=limit, certain_after=60.0, rate=rate, restored=False
-    )
+    return _payment_batches.claim(connection, batch, owner=OWNER, limit=limit, certain_after=60.0, rate=rate)
 
 
 def record(connection: Connection, number: int, intent: int, state: PaymentState) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jetpay_async._core.clock import SYSTEM_CLOCK
-from jetpay_async.ledger import PaymentState, PaymentStateError, _payments, _reports
+from jetpay_async.ledger import PaymentState, PaymentStateError, _payment_batches, _payments, _reports
 from jetpay_async.ledger._backend import Connection
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._payment_states import TRANSITIONS, PaymentEvent
@@ -86,6 +86,7 @@ EVENTS: dict[PaymentEvent, Callable[[Connection], object]] = {
     E.CLAIM: claim(retry_rejected=False),
     E.RETRY: claim(retry_rejected=True),
     E.ASK_RESTORED: claim(retry_rejected=True, restored=True),
+    E.OPEN_RESTORED: partial(_payment_batches.leave_pending_unknown, certain_after=60.0),
     E.RELEASE: record(S.PENDING),
     E.RECORD_SUCCEEDED: record(S.SUCCEEDED, transaction_id="debit_0", transaction_state="preauthorized"),
     E.RECORD_ACCEPTED: record(S.ACCEPTED, transaction_id="debit_0", transaction_state="processing"),

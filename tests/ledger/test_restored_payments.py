@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from jetpay_async import JetpayClient, OutcomeUnknownError
+from jetpay_async import JetpayClient, OutcomeUnknownError, Unknown
 from jetpay_async.ledger import Ledger, PaymentState
+from jetpay_async.ledger._payment_pipeline import PaymentPipeline
+from tests.ledger.payment_batch import charge, outcomes, requests, states
 from tests.ledger.payment_events import OURS, event
-from tests.ledger.payment_service import CREDIT, LOSE, REQUEST, serving
+from tests.ledger.payment_service import CREDIT, LOSE, REQUEST, WAIT, serving
 from tests.ledger.test_events import change
 
 pytestmark = pytest.mark.asyncio
@@ -165,3 +168,83 @@ async def test_pruning_forgets_no_reference(ledger: str) -> None:
         await ask(client, ledger, "b2", restored=False)
         assert service.requests.total() == sent
     assert await state(ledger, "b2") is PaymentState.UNKNOWN
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_that_the_copy_holds_in_part_is_not_sent_again(tmp_path: Path) -> None:
+    """What was pending in the copy may have been sent since: it is unknown, whatever was asked for while restored."""
+    ledger, copy = str(tmp_path / "payments.db"), str(tmp_path / "copy.db")
+    async with serving() as (service, client):
+        service.script.update({f"b{number}": [WAIT] for number in range(3, 9)})
+        async with client.durable_preauthorizations(ledger, concurrency=2) as reservations:
+            batch = await reservations.submit("night", requests(9))
+            async with asyncio.timeout(20):
+                while service.requests.total() < 5:
+                    await asyncio.sleep(0.005)
+            async with Ledger(ledger, create=False) as opened:
+                await opened.backup(copy)
+            service.go.set()
+            assert (await batch.wait()).counts.succeeded == 9
+
+        assert "does not know" in await ask(client, copy, "since", restored=True)
+        async with client.durable_preauthorizations(copy) as reservations:
+            counts = (await (await reservations.submit("night", requests(9))).wait()).counts
+            resumed = await (await reservations.batch("night")).wait()
+
+    assert (counts.succeeded, counts.unknown, counts.total) == (3, 6, 9)
+    assert resumed.counts == counts
+    assert set(service.made.values()) == {1}
+
+
+@pytest.mark.parametrize("end", ["leave", "kill"])
+async def test_a_batch_that_the_copy_does_not_hold_is_unknown_when_it_is_submitted(
+    ledger: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """It is unknown as soon as it is durable: a process that ends without waiting for it leaves nothing to be sent."""
+    count = 1_200
+    async with serving() as (service, client):
+        if end == "kill":
+            monkeypatch.setattr(PaymentPipeline, "watch", lambda *_: None)
+        async with client.durable_preauthorizations(ledger, restored=True) as reservations:
+            await reservations.submit("night", requests(count))
+        monkeypatch.undo()
+        async with client.durable_preauthorizations(ledger) as reservations:
+            batch = await reservations.submit("night", requests(count))
+            found = await outcomes(batch)
+            counts = (await batch.wait()).counts
+
+    assert counts.unknown == len(found) == count
+    assert list(found) == [f"b{number}" for number in range(count)]
+    assert service.requests.total() == 0
+    assert await states(ledger) == {"unknown": count}
+
+
+async def test_opening_a_restored_ledger_leaves_nothing_pending(ledger: str) -> None:
+    """Of whatever batch and operation it is; each has its outcome's place, after those that there are."""
+    async with serving() as (service, client):
+        async with client.durable_preauthorizations(ledger, concurrency=1) as reservations:
+            batch = await reservations.submit("night", requests(5))
+            first = await anext(batch.outcomes())
+            reservations.stop()
+        async with client.durable_charges(ledger, concurrency=1) as charges:
+            await charges.submit("fees", [charge(number) for number in range(5, 9)])
+            charges.stop()
+        sent = service.requests.total()
+
+        async with client.durable_credits(ledger, restored=True):
+            pass
+
+        assert sent < 9
+        assert await states(ledger) == {"succeeded": sent, "unknown": 9 - sent}
+        async with client.durable_preauthorizations(ledger) as reservations:
+            found = await outcomes(await reservations.batch("night"))
+        async with client.durable_charges(ledger) as charges:
+            fees = await outcomes(await charges.batch("fees"))
+        assert service.requests.total() == sent
+
+    assert (len(found), len(fees)) == (5, 4)
+    assert next(iter(found)) == first.request.reference
+    assert isinstance(found["b4"], Unknown)
+    assert isinstance(fees["b8"], Unknown)
