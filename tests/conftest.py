@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -47,6 +48,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if measured is not None:
             measured.stop()
             measured.save()
+
+
+@pytest.fixture(autouse=True)
+def levels() -> Iterator[None]:
+    """Give loggers their levels back: commands that overlap in one process, in two threads, set them."""
+    loggers = logging.getLogger(), logging.getLogger("jetpay_async")
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LONG_RUN_SECONDS = 30.0
 """After this time, or half of its timeout, a handler that is still running is logged."""
+SLOW_SECONDS = 5.0
+"""After this time a handler of stored events is not waited for: the others go on without it."""
 MARK_TIMEOUT_SECONDS = 5.0
 """How long the marks of a group may take at the end."""
 MAX_ERROR_CHARACTERS = 500
@@ -63,6 +65,8 @@ class LeasedDispatch:
         outdated: How many were marked without their handler, since a later event of the transaction was handled.
         problem: Why not all of them are done, as one code; None if nothing went wrong.
         stopped: Whether no further event is started.
+        on_slow: Called when a handler takes long, and no further event is started since; None to go on.
+        given_back: The ids of the events that were not started, and are not leased any more.
     """
 
     def __init__(self, inbox: EventInbox, router: EventRouter, lease: EventLease, limits: DispatchLimits) -> None:
@@ -74,6 +78,11 @@ class LeasedDispatch:
         self.failed: list[Event] = []
         self.problem: str | None = None
         self.stopped = False
+        self.on_slow: Callable[[], None] | None = None
+        self.given_back: frozenset[int] = frozenset()
+        self._events: Sequence[Event] = ()
+        self._started: set[int] = set()
+        self._slow = False
         self._inbox = inbox
         self._router = router
         self._limits = limits
@@ -97,11 +106,18 @@ class LeasedDispatch:
         """Stop because the inbox failed."""
         self.stop(log_inbox_failure(error))
 
+    def give_back(self) -> Sequence[Event]:
+        """Take what has not been started out of the lease, and return it, for the inbox to release."""
+        self.given_back = self.lease.pending - self._started
+        self.lease.pending -= self.given_back
+        return [event for event in self._events if event.id in self.given_back]
+
     async def run(self, events: Sequence[Event]) -> None:
         """Handle events that the lease holds, given in the order of their ids."""
         if not events:
             return
         self._task = asyncio.current_task()
+        self._events = events
         sequences = _sequences(events, self._router.concurrency)
         remaining = iter(sequences)
         if self._grouping is not None:
@@ -133,10 +149,11 @@ class LeasedDispatch:
     async def _handle_sequences(self, remaining: Iterator[Sequence[Event]]) -> None:
         for sequence in remaining:
             for event in sequence:
-                if self.stopped:
+                if self.stopped or self._slow:
                     return
                 if self._waits_for_failed(event):
                     continue
+                self._started.add(event.id)
                 if self._limits.reporter is None:
                     await self._attempt(event)
                 else:
@@ -234,6 +251,7 @@ class LeasedDispatch:
     async def _run_handler(self, event: Event) -> bool:
         seconds = self._limits.handler_timeout
         warning = _LongRunWarning(event, seconds)
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._go_on_without)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -244,7 +262,13 @@ class LeasedDispatch:
             raise
         finally:
             warning.cancel()
+            slow.cancel()
             await self._fail_if_cancelled_from_within()
+
+    def _go_on_without(self) -> None:
+        if self.on_slow is not None and not self._slow:
+            self._slow = True
+            self.on_slow()
 
     async def _fail_if_cancelled_from_within(self) -> None:
         """Raise if the handler has cancelled its task: that would end this task, and the event would never fail."""
@@ -323,7 +347,7 @@ class _LongRunWarning:
         if self._timeout is None or elapsed < self._timeout:
             logger.warning("the handler of event %d (%s) is still running after %.3g s", *what)
         else:
-            logger.error("the handler of event %d (%s) ignores its cancellation, after %.3g s: others wait", *what)
+            logger.error("the handler of event %d (%s) ignores its cancellation, after %.3g s", *what)
         self._timer = self._loop.call_later(LONG_RUN_SECONDS, self._warn)
 
 

@@ -372,8 +372,8 @@ class InboxRows:
         last_seen = None if seen is None else seen.highest
         return new_ids, frozenset(known) - new_ids, last_seen
 
-    def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[StoredDocument]:
-        """Lease the first stored events that are due, unless another owner holds some."""
+    def claim(self, *, owner: str, seconds: float, limit: int, exclusive: bool) -> Sequence[StoredDocument]:
+        """Lease the first stored events that are due; see `DurableEventInbox.claim`."""
         # This read takes no write lock, so that an idle worker delays no other.
         with _translated():
             pending = self._connection.execute(
@@ -386,15 +386,16 @@ class InboxRows:
         with self._transaction():
             now = self._now()
             held = self._connection.execute(
-                "SELECT 1 FROM jetpay_inbox INDEXED BY jetpay_inbox_leased"
+                "SELECT transaction_id, document IS NULL FROM jetpay_inbox INDEXED BY jetpay_inbox_leased"
                 " WHERE source = ? AND handled_at IS NULL AND owner IS NOT NULL"
-                " AND leased_until > ? AND leased_until <= ? LIMIT 1",
+                " AND leased_until > ? AND leased_until <= ?",
                 (self._source, now, now + _FARTHEST_SECONDS),
-            ).fetchone()
-            if held is not None:
+            ).fetchall()
+            # Of what a delivery has leased, the transaction is not known here.
+            if any(exclusive or is_delivered for _, is_delivered in held):
                 return []
             taken: dict[int, StoredDocument] = {}
-            waiting: set[str] = set()
+            waiting = {transaction_id for transaction_id, _ in held if transaction_id is not None}
             for event_id, transaction_id, leased_until, *stored in self._connection.execute(
                 "SELECT event_id, transaction_id, leased_until, webhook_id, document"
                 " FROM jetpay_inbox INDEXED BY jetpay_inbox_open"

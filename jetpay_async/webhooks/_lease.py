@@ -77,10 +77,10 @@ class EventLease:
         self.pending = leased.mine
         return leased
 
-    async def claim(self, inbox: DurableEventInbox, *, limit: int) -> Sequence[Event]:
+    async def claim(self, inbox: DurableEventInbox, *, limit: int, exclusive: bool) -> Sequence[Event]:
         """Lease stored events; see `DurableEventInbox.claim`."""
         self._in_doubt = True
-        events = await inbox.claim(owner=self.owner, seconds=self._seconds, limit=limit)
+        events = await inbox.claim(owner=self.owner, seconds=self._seconds, limit=limit, exclusive=exclusive)
         self._in_doubt = False
         self.pending = frozenset(event.id for event in events)
         return events
@@ -88,6 +88,10 @@ class EventLease:
     async def confirm(self, event: Event) -> bool:
         """Ask the inbox whether an event is still the owner's, and renew the lease if it is."""
         return self.held and event.id in await self._inbox.renew([event.id], owner=self.owner, seconds=self._seconds)
+
+    def mark_in_doubt(self) -> None:
+        """Note that events may be leased that are not in `pending`, so that `release` releases them too."""
+        self._in_doubt = True
 
     async def release(self) -> None:
         """Release what is not marked. If that fails, the lease runs out by itself."""

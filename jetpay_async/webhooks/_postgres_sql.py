@@ -202,9 +202,11 @@ STORE = """
 """
 NOTIFY = "SELECT pg_notify('jetpay_inbox', %(source)s)"
 
+# Of what a delivery has leased, the transaction is not known here.
 CLAIMED = """
     SELECT 1 FROM jetpay_inbox
     WHERE source = %(source)s AND handled_at IS NULL AND owner IS NOT NULL AND leased_until > {now}
+    AND (%(exclusive)s OR document IS NULL)
     LIMIT 1
 """
 DUE = """
@@ -212,8 +214,9 @@ DUE = """
     WHERE source = %(source)s AND handled_at IS NULL AND document IS NOT NULL AND leased_until <= {now}
     AND NOT EXISTS (
         SELECT FROM jetpay_inbox w
-        WHERE w.source = i.source AND w.transaction_id = i.transaction_id AND w.event_id < i.event_id
-        AND w.handled_at IS NULL AND w.document IS NOT NULL AND w.leased_until > {now}
+        WHERE w.source = i.source AND w.transaction_id = i.transaction_id
+        AND w.handled_at IS NULL AND w.leased_until > {now}
+        AND (w.owner IS NOT NULL OR w.document IS NOT NULL AND w.event_id < i.event_id)
     )
     ORDER BY event_id LIMIT %(limit)s
     FOR UPDATE NOWAIT

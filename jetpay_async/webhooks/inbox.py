@@ -205,14 +205,19 @@ class DurableEventInbox(EventInbox, Protocol):
         """
         ...
 
-    async def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
+    async def claim(self, *, owner: str, seconds: float, limit: int, exclusive: bool) -> Sequence[Event]:
         """Lease the first stored events that are due, in the order of their ids.
 
-        Only one owner at a time gets any, so that the order holds across workers. If an event is rescheduled, later
+        While an owner has leased an event, nobody else gets one of its transaction; while a delivery's events are
+        leased by `lease`, none. If an event is rescheduled, later
         events of its transaction wait for it.
 
-        Returns:
-            At most ``limit`` events; none if nothing is due or another worker holds some.
+        Args:
+            owner: Who leases them.
+            seconds: After this time without `renew` they are free for others.
+            limit: How many at most.
+            exclusive: Whether nothing is leased while another owner has leased some, of whatever transaction, so that
+                the order of ids holds across workers.
         """
         ...
 

@@ -279,13 +279,13 @@ class PostgresInbox:
 
         return await self._run(store)
 
-    async def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
+    async def claim(self, *, owner: str, seconds: float, limit: int, exclusive: bool) -> Sequence[Event]:
         """Lease the first stored events that are due; see `DurableEventInbox.claim`."""
 
         async def claim(connection: _Connection) -> Sequence[StoredDocument]:
             if not await self._value(connection, sql.CLAIM_LOCK):
                 return ()
-            if await self._value(connection, sql.CLAIMED) is not None:
+            if await self._value(connection, sql.CLAIMED, exclusive=exclusive) is not None:
                 return ()
             try:
                 async with connection.transaction():

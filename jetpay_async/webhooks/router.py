@@ -77,7 +77,9 @@ class EventRouter:
     Args:
         concurrency: How many handlers of one delivery may run at a time. With 1, the default, events are handled
             strictly in the order of their ids. With more, events of *one* transaction keep that order (and events
-            without a transaction keep it among themselves), while different transactions are handled concurrently.
+            without a transaction keep it among themselves), while different transactions are handled concurrently. A
+            handler of a stored event that takes more than 5 s is not waited for but by its own transaction, unless the
+            receiver has ``on_error="stop"``.
 
     Raises:
         InvalidArgumentError: ``concurrency`` is less than 1.

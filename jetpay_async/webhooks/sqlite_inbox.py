@@ -198,9 +198,11 @@ class SqliteInbox(_RowsInbox):
         new, known, last_seen = await self._run(lambda rows: rows.store(records))
         return Stored(new=new, known=known, last_seen=last_seen)
 
-    async def claim(self, *, owner: str, seconds: float, limit: int) -> Sequence[Event]:
+    async def claim(self, *, owner: str, seconds: float, limit: int, exclusive: bool) -> Sequence[Event]:
         """Lease the first stored events that are due; see `DurableEventInbox.claim`."""
-        documents = await self._run(lambda rows: rows.claim(owner=owner, seconds=seconds, limit=limit))
+        documents = await self._run(
+            lambda rows: rows.claim(owner=owner, seconds=seconds, limit=limit, exclusive=exclusive)
+        )
         return decode_stored(documents)
 
     async def reschedule(self, event: Event, *, owner: str, seconds: float) -> None:

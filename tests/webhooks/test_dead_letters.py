@@ -306,7 +306,7 @@ class TestDeadLetters:
         assert await rows(sqlite_inbox, "SELECT first, last FROM jetpay_inbox_range") == [(2, 2)]
         assert await sqlite_inbox.last_contiguous_event_id() == 3
         await sqlite_inbox.replay_dead_letter(1)
-        assert await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9) == events(1)
+        assert await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False) == events(1)
 
     @pytest.mark.asyncio
     async def test_only_the_owner_counts_a_failure(self, sqlite_inbox: SqliteInbox) -> None:

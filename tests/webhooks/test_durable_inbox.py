@@ -28,7 +28,7 @@ class TestStore:
         stored = (event(1), event(2, state="failed"), event(3, type="cards.tokenized"), event(4, state="new-to-us"))
         await durable_inbox.store(stored)
 
-        taken = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=100)
+        taken = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=100, exclusive=False)
 
         assert tuple(taken) == stored
         assert [type(one) for one in taken] == [type(one) for one in stored]
@@ -39,7 +39,7 @@ class TestStore:
         for webhook_id, event_id in ((7, 1), (8, 2), (9, 1)):
             await durable_inbox.store(decode(body_of([document(event_id)], webhook_id=webhook_id)).events)
 
-        claimed = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        claimed = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9, exclusive=False)
 
         assert [(one.id, one.webhook_id) for one in claimed] == [(1, 7), (2, 8)]
 
@@ -47,7 +47,7 @@ class TestStore:
     async def test_storing_twice_stores_once(self, durable_inbox: Durable) -> None:
         """A redelivery adds only what is not there yet, whether that was handled or not."""
         first = await durable_inbox.store(events(1, 2))
-        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=1)
+        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=1, exclusive=False)
         async with durable_inbox.handling(event(1), owner="a"):
             pass
         second = await durable_inbox.store(events(1, 2, 3))
@@ -59,12 +59,12 @@ class TestStore:
     async def test_marking_drops_the_event_itself(self, sqlite_inbox: SqliteInbox) -> None:
         """A handled event leaves its mark, not its data."""
         await sqlite_inbox.store(events(1))
-        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9, exclusive=False)
         async with sqlite_inbox.handling(event(1), owner="a"):
             pass
 
         assert await rows(sqlite_inbox, "SELECT document FROM jetpay_inbox") == [(None,)]
-        assert await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9) == ()
+        assert await sqlite_inbox.claim(owner="a", seconds=SECONDS, limit=9, exclusive=False) == ()
 
     @pytest.mark.asyncio
     async def test_an_event_that_was_only_leased_is_stored_too(self, durable_inbox: Durable) -> None:
@@ -72,20 +72,48 @@ class TestStore:
         await durable_inbox.lease(events(1), owner="a", seconds=SECONDS)
         await durable_inbox.release(owner="a")
 
-        assert await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9) == ()
+        assert await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False) == ()
         assert (await durable_inbox.store(events(1))).new == {1}
-        assert await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9) == events(1)
+        assert await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False) == events(1)
 
     @pytest.mark.asyncio
     async def test_one_owner_takes_at_a_time(self, durable_inbox: Durable, time: FakeClock) -> None:
-        """While one worker has stored events the others get none, and all of its rest once its lease has run out."""
+        """While one worker has stored events, one that keeps the order of ids gets none, until the lease ends."""
         await durable_inbox.store(events(1, 2, 3))
-        first = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=2)
-        second = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=2)
+        first = await durable_inbox.claim(owner="a", seconds=SECONDS, limit=2, exclusive=True)
+        second = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=2, exclusive=True)
         time.tick(SECONDS)
-        third = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9)
+        third = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=True)
 
         assert [first, second, third] == [events(1, 2), (), events(1, 2, 3)]
+
+    @pytest.mark.asyncio
+    async def test_one_owner_has_a_transaction_at_a_time(self, durable_inbox: Durable, time: FakeClock) -> None:
+        """Other transactions are free for others; of one that is leased nobody gets an event, not an earlier one."""
+        await durable_inbox.store([event(2, transaction="x"), event(3, transaction="y")])
+        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=1, exclusive=False)
+        late = [event(1, transaction="x"), event(4, transaction="x"), event(5, type="cards.tokenized")]
+        await durable_inbox.store(late)
+
+        others = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False)
+        time.tick(SECONDS)
+        left = await durable_inbox.claim(owner="c", seconds=SECONDS, limit=9, exclusive=False)
+
+        assert [each.id for each in others] == [3, 5]
+        assert [each.id for each in left] == [1, 2, 3, 4, 5]
+
+    @pytest.mark.asyncio
+    async def test_a_delivery_that_is_being_handled_is_waited_for(self, durable_inbox: Durable) -> None:
+        """What a delivery has leased and not stored may be of any transaction."""
+        await durable_inbox.lease([event(1, transaction="x")], owner="a", seconds=SECONDS)
+        await durable_inbox.store([event(2, transaction="x"), event(3, transaction="y")])
+
+        early = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False)
+        await durable_inbox.release(owner="a")
+        late = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False)
+
+        assert early == ()
+        assert [each.id for each in late] == [2, 3]
 
     @pytest.mark.asyncio
     async def test_deferred_events_hold_their_transaction(self, durable_inbox: Durable, time: FakeClock) -> None:
@@ -93,15 +121,15 @@ class TestStore:
         stored = [event(n, transaction=transaction) for n, transaction in ((1, "x"), (2, "y"), (3, "x"))]
         stored += [event(4, type="cards.tokenized"), event(5, type="cards.tokenized")]
         await durable_inbox.store(stored)
-        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9, exclusive=False)
         for one in (stored[0], stored[3]):
             await durable_inbox.reschedule(one, owner="a", seconds=10)
         await durable_inbox.release(owner="a")
 
-        early = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9)
+        early = await durable_inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False)
         await durable_inbox.release(owner="b")
         time.tick(10)
-        late = await durable_inbox.claim(owner="c", seconds=SECONDS, limit=9)
+        late = await durable_inbox.claim(owner="c", seconds=SECONDS, limit=9, exclusive=False)
 
         assert [one.id for one in early] == [2, 5]
         assert [one.id for one in late] == [1, 2, 3, 4, 5]
@@ -110,7 +138,7 @@ class TestStore:
     async def test_only_the_owner_defers(self, durable_inbox: Durable) -> None:
         """A worker that lost an event can't put it off for the one that has it."""
         await durable_inbox.store(events(1))
-        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        await durable_inbox.claim(owner="a", seconds=SECONDS, limit=9, exclusive=False)
         await durable_inbox.reschedule(event(1), owner="b", seconds=10)
 
         assert await durable_inbox.renew([1], owner="a", seconds=SECONDS) == {1}

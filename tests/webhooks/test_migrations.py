@@ -51,7 +51,7 @@ async def test_an_old_file_keeps_what_it_knows(old: Path) -> None:
         await inbox.release(owner="b")
         other_source = await shop.lease(events(1, 2, 3), owner="b", seconds=SECONDS)
         time.tick(SECONDS)
-        claimed = await inbox.claim(owner="c", seconds=SECONDS, limit=9)
+        claimed = await inbox.claim(owner="c", seconds=SECONDS, limit=9, exclusive=False)
 
         assert missing == [4, 11, None]
         assert (leased.handled, leased.mine, leased.busy) == ({1, 2, 3, 5, 6, 7}, {4, 11}, {12})

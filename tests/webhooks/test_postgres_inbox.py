@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from jetpay_async._core.fork import ForkGuard
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
+from jetpay_async.webhooks import _postgres_sql as sql
 from jetpay_async.webhooks import postgres_inbox as module
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 from jetpay_async.webhooks.inbox import DeadLetterInbox, DurableEventInbox, FailedAttempt, TransactionRecord
@@ -109,11 +110,11 @@ class TestTexts:
         inbox.remember_states()
         first, second = (event(n, transaction=transaction_id, state="pa\0id") for n in (1, 2))
         await inbox.store([first, second])
-        await inbox.claim(owner="a", seconds=SECONDS, limit=1)
+        await inbox.claim(owner="a", seconds=SECONDS, limit=1, exclusive=False)
         await inbox.reschedule(first, owner="a", seconds=1)
-        waiting = await inbox.claim(owner="b", seconds=SECONDS, limit=9)
+        waiting = await inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False)
         inbox.time.tick(2)
-        await inbox.claim(owner="c", seconds=SECONDS, limit=9)
+        await inbox.claim(owner="c", seconds=SECONDS, limit=9, exclusive=False)
         async with inbox.handling(first, owner="c"):
             pass
         await inbox.record_failure(second, owner="c", error="x", max_attempts=1)
@@ -144,10 +145,25 @@ class TestMachines:
         """Stored events go to one machine, however many ask at the same moment."""
         await two[0].store(events(1, 2, 3))
         claimed = await asyncio.gather(
-            *(each.claim(owner=f"{number}", seconds=SECONDS, limit=9) for number, each in enumerate(two * 3))
+            *(
+                each.claim(owner=f"{number}", seconds=SECONDS, limit=9, exclusive=False)
+                for number, each in enumerate(two * 3)
+            )
         )
 
         assert sorted(map(len, claimed)) == [0, 0, 0, 0, 0, 3]
+
+    @pytest.mark.asyncio
+    async def test_a_claim_does_not_wait_for_another_one(self, inbox: PostgresInbox, postgres_database: str) -> None:
+        """While another machine is claiming, nothing is claimed; the next poll asks again."""
+        await inbox.store(events(1))
+        async with await psycopg.AsyncConnection.connect(postgres_database) as other:
+            await other.execute(sql.CLAIM_LOCK.encode(), {"source": ""})
+            meanwhile = await inbox.claim(owner="a", seconds=SECONDS, limit=9, exclusive=False)
+            await other.rollback()
+
+        assert meanwhile == ()
+        assert await inbox.claim(owner="a", seconds=SECONDS, limit=9, exclusive=False) == events(1)
 
     @pytest.mark.asyncio
     async def test_an_open_transaction_of_somebody_elses_keeps_nobody_waiting(
@@ -163,12 +179,12 @@ class TestMachines:
             time.tick(SECONDS)
 
             leased = await inbox.lease(events(1, 2), owner="b", seconds=SECONDS)
-            claimed = await inbox.claim(owner="b", seconds=SECONDS, limit=9)
+            claimed = await inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False)
             await own.rollback()
 
         assert (leased.mine, leased.busy) == (set(), {1, 2})
         assert claimed == ()
-        assert await inbox.claim(owner="b", seconds=SECONDS, limit=9) == events(1, 2)
+        assert await inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False) == events(1, 2)
 
     @pytest.mark.asyncio
     async def test_a_mark_waits_for_a_bounded_time(self, postgres_database: str) -> None:
@@ -193,7 +209,7 @@ class TestDeadLetters:
     async def test_the_last_attempt_makes_one(self, inbox: TimedPostgresInbox, time: FakeClock) -> None:
         """An event that failed too often is set aside with what is known of it, and counts as handled."""
         await inbox.store(events(1))
-        await inbox.claim(owner="a", seconds=SECONDS, limit=9)
+        await inbox.claim(owner="a", seconds=SECONDS, limit=9, exclusive=False)
         attempts = [
             await inbox.record_failure(event(1), owner="a", error="ValueError: \0", max_attempts=2) for _ in range(2)
         ]
@@ -215,7 +231,7 @@ class TestDeadLetters:
         await inbox.discard_dead_letter(2)
 
         assert await inbox.dead_letters() == ()
-        assert await inbox.claim(owner="b", seconds=SECONDS, limit=9) == events(1)
+        assert await inbox.claim(owner="b", seconds=SECONDS, limit=9, exclusive=False) == events(1)
         for step in (inbox.replay_dead_letter, inbox.discard_dead_letter):
             with pytest.raises(InvalidArgumentError, match="event 2 is not a dead letter"):
                 await step(2)

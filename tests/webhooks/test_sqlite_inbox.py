@@ -246,7 +246,7 @@ class TestSqlite:
         await sqlite_inbox.renew([1], owner="a", seconds=SECONDS)
         await sqlite_inbox.release(owner="a")
         await sqlite_inbox.store(events(3, 4))
-        await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=1)
+        await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=1, exclusive=False)
         await sqlite_inbox.reschedule(event(3), owner="b", seconds=1)
         time.tick(31 * 86_400)
         await handle(sqlite_inbox, 5)
@@ -269,13 +269,13 @@ async def test_a_clock_that_is_set_back_holds_nothing_for_hours(tmp_path: Path) 
     ahead, right = FakeClock(1_800_007_200.0), FakeClock(1_800_000_000.0)
     async with SqliteInbox(tmp_path / "inbox.db", clock=ahead.clock) as died:
         await died.store(events(1, 2))
-        assert [event.id for event in await died.claim(owner="a", seconds=30.0, limit=1)] == [1]
+        assert [event.id for event in await died.claim(owner="a", seconds=30.0, limit=1, exclusive=False)] == [1]
         assert (await died.lease(events(3), owner="a", seconds=30.0)).mine == {3}
 
     async with SqliteInbox(tmp_path / "inbox.db", clock=right.clock) as inbox:
         assert (await inbox.lease(events(3), owner="b", seconds=30.0)).mine == {3}
         await inbox.release(owner="b")
-        assert [event.id for event in await inbox.claim(owner="b", seconds=30.0, limit=9)] == [1, 2]
+        assert [event.id for event in await inbox.claim(owner="b", seconds=30.0, limit=9, exclusive=False)] == [1, 2]
 
 
 @pytest.mark.asyncio
@@ -289,7 +289,7 @@ async def test_no_step_reads_all_that_was_handled(path: Path) -> None:
 
         await inbox._run(trace)
         await inbox.store(events(1, 2))
-        claimed = await inbox.claim(owner="a", seconds=SECONDS, limit=10)
+        claimed = await inbox.claim(owner="a", seconds=SECONDS, limit=10, exclusive=False)
         await inbox.renew([1, 2], owner="a", seconds=SECONDS)
         await inbox.record_failure(claimed[0], owner="a", error="", max_attempts=1)
         await inbox.reschedule(claimed[1], owner="a", seconds=1.0)

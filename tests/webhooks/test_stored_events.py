@@ -133,7 +133,7 @@ class TestStored:
             await shop.finished(1)
 
     @pytest.mark.asyncio
-    @pytest.mark.parametrize("ending", ["another-task", "own-task"])
+    @pytest.mark.parametrize("ending", ["another-task", "own-task", "own-task-twice"])
     @pytest.mark.parametrize("on_error", ["stop", "continue"])
     async def test_a_handler_that_ends_in_a_cancellation_does_not_spin(
         self, shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture, on_error: str, ending: str
@@ -150,6 +150,8 @@ class TestStored:
             task = asyncio.create_task(asyncio.sleep(9)) if ending == "another-task" else asyncio.current_task()
             assert task is not None
             task.cancel()
+            if ending == "own-task-twice":
+                task.cancel()
             await (task if ending == "another-task" else asyncio.sleep(0))
 
         async def sleep(seconds: float) -> None:
@@ -320,7 +322,7 @@ class TestStored:
             asyncio.get_running_loop().call_later(0.01, shop.gates[1].set)
 
         assert shop.done == [1]
-        assert await disk.claim(owner="next", seconds=1, limit=9) == events(2)
+        assert await disk.claim(owner="next", seconds=1, limit=9, exclusive=False) == events(2)
 
     @pytest.mark.asyncio
     async def test_closing_does_not_wait_for_ever(
@@ -334,7 +336,7 @@ class TestStored:
             await shop.started(1)
 
         assert shop.done == []
-        assert await disk.claim(owner="next", seconds=1, limit=9) == events(1)
+        assert await disk.claim(owner="next", seconds=1, limit=9, exclusive=False) == events(1)
 
     @pytest.mark.asyncio
     async def test_a_store_needs_not_be_entered_to_be_closed(self, shop: Shop, disk: SqliteInbox) -> None:

@@ -37,11 +37,11 @@ def logging_to_stderr(*, verbosity: int, level: str | None, as_json: bool) -> Ge
     number = logging.getLevelNamesMapping()[name.upper()]
     root, handler = logging.getLogger(), _Handler(as_json=as_json)
     levels = logger.logger.level, root.level
-    logger.setLevel(number)
-    root.setLevel(max(number, logging.WARNING))  # what other libraries debug is of no use here
-    root.addHandler(handler)
-    console.write_messages_as_json(as_json)
     try:
+        logger.setLevel(number)
+        root.setLevel(max(number, logging.WARNING))  # what other libraries debug is of no use here
+        root.addHandler(handler)
+        console.write_messages_as_json(as_json)
         yield
     finally:
         root.removeHandler(handler)
