@@ -89,7 +89,7 @@ def test_replayed_ones_are_stored_again(jetpay: Jetpay, inbox: Path) -> None:
 
     async def claim() -> object:
         async with SqliteInbox(inbox, source="shop") as opened:
-            return await opened.claim(owner="b", seconds=30, limit=9)
+            return await opened.claim(owner="b", seconds=30, limit=9, exclusive=True)
 
     assert (done.status, done.out) == (0, "")
     assert asyncio.run(claim()) == events(1)
