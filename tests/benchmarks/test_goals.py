@@ -66,6 +66,15 @@ def test_what_can_not_be_measured_says_why() -> None:
     assert goals.table_of_goals({}, wanted={goal.name: goal}).rows[0][-3:] == ("", "", "there are no hooks")
 
 
+def test_what_the_machine_lacks_is_no_fault() -> None:
+    """A goal that needs what is not there breaks no gate, and says what it needs; one that is measured is judged."""
+    goal = attrs.evolve(MOST, needs="PostgreSQL")
+
+    assert goals.broken({}, wanted={goal.name: goal}) == []
+    assert goals.table_of_goals({}, wanted={goal.name: goal}).rows[0][-1] == "not measured: needs PostgreSQL"
+    assert judge(goal, 1.2)[0]
+
+
 def test_every_known_shortfall_belongs_to_a_goal() -> None:
     """A gate that is written down is used, is weaker than the one it stands for, and has its reason."""
     for name, shortfall in goals.SHORTFALLS.items():

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import attrs
 import pytest
@@ -21,6 +22,7 @@ from benchmarks.goals import GOALS  # noqa: E402
 from benchmarks.measuring import Comparison, Spread, Turn  # noqa: E402
 from benchmarks.reports import Curve, Plan, Report, Steps, Table  # noqa: E402
 from benchmarks.serving import Server  # noqa: E402
+from tests.postgres_server import NoServerError  # noqa: E402
 
 COMPARISON = Comparison(
     title="Capture, 64 in flight",
@@ -47,19 +49,18 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def test_an_inbox_is_measured_where_asked_for(
-    server: Server, postgres_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each inbox is compared with the least that it can cost; without a server PostgreSQL's is left out, and said."""
-    plan = Plan(rounds=1, seconds=0.0, quick=True, scale=1e-4)
-    monkeypatch.delenv("JETPAY_TEST_POSTGRES", raising=False)
-    without = importlib.import_module("benchmarks.inbox").measure(plan, server)
-    monkeypatch.setenv("JETPAY_TEST_POSTGRES", postgres_database)
-    with_one = importlib.import_module("benchmarks.inbox").measure(plan, server)
+def test_an_inbox_is_measured_without_postgresql(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no PostgreSQL, the one in a file is compared by itself, which is said."""
+    monkeypatch.setattr("benchmarks.inbox.postgres_server", Mock(side_effect=NoServerError("there is none")))
+    plan = Plan(rounds=1, seconds=0.0, scale=1e-4)
 
-    assert [len(each.turns) for each in without.comparisons] == [4] * 3
-    assert [len(each.turns) for each in with_one.comparisons] == [6] * 3
-    assert "PostgreSQL was not measured" in without.as_text()
+    report = importlib.import_module("benchmarks.inbox").measure(plan, server)
+
+    assert {name.split(" / ")[0] for name in report.figures} == {"receiver with SqliteInbox"}
+    assert "PostgreSQL was not measured: there is none" in report.as_text()
+    assert not goals.broken(report.figures, wanted={name: GOALS[name] for name in GOALS if "PostgresInbox" in name})
+    (curve,) = report.curves
+    assert {events for line in curve.lines.values() for events, _ in line} == {1, 3, 10, 30, 100}
 
 
 @pytest.mark.parametrize("question", main.QUESTIONS)
