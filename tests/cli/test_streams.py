@@ -19,7 +19,7 @@ import pytest
 
 import jetpay_async
 from jetpay_async._cli import main, program
-from jetpay_async._cli.commands import capture_file as command
+from jetpay_async._cli.commands import batch_run as command
 from tests.cli.conftest import QUICK_PROGRAM, reserve_many
 from tests.cli.lists import listed
 
@@ -120,8 +120,8 @@ def test_stopping_comes_before_its_message(monkeypatch: pytest.MonkeyPatch) -> N
             order.append("stop")
 
     monkeypatch.setattr(command, "write_message", lambda _: order.append("message"))
-    run = command._Run(None)  # type: ignore[arg-type] # not needed to stop
-    run._captures = Captures()  # type: ignore[assignment] # in short
+    run = command.StoppableRun()
+    run.started(Captures())
 
     run.stop()
 

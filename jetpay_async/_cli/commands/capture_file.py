@@ -1,8 +1,4 @@
-"""``jetpay capture FILE --ledger ... --batch ...``: capture the debits of a file, durably.
-
-The file is read and checked to its end, then the batch is stored in the ledger, then the first debit is sent. From then
-on the same command continues the batch, whatever ended the one before.
-"""
+"""``jetpay capture FILE --ledger ... --batch ...``: capture the debits of a file, durably."""
 
 from __future__ import annotations
 
@@ -11,48 +7,40 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._cli.commands.dry_run import find_stored, repeated, report_dry_run
-from jetpay_async._cli.io.connection import ConnectionOptions
+from jetpay_async._cli.commands.batch_run import (
+    BatchRequest,
+    InterruptedEarlyError,
+    StoppableRun,
+    repeated,
+    report_stop,
+    write_summary,
+)
+from jetpay_async._cli.commands.dry_run import find_stored, report_dry_run
 from jetpay_async._cli.io.console import to_json, write_message, write_result
 from jetpay_async._cli.io.debit_reader import read_debits
 from jetpay_async._cli.io.exit_codes import ExitStatus, gravest
-from jetpay_async._cli.io.exporter import STDOUT, OutputFileError, choose_destination
+from jetpay_async._cli.io.exporter import OutputFileError
 from jetpay_async._cli.io.ledger_names import FILE, command_line, name_options
 from jetpay_async._cli.io.signals import stop_on_signals
 from jetpay_async._cli.progress.display import choose_display
 from jetpay_async._cli.progress.model import ProgressSampler, outcome_counts
-from jetpay_async.errors import ConfigurationError, JetpayError, OutcomeUnknownError
+from jetpay_async.errors import JetpayError
 from jetpay_async.ledger import CapturesStoppedError, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from jetpay_async._cli.io.debit_reader import Debits
     from jetpay_async._cli.io.exporter import Destination
     from jetpay_async._cli.progress.model import Show
-    from jetpay_async.ledger import Batch, DurableCaptures, Progress, Report
+    from jetpay_async.ledger import Batch, Report
 
 __all__ = ["CaptureFileRequest", "capture_file"]
 
 
 @attrs.frozen(kw_only=True)
-class CaptureFileRequest:
+class CaptureFileRequest(BatchRequest):
     """The arguments."""
 
-    source: str
-    """A file's name, or ``-``."""
-    ledger: str
-    batch: str
     column: str | None
-    concurrency: int
-    rate: float | None
-    restored: bool
-    account: str | None
-    accept_rejections: bool
-    out: str | None
-    raw: bool
-    connection: ConnectionOptions
-    as_json: bool
 
 
 def capture_file(request: CaptureFileRequest, *, dry_run: bool) -> int:
@@ -62,11 +50,7 @@ def capture_file(request: CaptureFileRequest, *, dry_run: bool) -> int:
         ConfigurationError: The file is not valid, the ledger can't be used or its batch has other debits, or the
             outcomes can't be written to their destination. Nothing was sent.
     """
-    if request.as_json and request.out == STDOUT:
-        raise ConfigurationError("argument --out: --json writes to stdout already; name a file")
-    destination = None
-    if request.out is not None:
-        destination = choose_destination(request.out, ledger=request.ledger, source=request.source, raw=request.raw)
+    destination = request.destination()
     keep_cells = destination is not None and not dry_run
     with read_debits(request.source, column=request.column, keep_cells=keep_cells) as debits, name_options():
         if dry_run:
@@ -82,15 +66,24 @@ _FINAL_MESSAGE = "ended at once; requests in flight are resolved when you run th
 
 
 async def _capture(request: CaptureFileRequest, debits: Debits, destination: Destination | None) -> ExitStatus:
-    run = _Run(request)
+    run = _CaptureRun(request)
     try:
         with stop_on_signals(run.stop, final_message=_FINAL_MESSAGE):
             report = await run.capture(debits)
-    except _StoppedEarlyError:
+    except InterruptedEarlyError:
         write_message("interrupted before the batch was stored: nothing was sent")
         return ExitStatus.INTERRUPTED
     except CapturesStoppedError as error:
-        return _report_stop(request, error, interrupted=run.interrupted)
+        progress = error.progress
+        sending = 0 if progress is None else progress.sending
+        return report_stop(
+            request,
+            error,
+            progress,
+            interrupted=run.interrupted,
+            details=f", {sending:,} in flight or in doubt" if sending else "",
+            advice=f"; `{command_line('captures status', request.ledger, request.batch)}` shows the progress",
+        )
     _write_report(request, report, duplicates=debits.duplicates)
     status = _status_of(report)
     return status if destination is None else gravest((status, await _write_outcomes(request, destination, debits)))
@@ -104,30 +97,16 @@ def _status_of(report: Report) -> ExitStatus:
     return ExitStatus.ACCEPTED if report.accepted else ExitStatus.DONE
 
 
-class _StoppedEarlyError(Exception):
-    """The run was asked to stop while nothing had been stored."""
-
-
-class _Run:
-    """One run of a batch, which can be stopped at any time."""
-
+class _CaptureRun(StoppableRun):
     def __init__(self, request: CaptureFileRequest) -> None:
+        super().__init__()
         self._request = request
-        self._captures: DurableCaptures | None = None
-        self.interrupted = False
-
-    def stop(self) -> None:
-        """Send nothing more. This comes before any message, which may not be writable."""
-        self.interrupted = True
-        if self._captures is not None:
-            self._captures.stop()
-        write_message("stopping: nothing more is sent, requests in flight are finished; Ctrl-C again ends at once")
 
     async def capture(self, debits: Debits) -> Report:
         """Submit the debits and wait for their outcomes.
 
         Raises:
-            _StoppedEarlyError: It was interrupted before the batch was stored.
+            InterruptedEarlyError: It was interrupted before the batch was stored.
             CapturesStoppedError: It was interrupted, or an error ended it.
             LedgerError: The ledger can't be used, or its batch has other debits.
         """
@@ -151,20 +130,9 @@ class _Run:
                     "they are resolved once their requests can no longer arrive, which takes a minute or two"
                 )
             with display.showing(request.batch) as show:
-                batch = await captures.submit(request.batch, self._until_interrupted(debits))
-                self._captures = captures
-                if self.interrupted:
-                    captures.stop()
+                batch = await captures.submit(request.batch, self.until_interrupted(debits))
+                self.started(captures)
                 return await _wait(batch, show, display.interval_seconds)
-
-    async def _until_interrupted(self, debits: Debits) -> AsyncIterator[str]:
-        """Yield the debits; now and then, let the event loop handle signals."""
-        for number, debit_id in enumerate(debits):
-            if number % 1000 == 0:
-                await asyncio.sleep(0)
-            if self.interrupted:
-                raise _StoppedEarlyError
-            yield debit_id
 
 
 async def _wait(batch: Batch, show: Show, interval: float) -> Report:
@@ -202,39 +170,7 @@ def _write_report(request: CaptureFileRequest, report: Report, *, duplicates: in
         lines.append("Accepted ones are not final yet and are not sent again; the same command checks their status.")
     if report.unknown:
         lines.append("Unknown ones may have been captured; the same command checks their status again.")
-    if request.out == STDOUT:
-        for line in lines:
-            write_message(line)
-    else:
-        write_result("\n".join(lines))
-
-
-def _report_stop(request: CaptureFileRequest, error: CapturesStoppedError, *, interrupted: bool) -> ExitStatus:
-    progress = error.progress
-    reason = "interrupted" if interrupted else _reason(error.__cause__ or error)
-    if request.as_json:
-        counts = {} if progress is None else attrs.asdict(progress)
-        write_result(to_json({"event": "stopped", "batch": request.batch, "reason": reason, **counts}))
-    status = command_line("captures status", request.ledger, request.batch)
-    write_message(
-        f"{'interrupted' if interrupted else f'stopped: {reason}'}{_progress_in_words(progress)}\n"
-        f"Run the same command again to continue; `{status}` shows the progress."
-    )
-    return ExitStatus.INTERRUPTED if interrupted else ExitStatus.RETRYABLE
-
-
-def _reason(error: BaseException) -> str:
-    """Say why a run ended, without the context of the debit at which the error occurred."""
-    if isinstance(error, OutcomeUnknownError) and error.reason:
-        return error.reason
-    return error.message if isinstance(error, JetpayError) else f"{type(error).__name__}: {error}"
-
-
-def _progress_in_words(progress: Progress | None) -> str:
-    if progress is None:  # the ledger itself failed
-        return ""
-    in_doubt = f", {progress.sending:,} in flight or in doubt" if progress.sending else ""
-    return f"; {progress.finished:,} of {progress.total:,} are done{in_doubt}"
+    write_summary(request, lines)
 
 
 async def _write_outcomes(request: CaptureFileRequest, destination: Destination, debits: Debits) -> ExitStatus:

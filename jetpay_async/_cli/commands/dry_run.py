@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from jetpay_async._cli.commands.batch_run import repeated
 from jetpay_async._cli.io.console import to_json, write_output
-from jetpay_async._cli.io.debit_reader import STDIN
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._cli.io.ledger_names import without_password
+from jetpay_async._cli.io.list_files import STDIN
 from jetpay_async.ledger import Ledger, LedgerNotFoundError, UnknownBatchError
 
 if TYPE_CHECKING:
     from jetpay_async._cli.io.debit_reader import Debits
     from jetpay_async.ledger import Progress
 
-__all__ = ["find_stored", "repeated", "report_dry_run"]
+__all__ = ["find_stored", "report_dry_run"]
 
 
 async def find_stored(ledger: str, batch: str) -> Progress | None:
@@ -26,11 +27,6 @@ async def find_stored(ledger: str, batch: str) -> Progress | None:
         async with Ledger(ledger, create=False) as opened:
             return await opened.progress(batch)
     return None
-
-
-def repeated(duplicates: int) -> str:
-    """Write how many ids were repetitions."""
-    return f" ({duplicates:,} given more than once)" if duplicates else ""
 
 
 async def report_dry_run(debits: Debits, *, source: str, ledger: str, batch: str, as_json: bool) -> ExitStatus:

@@ -81,13 +81,11 @@ def preauthorize(
         )
     _refuse(one, "is a column of the FILE; leave one of the two out")
     _require({"--ledger": ledger, "--batch": batch})
-    from jetpay_async._cli.commands.preauthorize_file import (  # noqa: PLC0415 - one of two forms
-        PreauthorizeFileRequest,
-        preauthorize_file,
-    )
+    from jetpay_async._cli.commands.batch_run import BatchRequest  # noqa: PLC0415 - one of two forms
+    from jetpay_async._cli.commands.preauthorize_file import preauthorize_file  # noqa: PLC0415 - one of two forms
 
     return preauthorize_file(
-        PreauthorizeFileRequest(
+        BatchRequest(
             source=source,
             ledger=cast("str", ledger),
             batch=cast("str", batch),

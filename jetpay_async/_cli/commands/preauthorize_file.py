@@ -1,8 +1,4 @@
-"""``jetpay preauthorize FILE --ledger ... --batch ...``: reserve the amounts of a file, durably.
-
-The file is read and checked to its end, then the batch is stored in the ledger, then the first request is sent. From
-then on the same command continues the batch, whatever ended the one before.
-"""
+"""``jetpay preauthorize FILE --ledger ... --batch ...``: reserve the amounts of a file, durably."""
 
 from __future__ import annotations
 
@@ -14,64 +10,44 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._cli.io.connection import ConnectionOptions
+from jetpay_async._cli.commands.batch_run import (
+    BatchRequest,
+    InterruptedEarlyError,
+    StoppableRun,
+    repeated,
+    report_stop,
+    write_summary,
+)
 from jetpay_async._cli.io.console import to_json, write_message, write_output, write_result
 from jetpay_async._cli.io.exit_codes import ExitStatus, gravest
-from jetpay_async._cli.io.exporter import PAYMENT_COLUMNS, STDOUT, OutputFileError, choose_destination
+from jetpay_async._cli.io.exporter import PAYMENT_COLUMNS, OutputFileError
 from jetpay_async._cli.io.ledger_names import name_options, without_password
 from jetpay_async._cli.io.list_files import STDIN
 from jetpay_async._cli.io.request_reader import read_requests
 from jetpay_async._cli.io.signals import stop_on_signals
-from jetpay_async.errors import ConfigurationError, JetpayError
+from jetpay_async.errors import JetpayError
 from jetpay_async.ledger import Ledger, LedgerNotFoundError, PaymentsStoppedError, UnknownReferenceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from jetpay_async._cli.io.exporter import Destination
     from jetpay_async._cli.io.request_reader import Requests
-    from jetpay_async.ledger import DurablePreauthorizations, PaymentBatch, PaymentReport
-    from jetpay_async.outcomes import PreauthorizationOutcome, PreauthorizationRequest
+    from jetpay_async.ledger import PaymentBatch, PaymentReport
+    from jetpay_async.outcomes import PreauthorizationOutcome
 
-__all__ = ["PreauthorizeFileRequest", "preauthorize_file"]
+__all__ = ["preauthorize_file"]
 
 # Between two messages that say how far a batch is.
 PROGRESS_INTERVAL_SECONDS = 5.0
 
 
-@attrs.frozen(kw_only=True)
-class PreauthorizeFileRequest:
-    """The arguments."""
-
-    source: str
-    """A file's name, or ``-``."""
-    ledger: str
-    batch: str
-    concurrency: int
-    rate: float | None
-    restored: bool
-    account: str | None
-    accept_rejections: bool
-    out: str | None
-    raw: bool
-    connection: ConnectionOptions
-    as_json: bool
-
-
-def preauthorize_file(request: PreauthorizeFileRequest, *, dry_run: bool) -> int:
+def preauthorize_file(request: BatchRequest, *, dry_run: bool) -> int:
     """Reserve the amounts of a file, or report what would be done.
 
     Raises:
         ConfigurationError: The file is not valid, the ledger can't be used or has other requests, or the outcomes can't
             be written to their destination. Nothing was sent.
     """
-    if request.as_json and request.out == STDOUT:
-        raise ConfigurationError("argument --out: --json writes to stdout already; name a file")
-    destination = None
-    if request.out is not None:
-        destination = choose_destination(
-            request.out, ledger=request.ledger, source=request.source, raw=request.raw, columns=PAYMENT_COLUMNS
-        )
+    destination = request.destination(columns=PAYMENT_COLUMNS)
     with read_requests(request.source) as requests, name_options():
         if dry_run:
             return asyncio.run(_report_dry_run(request, requests))
@@ -81,24 +57,10 @@ def preauthorize_file(request: PreauthorizeFileRequest, *, dry_run: bool) -> int
 _FINAL_MESSAGE = "ended at once; what was in flight is unknown: see jetpay unresolved list"
 
 
-class _InterruptedEarlyError(Exception):
-    """The run was asked to stop while nothing had been stored."""
-
-
-class _PreauthorizationRun:
-    """One run of a batch, which can be stopped at any time."""
-
-    def __init__(self, request: PreauthorizeFileRequest) -> None:
+class _PreauthorizationRun(StoppableRun):
+    def __init__(self, request: BatchRequest) -> None:
+        super().__init__()
         self._request = request
-        self._reservations: DurablePreauthorizations | None = None
-        self.interrupted = False
-
-    def stop(self) -> None:
-        """Send nothing more. This comes before any message, which may not be writable."""
-        self.interrupted = True
-        if self._reservations is not None:
-            self._reservations.stop()
-        write_message("stopping: nothing more is sent, requests in flight are finished; Ctrl-C again ends at once")
 
     async def preauthorize(
         self, requests: Requests, destination: Destination | None
@@ -106,7 +68,7 @@ class _PreauthorizationRun:
         """Submit the requests, wait for their outcomes, and write them.
 
         Raises:
-            _InterruptedEarlyError: It was interrupted before the batch was stored.
+            InterruptedEarlyError: It was interrupted before the batch was stored.
             PaymentsStoppedError: It was interrupted, or an error ended it.
             LedgerError: The ledger can't be used, or has other requests.
         """
@@ -122,38 +84,25 @@ class _PreauthorizationRun:
                 accept_rejections=request.accept_rejections,
             ) as reservations,
         ):
-            batch = await reservations.submit(request.batch, self._until_interrupted(requests))
-            self._reservations = reservations
-            if self.interrupted:
-                reservations.stop()
+            batch = await reservations.submit(request.batch, self.until_interrupted(requests))
+            self.started(reservations)
             report = await _wait(batch)
             written = ExitStatus.DONE
             if destination is not None:
                 written = await _write_payments(destination, batch, requests)
             return report, written
 
-    async def _until_interrupted(self, requests: Requests) -> AsyncIterator[PreauthorizationRequest]:
-        """Yield the requests; now and then, let the event loop handle signals."""
-        for number, each in enumerate(requests):
-            if number % 1000 == 0:
-                await asyncio.sleep(0)
-            if self.interrupted:
-                raise _InterruptedEarlyError
-            yield each
 
-
-async def _preauthorize(
-    request: PreauthorizeFileRequest, requests: Requests, destination: Destination | None
-) -> ExitStatus:
+async def _preauthorize(request: BatchRequest, requests: Requests, destination: Destination | None) -> ExitStatus:
     run = _PreauthorizationRun(request)
     try:
         with stop_on_signals(run.stop, final_message=_FINAL_MESSAGE):
             report, written = await run.preauthorize(requests, destination)
-    except _InterruptedEarlyError:
+    except InterruptedEarlyError:
         write_message("interrupted before the batch was stored: nothing was sent")
         return ExitStatus.INTERRUPTED
     except PaymentsStoppedError as error:
-        return _report_stop(request, error, interrupted=run.interrupted)
+        return report_stop(request, error, error.progress, interrupted=run.interrupted)
     _write_report(request, report, duplicates=requests.given - requests.total)
     return gravest((_status_of(report), written))
 
@@ -184,11 +133,7 @@ def _status_of(report: PaymentReport) -> ExitStatus:
     return ExitStatus.ACCEPTED if counts.accepted else ExitStatus.DONE
 
 
-def _repeated(duplicates: int) -> str:
-    return f" ({duplicates:,} given more than once)" if duplicates else ""
-
-
-def _write_report(request: PreauthorizeFileRequest, report: PaymentReport, *, duplicates: int) -> None:
+def _write_report(request: BatchRequest, report: PaymentReport, *, duplicates: int) -> None:
     counts = report.counts
     if request.as_json:
         document = {**attrs.asdict(report), "total": counts.total, "duplicates": duplicates}
@@ -198,31 +143,13 @@ def _write_report(request: PreauthorizeFileRequest, report: PaymentReport, *, du
         f", {getattr(counts, name):,} {name}" for name in ("accepted", "discarded") if getattr(counts, name)
     )
     reserved = f"{counts.succeeded:,} of {counts.total:,} reserved, {counts.rejected:,} rejected"
-    lines = [f"{report.key}: {reserved}, {counts.unknown:,} unknown{others}{_repeated(duplicates)}"]
+    lines = [f"{report.key}: {reserved}, {counts.unknown:,} unknown{others}{repeated(duplicates)}"]
     if counts.unknown:
         unresolved = f"jetpay unresolved list --ledger {shlex.quote(without_password(request.ledger))}"
         lines.append(f"Unknown ones may have been reserved, and are never sent again: {unresolved}")
     if counts.accepted:
         lines.append("Accepted ones are not final yet and are not sent again; events report how they end.")
-    if request.out == STDOUT:
-        for line in lines:
-            write_message(line)
-    else:
-        write_result("\n".join(lines))
-
-
-def _report_stop(request: PreauthorizeFileRequest, error: PaymentsStoppedError, *, interrupted: bool) -> ExitStatus:
-    progress = error.progress
-    cause = error.__cause__ or error
-    reason = "interrupted" if interrupted else cause.message if isinstance(cause, JetpayError) else str(cause)
-    if request.as_json:
-        counts = {} if progress is None else attrs.asdict(progress)
-        write_result(to_json({"event": "stopped", "batch": request.batch, "reason": reason, **counts}))
-    done = "" if progress is None else f"; {progress.finished:,} of {progress.total:,} are done"
-    write_message(
-        f"{'interrupted' if interrupted else f'stopped: {reason}'}{done}\nRun the same command again to continue."
-    )
-    return ExitStatus.INTERRUPTED if interrupted else ExitStatus.RETRYABLE
+    write_summary(request, lines)
 
 
 async def _write_payments(
@@ -237,7 +164,7 @@ async def _write_payments(
     return ExitStatus.DONE
 
 
-async def _report_dry_run(request: PreauthorizeFileRequest, requests: Requests) -> ExitStatus:
+async def _report_dry_run(request: BatchRequest, requests: Requests) -> ExitStatus:
     """Report what the batch would do. Nothing is sent, and no ledger is made."""
     known = Counter[str]()
     other: str | None = None
@@ -264,7 +191,7 @@ async def _report_dry_run(request: PreauthorizeFileRequest, requests: Requests) 
             plan = f"the ledger has {other!r} for another payment; it would be refused: give that one another reference"
         write_output(
             f"{name}: {requests.total:,} preauthorizations of {requests.amount:,} in all"
-            f"{_repeated(requests.given - requests.total)}, read from {requests.form}\n"
+            f"{repeated(requests.given - requests.total)}, read from {requests.form}\n"
             f"first: {first}\nlast:  {last}\n"
             f"batch {request.batch} in {without_password(request.ledger)}: {plan}"
         )

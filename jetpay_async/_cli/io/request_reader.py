@@ -7,15 +7,16 @@ objects. A list whose columns may have shifted is refused, by line. The requests
 from __future__ import annotations
 
 import json
-import sqlite3
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from jetpay_async._cli.io.complaints import Complaints
 from jetpay_async._cli.io.console import to_json
-from jetpay_async._cli.io.debit_reader import Bad, ListReader
 from jetpay_async._cli.io.id_checks import is_rounded, normalized_header, quoted, text_objection
 from jetpay_async._cli.io.list_files import name_of, open_list, suffix_of
+from jetpay_async._cli.io.list_reader import Bad, ListReader
+from jetpay_async._cli.io.list_store import ListStore, read_cells
 from jetpay_async._core import operations
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.ledger.ledger import check_reference
@@ -23,10 +24,8 @@ from jetpay_async.outcomes import PreauthorizationRequest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
-    from types import TracebackType
-    from typing import Self
 
-    from jetpay_async._cli.io.debit_reader import Cells
+    from jetpay_async._cli.io.list_reader import Cells
 
 __all__ = ["COLUMNS", "Requests", "read_requests"]
 
@@ -41,31 +40,12 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """The other columns, by what the API calls them."""
 
-_MAX_COMPLAINTS = 10
 
-
-class Requests:
-    """Preauthorizations in the order in which they were given; in a temporary file that deletes itself."""
+class Requests(ListStore):
+    """Preauthorizations in the order in which they were given."""
 
     def __init__(self) -> None:
-        # A database without a name is on the disk, and gone when it is closed.
-        self._store = sqlite3.connect("", isolation_level=None)
-        self._store.execute("PRAGMA temp_store=FILE")
-        self._store.execute("PRAGMA journal_mode=OFF")
-        self._store.execute("CREATE TABLE request (reference TEXT, place INTEGER, arguments TEXT, cells TEXT)")
-        self.given = 0
-        """How many there are, repeated ones included."""
-        self.form = ""
-        """Where they were found."""
-        self._columns: dict[str, None] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._store.close()
+        super().__init__("CREATE TABLE request (reference TEXT, place INTEGER, arguments TEXT, cells TEXT)")
 
     def __iter__(self) -> Iterator[PreauthorizationRequest]:
         for reference, arguments in self._store.execute("SELECT reference, arguments FROM request ORDER BY rowid"):
@@ -77,17 +57,10 @@ class Requests:
         for reference, arguments in self._store.execute(query):
             yield PreauthorizationRequest(reference=reference, **json.loads(arguments))
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The list's further columns, or keys, in the order in which they were found."""
-        return tuple(self._columns)
-
     def cells(self, reference: str) -> dict[str, object]:
         """Return what else the list has on a reference, by column; the first time counts."""
         query = "SELECT cells FROM request WHERE reference = ? ORDER BY rowid LIMIT 1"
-        row = self._store.execute(query, (reference,)).fetchone()
-        cells: dict[str, object] = {} if row is None else json.loads(row[0], parse_float=Decimal)
-        return cells
+        return read_cells(self._store.execute(query, (reference,)).fetchone())
 
     def add(self, rows: Iterator[tuple[str, int, Mapping[str, str], Mapping[str, object]]]) -> None:
         """Add requests.
@@ -95,15 +68,8 @@ class Requests:
         Raises:
             ConfigurationError: The temporary directory is full.
         """
-        try:
-            self._store.execute("BEGIN")
-            self._store.executemany("INSERT INTO request VALUES (?, ?, ?, ?)", self._written(rows))
-            self._store.execute("CREATE INDEX request_reference ON request (reference)")
-            self._store.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise ConfigurationError(
-                f"the list does not fit into the temporary directory ({error}); set TMPDIR to another one"
-            ) from None
+        index = "CREATE INDEX request_reference ON request (reference)"
+        self._insert("INSERT INTO request VALUES (?, ?, ?, ?)", self._written(rows), index)
 
     def _written(
         self, rows: Iterator[tuple[str, int, Mapping[str, str], Mapping[str, object]]]
@@ -169,7 +135,7 @@ def read_requests(source: str) -> Generator[Requests]:
                 objection=_reference_objection,
                 wanted=list(COLUMNS.values()),
             )
-            checked = _Checked(reader)
+            checked = _CheckedRequests(reader)
             requests.add(checked.rows())
         checked.check(requests)
         if checked.count:
@@ -180,24 +146,19 @@ def read_requests(source: str) -> Generator[Requests]:
         yield requests
 
 
-class _Checked:
-    """The valid rows of a list; and what is wrong with the others: the first few places, and how many there are."""
-
-    def __init__(self, reader: ListReader) -> None:
-        self._reader = reader
-        self.count = 0
-        self._first: list[str] = []
+class _CheckedRequests(Complaints):
+    """The valid rows of a list, and what is wrong with the others."""
 
     def rows(self) -> Iterator[tuple[str, int, Mapping[str, str], Mapping[str, object]]]:
         """Yield the valid ones: the reference, its place, the arguments, and further cells."""
         for place, reference, cells in self._reader.read():
             if isinstance(reference, Bad):
-                self._add(place, reference.reason)
+                self.add(place, reference.reason)
                 continue
             try:
                 arguments, others = _read(reference, cells)
             except InvalidArgumentError as error:
-                self._add(place, error.message)
+                self.add(place, error.message)
             else:
                 yield reference, place, arguments, others
 
@@ -205,24 +166,13 @@ class _Checked:
         """Find what only the whole list shows."""
         for place, reference, differs in requests.repeated():
             if differs:
-                self._add(place, f"{quoted(reference)} is given before with other values; a reference is one payment")
+                self.add(place, f"{quoted(reference)} is given before with other values; a reference is one payment")
             elif is_rounded(reference):
-                self._add(
+                self.add(
                     place,
                     f"{quoted(reference)} is given twice and ends in zeros after its fifteenth digit, as numbers that "
                     "a spreadsheet rounded; export the column as text",
                 )
-
-    def _add(self, place: int, reason: str) -> None:
-        self.count += 1
-        if self.count <= _MAX_COMPLAINTS:
-            self._first.append(f"  {self._reader.unit} {place}: {reason}")
-
-    def __str__(self) -> str:
-        more = [f"  and {self.count - _MAX_COMPLAINTS:,} more"] if self.count > _MAX_COMPLAINTS else []
-        unit = self._reader.unit
-        places = f"a {unit} is not valid" if self.count == 1 else f"{self.count:,} {unit}s are not valid"
-        return "\n".join((f"{places}; nothing was sent", *self._first, *more))
 
 
 def _reference_objection(text: str) -> str | None:

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from jetpay_async._cli.commands import batch_run
 from jetpay_async._cli.commands import preauthorize_file as command
 from jetpay_async._cli.io.connection import ConnectionOptions
+from jetpay_async._cli.io.exporter import OutputFileError
 from jetpay_async._cli.io.request_reader import Requests
 from jetpay_async.ledger import PaymentBatch, PaymentCounts, PaymentReport, PaymentsStoppedError
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
@@ -122,7 +124,7 @@ def test_other_statuses(counts: dict[str, int], status: int, capsys: pytest.Capt
     """Accepted ones have status 5, discarded ones 1; what a single call is sending again is not known yet."""
     now = datetime.now(UTC)
     report = PaymentReport(key="n1", counts=PaymentCounts(**counts), submitted_at=now, finished_at=now)
-    request = command.PreauthorizeFileRequest(
+    request = batch_run.BatchRequest(
         source="b.csv",
         ledger="c.db",
         batch="n1",
@@ -283,14 +285,14 @@ def test_why_a_ledger_stopped_it(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: 
 
     run = jetpay(*reserve(bookings(sandbox, range(1)), "--json"))
 
-    assert (run.status, json.loads(run.out)) == (3, {"event": "stopped", "batch": "n1", "reason": "no disk"})
-    assert run.err == "jetpay: stopped: no disk\nRun the same command again to continue.\n"
+    assert (run.status, json.loads(run.out)) == (3, {"event": "stopped", "batch": "n1", "reason": "OSError: no disk"})
+    assert run.err == "jetpay: stopped: OSError: no disk\nRun the same command again to continue.\n"
 
 
 def test_outcomes_that_can_not_be_written(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is done, and the status says that its output failed."""
     source = bookings(sandbox, range(1))
-    monkeypatch.setattr(command, "choose_destination", lambda *_, **__: Failing())
+    monkeypatch.setattr(batch_run, "choose_destination", lambda *_, **__: Failing())
 
     run = jetpay(*reserve(source, "--out=o.csv"))
 
@@ -300,7 +302,7 @@ def test_outcomes_that_can_not_be_written(jetpay: Jetpay, sandbox: Sandbox, monk
 
 class Failing:
     async def write(self, *_: object) -> int:
-        raise command.OutputFileError("no room")
+        raise OutputFileError("no room")
 
 
 def test_progress_is_shown(jetpay: Jetpay, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

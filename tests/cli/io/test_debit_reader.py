@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jetpay_async import ConfigurationError
-from jetpay_async._cli.io import debit_reader as module
+from jetpay_async._cli.io import list_reader as module
 from jetpay_async._cli.io.debit_reader import Debits, read_debits
 
 UUID = "41fc05d5-3148-4ee2-bfdf-9ad5ab7172c6"
