@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -215,8 +216,17 @@ def imports_of(path: Path) -> list[Import]:
 
 
 FILES = sorted(ROOT.rglob("*.py"))
-IMPORTS = [found for path in FILES for found in imports_of(path)]
-INSIDE = [found for found in IMPORTS if first_name(found.target) == PACKAGE]
+
+
+@functools.cache
+def all_imports() -> list[Import]:
+    """Find those of the package, once for all tests, and in no process that only collects them."""
+    return [found for path in FILES for found in imports_of(path)]
+
+
+def imports_inside() -> list[Import]:
+    """Choose those of the package's own modules."""
+    return [found for found in all_imports() if first_name(found.target) == PACKAGE]
 
 
 def test_every_module_has_its_place() -> None:
@@ -228,7 +238,7 @@ def test_imports_point_one_way() -> None:
     """A module imports its own part and the ranks before it, even for type checkers or inside functions."""
     wrong = [
         str(found)
-        for found in INSIDE
+        for found in imports_inside()
         if part_imported(found) not in {part_of(found.importer), *MAY_IMPORT[part_of(found.importer)]}
     ]
 
@@ -239,7 +249,7 @@ def test_only_the_ends_import_aiohttp() -> None:
     """aiohttp is imported where HTTP is spoken, and elsewhere for type checkers at most."""
     wrong = [
         str(found)
-        for found in IMPORTS
+        for found in all_imports()
         if first_name(found.target) == "aiohttp"
         and found.when is not When.CHECKING
         and not f"{found.importer}.".startswith(tuple(f"{name.rstrip('.')}." for name in MAY_IMPORT_AIOHTTP))
@@ -250,7 +260,7 @@ def test_only_the_ends_import_aiohttp() -> None:
 
 def test_the_pure_modules_are_pure() -> None:
     """What decides about money has no clock, no random numbers, no network and no log."""
-    wrong = [str(found) for found in IMPORTS if found.importer in PURE and first_name(found.target) in IMPURE]
+    wrong = [str(found) for found in all_imports() if found.importer in PURE and first_name(found.target) in IMPURE]
 
     assert wrong == []
 
