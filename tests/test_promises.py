@@ -13,7 +13,7 @@ PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
 
 
 @functools.cache
-def tests() -> frozenset[str]:
+def all_names() -> frozenset[str]:
     """Find the names of all tests."""
     texts = (path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))
     return frozenset(
@@ -33,7 +33,7 @@ def test_each_test_that_a_page_names_exists(page: Path) -> None:
     """A test that was renamed or removed takes its promise with it."""
     named = re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))
 
-    assert [name for name in named if name not in tests()] == []
+    assert [name for name in named if name not in all_names()] == []
 
 
 @pytest.mark.parametrize(("promise", "held_by"), table("docs/captures.md", "What is promised"))
