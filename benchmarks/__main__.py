@@ -18,8 +18,18 @@ from benchmarks.measuring import Spread
 from benchmarks.reports import FULL, QUICK, Plan, Report
 
 # Imported only when asked: every measured process starts by importing this module.
-QUESTIONS = ("capture", "layers", "preauthorize", "durable", "webhooks", "inbox", "footprint", "batch")
-FURTHER = ("instructions",)
+QUESTIONS = (
+    "capture",
+    "layers",
+    "preauthorize",
+    "durable",
+    "ledger_postgres",
+    "webhooks",
+    "inbox",
+    "footprint",
+    "batch",
+)
+FURTHER = ("instructions", "growth")
 """Only where asked for by name."""
 GATED = tuple(name for name in QUESTIONS if name != "layers")
 
@@ -64,20 +74,21 @@ def publish(answers: Sequence[Report], facts: dict[str, str], table: reports.Tab
     README.write_text(before + "\n\n".join(parts) + rest.partition(END)[2])
 
 
-SHOWN = ("goals", "what-each-layer-adds", "memory-of-a-batch", "capture-64-in-flight-uvloop-plain")
+SHOWN = ("goals", "what-each-layer-adds", "memory-of-a-batch", "capture-64-in-flight-uvloop-plain", "durable-batch")
 
 
 def main() -> None:
     """Print tables, write JSON and pictures; exit with status 1 if a gate is broken."""
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     arguments.add_argument(
-        "questions", nargs="*", choices=[*QUESTIONS, *FURTHER, []], help="by default all but the last"
+        "questions", nargs="*", choices=[*QUESTIONS, *FURTHER, []], help=f"by default all but {', '.join(FURTHER)}"
     )
     arguments.add_argument("--gate", action="store_true", help="the quick form: only what the gates need")
+    arguments.add_argument("--most", type=int, default=FULL.most, help="debits in the largest batch of growth")
     arguments.add_argument("--publish", action="store_true", help="write the results into benchmarks/README.md")
     options = arguments.parse_args()
     began = time.monotonic()
-    plan = QUICK if options.gate else attrs.evolve(FULL, ends_at=began + BUDGET_SECONDS)
+    plan = QUICK if options.gate else attrs.evolve(FULL, ends_at=began + BUDGET_SECONDS, most=options.most)
     names = options.questions or (GATED if options.gate else QUESTIONS)
     RESULTS.mkdir(exist_ok=True)
     with serving.serving() as server:

@@ -143,7 +143,7 @@ def _draw_curve(curve: Curve) -> Figure:
     axes = figure.subplots()
     for name, points in curve.lines.items():
         axes.plot(*zip(*points, strict=True), "o-", label=name, color=OURS if "jetpay" in name else None)
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=curve.base)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(curve.x)
     axes.set_ylabel(curve.y)

@@ -50,6 +50,8 @@ class Plan:
     """Only what the gates need, with smaller batches."""
     scale: float = 1.0
     """Of the batches; less than 1 tries only whether everything works."""
+    most: int = 1_000_000
+    """Debits in the largest batch of `benchmarks.growth`."""
     ends_at: float = math.inf
     """When it is to be over, by `time.monotonic`; what takes longest has fewer rounds then."""
 
@@ -107,6 +109,8 @@ class Curve:
     x: str
     y: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
+    base: int = 10
+    """Of the logarithm that x is drawn on."""
 
 
 @attrs.frozen(kw_only=True)

@@ -15,7 +15,7 @@ import os
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
@@ -98,12 +98,17 @@ _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_":
 
 
 class Subject:
-    """A variant in its process."""
+    """A variant in its process.
 
-    def __init__(self, contender: Contender) -> None:
+    Args:
+        contender: The variant.
+        pinned: Whether it stays on the clients' core; several that work at the same time would only take turns there.
+    """
+
+    def __init__(self, contender: Contender, *, pinned: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve_turns, args=(theirs, contender), daemon=True)
+        self._process = context.Process(target=_serve_turns, args=(theirs, contender, pinned), daemon=True)
         with patch.dict(os.environ, _KEEP_MEMORY):  # glibc reads them when a process begins
             self._process.start()
         theirs.close()
@@ -123,7 +128,15 @@ class Subject:
 
     def turn(self, count: int) -> Turn:
         """Do a number of operations, and return what they cost."""
+        self.begin_turn(count)
+        return self.await_turn()
+
+    def begin_turn(self, count: int) -> None:
+        """Begin a turn; others may take theirs meanwhile."""
         self._pipe.send(("turn", count))
+
+    def await_turn(self) -> Turn:
+        """Wait for the end of a turn, and return what it cost."""
         return self._receive()
 
     def shut(self) -> None:
@@ -153,10 +166,10 @@ class Subject:
 _DONE = Turn(operations=0, cpu=0.0, wall=0.0)
 
 
-def _serve_turns(pipe: Connection, contender: Contender) -> None:
+def _serve_turns(pipe: Connection, contender: Contender, pinned: bool) -> None:  # noqa: FBT001 - a process's target
     """Obey orders until the pipe closes."""
     base = 0
-    with measuring.on_core(measuring.CLIENT_CORE), ExitStack() as stack:
+    with measuring.on_core(measuring.CLIENT_CORE) if pinned else nullcontext(), ExitStack() as stack:
         runner: asyncio.Runner
         opened: AbstractAsyncContextManager[Work]
         work: Work

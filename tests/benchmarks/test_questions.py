@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import attrs
@@ -61,6 +62,44 @@ def test_an_inbox_is_measured_without_postgresql(server: Server, monkeypatch: py
     assert not goals.broken(report.figures, wanted={name: GOALS[name] for name in GOALS if "PostgresInbox" in name})
     (curve,) = report.curves
     assert {events for line in curve.lines.values() for events, _ in line} == {1, 3, 10, 30, 100}
+
+
+def test_growth_is_measured_where_asked_for(
+    server: Server, postgres: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each size and each number of processes is a point of both backends' curves, also where one part fails."""
+    growth = importlib.import_module("benchmarks.growth")
+    monkeypatch.setenv("JETPAY_TEST_POSTGRES", postgres)
+    monkeypatch.setattr(growth, "PROCESSES", (2,))
+    grow = growth.grow
+
+    def fail_in_sqlite(backend: Any, sizes: object) -> None:
+        if backend.name == growth.SQLITE:
+            raise RuntimeError("on purpose")
+        grow(backend, sizes)
+
+    monkeypatch.setattr(growth, "grow", fail_in_sqlite)
+
+    report: Report = growth.measure(Plan(rounds=1, seconds=0.0, most=100, scale=0.9), server)
+
+    assert [{name: len(points) for name, points in curve.lines.items()} for curve in report.curves] == [
+        *[{growth.POSTGRES: 1}] * 3,
+        *[{growth.SQLITE: 1, growth.POSTGRES: 1}] * 2,
+    ]
+    assert "SQLite, sizes: failed with RuntimeError." in report.as_text()
+    assert "durable-batch-speed-by-processes" in plots.draw([report], tmp_path)
+
+
+def test_a_ledger_in_postgresql_is_left_out_without_a_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its goals break no gate then, and the report says what is missing."""
+    monkeypatch.setattr("benchmarks.postgres.postgres_server", Mock(side_effect=NoServerError("there is none")))
+
+    report: Report = importlib.import_module("benchmarks.ledger_postgres").measure(reports.QUICK, server)
+
+    own = {name: goal for name, goal in GOALS.items() if goal.question == "ledger_postgres"}
+    assert report.as_text().endswith("Not measured: there is none.")
+    assert len(own) == 2
+    assert goals.broken(report.figures, wanted=own) == []
 
 
 @pytest.mark.parametrize("question", main.QUESTIONS)
