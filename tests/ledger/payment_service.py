@@ -158,7 +158,7 @@ class PaymentService:
 
 @asynccontextmanager
 async def serving(
-    *, timeout: float = 2.0, retry: RetryPolicy = FAST
+    *, timeout: float = 20.0, retry: RetryPolicy = FAST
 ) -> AsyncIterator[tuple[PaymentService, JetpayClient]]:
     """A service and a client to it."""
     async with (

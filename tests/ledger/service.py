@@ -105,7 +105,7 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(*, timeout: float = 2.0, retry: RetryPolicy = FAST) -> AsyncIterator[tuple[Service, JetpayClient]]:
+async def serving(*, timeout: float = 20.0, retry: RetryPolicy = FAST) -> AsyncIterator[tuple[Service, JetpayClient]]:
     """A service and a client to it."""
     async with (
         Service().listen() as service,

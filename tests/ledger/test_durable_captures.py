@@ -233,7 +233,7 @@ async def test_what_the_api_rejects_is_rejected_and_disturbs_nobody(path: str) -
 @pytest.mark.asyncio
 async def test_rejected_debits_can_be_tried_again(path: str) -> None:
     """What was rejected is put back on request, and resolved before it is sent."""
-    async with serving() as (service, client):
+    async with serving(timeout=2.0) as (service, client):
         service.script["debit_1"] = [(409, {"detail": "no"})]
         service.states["debit_1"] = "preauthorized"
         async with client.durable_captures(path) as captures:
@@ -373,7 +373,7 @@ async def test_debits_claimed_too_long_ago_are_claimed_anew(path: str) -> None:
 @pytest.mark.asyncio
 async def test_in_a_restored_ledger_each_debit_is_resolved_first(path: str) -> None:
     """After a failover that may have lost commits, the status of a pending debit is read before it is sent."""
-    async with serving() as (service, client):
+    async with serving(timeout=2.0) as (service, client):
         service.captures["debit_1"] = 1
         async with client.durable_captures(path, restored=True) as captures:
             outcomes = await outcomes_of(await captures.submit(KEY, debits(3)))

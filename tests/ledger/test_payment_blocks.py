@@ -204,7 +204,7 @@ async def test_callers_of_one_reference_share_what_is_under_way(ledger: str) -> 
 @pytest.mark.asyncio
 async def test_a_state_that_no_database_can_hold(ledger: str, state: str) -> None:
     """It is stored escaped, and the payments that share its commit are recorded as ever."""
-    async with serving() as (service, client), client.durable_preauthorizations(ledger) as reservations:
+    async with serving(timeout=2.0) as (service, client), client.durable_preauthorizations(ledger) as reservations:
         service.state = state
         odd = reserve(reservations)
         await service.arrived.wait()

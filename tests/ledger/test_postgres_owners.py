@@ -256,7 +256,7 @@ async def cut_off(url: str) -> None:
 @pytest.mark.asyncio
 async def test_a_lost_connection_stops_the_run(postgres_ledger: str) -> None:
     """Without its ledger a run stops; the same lines go on, and what was in shared is looked up, not sent again."""
-    async with serving() as (service, client):
+    async with serving(timeout=2.0) as (service, client):
         async with client.durable_captures(postgres_ledger, concurrency=4, lease_seconds=1.0) as captures:
             service.always = WAIT
             batch = await captures.submit(KEY, debits(20))

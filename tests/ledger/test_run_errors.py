@@ -64,7 +64,7 @@ async def test_a_rejected_token_stops_the_run_and_rejects_no_debit(path: str) ->
 @pytest.mark.asyncio
 async def test_a_token_that_is_rejected_while_a_status_is_read_stops_the_run(path: str) -> None:
     """A 401 to a status read says nothing about the debit either: the next run resolves it first, too."""
-    async with serving() as (service, client):
+    async with serving(timeout=2.0) as (service, client):
         service.captures["debit_0"] = 1
         service.states["debit_0"] = (401, {"detail": "expired"})
         async with client.durable_captures(path, restored=True, concurrency=1) as captures:

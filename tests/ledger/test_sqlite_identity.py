@@ -97,7 +97,7 @@ async def test_a_run_stops_when_its_ledger_is_gone(path: Path, disturb: Callable
 @pytest.mark.asyncio
 async def test_a_moved_ledger_that_is_put_back_goes_on(path: Path) -> None:
     """Moved back to its place, the ledger knows what was intended: nothing is captured twice."""
-    async with serving() as (service, client):
+    async with serving(timeout=2.0) as (service, client):
         await run_until(client, service, path, move)
         path.with_name("moved.db").rename(path)
         service.always = None
