@@ -53,7 +53,7 @@ RANKS = [
     {"_core.operations", "_core.aiohttp_guard"},
     {"_core.account_operations", "_core.raw_operation"},
     {"_core.link_operations", "_core.webhook_operations"},
-    {"_core.responses", "_core.retry"},
+    {"_core.direct_request", "_core.responses", "_core.retry"},
     {"_core.transport"},
     {"_core.execution"},
     {"_core.call_errors", "_core.instrumented", "_core.resolve"},
@@ -95,6 +95,7 @@ MAY_IMPORT = {
 # The only modules that talk HTTP by themselves; the client's own is _core.transport alone.
 MAY_IMPORT_AIOHTTP = (
     "_core.aiohttp_guard",
+    "_core.direct_request",
     "_core.transport",
     "webhooks._jwks_http",
     "webhooks.aiohttp",

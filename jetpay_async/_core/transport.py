@@ -13,7 +13,7 @@ from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import aiohttp
-from aiohttp.hdrs import ACCEPT_ENCODING, AGE, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT
+from aiohttp.hdrs import ACCEPT_ENCODING, AGE, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, METH_POST
 from aiohttp.http_exceptions import ContentLengthError
 from yarl import URL
 
@@ -27,6 +27,7 @@ from jetpay_async._core.aiohttp_guard import (
     NoBody,
 )
 from jetpay_async._core.connection_reset import OwnConnections, SharedConnections, to_milliseconds
+from jetpay_async._core.direct_request import DirectRequests
 from jetpay_async._core.endpoints import check_token, is_loopback, is_vendor
 from jetpay_async._core.fork import ForkGuard, keep_for_parent
 from jetpay_async._core.http import RawResponse, ResolveBound, read_age
@@ -98,6 +99,7 @@ class Transport:
         self._given = session is not None
         self._guards_requests = session is None and REQUESTS_CAN_BE_GUARDED
         self._session = session
+        self._direct: DirectRequests | None = None
         self._max_connections = max_connections
         self._trust_env = trust_env
         self._make_socket = _socket_factory(unacknowledged_timeout)
@@ -249,16 +251,7 @@ class Transport:
         # needed where something else can take time: a middleware or a trace hook of a given session.
         timeout = _total(within) if read or self._given else _until_sent(within)
         if self._guards_requests:
-            if self._host_parts:
-                url._cache.update(self._host_parts)  # type: ignore[typeddict-item] # noqa: SLF001 - see `_host_parts`
-            response = await session.request(
-                method,
-                url,
-                data=GuardedBody(body, guard, credential) if body else NoBody(guard, credential),
-                headers=FRESH if read else None,
-                timeout=timeout,
-                allow_redirects=False,
-            )
+            response = await self._request_on_own(session, guard, credential, method, url, body, timeout)
         else:
             response = await self._request_on_shared(session, guard, credential, method, url, body, timeout)
         guard.status = response.status
@@ -288,6 +281,30 @@ class Transport:
         if result.status != 200:
             credential.remove_from(result)
         return result
+
+    # No coroutine of its own: each of them is passed for every step of the request.
+    def _request_on_own(  # noqa: PLR0917 - as `_converse`
+        self,
+        session: aiohttp.ClientSession,
+        guard: SendGuard | ReadGuard,
+        credential: Credential,
+        method: str,
+        url: URL,
+        body: bytes,
+        limits: aiohttp.ClientTimeout,
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        """Make the request on a session whose requests are guarded by themselves."""
+        if self._host_parts:
+            url._cache.update(self._host_parts)  # type: ignore[typeddict-item] # noqa: SLF001 - see `_host_parts`
+        data = GuardedBody(body, guard, credential) if body else NoBody(guard, credential)
+        read = isinstance(guard, ReadGuard)
+        direct = self._direct
+        # What aiohttp sends again by itself where a connection was closed, it may: a read can leave twice.
+        if method == METH_POST and not read and direct is not None and direct.usable:
+            return direct.post(url, data, limits)
+        return session.request(
+            method, url, data=data, headers=FRESH if read else None, timeout=limits, allow_redirects=False
+        )
 
     async def _request_on_shared(  # noqa: PLR0917 - as `_converse`
         self,
@@ -348,24 +365,30 @@ class Transport:
         if self._loop is not loop:
             raise ConfigurationError("the client belongs to another event loop; make one for each loop")
         if self._session is None:
-            self._session = self._open_session()
+            self._session = self._open_session(loop)
         elif self._given and self._session.closed:
             raise ConfigurationError("the session given to the client is closed")
         return self._session
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._max_connections,
-                keepalive_timeout=KEEPALIVE_SECONDS,
-                socket_factory=self._make_socket,
-            ),
-            # With all that aiohttp would add to each request.
-            headers={**self._common, ACCEPT_ENCODING: aiohttp.ClientRequest.DEFAULT_HEADERS[ACCEPT_ENCODING]},
+    def _open_session(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
+        # With all that aiohttp would add to each request.
+        headers = {**self._common, ACCEPT_ENCODING: aiohttp.ClientRequest.DEFAULT_HEADERS[ACCEPT_ENCODING]}
+        connector = aiohttp.TCPConnector(
+            limit=self._max_connections,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            socket_factory=self._make_socket,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            headers=headers,
             cookie_jar=_NoCookies(),
             request_class=GuardedRequest if self._guards_requests else aiohttp.ClientRequest,
             trust_env=self._trust_env,
         )
+        if self._guards_requests and not self._trust_env:
+            host = self._origin.host_port_subcomponent or ""
+            self._direct = DirectRequests(session, connector, loop, host, headers)
+        return session
 
     def _credential_or_function(
         self, secret: Secret[str | Callable[[], Awaitable[str]]]
