@@ -14,6 +14,7 @@ from jetpay_async.webhooks._event_reports import AttemptEnd
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._latest import calling_for_latest
 from jetpay_async.webhooks._mark_group import MarkGroup
+from jetpay_async.webhooks._records import transaction_id_of
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError, OutdatedEventError, shown
 from jetpay_async.webhooks.events import TransactionEvent
 from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, GroupedMarksInbox, LatestStateInbox
@@ -48,8 +49,8 @@ class DispatchLimits:
     max_attempts: int | None
     """None for no limit."""
     on_dead_letter: Callable[[DeadLetter], Awaitable[object]] | None
-    mark_within: float
-    """In seconds; 0 marks each event by itself, as its handler ends."""
+    mark_within: float | None
+    """In seconds; None marks each event by itself, before another handler starts."""
     reporter: EventReporter | None
     """Reports each attempt, if any."""
 
@@ -91,11 +92,18 @@ class LeasedDispatch:
         if router.has_latest and isinstance(inbox, LatestStateInbox):
             inbox.remember_states()
             self._latest_states = inbox
-        # The mark says which event of a transaction is the last one, so it can't come later than its handler's end.
-        groups = limits.mark_within and self._latest_states is None
-        self._grouping = inbox if groups and isinstance(inbox, GroupedMarksInbox) else None
+        self._grouping = inbox if self._may_group and isinstance(inbox, GroupedMarksInbox) else None
         self._group: MarkGroup | None = None
         self._task: asyncio.Task[object] | None = None
+
+    @property
+    def _may_group(self) -> bool:
+        # The mark says which event of a transaction is the last one, so it can't come later than its handler's end; and
+        # a report says whether the event was marked, unless grouping was asked for.
+        within = self._limits.mark_within
+        if within is None or self._latest_states is not None:
+            return False
+        return within > 0 or self._limits.reporter is None
 
     def stop(self, problem: str) -> None:
         """Start no further event. Handlers that are running go on to their end."""
@@ -124,7 +132,7 @@ class LeasedDispatch:
             self._group = MarkGroup(
                 self._grouping,
                 owner=self.lease.owner,
-                within=self._limits.mark_within,
+                within=self._limits.mark_within or 0.0,
                 on_marked=self._count_marked,
                 on_failure=self.stop_for,
             )
@@ -149,6 +157,8 @@ class LeasedDispatch:
     async def _handle_sequences(self, remaining: Iterator[Sequence[Event]]) -> None:
         for sequence in remaining:
             for event in sequence:
+                if self._group is not None:
+                    await self._mark_before(event, self._group)
                 if self.stopped or self._slow:
                     return
                 if self._waits_for_failed(event):
@@ -158,6 +168,14 @@ class LeasedDispatch:
                     await self._attempt(event)
                 else:
                     await self._limits.reporter.observe(event, self._attempt(event))
+
+    async def _mark_before(self, event: Event, group: MarkGroup) -> None:
+        """Mark what has to be marked before the handler of this event starts, which must not without the lease."""
+        if group.is_due_before(event):
+            await group.mark()
+        if not self.lease.held:
+            # A handler that blocked the loop for so long; what else notices that needs the loop.
+            self.stop_for(LeaseLostError("the lease has run out; another worker may have the events"))
 
     async def _attempt(self, event: Event) -> AttemptEnd:
         if self._latest_states is None or not isinstance(event, TransactionEvent):
@@ -323,8 +341,8 @@ class LeasedDispatch:
         return True
 
     def _waits_for_failed(self, event: Event) -> bool:
-        transaction_id = _transaction_id(event)
-        return transaction_id is not None and any(_transaction_id(failed) == transaction_id for failed in self.failed)
+        transaction_id = transaction_id_of(event)
+        return transaction_id is not None and any(transaction_id_of(failed) == transaction_id for failed in self.failed)
 
 
 class _LongRunWarning:
@@ -364,10 +382,5 @@ def _sequences(events: Sequence[Event], concurrency: int) -> Sequence[Sequence[E
         return [events]
     sequences: dict[Hashable, list[Event]] = {}
     for event in events:
-        sequences.setdefault(_transaction_id(event), []).append(event)
+        sequences.setdefault(transaction_id_of(event), []).append(event)
     return list(sequences.values())
-
-
-def _transaction_id(event: Event) -> str | None:
-    transaction_id: str | None = getattr(event, "transaction_id", None)
-    return transaction_id

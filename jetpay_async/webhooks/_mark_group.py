@@ -1,18 +1,36 @@
-"""Mark several events in one commit, within a bounded time after their handlers have ended."""
+"""Mark several events in one commit, within a bounded time after their handlers have ended.
+
+While one commit is written, the events whose handlers end meanwhile wait for the next one. Two rules bound what a crash
+lets be handled again: no handler starts while an event waits for its mark for longer than it may, nor while one of its
+own transaction does.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jetpay_async.webhooks._failures import must_propagate
-from jetpay_async.webhooks._records import taken_over
+from jetpay_async.webhooks._records import taken_over, transaction_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jetpay_async.webhooks.events import Event
     from jetpay_async.webhooks.inbox import GroupedMarksInbox
+
+LONGEST_LAG_SECONDS = 0.05
+"""How long a mark may take, after the time by which it may come, before no further handler starts."""
+
+
+class _Ended(NamedTuple):
+    """An event whose handler has ended."""
+
+    event: Event
+    found: bool
+    """Whether there was a handler."""
+    at: float
+    """When, by the time of the loop."""
 
 
 class MarkGroup:
@@ -21,7 +39,8 @@ class MarkGroup:
     Args:
         inbox: Where they are marked.
         owner: Who has leased them.
-        within: Seconds after the end of a handler by which its event is marked, or its marking has begun.
+        within: Seconds after the end of a handler by which the marking of its event begins, unless a commit is being
+            written.
         on_marked: Called with each event that is marked, and with whether a handler was found for it.
         on_failure: Called with what the inbox raised.
     """
@@ -40,40 +59,61 @@ class MarkGroup:
         self._within = within
         self._on_marked = on_marked
         self._on_failure = on_failure
-        self._waiting: list[tuple[Event, bool]] = []
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[_Ended] = []
+        self._being_marked: Sequence[_Ended] = ()
+        self._transactions: set[str | None] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._marking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._marking = asyncio.Lock()
 
     def add(self, event: Event, *, found: bool) -> None:
         """Add an event whose handler has just ended."""
-        self._waiting.append((event, found))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._within, self._mark_in_background)
+        self._waiting.append(_Ended(event, found, self._loop.time()))
+        self._transactions.add(transaction_id_of(event))
+        self._schedule()
+
+    def is_due_before(self, event: Event) -> bool:
+        """Whether `mark` has to come before the handler of this event."""
+        transaction_id = transaction_id_of(event)
+        if transaction_id is not None and transaction_id in self._transactions:
+            return True
+        oldest = self._being_marked or self._waiting
+        return bool(oldest) and self._loop.time() - oldest[0].at > self._within + LONGEST_LAG_SECONDS
 
     async def mark(self) -> None:
         """Mark what waits, and wait until what is being marked is marked."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         async with self._marking:
-            group, self._waiting = self._waiting, []
-            if group:
-                await self._mark(group)
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._being_marked, self._waiting = self._waiting, []
+            if self._being_marked:
+                try:
+                    await self._mark(self._being_marked)
+                finally:
+                    self._transactions.difference_update(transaction_id_of(ended.event) for ended in self._being_marked)
+                    self._being_marked = ()
+                    self._schedule()
 
-    async def _mark(self, group: Sequence[tuple[Event, bool]]) -> None:
+    async def _mark(self, group: Sequence[_Ended]) -> None:
         try:
-            lost = await self._inbox.mark([event for event, _ in group], owner=self._owner)
+            lost = await self._inbox.mark([ended.event for ended in group], owner=self._owner)
         except BaseException as error:
             if must_propagate(error):
                 raise
             self._on_failure(error)
             return
-        for event, found in group:
+        for event, found, _ in group:
             if event.id not in lost:
                 self._on_marked(event, found)
         if lost:
             self._on_failure(taken_over(min(lost)))
+
+    def _schedule(self) -> None:
+        """Mark later what waits, unless something is being marked, or a time is set already."""
+        if self._waiting and self._timer is None and not self._being_marked:
+            self._timer = self._loop.call_later(self._within, self._mark_in_background)
 
     def _mark_in_background(self) -> None:
         self._timer = None

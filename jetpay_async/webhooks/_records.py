@@ -75,6 +75,12 @@ def key_of(event: Event) -> EventKey:
     return EventKey(event.id, (event.created_at - _EPOCH) // timedelta(microseconds=1), event.webhook_id)
 
 
+def transaction_id_of(event: Event) -> str | None:
+    """Return the id of the event's transaction; None if it has none."""
+    transaction_id: str | None = getattr(event, "transaction_id", None)
+    return transaction_id
+
+
 def handled_event(event: Event, *, remembers: bool) -> HandledEvent:
     """Return what to write when the event is marked."""
     if remembers and isinstance(event, TransactionEvent):

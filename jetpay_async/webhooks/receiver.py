@@ -192,10 +192,13 @@ class WebhookReceiver:
             later events of its transaction go on, and it waits to be replayed or discarded. None for no limit. Has an
             effect with an inbox that keeps dead letters, such as `SqliteInbox`.
         mark_within: Seconds by which the mark of an event may come after the end of its handler, so that several events
-            are marked in one commit: for quick handlers that is several times cheaper. A crash in this time lets the
-            events be handled again whose handlers ended in it, so handlers that mark in your own transaction don't
-            need it; at the latest all are marked before the answer. 0 marks each event as its handler ends. At most a
-            quarter of ``lease_seconds``.
+            are marked in one commit. 0: its marking begins as its handler ends, and the events whose handlers end while
+            a commit is written share the next one. No handler starts while an event of its transaction, or one whose
+            handler ended more than ``mark_within`` and 50 ms ago, is not marked, and all are marked before the answer;
+            so a crash lets those events be handled again whose handlers ended in this time, and no others. None: each
+            event is marked before its worker starts another handler (so it is with ``on_stored_event`` and 0, whose
+            reports say whether the event was marked). Handlers that mark in your own transaction need none of this. At
+            most a quarter of ``lease_seconds``.
         on_dead_letter: An async function that is called with each new `~jetpay_async.webhooks.inbox.DeadLetter`.
         lease_seconds: Seconds after which another worker may take over the events of one that has died. Leases are
             renewed while handlers run, so this doesn't limit a handler; it must be longer than any stall of the event
@@ -235,7 +238,7 @@ class WebhookReceiver:
         response_timeout: float = 15.0,
         handler_timeout: float | None = 60.0,
         max_attempts: int | None = 100,
-        mark_within: float = 0.0,
+        mark_within: float | None = 0.0,
         on_dead_letter: Callable[[DeadLetter], Awaitable[object]] | None = None,
         lease_seconds: float = 30.0,
         poll_interval: float = 5.0,
@@ -253,7 +256,7 @@ class WebhookReceiver:
             check_seconds(name, seconds)
         if handler_timeout is not None:
             check_seconds("handler_timeout", handler_timeout)
-        check_seconds("mark_within", mark_within, zero=True, most=lease_seconds / 4)
+        check_seconds("mark_within", 0.0 if mark_within is None else mark_within, zero=True, most=lease_seconds / 4)
         if max_attempts is not None and max_attempts < 1:
             raise InvalidArgumentError(f"max_attempts: must be at least 1, not {max_attempts}", field="max_attempts")
         if on_error not in ("stop", "continue"):

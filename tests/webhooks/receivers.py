@@ -109,6 +109,10 @@ class BrokenInbox(MemoryInbox):
             yield
             self._fail("mark")
 
+    async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
+        self._fail("mark")
+        return await super().mark(events, owner=owner)
+
     async def release(self, *, owner: str) -> None:
         self._fail("release")
         await super().release(owner=owner)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jetpay_async.errors import InvalidArgumentError
-from jetpay_async.webhooks import _dispatch
+from jetpay_async.webhooks import _dispatch, _mark_group
 from jetpay_async.webhooks.inbox import GroupedMarksInbox
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
-from tests.webhooks.receiving import events
+from tests.webhooks.receiving import body_of, document, events, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,6 +66,68 @@ async def test_one_commit_for_a_delivery(shop: Shop, counting: CountingInbox) ->
     assert (response.status, response.handled, response.left) == (200, 100, 0)
     assert counting.groups == [list(range(1, 101))]
     assert len(await handled(counting, *range(1, 101))) == 100
+
+
+@pytest.mark.asyncio
+async def test_a_commit_takes_what_has_ended_meanwhile(shop: Shop, counting: CountingInbox) -> None:
+    """Without a time, the first mark is written at once, and what ends while it is written shares the next commit."""
+    shop.gates = {2: asyncio.Event(), 5: asyncio.Event()}
+    counting.gate = asyncio.Event()
+    receiving = asyncio.create_task(receiver_for(shop, counting).receive(delivery_of(*range(1, 6)), TOKEN))
+    await counting.marking.wait()
+    shop.gates[2].set()
+    await shop.started(5)
+    counting.gate.set()
+    await until(lambda: len(counting.groups) == 2)
+    shop.gates[5].set()
+
+    assert (await receiving).handled == 5
+    assert counting.groups == [[1], [2, 3, 4], [5]]
+
+
+@pytest.mark.asyncio
+async def test_each_is_marked_before_the_next_if_that_is_asked_for(shop: Shop, counting: CountingInbox) -> None:
+    """With None no handler starts before the last one's event is marked."""
+    shop.gates = {2: asyncio.Event()}
+    receiving = asyncio.create_task(receiver_for(shop, counting, mark_within=None).receive(delivery_of(1, 2), TOKEN))
+    await shop.started(2)
+    marked = await handled(counting, 1, 2)
+    shop.gates[2].set()
+
+    assert marked == {1}
+    assert (await receiving).handled == 2
+    assert counting.groups == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("within", [0.0, LONG_SECONDS])
+async def test_events_of_a_transaction_are_marked_one_before_the_other(
+    shop: Shop, counting: CountingInbox, within: float
+) -> None:
+    """A crash lets no event be handled again after a later one of its transaction."""
+    body = body_of(document(event_id, transaction=name) for event_id, name in enumerate("abbca", start=1))
+    response = await receiver_for(shop, counting, mark_within=within).receive(body, TOKEN)
+
+    assert response.handled == 5
+    assert counting.groups == [[1, 2], [3, 4, 5]]
+
+
+@pytest.mark.asyncio
+async def test_no_handler_starts_while_a_mark_is_late(
+    shop: Shop, counting: CountingInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow a commit is: what a crash lets be handled again has ended within a stated time."""
+    monkeypatch.setattr(_mark_group, "LONGEST_LAG_SECONDS", -1.0)
+    counting.gate = asyncio.Event()
+    receiving = asyncio.create_task(receiver_for(shop, counting).receive(delivery_of(1, 2, 3), TOKEN))
+    await counting.marking.wait()
+    await asyncio.sleep(0.01)
+    seen = list(shop.seen)
+    counting.gate.set()
+
+    assert seen == [1]
+    assert (await receiving).handled == 3
+    assert counting.groups == [[1], [2], [3]]
 
 
 @pytest.mark.asyncio

@@ -14,7 +14,7 @@ from jetpay_async.webhooks.events import Delivery, Event
 from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver, ensure_leased
 from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 from tests.webhooks.receivers import TOKEN, BrokenInbox, Shop, Trusting, delivery_of, receiver_for, steal
-from tests.webhooks.receiving import FakeClock, events, until
+from tests.webhooks.receiving import FakeClock, body_of, document, events, until
 
 if TYPE_CHECKING:
     pass
@@ -72,13 +72,32 @@ class TestLease:
     async def test_an_event_taken_over_is_not_marked(self, shop: Shop, inbox: MemoryInbox) -> None:
         """A handler that ended before it learnt of the takeover is not counted, and the next event is not started."""
         shop.gates = {1: asyncio.Event()}
-        receiving = asyncio.create_task(receiver_for(shop, inbox).receive(delivery_of(1, 2), TOKEN))
+        receiver = receiver_for(shop, inbox, mark_within=None)
+        receiving = asyncio.create_task(receiver.receive(delivery_of(1, 2), TOKEN))
         await shop.started(1)
         await steal(inbox)
         shop.gates[1].set()
 
         assert await receiving == DeliveryResponse(status=503, reason="lease_lost", left=2)
         assert shop.seen == [1]
+
+    @pytest.mark.asyncio
+    @pytest.mark.parametrize("moved", ["wall", "monotonic"])
+    async def test_no_handler_starts_after_a_stall(self, shop: Shop, inbox: MemoryInbox, moved: str) -> None:
+        """After a handler that blocked the loop for longer than the lease no other starts, whichever clock says so."""
+        wall, monotonic = FakeClock(), FakeClock()
+
+        @shop.router.on("cards.*")
+        async def block(event: Event) -> None:
+            (wall if moved == "wall" else monotonic).tick(30)
+
+        clock = Clock(monotonic=lambda: monotonic.now, time=lambda: wall.now)
+        body = body_of([document(1, type="cards.tokenized"), document(2)])
+
+        answer = await receiver_for(shop, inbox, clock=clock).receive(body, TOKEN)
+
+        assert answer == DeliveryResponse(status=503, reason="lease_lost", handled=1, left=1)
+        assert shop.seen == []
 
     @pytest.mark.asyncio
     @pytest.mark.parametrize("moved", ["wall", "monotonic"])

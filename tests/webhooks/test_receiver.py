@@ -208,7 +208,7 @@ class TestHandling:
                 await asyncio.sleep(0)
                 yield
 
-        answer = await receiver_for(shop, Cancelling()).receive(delivery_of(1), TOKEN)
+        answer = await receiver_for(shop, Cancelling(), mark_within=None).receive(delivery_of(1), TOKEN)
 
         assert answer == DeliveryResponse(status=503, reason="cancelled", left=1)
 
@@ -299,11 +299,15 @@ class TestRejecting:
 
 class TestInboxTrouble:
     @pytest.mark.asyncio
-    @pytest.mark.parametrize("step", ["lease", "mark", "release"])
-    async def test_an_inbox_whose_own_task_was_cancelled_has_failed(self, shop: Shop, step: str) -> None:
+    @pytest.mark.parametrize(
+        ("step", "within"), [("lease", 0.0), ("mark", 0.0), ("mark", None), ("release", 0.0), ("release", None)]
+    )
+    async def test_an_inbox_whose_own_task_was_cancelled_has_failed(
+        self, shop: Shop, step: str, within: float | None
+    ) -> None:
         """A CancelledError out of an inbox, as of a database driver that was closed, is a failure like any other."""
         shop.failing = {1} if step == "release" else set()
-        receiver = receiver_for(shop, BrokenInbox(step, error=asyncio.CancelledError))
+        receiver = receiver_for(shop, BrokenInbox(step, error=asyncio.CancelledError), mark_within=within)
 
         answer = await receiver.receive(delivery_of(1), TOKEN)
 
@@ -312,13 +316,18 @@ class TestInboxTrouble:
 
     @pytest.mark.asyncio
     @pytest.mark.parametrize(
-        ("step", "seen"), [pytest.param("lease", [], id="lease"), pytest.param("mark", [1], id="mark")]
+        ("step", "within", "seen"),
+        [
+            pytest.param("lease", 0.0, [], id="lease"),
+            pytest.param("mark", 0.0, [1, 2], id="mark"),
+            pytest.param("mark", None, [1], id="mark each"),
+        ],
     )
     async def test_an_inbox_that_fails_is_a_503(
-        self, shop: Shop, caplog: pytest.LogCaptureFixture, step: str, seen: list[int]
+        self, shop: Shop, caplog: pytest.LogCaptureFixture, step: str, within: float | None, seen: list[int]
     ) -> None:
         """Whatever an inbox raises stays inside, is logged, and makes Jetpay send again."""
-        receiver = receiver_for(shop, BrokenInbox(step))
+        receiver = receiver_for(shop, BrokenInbox(step), mark_within=within)
 
         assert await receiver.receive(delivery_of(1, 2), TOKEN) == DeliveryResponse(
             status=503, reason="unavailable", left=2

@@ -198,7 +198,7 @@ class TestStored:
 
         async with Cancelling(tmp_path / "inbox.db") as disk:
             await disk.store([event(1)])
-            async with receiver_for(shop, disk, clock=Clock(sleep=sleep)):
+            async with receiver_for(shop, disk, clock=Clock(sleep=sleep), mark_within=None):
                 await until(lambda: len(pauses) >= 3)
 
         assert pauses[:3] == [1, 2, 4]
