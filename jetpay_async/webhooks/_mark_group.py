@@ -23,7 +23,7 @@ LONGEST_LAG_SECONDS = 0.05
 """How long a mark may take, after the time by which it may come, before no further handler starts."""
 
 
-class _Ended(NamedTuple):
+class _EndedEvent(NamedTuple):
     """An event whose handler has ended."""
 
     event: Event
@@ -60,8 +60,8 @@ class MarkGroup:
         self._on_marked = on_marked
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[_Ended] = []
-        self._being_marked: Sequence[_Ended] = ()
+        self._waiting: list[_EndedEvent] = []
+        self._being_marked: Sequence[_EndedEvent] = ()
         self._transactions: set[str | None] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,7 +69,7 @@ class MarkGroup:
 
     def add(self, event: Event, *, found: bool) -> None:
         """Add an event whose handler has just ended."""
-        self._waiting.append(_Ended(event, found, self._loop.time()))
+        self._waiting.append(_EndedEvent(event, found, self._loop.time()))
         self._transactions.add(transaction_id_of(event))
         self._schedule()
 
@@ -96,7 +96,7 @@ class MarkGroup:
                     self._being_marked = ()
                     self._schedule()
 
-    async def _mark(self, group: Sequence[_Ended]) -> None:
+    async def _mark(self, group: Sequence[_EndedEvent]) -> None:
         try:
             lost = await self._inbox.mark([ended.event for ended in group], owner=self._owner)
         except BaseException as error:
