@@ -5,9 +5,10 @@
     client = JetpayClient(token, on_operation=OpenTelemetry())
 
 **A span for each operation**, such as ``jetpay capture``, with the times at which the call began and ended, below the
-span that was current where the client was called; and below it a span for each request, such as ``attempt capture``.
-They are made when the operation has ended, so the span is not the current one while it lasts: what instruments aiohttp
-puts its spans beside it.
+span that was current where the client was called; and below it a span for each request, such as ``attempt capture``,
+unless the only request brought the result: its span would repeat the operation's, and cost as much. They are made when
+the operation has ended, so the span is not the current one while it lasts: what instruments aiohttp puts its spans
+beside it.
 
 **A histogram**, ``jetpay.client.operation.duration``, in seconds. Its count says how many operations there were, so
 how many have an unknown outcome is the count where ``jetpay.outcome`` is ``unknown``; in Prometheus::
@@ -22,7 +23,7 @@ attribute                         where        meaning
 ``error.type``                    span, metric the class of the error, or an attempt's `Attempt.result`
 ``jetpay.confirmed_by_status``    span         `Operation.confirmed_by_status`
 ``jetpay.debit_id``               span         `Operation.debit_id`; never in the metric
-``http.response.status_code``     attempt      `Attempt.status`
+``http.response.status_code``     attempt      `Attempt.status`; in the operation's span if it has none below it
 ``http.request.resend_count``     attempt      how many requests of the same kind came before, if any
 ================================= ============ =================================================================
 
@@ -176,9 +177,17 @@ class OpenTelemetry:
 
     def _trace(self, operation: Operation, labels: dict[str, str]) -> Context:
         """Make the spans; return the context of the operation's own."""
-        attributes: dict[str, str | bool] = {**labels, "jetpay.confirmed_by_status": operation.confirmed_by_status}
+        attributes: dict[str, str | bool | int] = {
+            **labels,
+            "jetpay.confirmed_by_status": operation.confirmed_by_status,
+        }
         if operation.debit_id is not None:
             attributes["jetpay.debit_id"] = operation.debit_id
+        attempts = operation.attempts
+        if len(attempts) == 1 and operation.error is None and attempts[0].result is AttemptResult.ANSWERED:
+            if (status := attempts[0].status) is not None:
+                attributes["http.response.status_code"] = status
+            attempts = ()
         span = self._tracer.start_span(
             f"jetpay {operation.name}",
             kind=trace.SpanKind.CLIENT,
@@ -187,9 +196,9 @@ class OpenTelemetry:
         )
         context = trace.set_span_in_context(span)
         self._remember(operation, span.get_span_context())
-        if span.is_recording():
+        if attempts and span.is_recording():
             earlier: Counter[str] = Counter()
-            for attempt in operation.attempts:
+            for attempt in attempts:
                 self._trace_attempt(attempt, earlier[attempt.request], context)
                 earlier[attempt.request] += 1
         if operation.error is not None:

@@ -97,18 +97,19 @@ def reported(
 CAPTURED = ("capture", AttemptResult.ANSWERED, 200)
 LOST = ("capture", AttemptResult.UNANSWERED, None)
 READ = ("transaction_status", AttemptResult.ANSWERED, 200)
+NOT_SENT = ("capture", AttemptResult.NOT_SENT, None)
 
 
 # --- spans -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_operation_is_a_span_and_each_attempt_a_span_below_it() -> None:
-    """Names, kinds, times and attributes of a capture that was answered at once."""
+    """Names, kinds, times and attributes of a capture that was answered at the second attempt."""
     collector = Collector()
 
-    collector.telemetry(reported(CAPTURED))
+    collector.telemetry(reported(NOT_SENT, CAPTURED))
 
-    attempt, operation = collector.spans
+    _, attempt, operation = collector.spans
     assert operation.name == "jetpay capture"
     assert operation.kind is SpanKind.CLIENT
     assert operation.parent is None
@@ -124,13 +125,35 @@ def test_an_operation_is_a_span_and_each_attempt_a_span_below_it() -> None:
     assert attempt.name == "attempt capture"
     assert attempt.kind is SpanKind.INTERNAL
     assert attempt.parent == operation.context
-    assert attempt.attributes == {"http.response.status_code": 200}
+    assert attempt.attributes == {"http.response.status_code": 200, "http.request.resend_count": 1}
     assert attempt.status.status_code is StatusCode.UNSET
-    assert attempt.start_time == BEGAN * NANOSECONDS
-    assert attempt.end_time == (BEGAN + 0.5) * NANOSECONDS
+    assert attempt.start_time == (BEGAN + 1) * NANOSECONDS
+    assert attempt.end_time == (BEGAN + 1.5) * NANOSECONDS
     assert operation.instrumentation_scope is not None
     assert operation.instrumentation_scope.name == "jetpay_async"
     assert operation.instrumentation_scope.version == __version__
+
+
+@pytest.mark.parametrize("status", [200, None])
+def test_the_only_request_that_brought_the_result_is_no_span_of_its_own(status: int | None) -> None:
+    """It would repeat the operation's span, which has its HTTP status instead."""
+    collector = Collector()
+
+    collector.telemetry(reported(("capture", AttemptResult.ANSWERED, status)))
+
+    (operation,) = collector.spans
+    assert operation.attributes is not None
+    assert operation.attributes.get("http.response.status_code") == status
+
+
+@pytest.mark.parametrize("attempt", [LOST, CAPTURED, NOT_SENT], ids=lambda attempt: attempt[1].value)
+def test_the_only_request_of_what_failed_is_a_span(attempt: tuple[str, AttemptResult, int | None]) -> None:
+    """How it ended, and what the operation made of it, are two things."""
+    collector = Collector()
+
+    collector.telemetry(reported(attempt, outcome=OperationOutcome.UNKNOWN, error=OutcomeUnknownError("unknown")))
+
+    assert [span.name for span in collector.spans] == ["attempt capture", "jetpay capture"]
 
 
 def test_attempts_tell_how_they_ended_and_how_often_they_were_tried() -> None:
@@ -195,7 +218,7 @@ def test_what_is_not_sampled_is_counted_all_the_same() -> None:
 
     collector = Collector(sampler=OnlyAttempts(Decision.DROP))
 
-    collector.telemetry(reported(CAPTURED))
+    collector.telemetry(reported(LOST, READ))
 
     assert collector.spans == ()
     assert collector.points()["capture", "done", None].count == 1

@@ -163,8 +163,12 @@ class CallExecutor:
                     execution.guard = None
                     failure = rejection
                 else:
-                    if self._observer is not None or is_enabled_for(logging.DEBUG):
-                        self._note_answer(execution, response)
+                    if self._observer is not None:
+                        self._observer.attempt_ended(
+                            execution, operation.name, execution.attempt_began, AttemptResult.ANSWERED, response.status
+                        )
+                    if is_enabled_for(logging.DEBUG):
+                        _log_answer(execution, response)
                     break
                 if (resolution := await self._carry_on(execution, failure)) is not None:
                     result = resolution.result
@@ -233,19 +237,6 @@ class CallExecutor:
     def _read(self, call: Call[_Read], response: RawResponse, execution: Execution[_T]) -> _Read:
         elapsed = self._clock.monotonic() - execution.began
         return responses.read(call, response, attempts=execution.attempts, elapsed=elapsed, now=self._clock.time())
-
-    def _note_answer(self, execution: Execution[_T], response: RawResponse) -> None:
-        name = execution.call.operation.name
-        if self._observer is not None:
-            self._observer.attempt_ended(
-                execution, name, execution.attempt_began, AttemptResult.ANSWERED, response.status
-            )
-        debit_id = execution.call.debit_id
-        logger.debug(
-            "%s %s: attempt %d was answered with status %d",
-            *(name, debit_id or "", execution.attempts, response.status),
-            extra={"operation": name, "debit_id": debit_id, "status": response.status},
-        )
 
     # --- what follows it
 
@@ -523,6 +514,15 @@ _RESULT_IN_WORDS = {
     AttemptResult.UNANSWERED: "got no usable response",
     AttemptResult.NOT_SENT: "was not sent",
 }
+
+
+def _log_answer(execution: Execution[_T], response: RawResponse) -> None:
+    name, debit_id = execution.call.operation.name, execution.call.debit_id
+    logger.debug(
+        "%s %s: attempt %d was answered with status %d",
+        *(name, debit_id or "", execution.attempts, response.status),
+        extra={"operation": name, "debit_id": debit_id, "status": response.status},
+    )
 
 
 def _log_failure(execution: Execution[_T], failure: Unanswered | APIError, decision: RetryDecision) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_DEBITS = (Capture, Preauthorization, Charge)
+_TRANSACTIONS = (PaymentLink, Credit)
+
 OnOperation = Callable[[Operation], None]
 """Called with each operation when it ends."""
 
@@ -55,11 +58,11 @@ class OperationObserver:
     def call_succeeded(self, execution: Execution[_T], result: object) -> None:
         """Report a call that has its result."""
         debit_id, outcome = execution.call.debit_id, OperationOutcome.DONE
-        if isinstance(result, Capture | Preauthorization | Charge):
+        if isinstance(result, _DEBITS):
             debit_id = result.debit_id
             if not result.final:
                 outcome = OperationOutcome.ACCEPTED
-        elif isinstance(result, PaymentLink | Credit):
+        elif isinstance(result, _TRANSACTIONS):
             debit_id = result.transaction_id
         self._report(execution, outcome, debit_id)
 
