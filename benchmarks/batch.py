@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -29,9 +30,15 @@ SLOW = ReplyDelay(0.05, slow_every=100, slow_factor=25)
 SLOW_ITEMS = 640
 
 
+_numbers = itertools.count()
+
+
 def debits(count: int) -> Iterator[str]:
-    """Make the ids while they are asked for, as a cursor would."""
-    return (f"debit_{number:07}" for number in range(count))
+    """Make the ids while they are asked for, as a cursor would.
+
+    None is made twice in a process: of a debit that it captured lately, a client reads the status and captures nothing.
+    """
+    return (f"debit_{number:07}" for number in itertools.islice(_numbers, count))
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from benchmarks import subjects
-from benchmarks.contenders import BY_HAND, CONTENDERS, GIVEN, HOOKED, OBSERVED, OURS, TUNED
+from benchmarks.contenders import BY_HAND, CONTENDERS, GIVEN, HOOKED, OBSERVED, OURS, TRACED, TUNED
 from benchmarks.measuring import Comparison, Spread
 from benchmarks.peers import MOLLIE, OPENAI, PEERS, SQUARE, STRIPE_AIOHTTP, STRIPE_HTTPX
 from benchmarks.reports import Plan, Report
@@ -30,7 +30,7 @@ def measure(plan: Plan, server: Server) -> Report:
     """
     by_aiohttp = [BY_HAND, TUNED, OURS] if plan.quick else list(CONTENDERS)
     sdks = [OURS, *(RIVALS if plan.quick else PEERS)]
-    hooked = [OURS, *([OBSERVED] if plan.quick else HOOKED)]
+    hooked = [OURS, *HOOKED]
     every = {**CONTENDERS, **PEERS, **HOOKED}
     comparisons: dict[str, Comparison] = {}
     with subjects.started({name: every[name] for name in dict.fromkeys([*by_aiohttp, *sdks, *hooked])}) as running:
@@ -102,6 +102,7 @@ def _figures(comparisons: Mapping[str, Comparison]) -> dict[str, Spread]:
         figures[f"capture / aiohttp by hand, TLS, {loop}"] = tls.ratio(OURS, BY_HAND)
         hooks = comparisons[f"{plain.title}, hooks"]
         figures[f"our hooks, metrics and tracing, on, {loop}"] = hooks.ratio(OBSERVED, OURS)
+        figures[f"OpenTelemetry's SDK, on, {loop}"] = hooks.ratio(TRACED, OURS)
         sdks = comparisons[f"{plain.title}, SDKs"]
         for peer in RIVALS:
             figures[f"{peer} / capture, {loop}"] = sdks.ratio(peer, OURS)

@@ -35,6 +35,8 @@ class Goal:
     at_most: float | None = None
     at_least: float | None = None
     shortfall: Shortfall | None = None
+    slack: float = SLACK
+    """By how much the gate is weaker than the goal."""
     impossible: str = ""
     """Why there is nothing to measure."""
     needs: str = ""
@@ -45,7 +47,7 @@ class Goal:
         """From where on it fails."""
         if self.shortfall is not None:
             return self.shortfall.gate
-        return self.at_most * SLACK if self.at_most is not None else (self.at_least or 0.0) / SLACK
+        return self.at_most * self.slack if self.at_most is not None else (self.at_least or 0.0) / self.slack
 
     @property
     def bound(self) -> str:
@@ -61,11 +63,23 @@ class Goal:
         return figure <= self.gate if self.at_most is not None else figure >= self.gate
 
 
+INSTRUCTIONS: Mapping[str, float] = {
+    "capture / aiohttp by hand": 0.82,
+    "capture / aiohttp tuned": 0.95,
+    "a hook that counts / none": 1.10,
+    "OpenTelemetry's SDK / no hook": 1.85,
+    "preauthorize / aiohttp by hand": 0.95,
+    "batch / bare pool": 1.13,
+}
+"""The ratios that `benchmarks.instructions` counts. Without the kernel's share, which all have in common, what differs
+between them is a larger part."""
+
+
 def _goals() -> Iterator[Goal]:
-    for loop, hand, stripe in (("asyncio", 0.97, 2.1), ("uvloop", 0.95, 2.6)):
+    for loop, hand, stripe in (("asyncio", 0.95, 2.1), ("uvloop", 0.95, 2.6)):
         yield Goal(question="capture", name=f"capture / aiohttp by hand, {loop}", at_most=hand)
-        yield Goal(question="capture", name=f"capture / aiohttp tuned, {loop}", at_most=1.12)
-        yield Goal(question="capture", name=f"capture / aiohttp by hand, TLS, {loop}", at_most=0.95)
+        yield Goal(question="capture", name=f"capture / aiohttp tuned, {loop}", at_most=1.10)
+        yield Goal(question="capture", name=f"capture / aiohttp by hand, TLS, {loop}", at_most=0.97)
         for peer, least in (
             ("stripe, AIOHTTPClient", stripe),
             ("stripe, HTTPXClient", 12),
@@ -75,8 +89,17 @@ def _goals() -> Iterator[Goal]:
         ):
             yield Goal(question="capture", name=f"{peer} / capture, {loop}", at_least=least)
         yield Goal(question="capture", name=f"our hooks, metrics and tracing, on, {loop}", at_most=1.05)
+        yield Goal(question="capture", name=f"OpenTelemetry's SDK, on, {loop}", at_most=1.3)
         yield Goal(question="preauthorize", name=f"preauthorize / aiohttp by hand, {loop}", at_most=1.08)
-    yield Goal(question="batch", name="batch, CPU / bare pool", at_most=1.06)
+        for ratio, most in INSTRUCTIONS.items():
+            yield Goal(
+                question="instructions",
+                name=f"instructions: {ratio}, {loop}",
+                at_most=most,
+                needs="valgrind",
+                slack=1.03,
+            )
+    yield Goal(question="batch", name="batch, CPU / bare pool", at_most=1.05)
     yield Goal(question="batch", name="gather and semaphore / batch, CPU, a large batch", at_least=1.3)
     yield Goal(question="batch", name="batch, MB of growth from 1,000 items to the most", at_most=2.0)
     yield Goal(question="batch", name="batch, time / ideal pool, 1 % slow", at_most=1.05)
@@ -103,10 +126,7 @@ def _goals() -> Iterator[Goal]:
     yield Goal(question="footprint", name=used, at_most=1.1)
 
 
-_LAYER = (
-    "checked arguments, one deadline, the guard and a typed result are an eighth of a capture; code by hand has none of"
-    " them, and none of them is left out"
-)
+_SPAN = "one span and one measurement are left for a capture, and most of their cost is the SDK's own"
 _UVLOOP = "uvloop saves little of either side, as aiohttp's own work is most of both"
 _HTTPX = "what httpx costs varies by a third from run to run"
 _REJECTION = "most of a rejection is the making of an error that says why"
@@ -115,11 +135,7 @@ _EVENTS = "events go through cattrs' door into a class for each kind, with amoun
 _TRANSACTIONS = "its transactions run beside the requests, on the core that these keep busy"
 
 SHORTFALLS: Mapping[str, Shortfall] = {
-    **{
-        f"capture / aiohttp by hand, {place}": Shortfall(1.15, _LAYER)
-        for place in ("asyncio", "uvloop", "TLS, asyncio", "TLS, uvloop")
-    },
-    **{f"capture / aiohttp tuned, {loop}": Shortfall(1.3, _LAYER) for loop in ("asyncio", "uvloop")},
+    **{f"OpenTelemetry's SDK, on, {loop}": Shortfall(2.0, _SPAN) for loop in ("asyncio", "uvloop")},
     "stripe, AIOHTTPClient / capture, uvloop": Shortfall(1.8, _UVLOOP),
     **{f"stripe, HTTPXClient / capture, {loop}": Shortfall(8.5, _HTTPX) for loop in ("asyncio", "uvloop")},
     **{f"square / capture, {loop}": Shortfall(10.0, _HTTPX) for loop in ("asyncio", "uvloop")},

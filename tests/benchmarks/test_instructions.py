@@ -12,6 +12,7 @@ from tests.benchmarks.peers import require_peers
 require_peers()
 
 from benchmarks import instructions, serving  # noqa: E402
+from benchmarks.goals import GOALS  # noqa: E402
 from benchmarks.reports import QUICK  # noqa: E402
 from benchmarks.serving import Server  # noqa: E402
 from benchmarks.subjects import LOOPS, MiscountError  # noqa: E402
@@ -49,11 +50,13 @@ def test_the_difference_of_two_runs_is_divided(server: Server, monkeypatch: pyte
     report = instructions.measure(QUICK, server)
 
     assert [row[1:] for table in report.tables for row in table.rows] == 2 * [
-        ("1,000", "1.000", "0.500"),
-        ("2,000", "2.000", "1.000"),
-        ("3,000", "3.000", "1.500"),
-        ("4,000", "4.000", "2.000"),
+        (f"{place},000", f"{place}.000") for place in range(1, len(instructions.COUNTED) + 1)
     ]
+    assert set(report.figures) == {name for name, goal in GOALS.items() if goal.question == "instructions"}
+    places = list(instructions.COUNTED)
+    for ratio, (ours, theirs) in instructions.RATIOS.items():
+        figure = report.figures[f"instructions: {ratio}, uvloop"].median
+        assert figure == pytest.approx((places.index(ours) + 1) / (places.index(theirs) + 1))
 
 
 def test_a_capture_that_was_not_made_is_noticed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
