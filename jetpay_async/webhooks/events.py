@@ -28,12 +28,13 @@ that was sent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import attrs
 import cattrs
@@ -251,7 +252,7 @@ def decode(body: bytes | bytearray | memoryview) -> Delivery:
             the place), or two different events have the same id (`Reason.CONFLICTING_EVENTS`).
     """
     try:
-        delivery: Delivery = converter.structure(_read(body), Delivery)
+        delivery = _delivery(_read(body))
     except MalformedDeliveryError as error:
         rejection = bare(error)
     else:
@@ -306,19 +307,19 @@ class _WireDelivery(msgspec.Struct, rename={"webhook_id": "webhookId"}):
 class _EventsByKind(msgspec.Struct):
     """Filled by msgspec in one call, several times faster than the constructors of the classes would be."""
 
-    unknown: list[UnknownEvent]
-    changed: list[TransactionEvent]
-    paid: list[TransactionPaid]
-    debit_paid: list[DebitPaid]
-    credit_paid: list[CreditPaid]
-    completed: list[TransactionCompleted]
-    debit_completed: list[DebitCompleted]
-    credit_completed: list[CreditCompleted]
-    failed: list[TransactionFailed]
-    debit_failed: list[DebitFailed]
-    credit_failed: list[CreditFailed]
-    card_tokenized: list[CardTokenized]
-    card_failed: list[CardTokenizationFailed]
+    unknown: list[UnknownEvent] = []
+    changed: list[TransactionEvent] = []
+    paid: list[TransactionPaid] = []
+    debit_paid: list[DebitPaid] = []
+    credit_paid: list[CreditPaid] = []
+    completed: list[TransactionCompleted] = []
+    debit_completed: list[DebitCompleted] = []
+    credit_completed: list[CreditCompleted] = []
+    failed: list[TransactionFailed] = []
+    debit_failed: list[DebitFailed] = []
+    credit_failed: list[CreditFailed] = []
+    card_tokenized: list[CardTokenized] = []
+    card_failed: list[CardTokenizationFailed] = []
 
 
 _KINDS: Mapping[str, Literal["debit", "credit"]] = {"debits": "debit", "credits": "credit"}
@@ -330,8 +331,6 @@ _CARD_SUCCESS = frozenset({"created", "tokenized", "tokenised", "completed", "su
 _CARD_FAILURE = frozenset({"failed", "declined", "rejected"})
 
 
-_KIND_NAMES = _EventsByKind.__struct_fields__
-_lists_of: Callable[[_EventsByKind], tuple[list[Event], ...]] = attrgetter(*_KIND_NAMES)
 _decoder = msgspec.json.Decoder(_WireDelivery, float_hook=Decimal)
 _event_decoder = msgspec.json.Decoder(_WireEvent, float_hook=Decimal)
 _by_id = attrgetter("id")
@@ -354,7 +353,10 @@ def _malformed(error: Exception) -> MalformedDeliveryError:
 
 
 def _structure_delivery(source: object, _: object) -> Delivery:
-    wire = source if isinstance(source, _WireDelivery) else _converted(source, _WireDelivery)
+    return _delivery(_converted(source, _WireDelivery))
+
+
+def _delivery(wire: _WireDelivery) -> Delivery:
     for event in wire.events:
         event.webhook_id = wire.webhook_id
     return Delivery(webhook_id=wire.webhook_id, events=_typed(wire.events))
@@ -390,43 +392,73 @@ def _with_offsets(document: object) -> object:
 
 
 def _typed(wires: list[_WireEvent]) -> tuple[Event, ...]:
-    found = msgspec.convert(_by_kind(wires), _EventsByKind, from_attributes=True)
-    events: list[Event] = list(chain.from_iterable(_lists_of(found)))
+    kinds = _by_kind(wires)
+    found = msgspec.convert(kinds, _EventsByKind, from_attributes=True)
+    events: list[Event] = list(chain.from_iterable([getattr(found, kind) for kind in kinds]))
     events.sort(key=_by_id)
-    if len({wire.id for wire in wires}) != len(events):
+    if len(set(map(_by_id, events))) != len(events):
         return _each_once(events)
     return tuple(events)
 
 
 def _by_kind(wires: list[_WireEvent]) -> dict[str, list[_WireEvent]]:
     """Determine the kinds by the rules of this module's docstring, and copy from the data what their classes hold."""
-    kinds: dict[str, list[_WireEvent]] = {name: [] for name in _KIND_NAMES}
+    kinds: defaultdict[str, list[_WireEvent]] = defaultdict(list)
     for wire in wires:
         data = wire.data
-        if not isinstance(data, dict):
+        rules = _rules_of[wire.type]
+        if rules is None or not isinstance(data, dict):
             kind = "unknown"
-        elif wire.type.startswith(contract.TRANSACTION_EVENTS):
-            kind = _transaction_kind(wire, data)
-        elif contract.CARD_EVENTS.fullmatch(wire.type):
+        elif rules is _CARD:
             kind = _card_kind(wire, data)
         else:
-            kind = "unknown"
+            state, transaction_id = data.get("state") or rules.state, data.get("transactionId")
+            if isinstance(state, str) and isinstance(transaction_id, str):
+                wire.state, wire.transaction_id = state, transaction_id
+                kind = rules.kinds.get(state, "changed")
+                if state == "failed":
+                    wire.fail_reason = _text(data, "failReason", "fail_reason")
+                    wire.fail_direction = _text(data, "failDirection", "fail_direction")
+            else:
+                kind = "unknown"
         kinds[kind].append(wire)
     return kinds
 
 
-def _transaction_kind(wire: _WireEvent, data: dict[str, JSONValue]) -> str:
-    wire.state = state = data.get("state") or _state_in_type(wire.type)
-    wire.transaction_id = transaction_id = data.get("transactionId")
-    if not (isinstance(state, str) and isinstance(transaction_id, str)):
-        return "unknown"
-    if state not in _STATES_WITH_CLASS:
-        return "changed"
-    if state == "failed":
-        wire.fail_reason = _text(data, "failReason", "fail_reason")
-        wire.fail_direction = _text(data, "failDirection", "fail_direction")
-    kind = _kind_of(wire.type)
-    return state if kind is None else f"{kind}_{state}"
+class _Rules(NamedTuple):
+    """What the type of an event says of its class, before its data are read."""
+
+    state: str | None = None
+    """The state of a transaction whose data name none."""
+    kinds: Mapping[str, str] = {}
+    """The kind of a transaction's event, by its state; ``changed`` for every other state."""
+
+
+_CARD = _Rules()
+
+
+class _RulesByType(dict[str, _Rules | None]):
+    """The rules of each type, read from its text once. Senders choose the types: so many are kept, and no long ones."""
+
+    def __missing__(self, event_type: str) -> _Rules | None:
+        rules = _read_type(event_type)
+        if len(self) < _MAX_TYPES and len(event_type) <= _MAX_TYPE_CHARACTERS:
+            self[event_type] = rules
+        return rules
+
+
+_MAX_TYPES = 256
+_MAX_TYPE_CHARACTERS = 128
+_rules_of = _RulesByType()
+
+
+def _read_type(event_type: str) -> _Rules | None:
+    """Return the rules of a type; None if no class but `UnknownEvent` has events of it."""
+    if event_type.startswith(contract.TRANSACTION_EVENTS):
+        kind = _kind_of(event_type)
+        prefix = "" if kind is None else f"{kind}_"
+        return _Rules(_state_in_type(event_type), {state: prefix + state for state in _STATES_WITH_CLASS})
+    return _CARD if contract.CARD_EVENTS.fullmatch(event_type) else None
 
 
 def _kind_of(event_type: str) -> Literal["debit", "credit"] | None:
@@ -450,8 +482,11 @@ def _card_kind(wire: _WireEvent, data: dict[str, JSONValue]) -> str:
     return "card_tokenized" if result in _CARD_SUCCESS and wire.fail_reason is None else "unknown"
 
 
-def _text(data: dict[str, JSONValue], *names: str) -> str | None:
-    return next((value for value in map(data.get, names) if isinstance(value, str)), None)
+def _text(data: dict[str, JSONValue], name: str, other_name: str) -> str | None:
+    value = data.get(name)
+    if not isinstance(value, str):
+        value = data.get(other_name)
+    return value if isinstance(value, str) else None
 
 
 def _each_once(events: Iterable[Event]) -> tuple[Event, ...]:

@@ -37,6 +37,7 @@ from jetpay_async.webhooks import (
     UnknownEvent,
     decode,
 )
+from jetpay_async.webhooks import events as events_module
 from jetpay_async.webhooks.events import converter
 
 if TYPE_CHECKING:
@@ -512,3 +513,30 @@ def test_other_converters() -> None:
 
     assert mine.unstructure(event)["transaction_id"] == ID
     assert attrs.fields(attrs.resolve_types(TransactionEvent)).state.type is TransactionState
+
+
+def test_what_is_kept_of_types_is_bounded() -> None:
+    """Whoever sends deliveries chooses the types: few are kept, no long ones, and all are read by the same rules."""
+    types = [f"transactions.debits.{number}" for number in range(600)]
+    types += [f"transactions.credits.{'x' * length}" for length in (100, 100_000)]
+    body = api_json.dump(
+        {
+            "webhookId": 1,
+            "events": [
+                {
+                    "id": number,
+                    "createdAt": "2026-01-22T10:15:30Z",
+                    "type": event_type,
+                    "data": {"state": "paid", "transactionId": "a"},
+                }
+                for number, event_type in enumerate(types)
+            ],
+        }
+    )
+
+    for _ in range(2):
+        classes = [type(event) for event in decode(body).events]
+
+        assert classes == [DebitPaid] * 600 + [CreditPaid] * 2
+        assert len(events_module._rules_of) <= events_module._MAX_TYPES
+        assert max(map(len, events_module._rules_of)) <= events_module._MAX_TYPE_CHARACTERS
