@@ -20,6 +20,7 @@ from jetpay_async.webhooks import sign
 
 QUESTION = "What do the import and the installation cost?"
 WEBHOOKS, JWT = "jetpay_async.webhooks, and its first use", "jwt and cattrs"
+CLIENT, AIOHTTP = "jetpay_async, the client", "aiohttp"
 
 
 def _first_use() -> str:
@@ -35,8 +36,8 @@ IMPORTS: Mapping[str, str] = {
     JWT: "import jwt, cattrs",
     WEBHOOKS: _first_use(),
     "jetpay_async.webhooks": "import jetpay_async.webhooks",
-    "jetpay_async, the client": "from jetpay_async import JetpayClient",
-    "aiohttp": "import aiohttp",
+    CLIENT: "from jetpay_async import JetpayClient",
+    AIOHTTP: "import aiohttp",
     "httpx": "import httpx",
     "joserfc": "from joserfc import jwk, jwt",
     "stripe": "import stripe; stripe.StripeClient",
@@ -66,7 +67,7 @@ _TIMER = (
 
 def measure(plan: Plan, _: Server) -> Report:
     """Import in fresh processes; add up what is installed with everything that it requires."""
-    chosen = {name: IMPORTS[name] for name in (JWT, WEBHOOKS)} if plan.quick else IMPORTS
+    chosen = {name: IMPORTS[name] for name in (JWT, WEBHOOKS, CLIENT, AIOHTTP)} if plan.quick else IMPORTS
     turns: dict[str, list[Turn]] = {name: [] for name in chosen}
     with on_core(CLIENT_CORE):
         for code in chosen.values():
@@ -77,7 +78,10 @@ def measure(plan: Plan, _: Server) -> Report:
     tables = [] if plan.quick else [table_of_sizes()]
     return Report(
         question=QUESTION,
-        figures={"import and use of jetpay_async.webhooks / import jwt, cattrs": imports.ratio(WEBHOOKS, JWT)},
+        figures={
+            "import and use of jetpay_async.webhooks / import jwt, cattrs": imports.ratio(WEBHOOKS, JWT),
+            "import of the client / import of aiohttp": imports.ratio(CLIENT, AIOHTTP),
+        },
         comparisons=[imports],
         tables=tables,
         notes=["The size of a requirement is counted in full, also where the application has it anyway."],
