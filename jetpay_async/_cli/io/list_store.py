@@ -31,9 +31,9 @@ class ListStore:
         self._store.execute("PRAGMA journal_mode=OFF")
         self._store.execute(table)
         self._columns: dict[str, None] = {}
-        self.given = 0
+        self.given: int = 0
         """How many rows there were, repeated ones included."""
-        self.form = ""
+        self.form: str = ""
         """Where they were found."""
 
     def __enter__(self) -> Self:
