@@ -43,7 +43,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PUBLISHED = HERE / "published"
 README = HERE / "README.md"
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
+BLOCKS = {"results": QUESTIONS, "growth": ("growth",)}
+"""What is published together, between its own marks in the page: part of the questions would replace them all."""
 
 
 def ask(names: Sequence[str], plan: Plan, server: serving.Server) -> list[Report]:
@@ -61,20 +63,31 @@ def figures_of(answers: Sequence[Report]) -> dict[str, Spread]:
     return {name: figure for answer in answers for name, figure in answer.figures.items()}
 
 
-def publish(answers: Sequence[Report], facts: dict[str, str], table: reports.Table, pictures: Sequence[str]) -> None:
-    """Write the results into ``README.md``, and some of the pictures beside it."""
+def publish(
+    block: str, answers: Sequence[Report], facts: dict[str, str], table: reports.Table, pictures: Sequence[str]
+) -> None:
+    """Write the results into their block of ``README.md``, and some of the pictures beside it."""
     PUBLISHED.mkdir(exist_ok=True)
     shown = [f"{name}.svg" for name in pictures if name.startswith(SHOWN)]
     for name in shown:
         shutil.copyfile(RESULTS / name, PUBLISHED / name)
     circumstances = ", ".join(f"{name} {value}" for name, value in facts.items())
     images = "\n".join(f"![{name.removesuffix('.svg')}](published/{name})" for name in shown)
-    parts = [BEGIN, circumstances, table.as_markdown(), images, *(each.as_markdown() for each in answers), END]
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(before + "\n\n".join(parts) + rest.partition(END)[2])
+    begin, end = BEGIN.format(block), END.format(block)
+    compared = [table.as_markdown()] if table.rows else []
+    parts = [begin, circumstances, *compared, images, *(each.as_markdown() for each in answers), end]
+    before, _, rest = README.read_text().partition(begin)
+    README.write_text(before + "\n\n".join(parts) + rest.partition(end)[2])
 
 
-SHOWN = ("goals", "what-each-layer-adds", "memory-of-a-batch", "capture-64-in-flight-uvloop-plain", "durable-batch")
+SHOWN = (
+    "goals",
+    "what-each-layer-adds",
+    "memory-of-a-batch",
+    "capture-64-in-flight-uvloop-plain",
+    "cost-of-an-event",
+    "durable-batch",
+)
 
 
 def main() -> None:
@@ -87,9 +100,12 @@ def main() -> None:
     arguments.add_argument("--most", type=int, default=FULL.most, help="debits in the largest batch of growth")
     arguments.add_argument("--publish", action="store_true", help="write the results into benchmarks/README.md")
     options = arguments.parse_args()
+    names = options.questions or (GATED if options.gate else QUESTIONS)
+    block = next((block for block, questions in BLOCKS.items() if set(questions) == set(names)), "")
+    if options.publish and not block:
+        arguments.error("--publish takes all the questions, or growth alone: what is published is replaced as a whole")
     began = time.monotonic()
     plan = QUICK if options.gate else attrs.evolve(FULL, ends_at=began + BUDGET_SECONDS, most=options.most)
-    names = options.questions or (GATED if options.gate else QUESTIONS)
     RESULTS.mkdir(exist_ok=True)
     with serving.serving() as server:
         facts = reports.circumstances(server.name)
@@ -112,7 +128,7 @@ def main() -> None:
 
         pictures = plots.draw(answers, RESULTS)
         if options.publish:
-            publish(answers, facts, table, pictures)
+            publish(block, answers, facts, table, pictures)
     if faults := goals.broken(figures, wanted=wanted):
         sys.exit("gates broken:\n" + "\n".join(faults))
 

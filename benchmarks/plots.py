@@ -144,6 +144,9 @@ def _draw_curve(curve: Curve) -> Figure:
     for name, points in curve.lines.items():
         axes.plot(*zip(*points, strict=True), "o-", label=name, color=OURS if "jetpay" in name else None)
     axes.set_xscale("log", base=curve.base)
+    if curve.base == 2:
+        axes.set_xticks(sorted({x for points in curve.lines.values() for x, _ in points}))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(bottom=0)
     axes.set_xlabel(curve.x)
     axes.set_ylabel(curve.y)

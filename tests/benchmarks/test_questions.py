@@ -147,6 +147,12 @@ def test_every_picture_is_drawn_twice(tmp_path: Path) -> None:
     assert "median of the rounds" in (tmp_path / "capture-64-in-flight.svg").read_text()
 
 
+PAGE = (
+    "# Before\n\n<!-- results -->\nold results\n<!-- end of results -->\n\n"
+    "<!-- growth -->\nold growth\n<!-- end of growth -->\n\nAfter\n"
+)
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A run whose one answer is given."""
@@ -155,7 +161,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(main, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(main, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr(main, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(f"# Before\n\n{main.BEGIN}\nold\n{main.END}\n\nAfter\n")
+    (tmp_path / "README.md").write_text(PAGE)
     return tmp_path
 
 
@@ -217,18 +223,47 @@ def test_a_gate_that_was_not_measured_fails(asked: Path, monkeypatch: pytest.Mon
 
 
 def test_results_are_published_between_their_marks(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figure of the page is typed by hand: a run replaces them, and nothing else."""
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "capture", "--publish"])
+    """No figure of the page is typed by hand: a run replaces its own, and nothing else."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--publish"])
+    monkeypatch.setattr(goals, "broken", lambda *_, **__: [])
 
     main.main()
 
     text = (asked / "README.md").read_text()
-    assert text.startswith(f"# Before\n\n{main.BEGIN}\n")
-    assert text.endswith(f"{main.END}\n\nAfter\n")
+    assert text.startswith("# Before\n\n<!-- results -->\n")
+    assert text.endswith(PAGE.partition("<!-- end of results -->")[2])
     assert "| jetpay_async | 110.0 | 1.10 |" in text
-    assert "old" not in text
+    assert "old results" not in text
     assert "](published/goals.svg)" in text
     assert (asked / "published" / "goals.svg").exists()
+
+
+def test_growth_is_published_by_itself(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes too long to be part of a run of everything, so it has marks of its own, and no table of goals."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "growth", "--publish"])
+
+    main.main()
+
+    text = (asked / "README.md").read_text()
+    assert text.startswith(PAGE.partition("old growth")[0])
+    assert text.endswith("<!-- end of growth -->\n\nAfter\n")
+    assert "| jetpay_async | 110.0 | 1.10 |" in text
+    assert "old growth" not in text
+    assert "**Goals**" not in text
+
+
+@pytest.mark.parametrize("asked_for", [["capture"], ["capture", "growth"], ["--gate"]])
+def test_a_part_of_the_results_is_not_published(
+    asked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked_for: list[str]
+) -> None:
+    """It would remove the other questions' results from the page: nothing is measured, and the page stays."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *asked_for, "--publish"])
+
+    with pytest.raises(SystemExit):
+        main.main()
+
+    assert "--publish takes all the questions, or growth alone" in capsys.readouterr().err
+    assert (asked / "README.md").read_text() == PAGE
 
 
 def test_a_table_without_rows_is_still_a_table() -> None:
