@@ -101,6 +101,7 @@ class PostgresInbox:
         self._source = source
         self._lock_timeout = check_seconds("lock_timeout", lock_timeout)
         self._conninfo = _conninfo(secret)
+        self._begin = sql.BEGIN.format(lock_timeout=self._lock_timeout * 1000)
         self._now = sql.NOW
         self._connection: _Connection | None = None
         self._in_use = asyncio.Lock()
@@ -144,6 +145,10 @@ class PostgresInbox:
         """Lease the events that are not handled; see `EventInbox.lease`."""
         keys = [key_of(event) for event in events]
         ids = [key.event_id for key in keys]
+        if keys and self._identity is not None:
+            leased = await self._lease_new(keys, owner=owner, seconds=seconds)
+            if leased is not None:
+                return leased
 
         async def lease(connection: _Connection) -> Leased:
             last_seen = await self._arrive(connection, keys)
@@ -158,6 +163,33 @@ class PostgresInbox:
             )
 
         return await self._run(lease)
+
+    async def _lease_new(self, keys: Sequence[EventKey], *, owner: str, seconds: float) -> Leased | None:
+        """Lease events in one round trip if they are all new; None, and nothing is done, if they are not."""
+        ids, times, webhooks = (list(column) for column in zip(*keys, strict=True))
+
+        async def lease(connection: _Connection) -> Leased | None:
+            try:
+                cursor = await self._run_statement(
+                    connection,
+                    sql.LEASE_NEW,
+                    ids=ids,
+                    times=times,
+                    webhooks=webhooks,
+                    first=min(ids),
+                    owner=owner,
+                    seconds=seconds,
+                )
+            except psycopg.errors.UniqueViolation:
+                # Another worker has received one of them at the same moment, or the delivery repeats one.
+                await connection.execute("ROLLBACK")
+                return None
+            ((last_seen, arrived),) = await cursor.fetchall()
+            if arrived != len(ids):
+                return None
+            return Leased(mine=frozenset(ids), handled=frozenset(), busy=frozenset(), last_seen=last_seen)
+
+        return await self._run(lease, in_transaction=False)
 
     async def renew(self, event_ids: Iterable[int], *, owner: str, seconds: float) -> frozenset[int]:
         """Extend the leases by some seconds; see `EventInbox.renew`."""
@@ -207,6 +239,13 @@ class PostgresInbox:
                 )
             return lost
 
+        if self._identity is not None and not remembered:
+
+            async def mark_new(connection: _Connection) -> int:
+                return (await self._run_statement(connection, sql.MARK, ids=ids, owner=owner)).rowcount
+
+            if await self._run(mark_new, in_transaction=False) == len(ids):
+                return frozenset()
         return await self._run(mark)
 
     def remember_states(self) -> None:
@@ -491,6 +530,17 @@ class PostgresInbox:
             await connection.execute(self._sql(statement).encode(), {"source": self._source, **parameters})
         ).rowcount
 
+    async def _run_statement(
+        self, connection: _Connection, statement: str, **parameters: object
+    ) -> psycopg.AsyncClientCursor[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own, all in one round trip; return a cursor at its result."""
+        cursor = psycopg.AsyncClientCursor(connection)
+        text = f"{self._begin};{self._sql(statement)};COMMIT"
+        await cursor.execute(text.encode(), {"source": self._source, **parameters})
+        for _ in range(sql.STATEMENTS_OF_BEGIN):
+            cursor.nextset()
+        return cursor
+
     async def _arrive(self, connection: _Connection, keys: Sequence[EventKey]) -> int | None:
         """Add a row for each event that has none; return the highest id that was there before."""
         seen = await self._seen(connection)
@@ -524,7 +574,9 @@ class PostgresInbox:
 
     # Connections
 
-    async def _run(self, step: Callable[[_Connection], Awaitable[T]], *, check: bool = True) -> T:
+    async def _run(
+        self, step: Callable[[_Connection], Awaitable[T]], *, check: bool = True, in_transaction: bool = True
+    ) -> T:
         """Run a step in a transaction; once more on a new connection if the old one turns out to be lost.
 
         Each step may be repeated: it gives the same owner the same events, or marks what is marked.
@@ -533,23 +585,25 @@ class PostgresInbox:
         async with self._in_use:
             had_one = self._connection is not None
             try:
-                return await self._run_once(step, check=check)
+                return await self._run_once(step, check=check, in_transaction=in_transaction)
             except psycopg.OperationalError as error:
                 if not had_one or self._connection is not None:
                     raise self._explained(error) from None
             except psycopg.Error as error:
                 raise self._explained(error) from None
             try:
-                return await self._run_once(step, check=check)
+                return await self._run_once(step, check=check, in_transaction=in_transaction)
             except psycopg.Error as error:
                 raise self._explained(error) from None
 
-    async def _run_once(self, step: Callable[[_Connection], Awaitable[T]], *, check: bool) -> T:
+    async def _run_once(self, step: Callable[[_Connection], Awaitable[T]], *, check: bool, in_transaction: bool) -> T:
         connection = self._connection
         try:
             if connection is None:
                 connection = self._connection = await self._connect()
-            await connection.execute(sql.BEGIN.format(lock_timeout=self._lock_timeout * 1000).encode())
+            if not in_transaction:  # the step begins and commits one itself
+                return await step(connection)
+            await connection.execute(self._begin.encode())
             if check and self._identity is None:
                 self._identity = await self._checked_identity(connection)
             result = await step(connection)
