@@ -19,10 +19,10 @@ from aiohttp import ClientRequest, __version__, hdrs
 from aiohttp.payload import Payload
 from multidict import CIMultiDict
 
-from jetpay_async._core.send_guard import ReadGuard, SendGuard
+from jetpay_async._core.send_guard import UNASKED, ReadGuard, SendGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from aiohttp import ClientHandlerType, ClientResponse
     from aiohttp.abc import AbstractStreamWriter
@@ -121,7 +121,10 @@ class GuardedBody(Payload):
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002 - always all
         """Send it, if it may leave."""
-        self.guard.begin(writer.transport)
+        transport = writer.transport
+        if transport is not None and holds_unasked(transport.get_protocol()):
+            raise self.guard.refuse(UNASKED)
+        self.guard.begin(transport)
         await writer.write(self._content)
 
     async def close(self) -> None:
@@ -211,6 +214,8 @@ class GuardedRequest(ClientRequest):
         if body is None:
             raise TypeError("a request without a guard is not sent")
         guard = body.guard
+        if holds_unasked(conn.protocol):
+            raise guard.refuse(UNASKED)
         guard.direct = self.proxy is None
         headers = self.headers
         # Set this late, it is in no local variable of aiohttp, and it replaces what aiohttp found in .netrc.
@@ -221,6 +226,14 @@ class GuardedRequest(ClientRequest):
                 headers.popall(hdrs.CONTENT_TYPE, None)
             guard.begin(conn.transport)
         return ClientRequest.send(self, conn)
+
+
+def holds_unasked(protocol: object) -> bool:
+    """Whether a connection has brought bytes that no request of it asked for, or has failed.
+
+    aiohttp takes it from its pool all the same, and those bytes for the answer to the next request.
+    """
+    return bool(getattr(protocol, "should_close", False))
 
 
 class InnermostMiddleware:
@@ -251,6 +264,8 @@ class InnermostMiddleware:
         guard.direct = self._direct and request.proxy is None
         if isinstance(guard, ReadGuard):
             guard.begin(None)
+            # It has no body, which could ask the guard.
+            request.send = partial(_send_read, guard, request.send)  # type: ignore[method-assign]
         elif request.body is not self._body:
             raise guard.refuse("the session, or a middleware of it, replaced the request's body")
         elif hdrs.EXPECT in request.headers:
@@ -258,7 +273,18 @@ class InnermostMiddleware:
             raise guard.refuse("the session, or a middleware of it, sets Expect: 100-continue; take that out")
         else:
             guard.share_connection(partial(_holds_connection, request))
-        return await handler(request)
+        response = await handler(request)
+        if isinstance(guard, SendGuard) and not guard.started:
+            raise guard.disown_response()
+        return response
+
+
+def _send_read(
+    guard: ReadGuard, send: Callable[[Connection], Coroutine[Any, Any, ClientResponse]], conn: Connection
+) -> Coroutine[Any, Any, ClientResponse]:
+    if holds_unasked(conn.protocol):
+        raise guard.refuse(UNASKED)
+    return send(conn)
 
 
 def _holds_connection(request: ClientRequest) -> bool:

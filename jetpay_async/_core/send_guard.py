@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 PreSendCheck = Callable[[], str | None]
 """Returns why nothing may leave any more, or None if it may."""
 
+UNASKED = "the connection brought an answer before anything left"
+"""Why nothing leaves on a connection that holds bytes that no request of it asked for: they would be taken for the
+answer."""
+
 
 class ResponseTimer:
     """Gives up each write whose response takes too long, on one event loop.
@@ -168,6 +172,15 @@ class SendGuard:
         self.refusal = reason
         return _StopError(reason)
 
+    def disown_response(self) -> Exception:
+        """Return what to raise in place of a response that aiohttp returned before the guard let the request leave.
+
+        Unless the guard refused, it counts as sent: there may be another way, of which the guard does not know.
+        """
+        if self.refusal is None:
+            self.started_at = self._clock.monotonic()
+        return self.refuse(self.refusal or UNASKED)
+
     def complete(self) -> None:
         """End it, since the whole response was read: its connection may be used again, and closed as any other."""
         self._ended = True
@@ -217,7 +230,7 @@ class ReadGuard:
         clock: Whose monotonic time is noted.
     """
 
-    __slots__ = ("_clock", "direct", "started_at", "status")
+    __slots__ = ("_clock", "direct", "refusal", "started_at", "status")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -227,6 +240,8 @@ class ReadGuard:
         """When it began to leave, on the monotonic clock; None if it did not."""
         self.status: int | None = None
         """The HTTP status, once the head of the response was read."""
+        self.refusal: str | None = None
+        """Why it was not sent."""
 
     @property
     def started(self) -> bool:
@@ -237,6 +252,11 @@ class ReadGuard:
         """Note that it leaves now."""
         if self.started_at is None:
             self.started_at = self._clock.monotonic()
+
+    def refuse(self, reason: str) -> Exception:
+        """Return what to raise in place of sending the request."""
+        self.refusal = reason
+        return _StopError(reason)
 
 
 def no_whole_response(seconds: float) -> str:

@@ -324,7 +324,7 @@ class Transport:
             innermost = InnermostMiddleware(guard, data, credential, direct=self._connects_directly)
             middlewares = (*_middlewares(session), innermost)
         guard.direct = self._connects_directly
-        return await session.request(
+        response = await session.request(
             method,
             url,
             data=data,
@@ -334,13 +334,18 @@ class Transport:
             raise_for_status=False,
             middlewares=middlewares,
         )
+        if middlewares is None and isinstance(guard, SendGuard) and not guard.started and _came_on_connection(response):
+            response.close()
+            raise guard.disown_response()
+        return response
 
     def _unanswered(self, error: Exception, guard: SendGuard | ReadGuard, within: float) -> Unanswered:
         """Say what is known of a request that got no whole response."""
         if isinstance(guard, ReadGuard):
             started = guard.started and not isinstance(error, _NEVER_SENT)
             stalled = started and isinstance(error, TimeoutError)
-            return Unanswered(no_whole_response(within) if stalled else _describe(error), started=started)
+            reason = guard.refusal or (no_whole_response(within) if stalled else _describe(error))
+            return Unanswered(reason, started=started)
         # What we end ourselves, we may end while the request is still on its way.
         direct = guard.direct and self._reaches_api_itself
         lost = direct and guard.refusal is None and not self.closed and _is_lost(error, guard.status)
@@ -434,6 +439,11 @@ def _host_parts(origin: URL) -> dict[str, object]:
 def _is_connected(response: aiohttp.ClientResponse) -> bool:
     """Whether the connection of a response is not back in the pool, where another request may have taken it."""
     return response.connection is not None
+
+
+def _came_on_connection(response: aiohttp.ClientResponse) -> bool:
+    """Whether a response was read from a connection, and not made by what stands in for a server."""
+    return getattr(response, "_protocol", None) is not None
 
 
 class _NoCookies(aiohttp.DummyCookieJar):
