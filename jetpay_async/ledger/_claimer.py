@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jetpay_async.ledger import _intents
-from jetpay_async.ledger._intents import Claim, OutcomeRecord
+from jetpay_async.ledger._intents import Claim, ClaimResult, OutcomeRecord
 from jetpay_async.ledger._resolver import Origin
 from jetpay_async.ledger.records import DebitState
 
 if TYPE_CHECKING:
-    from jetpay_async.ledger._backend import CommitExecutor
+    from collections.abc import Sequence
+
+    from jetpay_async.ledger._backend import CommitExecutor, Connection
     from jetpay_async.ledger._context import ClientContext, Moment
     from jetpay_async.ledger._lease import OwnerLease
     from jetpay_async.ledger._recorder import Recorder
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 
 # Debits that wait for their status to be read, at most. Nothing more is claimed meanwhile.
 RESOLVE_BACKLOG = 5_000
+
+# What the workers take in this time is claimed ahead of them: each claim is a transaction.
+CLAIM_AHEAD_SECONDS = 0.1
+
+# However quick they are: the status of what a killed process had claimed is read before it is sent.
+MAX_CLAIMED = 400
 
 
 @attrs.define
@@ -41,6 +49,7 @@ class ClaimLimits:
     """How much is claimed at a time."""
 
     size: int
+    """At least, as long as so many may be in flight."""
     rate: float | None
     room: Callable[[], float]
     """How many may be in flight at present."""
@@ -81,6 +90,16 @@ class Claimer:
         self._resolver = resolver
         self._on_nothing_left = on_nothing_left
         self._watchers: Counter[Scope] = Counter()
+        self._empty: set[Scope] = set()
+        """Where nothing was pending that can be claimed, since it was woken last."""
+        self._wakes = 0
+        self._pace = 0
+        """How many debits the workers took while the time passed for which is claimed ahead."""
+        self._refill_at = limits.size // 2
+        """More is claimed when no more than so many are ahead."""
+        self._taken = 0
+        self._counted_from: float | None = None
+        """Since when those that are taken have been counted; monotonic."""
         self.ready: asyncio.Queue[ClaimedDebit | None] = asyncio.Queue()
         """For the workers; None ends one of them."""
         self._scheduled: deque[ClaimedDebit] = deque()
@@ -108,14 +127,22 @@ class Claimer:
         self._watchers[scope] -= 1
         if not self._watchers[scope]:
             del self._watchers[scope]
+            self._empty.discard(scope)
 
     def wake(self) -> None:
-        """Have it see whether something is to be claimed."""
+        """Have it see whether something is to be claimed, also where nothing was.
+
+        In each poll interval, at least: another process may have added something, given it back, or got an outcome of
+        a debit that a batch here has too.
+        """
+        self._wakes += 1
+        self._empty.clear()
         self._wanted.set()
 
     def on_taken(self) -> None:
         """Have it claim more, if there is room since a worker took a debit."""
-        if self.ready.qsize() + len(self._scheduled) <= self._limits.size // 2:
+        self._taken += 1
+        if self.ready.qsize() + len(self._scheduled) <= self._refill_at:
             self._wanted.set()
 
     def stop(self) -> None:
@@ -156,34 +183,50 @@ class Claimer:
                 self.ready.put_nowait(self._scheduled.popleft())
 
     def _has_room(self) -> bool:
-        return self.ahead <= self._limits.size // 2 and self._resolver.backlog < RESOLVE_BACKLOG
+        return self.ahead <= self._refill_at and self._resolver.backlog < RESOLVE_BACKLOG
 
     async def _claim(self) -> bool:
         """Claim from the first scope that has something; return whether there was any."""
-        too_early = False
-        for scope in self.scopes:
+        scopes = [scope for scope in self._watchers if scope not in self._empty]
+        wakes = self._wakes
+        claims = ClaimResult()
+        if scopes:
             began = self._context.clock.monotonic()
-            claims = await self._commits.run(
+            self._measure_pace(began)
+            empty, claims = await self._commits.run(
                 partial(
-                    _intents.claim,
-                    scope=scope,
+                    _claim_first,
+                    scopes=scopes,
                     owner=self._lease.owner,
-                    limit=max(1, min(self._limits.size, int(self._limits.room()))),
+                    limit=max(1, min(self._limits.size, int(self._limits.room())), self._pace),
                     resolve=self._context.certain_after,
                     rate=self._limits.rate,
                     restored_until=None if self._restored is None else self._restored.on_ledger,
                 ),
                 last=True,
             )
-            too_early |= claims.too_early
+            # What was added since it was woken, this claim may have missed.
+            if wakes == self._wakes:
+                self._empty.update(scopes[:empty])
             if claims.send or claims.known or claims.resolve:
                 self._pass_on(claims, began)
                 return True
-        if not too_early:
+        if not claims.too_early:
             self._on_nothing_left()
         return False
 
-    def _pass_on(self, claims: _intents.ClaimResult, began: float) -> None:
+    def _measure_pace(self, now: float) -> None:
+        """Count what the workers have taken, as soon as the time is over for which is claimed ahead."""
+        # What is claimed must begin to leave soon: most of that time is for an API that becomes slow.
+        ahead = min(CLAIM_AHEAD_SECONDS, self._context.send_within / 4)
+        passed = ahead if self._counted_from is None else now - self._counted_from
+        if passed >= ahead:
+            self._pace = min(MAX_CLAIMED, int(self._taken * ahead / passed))
+            self._refill_at = max(self._limits.size, self._pace) // 2
+            self._taken = 0
+            self._counted_from = now
+
+    def _pass_on(self, claims: ClaimResult, began: float) -> None:
         for record in claims.known:
             self._recorder.add(record)
         for debit in claims.resolve:
@@ -213,3 +256,23 @@ class Claimer:
                 self.give_back(claimed.claim)
         for _ in range(ends):
             self.ready.put_nowait(None)
+
+
+def _claim_first(
+    connection: Connection,
+    *,
+    scopes: Sequence[Scope],
+    owner: int,
+    limit: int,
+    resolve: float,
+    rate: float | None,
+    restored_until: float | None,
+) -> tuple[int, ClaimResult]:
+    """Claim from the first of these scopes that has something; return how many had nothing before it, too."""
+    for empty, scope in enumerate(scopes):
+        claims = _intents.claim(
+            connection, scope, owner=owner, limit=limit, resolve=resolve, rate=rate, restored_until=restored_until
+        )
+        if claims != ClaimResult():
+            return empty, claims
+    return len(scopes), ClaimResult()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jetpay_async.ledger._backend import CommitExecutor
     from jetpay_async.ledger._lease import OwnerLease
 
-# Outcomes gather for one commit for so long.
-COMMIT_WINDOW_SECONDS = 0.01
+# Outcomes gather for one commit for so long. Of what a process is killed with meanwhile, the status is read.
+COMMIT_WINDOW_SECONDS = 0.02
 
 
 @attrs.define

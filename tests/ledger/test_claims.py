@@ -12,6 +12,7 @@ from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async.ledger import DebitState, Waiting, _intents, _repository
 from jetpay_async.ledger._backend import Connection
 from jetpay_async.ledger._backend_choice import choose_backend
+from jetpay_async.ledger._claimer import _claim_first
 from jetpay_async.ledger._intents import Claim, ClaimResult, OutcomeRecord, UnresolvedDebit
 from jetpay_async.ledger._repository import Scope
 from tests.ledger.owners import add_owner
@@ -39,6 +40,10 @@ def submit(connection: Connection, key: str, count: int) -> None:
 def claim_all(connection: Connection, owner: int, limit: int = 5, batch: int = 1, **options: Any) -> ClaimResult:
     options = {"resolve": BOUND, "rate": None, "scope": Scope(batch), **options}
     return _intents.claim(connection, owner=owner, limit=limit, **options)
+
+
+def claim_first(connection: Connection, scopes: list[Scope], rate: float | None = None) -> tuple[int, ClaimResult]:
+    return _claim_first(connection, scopes=scopes, owner=1, limit=5, resolve=BOUND, rate=rate, restored_until=None)
 
 
 def claim(connection: Connection, owner: int, limit: int = 5, batch: int = 1, **options: Any) -> list[Claim]:
@@ -96,6 +101,29 @@ def test_a_chunk_is_claimed_alone(connection: Connection) -> None:
 
     assert [each.debit_id for each in claimed] == debits(600)[500:]
     assert claim_all(connection, 1, 1000, scope=Scope(1, 3)) == ClaimResult()
+
+
+def test_the_first_scope_that_has_something_is_claimed_from(connection: Connection) -> None:
+    """Scopes are asked in their order; those before it, which had nothing, are counted."""
+    submit(connection, "other", 3)
+    claim(connection, 1, 3, 2)
+    scopes = [Scope(2), Scope(1, 3), Scope(1, 1), Scope(1, 0)]
+
+    empty, claims = claim_first(connection, scopes)
+
+    assert (empty, [each.debit_id for each in claims.send]) == (2, debits(600)[250:255])
+    assert claim_first(connection, scopes[:2]) == (2, ClaimResult())
+
+
+def test_a_scope_is_not_empty_because_it_is_too_early(connection: Connection) -> None:
+    """Where the next slot of the rate is too far ahead, nothing is known of what is pending."""
+    sent = [claim_first(connection, [Scope(1)], rate=1.0) for _ in range(3)]
+
+    assert [(empty, len(claims.send), claims.too_early) for empty, claims in sent] == [
+        (0, 1, False),
+        (0, 1, False),
+        (0, 0, True),
+    ]
 
 
 def test_an_intent_says_how_long_its_request_may_take(connection: Connection) -> None:
