@@ -148,11 +148,22 @@ class LeasedDispatch:
                 await self._mark_rest(self._group)
 
     async def _mark_rest(self, group: MarkGroup) -> None:
-        try:
-            async with asyncio.timeout(MARK_TIMEOUT_SECONDS):
-                await group.mark()
-        except TimeoutError as error:
-            self.stop_for(error)
+        """Mark all that is left, also if this is cancelled meanwhile; the lease is released after it."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MARK_TIMEOUT_SECONDS
+        cancellation: asyncio.CancelledError | None = None
+        while group.has_unmarked:
+            try:
+                async with asyncio.timeout_at(until):
+                    await group.mark()
+            except TimeoutError:
+                break
+            except asyncio.CancelledError as error:
+                cancellation = error
+        if group.has_unmarked:
+            self.stop_for(TimeoutError(f"events could not be marked within {MARK_TIMEOUT_SECONDS:g} s"))
+        if cancellation is not None:
+            raise cancellation
 
     async def _handle_sequences(self, remaining: Iterator[Sequence[Event]]) -> None:
         for sequence in remaining:

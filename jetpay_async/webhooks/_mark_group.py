@@ -81,20 +81,37 @@ class MarkGroup:
         oldest = self._being_marked or self._waiting
         return bool(oldest) and self._loop.time() - oldest[0].at > self._within + LONGEST_LAG_SECONDS
 
+    @property
+    def has_unmarked(self) -> bool:
+        """Whether events wait for their mark, or are being marked."""
+        return bool(self._waiting) or self._marking.locked()
+
     async def mark(self) -> None:
-        """Mark what waits, and wait until what is being marked is marked."""
+        """Mark what waits, and wait until what is being marked is marked.
+
+        A cancellation ends the wait and not the commit, without which all these events would be handled again.
+        """
+        await asyncio.wait([self._start()])
+
+    async def _mark_waiting(self) -> None:
         async with self._marking:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._being_marked, self._waiting = self._waiting, []
-            if self._being_marked:
-                try:
-                    await self._mark(self._being_marked)
-                finally:
-                    self._transactions.difference_update(transaction_id_of(ended.event) for ended in self._being_marked)
-                    self._being_marked = ()
-                    self._schedule()
+            group = self._being_marked = self._waiting
+            self._waiting = []
+            try:
+                if group:
+                    await self._mark(group)
+            except BaseException:
+                # All tasks of the loop are cancelled: whoever waits for the last marks tries again.
+                self._waiting = [*group, *self._waiting]
+                raise
+            else:
+                self._transactions.difference_update(transaction_id_of(ended.event) for ended in group)
+            finally:
+                self._being_marked = ()
+                self._schedule()
 
     async def _mark(self, group: Sequence[_EndedEvent]) -> None:
         try:
@@ -117,6 +134,10 @@ class MarkGroup:
 
     def _mark_in_background(self) -> None:
         self._timer = None
-        task = asyncio.create_task(self.mark(), name="jetpay webhook marks")
+        self._start()
+
+    def _start(self) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._mark_waiting(), name="jetpay webhook marks")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

@@ -159,6 +159,65 @@ async def test_a_cancelled_delivery_marks_what_is_done(shop: Shop, counting: Cou
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("transaction", ["one for all", None], ids=["before a handler", "before the answer"])
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_cancellation_does_not_undo_a_commit(
+    shop: Shop, counting: CountingInbox, transaction: str | None, times: int
+) -> None:
+    """What is cancelled while its events are being marked marks them, and releases the others after that."""
+    fields = {} if transaction is None else {"transaction": transaction}
+    counting.gate = asyncio.Event()
+    receiver = receiver_for(shop, counting, mark_within=LONG_SECONDS)
+    receiving = asyncio.create_task(receiver.receive(delivery_of(1, 2, **fields), TOKEN))
+    await counting.marking.wait()
+    (delivery,) = receiver._deliveries
+    for _ in range(times):
+        delivery.cancel()
+        await asyncio.sleep(0.001)
+    counting.gate.set()
+
+    assert (await receiving).reason == "closed"
+    assert await handled(counting, *shop.done) == set(shop.done)
+    assert (await receiver.receive(delivery_of(1, 2, **fields), TOKEN)).status == 200
+    assert shop.done == [1, 2]
+
+
+@pytest.mark.asyncio
+async def test_the_end_of_the_loop_does_not_undo_a_commit(shop: Shop, counting: CountingInbox) -> None:
+    """Where all tasks are cancelled at once, as asyncio.run() does, the events are marked all the same."""
+    counting.gate = asyncio.Event()
+    receiver = receiver_for(shop, counting)
+    receiving = asyncio.create_task(receiver.receive(delivery_of(1, 2), TOKEN))
+    await counting.marking.wait()
+    gate, counting.gate = counting.gate, None
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert receiving.cancelled()
+    assert not gate.is_set()
+    assert await handled(counting, 1, 2) == set(shop.done) == {1, 2}
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_delivery_does_not_wait_for_an_inbox_that_hangs(
+    shop: Shop, counting: CountingInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last marks have their time, and no more, also where the delivery is cancelled meanwhile."""
+    monkeypatch.setattr(_dispatch, "MARK_TIMEOUT_SECONDS", 0.01)
+    counting.gate = asyncio.Event()
+    receiver = receiver_for(shop, counting, mark_within=LONG_SECONDS)
+    receiving = asyncio.create_task(receiver.receive(delivery_of(1), TOKEN))
+    await counting.marking.wait()
+    receiving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+
+    assert not receiver._deliveries
+
+
+@pytest.mark.asyncio
 async def test_a_failing_handler_keeps_no_other_mark_back(shop: Shop, counting: CountingInbox) -> None:
     """The event of a handler that raised is not marked; the others are."""
     shop.failing = {2}
