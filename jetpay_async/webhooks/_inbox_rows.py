@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import contextmanager
 from itertools import groupby
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from jetpay_async._core import sqlite
 from jetpay_async._core.migrations import Migrations, NewerSchemaError
@@ -200,7 +200,32 @@ _SEEN = """
         )
     ))"""
 
+# What an arrival has to know: also whether anything is old enough to be folded, or forgotten.
+_ARRIVAL = f"""{_SEEN},
+    EXISTS (SELECT 1 FROM jetpay_inbox WHERE source = :source AND handled_at < :old),
+    EXISTS (SELECT 1 FROM jetpay_inbox_transaction WHERE source = :source AND handled_at < :old)"""  # noqa: S608 - ours
+
+_MARK = (
+    "UPDATE jetpay_inbox SET handled_at = ?, document = NULL"
+    " WHERE source = ? AND event_id = ? AND owner = ? AND handled_at IS NULL"
+)
+
 SCHEMA = SqliteSchema("jetpay_inbox_schema", _CREATE, _MIGRATIONS)
+
+
+class _Arrival(NamedTuple):
+    """What was there before new events arrive."""
+
+    seen: SeenIds | None
+    """None if nothing had arrived before."""
+    old: float
+    """When what is folded now was handled, at the latest."""
+    has_old_rows: bool
+    has_old_transactions: bool
+
+    def is_first(self, event_id: int) -> bool:
+        """Whether no event of this id, and none above it, has arrived, so that there is no row to look for."""
+        return self.seen is None or event_id > self.seen.highest
 
 
 class InboxRows:
@@ -213,6 +238,8 @@ class InboxRows:
         self._source = source
         self._retention = retention
         self._now = now
+        self._waits_for_disk: bool | None = None
+        """Whether a commit waits for the disk; None if it has not been said yet."""
 
     @classmethod
     def open(cls, path: str, *, source: str, retention: float, busy_timeout: float, now: Callable[[], float]) -> Self:
@@ -238,15 +265,16 @@ class InboxRows:
         self, keys: Sequence[EventKey], *, owner: str, seconds: float
     ) -> tuple[frozenset[int], frozenset[int], frozenset[int], int | None]:
         """Lease events; return what is leased, handled, busy, and the last id seen before."""
-        with self._transaction():
+        with self._transaction(durable=False):
             now = self._now()
-            seen = self._seen()
-            known = {key.event_id: self._is_handled(key) for key in keys}
+            arrival = self._arrival(now)
+            seen = arrival.seen
+            known = {key.event_id: None if arrival.is_first(key.event_id) else self._is_handled(key) for key in keys}
             handled = {event_id for event_id, is_handled in known.items() if is_handled}
             open_keys = [key for key in keys if key.event_id not in handled]
             taken: list[EventKey] = []
             for key in open_keys:
-                if self._is_busy(key.event_id, owner=owner, now=now):
+                if not arrival.is_first(key.event_id) and self._is_busy(key.event_id, owner=owner, now=now):
                     break
                 taken.append(key)
             self._connection.executemany(
@@ -255,16 +283,18 @@ class InboxRows:
                 " ON CONFLICT DO UPDATE SET owner = excluded.owner, leased_until = excluded.leased_until",
                 [(self._source, *key, owner, now + seconds) for key in taken],
             )
-            # What can't be leased yet has arrived all the same.
-            self._connection.executemany(
-                "INSERT INTO jetpay_inbox (source, event_id, created_at, webhook_id, leased_until)"
-                " VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
-                [(self._source, *key) for key in open_keys[len(taken) :]],
-            )
+            busy_keys = open_keys[len(taken) :]
+            if busy_keys:
+                # What can't be leased yet has arrived all the same.
+                self._connection.executemany(
+                    "INSERT INTO jetpay_inbox (source, event_id, created_at, webhook_id, leased_until)"
+                    " VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+                    [(self._source, *key) for key in busy_keys],
+                )
             self._note_arrivals([event_id for event_id, is_handled in known.items() if is_handled is None], seen)
-            self._fold(now)
+            self._fold(arrival)
         mine = frozenset(key.event_id for key in taken)
-        busy = frozenset(key.event_id for key in open_keys[len(taken) :])
+        busy = frozenset(key.event_id for key in busy_keys)
         return mine, frozenset(handled), busy, None if seen is None else seen.highest
 
     def renew(self, event_ids: Sequence[int], *, owner: str, seconds: float) -> frozenset[int]:
@@ -284,14 +314,18 @@ class InboxRows:
 
     def mark_all(self, events: Sequence[HandledEvent], *, owner: str) -> frozenset[int]:
         """Mark events handled; return which are not the owner's."""
-        lost: set[int] = set()
         with self._transaction():
+            now = self._now()
+            marked = self._connection.executemany(
+                _MARK, [(now, self._source, event.event_id, owner) for event in events]
+            )
+            lost: frozenset[int] = frozenset()
+            if marked.rowcount != len(events):
+                lost = frozenset(event.event_id for event in events if self._owner(event.event_id) != owner)
             for event in events:
-                try:
-                    mark(self._connection, self._source, event, owner=owner, now=self._now())
-                except LeaseLostError:
-                    lost.add(event.event_id)
-        return frozenset(lost)
+                if event.event_id not in lost:
+                    _remember(self._connection, self._source, event, now=now)
+        return lost
 
     def last_handled(self, transaction_id: str) -> tuple[int, str] | None:
         """Return the id and the state of the transaction's last event that is remembered."""
@@ -351,13 +385,18 @@ class InboxRows:
     def store(self, records: Sequence[EventRecord]) -> tuple[frozenset[int], frozenset[int], int | None]:
         """Store events with their JSON; return what is new, what was known, and the last id seen before."""
         with self._transaction():
-            now = self._now()
-            seen = self._seen()
-            known = {record.key.event_id: self._is_handled(record.key) for record in records}
+            arrival = self._arrival(self._now())
+            seen = arrival.seen
+            first = {record.key.event_id for record in records if arrival.is_first(record.key.event_id)}
+            known = {
+                record.key.event_id: None if record.key.event_id in first else self._is_handled(record.key)
+                for record in records
+            }
             new = [
                 record
                 for record in records
-                if not known[record.key.event_id] and not self._is_stored(record.key.event_id)
+                if record.key.event_id in first
+                or not (known[record.key.event_id] or self._is_stored(record.key.event_id))
             ]
             self._connection.executemany(
                 "INSERT INTO jetpay_inbox"
@@ -367,7 +406,7 @@ class InboxRows:
                 [(self._source, *record.key, record.transaction_id, record.document) for record in new],
             )
             self._note_arrivals([event_id for event_id, is_handled in known.items() if is_handled is None], seen)
-            self._fold(now)
+            self._fold(arrival)
         new_ids = frozenset(record.key.event_id for record in new)
         last_seen = None if seen is None else seen.highest
         return new_ids, frozenset(known) - new_ids, last_seen
@@ -383,7 +422,7 @@ class InboxRows:
             ).fetchone()
         if pending is None:
             return []
-        with self._transaction():
+        with self._transaction(durable=False):
             now = self._now()
             held = self._connection.execute(
                 "SELECT transaction_id, document IS NULL FROM jetpay_inbox INDEXED BY jetpay_inbox_leased"
@@ -507,14 +546,25 @@ class InboxRows:
         return found is not None
 
     @contextmanager
-    def _transaction(self) -> Generator[None]:
-        with _translated(), self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            yield
+    def _transaction(self, *, durable: bool = True) -> Generator[None]:
+        """Run a transaction that is on the disk when it ends, unless it need not be.
 
-    def _seen(self) -> SeenIds | None:
-        lowest, highest = self._connection.execute(_SEEN, {"source": self._source}).fetchone()
-        return None if lowest is None else SeenIds(lowest, highest)
+        What is not durable survives the end of any process, though not that of the machine: a power cut may undo the
+        last transactions, never an earlier one without the later ones, and none before the last durable one.
+        """
+        with _translated():
+            if durable is not self._waits_for_disk:
+                # Fails in a transaction, and then leaves it as it was.
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._waits_for_disk = durable
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield
+
+    def _arrival(self, now: float) -> _Arrival:
+        old = now - self._retention
+        lowest, highest, *is_old = self._connection.execute(_ARRIVAL, {"source": self._source, "old": old}).fetchone()
+        return _Arrival(None if lowest is None else SeenIds(lowest, highest), old, *map(bool, is_old))
 
     def _note_arrivals(self, event_ids: Iterable[int], seen: SeenIds | None) -> None:
         arrived = sorted(event_ids)
@@ -597,13 +647,23 @@ class InboxRows:
         ).fetchone()
         return None if row is None else row[0]
 
-    def _fold(self, now: float) -> None:
+    def _fold(self, arrival: _Arrival) -> None:
+        if arrival.has_old_rows:
+            self._fold_rows(arrival.old)
+        if arrival.has_old_transactions:
+            self._connection.execute(
+                "DELETE FROM jetpay_inbox_transaction WHERE source = ? AND transaction_id IN"
+                " (SELECT transaction_id FROM jetpay_inbox_transaction WHERE source = ? AND handled_at < ? LIMIT ?)",
+                (self._source, self._source, arrival.old, _FOLDED_AT_ONCE),
+            )
+
+    def _fold_rows(self, handled_before: float) -> None:
         old = sorted(
             EventKey(*row)
             for row in self._connection.execute(
                 "SELECT event_id, created_at, webhook_id FROM jetpay_inbox"
                 " WHERE source = ? AND handled_at < ? ORDER BY handled_at LIMIT ?",
-                (self._source, now - self._retention, _FOLDED_AT_ONCE),
+                (self._source, handled_before, _FOLDED_AT_ONCE),
             )
         )
         for block, keys in groupby(old, key=lambda key: key.event_id // BLOCK_SIZE):
@@ -613,11 +673,6 @@ class InboxRows:
                 "DELETE FROM jetpay_inbox WHERE source = ? AND event_id BETWEEN ? AND ?", (self._source, first, last)
             )
             self._add_range(first, last, webhook_id)
-        self._connection.execute(
-            "DELETE FROM jetpay_inbox_transaction WHERE source = ? AND transaction_id IN"
-            " (SELECT transaction_id FROM jetpay_inbox_transaction WHERE source = ? AND handled_at < ? LIMIT ?)",
-            (self._source, self._source, now - self._retention, _FOLDED_AT_ONCE),
-        )
 
     def _keep_fingerprints(self, block: int, keys: Iterable[EventKey]) -> None:
         row = self._connection.execute(
@@ -659,7 +714,19 @@ def mark(connection: sqlite3.Connection, source: str, event: HandledEvent, *, ow
     Returns:
         Whether it is the latest of its transaction, or that is not remembered.
     """
-    _mark(connection, source, event.event_id, owner=owner, now=now)
+    marked = connection.execute(_MARK, (now, source, event.event_id, owner))
+    if not marked.rowcount:
+        mine = connection.execute(
+            "SELECT 1 FROM jetpay_inbox WHERE source = ? AND event_id = ? AND owner = ?",
+            (source, event.event_id, owner),
+        ).fetchone()
+        if mine is None:
+            raise taken_over(event.event_id)
+    return _remember(connection, source, event, now=now)
+
+
+def _remember(connection: sqlite3.Connection, source: str, event: HandledEvent, *, now: float) -> bool:
+    """Remember the event if it is the latest of its transaction; return whether it is, or has none to remember."""
     if event.transaction_id is None:
         return True
     remembered = connection.execute(
@@ -670,21 +737,6 @@ def mark(connection: sqlite3.Connection, source: str, event: HandledEvent, *, ow
         (source, event.transaction_id, event.event_id, event.state, now),
     )
     return remembered.rowcount > 0
-
-
-def _mark(connection: sqlite3.Connection, source: str, event_id: int, *, owner: str, now: float) -> None:
-    marked = connection.execute(
-        "UPDATE jetpay_inbox SET handled_at = ?, document = NULL"
-        " WHERE source = ? AND event_id = ? AND owner = ? AND handled_at IS NULL",
-        (now, source, event_id, owner),
-    )
-    if marked.rowcount:
-        return
-    mine = connection.execute(
-        "SELECT 1 FROM jetpay_inbox WHERE source = ? AND event_id = ? AND owner = ?", (source, event_id, owner)
-    ).fetchone()
-    if mine is None:
-        raise taken_over(event_id)
 
 
 def _runs(keys: Sequence[EventKey]) -> Iterator[tuple[int, int, int | None]]:

@@ -72,7 +72,9 @@ class DeadLetterRow:
 
 def key_of(event: Event) -> EventKey:
     """Return by what an event is known."""
-    return EventKey(event.id, (event.created_at - _EPOCH) // timedelta(microseconds=1), event.webhook_id)
+    since = event.created_at - _EPOCH
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return EventKey(event.id, microseconds, event.webhook_id)
 
 
 def transaction_id_of(event: Event) -> str | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -30,6 +29,7 @@ from jetpay_async.webhooks._records import (
     record_of,
     require_dead_letter,
 )
+from jetpay_async.webhooks._rows_thread import RowsThread
 from jetpay_async.webhooks.events import Event, decode_stored
 from jetpay_async.webhooks.inbox import Backlog, DeadLetter, FailedAttempt, Leased, Stored, TransactionRecord
 
@@ -147,10 +147,11 @@ class MemoryInbox(_RowsInbox):
 class SqliteInbox(_RowsInbox):
     """Remember handled events in a SQLite file: the inbox that survives a restart.
 
-    Any number of processes of one machine share the file. A commit is on the disk before it counts (``WAL`` with
-    ``synchronous=FULL``), and the inbox uses the file in a thread of its own, so the event loop never waits for the
-    disk. The file is opened on first use; open it after forking workers. It must be on a local disk, not on a network
-    file system.
+    Any number of processes of one machine share the file. Marks and stored events are on the disk before they count
+    (``WAL`` with ``synchronous=FULL``). A lease survives the end of any process, but need not survive a power cut,
+    which ends all of them: its events are delivered again. The inbox uses the file in a thread of its own, so the event
+    loop never waits for the disk. The file is opened on first use; open it after forking workers. It must be on a local
+    disk, not on a network file system.
 
     It is also a `DurableEventInbox`, which stores the events of ``WebhookReceiver(acknowledge="after_storing")``, and a
     `DeadLetterInbox`, which sets aside what can't be handled.
@@ -187,8 +188,7 @@ class SqliteInbox(_RowsInbox):
         self._retention = retention
         self._busy_timeout = busy_timeout
         self._clock = clock
-        self._rows: InboxRows | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: RowsThread | None = None
         self._opened_in: ForkGuard | None = None
         self._closed = False
 
@@ -263,8 +263,7 @@ class SqliteInbox(_RowsInbox):
         self._closed = True
         if self._thread is not None and not self._forked:
             thread, self._thread = self._thread, None
-            await asyncio.get_running_loop().run_in_executor(thread, self._close)
-            thread.shutdown(wait=False)
+            await thread.aclose()
 
     async def __aenter__(self) -> Self:
         self._closed = False
@@ -286,24 +285,17 @@ class SqliteInbox(_RowsInbox):
         if self._closed:
             raise ConfigurationError(f"{self!r} is closed")
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="jetpay-inbox")
+            self._thread = RowsThread(
+                partial(
+                    InboxRows.open,
+                    self._path,
+                    source=self._source,
+                    retention=self._retention,
+                    busy_timeout=self._busy_timeout,
+                    now=self._clock.time,
+                )
+            )
             self._opened_in = ForkGuard()
         if self._forked:
             raise ConfigurationError(f"{self!r} was opened before a fork; make one in each worker")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._step, step)
-
-    def _step(self, step: Callable[[InboxRows], T]) -> T:
-        if self._rows is None:
-            self._rows = InboxRows.open(
-                self._path,
-                source=self._source,
-                retention=self._retention,
-                busy_timeout=self._busy_timeout,
-                now=self._clock.time,
-            )
-        return step(self._rows)
-
-    def _close(self) -> None:
-        if self._rows is not None:
-            self._rows.close()
-            self._rows = None
+        return await self._thread.run(step)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -22,6 +23,38 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks._inbox_rows import InboxRows
 
 
+NORMAL, FULL = 1, 2
+"""How SQLite counts what a commit waits for: nothing, in a file with a log, and the disk."""
+
+
+class WatchedConnection:
+    """A connection that notes at the end of each transaction what its commit will wait for."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.levels: list[int] = []
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self.close = connection.close
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        """Let the connection commit, or roll back, at the end."""
+        self._connection.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:  # noqa: PYI036 - as the connection has them
+        self.levels += self.execute("PRAGMA synchronous").fetchone()
+        self._connection.__exit__(*raised)
+
+
+async def watch_commits(inbox: SqliteInbox) -> WatchedConnection:
+    def watch(rows: InboxRows) -> WatchedConnection:
+        watched = WatchedConnection(rows._connection)
+        rows._connection = cast("sqlite3.Connection", watched)
+        return watched
+
+    return await inbox._run(watch)
+
+
 class TestSqlite:
     @pytest.mark.asyncio
     async def test_survives_a_restart(self, path: Path) -> None:
@@ -36,9 +69,48 @@ class TestSqlite:
 
     @pytest.mark.asyncio
     async def test_commits_reach_the_disk(self, sqlite_inbox: SqliteInbox) -> None:
-        """The file is in WAL mode, and each commit waits for the disk."""
+        """The file is in WAL mode, and a commit waits for the disk unless it says otherwise."""
         assert await rows(sqlite_inbox, "PRAGMA journal_mode") == [("wal",)]
-        assert await rows(sqlite_inbox, "PRAGMA synchronous") == [(2,)]
+        assert await rows(sqlite_inbox, "PRAGMA synchronous") == [(FULL,)]
+
+    @pytest.mark.asyncio
+    async def test_only_a_lease_need_not_reach_it(self, sqlite_inbox: SqliteInbox) -> None:
+        """A power cut may undo a lease, of a delivery or of stored events: all else is on the disk, each time."""
+        watched = await watch_commits(sqlite_inbox)
+        for first in (1, 11, 21):
+            one, two, three, stored = events(first, first + 1, first + 2, first + 3)
+            await sqlite_inbox.lease([one, two, three], owner="a", seconds=SECONDS)
+            await sqlite_inbox.mark([one], owner="a")
+            await sqlite_inbox.renew([two.id], owner="a", seconds=SECONDS)
+            async with sqlite_inbox.handling(two, owner="a"):
+                pass
+            await sqlite_inbox.record_failure(three, owner="a", error="", max_attempts=1)
+            await sqlite_inbox.store([stored])
+            await sqlite_inbox.claim(owner="b", seconds=SECONDS, limit=1, exclusive=False)
+            await sqlite_inbox.reschedule(stored, owner="b", seconds=1.0)
+            await sqlite_inbox.release(owner="a")
+            await sqlite_inbox.replay_dead_letter(three.id)
+            await sqlite_inbox.lease([stored, three], owner="c", seconds=SECONDS)
+            await sqlite_inbox.mark([stored, three], owner="c")
+
+        once = [NORMAL, FULL, FULL, FULL, FULL, FULL, NORMAL, FULL, FULL, FULL, NORMAL, FULL]
+        assert watched.levels == once * 3
+
+    @pytest.mark.asyncio
+    async def test_a_power_cut_after_a_lease(self, path: Path, tmp_path: Path) -> None:
+        """What was marked before is known, and the delivery whose lease is undone is received like a new one."""
+        after = tmp_path / "after"
+        after.mkdir()
+        async with SqliteInbox(path) as inbox:
+            await handle(inbox, 1)
+            for name in ("inbox.db", "inbox.db-wal"):
+                shutil.copy(path.with_name(name), after)
+            await inbox.lease(events(3), owner="a", seconds=SECONDS)
+        async with SqliteInbox(after / "inbox.db") as inbox:
+            leased = await inbox.lease(events(1, 3), owner="b", seconds=SECONDS)
+
+            assert (leased.handled, leased.mine, leased.last_seen) == ({1}, {3}, 1)
+            assert await inbox.first_missing_event_id() == 2
 
     @pytest.mark.asyncio
     async def test_sources_share_a_file_but_no_ids(self, path: Path) -> None:
@@ -213,7 +285,7 @@ class TestSqlite:
         await handle(inbox, 1)
         parents_thread = inbox._thread
         assert parents_thread is not None
-        monkeypatch.setattr(parents_thread, "submit", None)
+        monkeypatch.setattr(parents_thread, "aclose", None)
         with monkeypatch.context() as patched:
             patched.setattr(fork, "_generation", fork._generation + 1)
             async with asyncio.timeout(5):
