@@ -289,7 +289,7 @@ class JetpayClient:
         """
         call = operations.capture(debit_id)
         execution = self._executor.begin(call, self._options, wait_until_final=wait_until_final)
-        return await self._single_flight.capture(debit_id, execution)
+        return await self._single_flight.capture(execution)
 
     def durable_captures(
         self,
@@ -1069,7 +1069,7 @@ class JetpayClient:
         end; a slow consumer slows the captures.
 
         An id that is given twice is captured once and reported twice: with the same answer if its capture is one of the
-        latest few hundred, otherwise after its status was read. A status that says ``preauthorized`` is not believed
+        latest hundred, otherwise after its status was read. A status that says ``preauthorized`` is not believed
         until ``RetryPolicy.resolve_after_timeout`` has passed since the first capture: if the client's ``timeout`` ends
         before, the second outcome is `Unknown`. In a batch of a million ids, up to one new id in 30 is taken for one
         that was given before, which costs one status read.

@@ -207,7 +207,7 @@ async def test_what_a_dead_run_left_is_reported_when_it_is_resolved(
     """Resolving alone is reported as a capture without a request of its own, and never as done where it was not."""
     reported: list[Operation] = []
     async with Loopback(state=state).listen() as server, watched(server, reported.append) as client:
-        error = await ended(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        error = await ended(client._single_flight.resolve(left_by_a_dead_run(client)))
 
     (operation,) = reported
     assert (operation.name, operation.debit_id) == ("capture", DEBIT_ID)

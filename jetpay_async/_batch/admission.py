@@ -35,8 +35,8 @@ class AdmissionControl:
         self.limiter = AIMDLimiter(concurrency)
         self.pacer = Pacer(rate, clock)
         self.breaker = CircuitBreaker(clock)
-        # In order of arrival. The result is None when the item may start, or why nothing is started.
-        self._waiting: deque[asyncio.Future[JetpayError | None]] = deque()
+        self.waiting: deque[asyncio.Future[JetpayError | None]] = deque()
+        """Who waits, in order of arrival. The result is None when the item may start, or why nothing is started."""
 
     @property
     def limit(self) -> float:
@@ -51,7 +51,7 @@ class AdmissionControl:
     async def enter(self) -> JetpayError | None:
         """Wait until an item may start; return None, or why nothing is started at present."""
         turn: asyncio.Future[JetpayError | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self.waiting.append(turn)
         self._admit()
         try:
             return await turn
@@ -73,7 +73,7 @@ class AdmissionControl:
     def leave(self) -> None:
         """End an item that was started."""
         self.limiter.in_flight -= 1
-        if self._waiting:
+        if self.waiting:
             self._admit()
 
     def record(self, outcome: BatchOutcome, *, failure_row: int | None) -> None:
@@ -87,11 +87,8 @@ class AdmissionControl:
         error = outcome.error if isinstance(outcome, _WITHOUT_RESULT) else None
         run_wide = error is not None and isinstance(error, _RUN_WIDE_ERRORS)
         if error is None or (isinstance(outcome, Rejected) and not run_wide):
-            # As a rule there is nothing to change: no need for two more calls.
-            if breaker.failure_row is not None or breaker.error is not None:
-                breaker.on_answer()
-            if self.limiter.limit < self.limiter.maximum:
-                self.limiter.on_answer()
+            breaker.on_answer()
+            self.limiter.on_answer()
         elif not isinstance(error, InvalidArgumentError):
             # A lost connection leaves as many outcomes unknown as were in flight, and all reach their deadline at the
             # same time. While statuses are read, that does not show that the next item would fare the same.
@@ -121,26 +118,26 @@ class AdmissionControl:
     def _admit(self) -> bool:
         """Start those who wait, as far as they may; return whether the next one waits for its time alone."""
         limiter = self.limiter
-        while self._waiting and limiter.has_room:
-            if self._waiting[0].done():  # cancelled, and its task has not run since
-                self._waiting.popleft()
+        while self.waiting and limiter.has_room:
+            if self.waiting[0].done():  # cancelled, and its task has not run since
+                self.waiting.popleft()
             elif self.pacer.try_start():
                 limiter.in_flight += 1
-                self._waiting.popleft().set_result(None)
+                self.waiting.popleft().set_result(None)
             else:
                 self.pacer.schedule(self._admit)
                 return True
         return False
 
     def _forget(self, turn: asyncio.Future[JetpayError | None]) -> None:
-        if turn in self._waiting:
-            self._waiting.remove(turn)
-        if not self._waiting:
+        if turn in self.waiting:
+            self.waiting.remove(turn)
+        if not self.waiting:
             self.pacer.cancel()
 
     def _reject_waiting(self, error: JetpayError) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
+        while self.waiting:
+            turn = self.waiting.popleft()
             if not turn.done():
                 turn.set_result(error)
         self.pacer.cancel()
@@ -212,3 +209,18 @@ class Slot:
             self._is_probe = False
             admission.breaker.end_probe()
         admission.leave()
+
+    def leave_with_result(self, outcome: BatchOutcome) -> None:
+        """End the item with an outcome that has a result: as a rule there is nothing to learn from it."""
+        admission = self._admission
+        limiter, breaker = admission.limiter, admission.breaker
+        if (
+            breaker.failure_row is None
+            and breaker.error is None
+            and limiter.limit == limiter.maximum
+            and not (self._is_probe or admission.waiting)
+        ):
+            self.busy = False
+            limiter.in_flight -= 1
+        else:
+            self.leave(outcome)

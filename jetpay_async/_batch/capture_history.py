@@ -2,7 +2,7 @@
 
 Three stores, from the newest ids to the oldest:
 
-- the latest few hundred ids with their captures: a repeated id has the same answer again, and nothing is sent;
+- the latest hundred ids and more with their captures: a repeated id has the same answer again, and nothing is sent;
 - for as long as a status may lag behind a capture, the time and a 32-bit fingerprint of each id: four bytes for each;
 - all ids, in a Bloom filter.
 
@@ -26,15 +26,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from jetpay_async._batch.bloom_filter import BloomFilter
+from jetpay_async._batch.bloom_filter import BloomFilter, hashes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from jetpay_async.models import Capture
 
-# The captures of so many debits at least are kept, and of twice as many at most.
-RECENT_CAPTURES = 256
+# The captures of so many debits at least are kept, and of twice as many at most. With more of them, the garbage
+# collector would have something to do every few hundred items, and all that the process has now and then.
+RECENT_CAPTURES = 128
 
 # So many fingerprints share one time, and are sorted together.
 PERIOD_SIZE = 4096
@@ -52,21 +53,21 @@ class _RecentIds:
         # In order of time.
         self._periods: deque[_Period] = deque()
 
-    def update(self, debit_ids: Iterable[str], added_until: float, now: float) -> None:
-        """Add ids."""
+    def update(self, hashes: bytes, added_until: float, now: float) -> None:
+        """Add ids by what `hashes_of` makes of them."""
         periods = self._periods
         latest = periods[-1] if periods else None
         # The time of a period is that of its latest id: it must not be much later than that of its first one.
         if latest is None or len(latest.fingerprints) >= PERIOD_SIZE or added_until > latest.begin + self._seconds / 8:
             latest = _Period(added_until, added_until)
             periods.append(latest)
-        latest.update(debit_ids, added_until)
+        latest.update(hashes, added_until)
         while periods and periods[0].end + self._seconds <= now:
             periods.popleft()
 
     def added_until(self, debit_id: str) -> float | None:
         """Return when an id was added at the latest; None if it was not, or so long ago that it is forgotten."""
-        (fingerprint,) = _fingerprints([debit_id])
+        (fingerprint,) = _fingerprints(hashes_of([debit_id]))
         for period in reversed(self._periods):
             if period.may_contain(fingerprint):
                 return period.end
@@ -84,8 +85,8 @@ class _Period:
     fingerprints: array[int] = attrs.Factory(lambda: array("I"))
     _is_sorted: bool = True
 
-    def update(self, debit_ids: Iterable[str], end: float) -> None:
-        self.fingerprints += _fingerprints(debit_ids)
+    def update(self, hashes: bytes, end: float) -> None:
+        self.fingerprints += _fingerprints(hashes)
         self.end = end
         self._is_sorted = False
 
@@ -98,9 +99,9 @@ class _Period:
         return position < len(self.fingerprints) and self.fingerprints[position] == fingerprint
 
 
-def _fingerprints(debit_ids: Iterable[str]) -> array[int]:
-    """Return one half of each id's hash."""
-    return array("I", memoryview(array("q", map(hash, debit_ids))).cast("B").cast("I")[1::2].tobytes())
+def _fingerprints(hashes: bytes) -> array[int]:
+    """Return one half of each hash."""
+    return array("I", memoryview(hashes).cast("I")[1::2].tobytes())
 
 
 class CaptureHistory:
@@ -130,8 +131,9 @@ class CaptureHistory:
             latest.setdefault(debit_id, None)
         if len(latest) >= RECENT_CAPTURES:
             now = self._now()
-            self._all.update(self._earlier)
-            self._recent.update(self._earlier, self._earlier_end, now)
+            hashes = hashes_of(self._earlier)
+            self._all.update(hashes)
+            self._recent.update(hashes, self._earlier_end, now)
             self._earlier, self._earlier_end, self._latest = latest, now, {}
 
     def find(self, debit_id: str) -> Capture | None:

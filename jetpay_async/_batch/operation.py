@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from jetpay_async._batch.capture_history import CaptureHistory
 from jetpay_async._core import link_operations, operations
-from jetpay_async._core.single_flight import key_of
+from jetpay_async._core.arguments import key_of
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.models import Capture, Charge, Credit, Preauthorization
 from jetpay_async.outcomes import (
+    Accepted,
     BatchOutcome,
+    Captured,
     CaptureOutcome,
     ChargeOutcome,
     ChargeRequest,
@@ -21,7 +23,6 @@ from jetpay_async.outcomes import (
     PreauthorizationOutcome,
     PreauthorizationRequest,
     Unknown,
-    captured,
     charged,
     preauthorized,
     undone,
@@ -61,8 +62,8 @@ class BatchOperation(ABC, Generic[_Item, _Result, _Outcome]):
         """Execute the call of an item."""
 
     @abstractmethod
-    def succeeded(self, item: _Item, result: _Result) -> _Outcome:
-        """Make the outcome of an item from its result."""
+    def conclude(self, item: _Item, call: Call[_Result], result: _Result) -> _Outcome:
+        """Make the outcome of an item from the result of its call."""
 
     @abstractmethod
     def failed(self, item: _Item, error: JetpayError) -> _Outcome:
@@ -97,15 +98,14 @@ class CaptureOperation(BatchOperation[str, Capture, CaptureOutcome]):
         return operations.capture(item)
 
     def execute(self, execution: Execution[Capture]) -> Coroutine[Any, Any, Capture]:
-        debit_id = execution.call.debit_id or ""
-        certain_from = self._history.certain_from(key_of(debit_id), execution.began)
+        certain_from = self._history.certain_from(execution.call.key, execution.began)
         if certain_from is not None:
             execution.mark_in_doubt(certain_from)
-        return self._single_flight.capture(debit_id, execution)
+        return self._single_flight.capture(execution)
 
-    def succeeded(self, item: str, result: Capture) -> CaptureOutcome:
-        self._history.add(key_of(result.debit_id), result)
-        return captured(item, result)
+    def conclude(self, item: str, call: Call[Capture], result: Capture) -> CaptureOutcome:
+        self._history.add(call.key, result)
+        return (Captured if result.final else Accepted)(debit_id=item, capture=result)
 
     def failed(self, item: str, error: JetpayError) -> CaptureOutcome:
         outcome = undone(error, debit_id=item, request=None, trust_rate_limited=self._trust_rate_limited)
@@ -114,15 +114,14 @@ class CaptureOperation(BatchOperation[str, Capture, CaptureOutcome]):
         return outcome
 
     def known_outcome(self, item: str, call: Call[Capture]) -> CaptureOutcome | None:
-        capture = self._history.find(key_of(call.debit_id or ""))
-        return None if capture is None else self.succeeded(item, capture)
+        capture = self._history.find(call.key)
+        return None if capture is None else self.conclude(item, call, capture)
 
     def may_be_done(self, call: Call[Capture]) -> bool:
-        debit_id = call.debit_id or ""
-        return self._history.may_contain(key_of(debit_id)) or self._single_flight.is_in_flight(debit_id)
+        return self._history.may_contain(call.key) or self._single_flight.is_in_flight(call.key)
 
 
-class _WriteOperation(BatchOperation[_Item, _Result, _Outcome]):
+class WriteOperation(BatchOperation[_Item, _Result, _Outcome]):
     """Send each item as many times as it is given.
 
     Args:
@@ -153,8 +152,15 @@ class _WriteOperation(BatchOperation[_Item, _Result, _Outcome]):
     def execute(self, execution: Execution[_Result]) -> Coroutine[Any, Any, _Result]:
         return self._executor.execute(execution)
 
+    def conclude(self, item: _Item, call: Call[_Result], result: _Result) -> _Outcome:  # noqa: ARG002 - for captures
+        return self.succeeded(item, result)
 
-class PreauthorizeOperation(_WriteOperation[PreauthorizationRequest, Preauthorization, PreauthorizationOutcome]):
+    @abstractmethod
+    def succeeded(self, item: _Item, result: _Result) -> _Outcome:
+        """Make the outcome of an item from its result."""
+
+
+class PreauthorizeOperation(WriteOperation[PreauthorizationRequest, Preauthorization, PreauthorizationOutcome]):
     """Reserve amounts."""
 
     name = "preauthorize"
@@ -176,7 +182,7 @@ class PreauthorizeOperation(_WriteOperation[PreauthorizationRequest, Preauthoriz
         return undone(error, debit_id=error.debit_id or "", request=item, trust_rate_limited=self._trust_rate_limited)
 
 
-class ChargeOperation(_WriteOperation[ChargeRequest, Charge, ChargeOutcome]):
+class ChargeOperation(WriteOperation[ChargeRequest, Charge, ChargeOutcome]):
     """Take amounts at once."""
 
     name = "charge"
@@ -198,7 +204,7 @@ class ChargeOperation(_WriteOperation[ChargeRequest, Charge, ChargeOutcome]):
         return undone(error, debit_id=error.debit_id or "", request=item, trust_rate_limited=self._trust_rate_limited)
 
 
-class SendCreditOperation(_WriteOperation[CreditRequest, Credit, CreditOutcome]):
+class SendCreditOperation(WriteOperation[CreditRequest, Credit, CreditOutcome]):
     """Send amounts to saved bank accounts.
 
     Args:

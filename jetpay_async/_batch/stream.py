@@ -22,22 +22,18 @@ class OutcomeStream(Generic[_Outcome]):
         """Outcomes that can be taken."""
         # Outcomes that came before those of earlier items, by the items' numbers.
         self._early: dict[int, _Outcome] | None = {} if ordered else None
-        self._ahead = ahead
+        self.room = ahead
+        """How many more items may begin."""
         self._begun = 0
-        self._taken = 0
         self._next_in_order = 0
         self._consumer: asyncio.Future[None] | None = None
         self._workers: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more item may begin."""
-        return self._begun - self._taken < self._ahead
 
     def begin_item(self) -> int:
         """Count an item that begins; return its number."""
         number = self._begun
         self._begun += 1
+        self.room -= 1
         return number
 
     async def wait_for_room(self) -> None:
@@ -64,7 +60,7 @@ class OutcomeStream(Generic[_Outcome]):
     def take(self) -> _Outcome:
         """Take the next outcome that is ready, and let one worker that waits for room go on."""
         outcome = self.ready.popleft()
-        self._taken += 1
+        self.room += 1
         if self._workers:
             _wake(self._workers.popleft())
         return outcome

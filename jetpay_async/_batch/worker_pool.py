@@ -11,7 +11,7 @@ import atexit
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -256,14 +256,15 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
         self._ended = True
 
     async def _work(self, worker: _Worker[_Item, _Result]) -> None:
-        source = self._source
         stream = self._stream
+        # Asking for the type of an iterator takes longer than asking it for an item.
+        source = None if isinstance(self._source, AsyncIterator) else self._source
         while not self._ended:
-            if not stream.has_room:
+            if not stream.room:
                 await stream.wait_for_room()
                 continue
             try:
-                item = await self._next(source) if isinstance(source, AsyncIterator) else next(source)
+                item = await self._next() if source is None else next(source)
             except (StopIteration, StopAsyncIteration):
                 self._ended = True
                 return
@@ -273,7 +274,8 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
             worker.item, worker.number, worker.pending = item, stream.begin_item(), True
             await self._carry_out(item, worker)
 
-    async def _next(self, source: AsyncIterator[_Item]) -> _Item:
+    async def _next(self) -> _Item:
+        source = cast("AsyncIterator[_Item]", self._source)
         async with self._source_lock:
             if self._ended:
                 raise StopAsyncIteration
@@ -298,8 +300,8 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
                     reason = "the batch ended early" if rejection is None else _breaker_open(rejection)
                     raise self._not_sent(call, reason) from rejection  # noqa: TRY301 - one place makes outcomes
                 execution = worker.execution = self._begin(call, self._options, slot.on_failure)
-                outcome = operation.succeeded(item, await operation.execute(execution))
-                slot.leave(outcome)
+                outcome = operation.conclude(item, call, await operation.execute(execution))
+                slot.leave_with_result(outcome)
         except JetpayError as error:
             # The traceback holds this frame, and this frame the outcome: a circle for each.
             outcome = operation.failed(item, error.with_traceback(None))

@@ -21,6 +21,17 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\%]|^\s|\s$|^\.{1,2}$")
 _ID_LIMIT = 255
 
 
+_UUID_LENGTHS = (36, 32)
+_is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE).fullmatch
+
+
+def key_of(debit_id: str) -> str:
+    """Spell an id in one way: the API takes a UUID in both cases, with and without hyphens, for the same debit."""
+    if len(debit_id) in _UUID_LENGTHS and _is_uuid(debit_id):
+        return debit_id.lower().replace("-", "")
+    return debit_id
+
+
 def read_id(value: str, field: str) -> tuple[str, str]:
     """Check an id; return it, and percent-encoded as one segment of a path."""
     if type(value) is str and _is_plain_id(value):

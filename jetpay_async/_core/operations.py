@@ -14,7 +14,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 import attrs
 
 from jetpay_async._core import contract, json
-from jetpay_async._core.arguments import read_id, read_statement
+from jetpay_async._core.arguments import key_of, read_id, read_statement
 from jetpay_async._core.http import find_request_id
 from jetpay_async._core.schema import CancelReply, CaptureReply, PreauthorizeReply, ResponseDecoder, StatusReply
 from jetpay_async._text import canonical_id, printable
@@ -159,6 +159,8 @@ class Call(Generic[_T]):
     body: bytes = attrs.field(default=b"", repr=False)
     secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
     """What no error may show, even if the API repeats it."""
+    key: str = ""
+    """Of a capture: its debit, spelled in one way, under which `SingleFlight` and a batch know it."""
 
 
 def preauthorize(
@@ -236,7 +238,7 @@ _BEFORE_ID, _, _AFTER_ID = contract.CAPTURE.path.partition("{debit_id}")
 def capture(debit_id: str) -> Call[Capture]:
     """Take the full amount of a preauthorized debit [guide]."""
     debit, segment = read_id(debit_id, "debit_id")
-    return Call(CAPTURE, f"{_BEFORE_ID}{segment}{_AFTER_ID}", {"debit_id": debit}, debit)
+    return Call(CAPTURE, f"{_BEFORE_ID}{segment}{_AFTER_ID}", {"debit_id": debit}, debit, key=key_of(debit))
 
 
 def transaction_status(identifier: str) -> Call[TransactionStatus]:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import re
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import attrs
 
@@ -61,76 +60,74 @@ class SingleFlight:
         self._unresolved: OrderedDict[str, UnresolvedCapture] = OrderedDict()
         self._captured: OrderedDict[str, TransactionState] = OrderedDict()
 
-    async def capture(self, debit_id: str, execution: Execution[Capture]) -> Capture:
+    async def capture(self, execution: Execution[Capture]) -> Capture:
         """Capture a debit, or share the answer of the capture that is under way.
 
         Raises:
             JetpayError: As documented for `JetpayClient.capture`.
         """
-        if len(debit_id) in _UUID_LENGTHS:
-            debit_id = key_of(debit_id)
+        key = execution.call.key or _raise_without_key()
         in_flight = self._in_flight
-        while (shared := in_flight.get(debit_id)) is not None:
+        while (shared := in_flight.get(key)) is not None:
             waits = execution.wait_until_final
             capture = shared.accepted if shared.accepted and not waits else await self._follow(shared, execution)
             if capture is not None and (capture.final or not waits):
                 return capture
-        if debit_id in self._captured or debit_id in self._unresolved:
-            self._recall(debit_id, execution)
-        in_flight[debit_id] = execution
+        if key in self._captured or key in self._unresolved:
+            self._recall(key, execution)
+        in_flight[key] = execution
         if execution.wait_until_final:
             execution.on_accepted = partial(_accept, execution)
         try:
             capture = await self._executor.execute(execution)
         except BaseException as error:
-            del in_flight[debit_id]
+            del in_flight[key]
             if _stays_in_doubt(execution, error):
-                self._note_unresolved(debit_id, execution)
+                self._note_unresolved(key, execution)
             else:
-                self._unresolved.pop(debit_id, None)
+                self._unresolved.pop(key, None)
             _land(execution, error if isinstance(error, Exception) else None)
             raise
-        del in_flight[debit_id]
-        self._note_result(debit_id, execution, capture)
+        del in_flight[key]
+        self._note_result(key, execution, capture)
         if execution.followers:
             _land(execution, capture)
         return capture
 
-    def is_in_flight(self, debit_id: str) -> bool:
-        """Whether a capture of this debit is under way."""
-        return key_of(debit_id) in self._in_flight
+    def is_in_flight(self, key: str) -> bool:
+        """Whether a capture of the debit of this `Call.key` is under way."""
+        return key in self._in_flight
 
-    async def resolve(self, debit_id: str, execution: Execution[Capture]) -> Capture | None:
+    async def resolve(self, execution: Execution[Capture]) -> Capture | None:
         """Find out what became of an earlier capture, whoever sent it, and send nothing; None if it did nothing.
 
         Args:
-            debit_id: The debit.
             execution: Marked in doubt.
 
         Raises:
             JetpayError: The debit is over, or its status did not decide before the deadline.
         """
-        debit_id = key_of(debit_id)
-        while (shared := self._in_flight.get(debit_id)) is not None:
+        key = execution.call.key or _raise_without_key()
+        while (shared := self._in_flight.get(key)) is not None:
             if (capture := await self._follow(shared, execution)) is not None:
                 return capture
-        self._recall(debit_id, execution)
-        self._in_flight[debit_id] = execution
+        self._recall(key, execution)
+        self._in_flight[key] = execution
         try:
             capture = await self._executor.resolve(execution)
         except BaseException as error:
-            del self._in_flight[debit_id]
+            del self._in_flight[key]
             if isinstance(error, APIError):
-                self._unresolved.pop(debit_id, None)
+                self._unresolved.pop(key, None)
             else:
-                self._note_unresolved(debit_id, execution)
+                self._note_unresolved(key, execution)
             _land(execution, error if isinstance(error, Exception) else None)
             raise
-        del self._in_flight[debit_id]
+        del self._in_flight[key]
         if capture is None:
-            self._unresolved.pop(debit_id, None)
+            self._unresolved.pop(key, None)
         else:
-            self._note_result(debit_id, execution, capture)
+            self._note_result(key, execution, capture)
         _land(execution, capture)
         return capture
 
@@ -147,33 +144,38 @@ class SingleFlight:
                 execution.mark_in_doubt(self._executor.certain_from(shared))
             raise
 
-    def _recall(self, debit_id: str, execution: Execution[Capture]) -> None:
+    def _recall(self, key: str, execution: Execution[Capture]) -> None:
         """Mark a capture with what is known of its debit."""
-        if (state := self._captured.get(debit_id)) is not None:
+        if (state := self._captured.get(key)) is not None:
             # Nothing is unanswered, and no time needs to pass: a state that was seen ends sending.
             execution.in_doubt = True
             execution.seen_state = state
-        elif (unresolved := self._unresolved.get(debit_id)) is not None:
+        elif (unresolved := self._unresolved.get(key)) is not None:
             # A request of this client may be on its way for longer than one that the execution was marked for.
             execution.mark_in_doubt(unresolved.certain_from)
             execution.seen_state = execution.seen_state or unresolved.seen_state
 
-    def _note_unresolved(self, debit_id: str, execution: Execution[Capture]) -> None:
-        if debit_id in self._captured:
+    def _note_unresolved(self, key: str, execution: Execution[Capture]) -> None:
+        if key in self._captured:
             return
         if not execution.in_doubt:
             execution.mark_in_doubt(self._executor.certain_from(execution))
         unresolved = UnresolvedCapture(execution.certain_from, execution.seen_state)
-        _put_last(self._unresolved, debit_id, unresolved, UNRESOLVED_LIMIT)
+        _put_last(self._unresolved, key, unresolved, UNRESOLVED_LIMIT)
 
-    def _note_result(self, debit_id: str, execution: Execution[Capture], capture: Capture) -> None:
+    def _note_result(self, key: str, execution: Execution[Capture], capture: Capture) -> None:
         if capture.final:
             if self._unresolved:
-                self._unresolved.pop(debit_id, None)
-            _put_last(self._captured, debit_id, capture.state, CAPTURED_LIMIT)
+                self._unresolved.pop(key, None)
+            _put_last(self._captured, key, capture.state, CAPTURED_LIMIT)
         else:
             unresolved = UnresolvedCapture(execution.certain_from, capture.state)
-            _put_last(self._unresolved, debit_id, unresolved, UNRESOLVED_LIMIT)
+            _put_last(self._unresolved, key, unresolved, UNRESOLVED_LIMIT)
+
+
+def _raise_without_key() -> NoReturn:
+    """Share nothing by accident: without a key, captures of two debits would be taken for one."""
+    raise ValueError("a call that is no capture of a debit can't be shared")
 
 
 def _accept(execution: Execution[Capture], capture: Capture) -> None:
@@ -197,21 +199,10 @@ def _land(execution: Execution[Capture], outcome: Capture | Exception | None) ->
             follower.set_result(outcome)
 
 
-_UUID_LENGTHS = (36, 32)
-_is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE).fullmatch
-
-
-def key_of(debit_id: str) -> str:
-    """Spell an id in one way: the API takes a UUID in both cases, with and without hyphens, for the same debit."""
-    if len(debit_id) in _UUID_LENGTHS and _is_uuid(debit_id):
-        return debit_id.lower().replace("-", "")
-    return debit_id
-
-
-def _put_last(known: OrderedDict[str, _V], debit_id: str, value: _V, limit: int) -> None:
+def _put_last(known: OrderedDict[str, _V], key: str, value: _V, limit: int) -> None:
     """Remember it as the latest, and forget the oldest beyond the limit."""
-    known[debit_id] = value
-    known.move_to_end(debit_id)
+    known[key] = value
+    known.move_to_end(key)
     if len(known) > limit:
         known.popitem(last=False)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import attrs
 
 from jetpay_async._batch.admission import AdmissionControl, Slot
-from jetpay_async._batch.operation import BatchOperation
+from jetpay_async._batch.operation import WriteOperation
 from jetpay_async._core.log import logger
 from jetpay_async.errors import InvalidArgumentError, JetpayError, NotSentError
 from jetpay_async.ledger._account_check import AccountCheck
@@ -65,7 +65,7 @@ class PaymentKind(Generic[_Item, _R, _Outcome]):
 
     operation: PaymentOperation[_R]
     """As single payments have it."""
-    batch: BatchOperation[_Item, _R, _Outcome]
+    batch: WriteOperation[_Item, _R, _Outcome]
     """As batches in memory have it."""
     request_type: type[_Item]
 

@@ -151,7 +151,7 @@ class Resolver:
         if debit.seen_state is not None:
             execution.seen_state = TransactionState(debit.seen_state)
         try:
-            capture = await context.single_flight.resolve(debit.debit_id, execution)
+            capture = await context.single_flight.resolve(execution)
         except JetpayError as error:
             self._record_failure(resolution, execution, error)
             return

@@ -126,7 +126,7 @@ class Sender:
         execution.deadline = min(execution.deadline, claimed.start + self._send_within + context.options.timeout)
         outcome: CaptureOutcome
         try:
-            outcome = captured(debit_id, await context.single_flight.capture(debit_id, execution))
+            outcome = captured(debit_id, await context.single_flight.capture(execution))
         except JetpayError as error:
             trusted = context.options.retry.resend_rate_limited
             outcome = undone(error, debit_id=debit_id, request=None, trust_rate_limited=trusted)

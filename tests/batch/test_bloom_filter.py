@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jetpay_async._batch.bloom_filter import BloomFilter
+from jetpay_async._batch.bloom_filter import BloomFilter, hashes_of
 from tests.recording_server import debits
 
 
@@ -12,7 +12,7 @@ def test_it_forgets_no_member() -> None:
     """Each member is one ever after."""
     members = BloomFilter()
 
-    members.update(debits(20_000))
+    members.update(hashes_of([*debits(20_000)]))
 
     assert all(members.may_contain(debit_id) for debit_id in debits(20_000))
 
@@ -21,7 +21,7 @@ def test_it_forgets_no_member() -> None:
 def test_it_is_seldom_mistaken(count: int, most: int) -> None:
     """Of 20,000 strings that were never added, hardly any is taken for a member."""
     members = BloomFilter()
-    members.update(debits(count))
+    members.update(hashes_of([*debits(count)]))
 
     mistaken = sum(members.may_contain(f"another_{number}") for number in range(20_000))
 
@@ -31,7 +31,7 @@ def test_it_is_seldom_mistaken(count: int, most: int) -> None:
 def test_both_bytes_count() -> None:
     """A string is a member only if all four of its bits are set, in either byte."""
     members = BloomFilter()
-    members.update(["debit_1"])
+    members.update(hashes_of(["debit_1"]))
     marked = [index for index, byte in enumerate(members._bytes) if byte]
     assert len(marked) == 2
 

@@ -77,7 +77,7 @@ async def test_a_duplicate_that_waits_for_its_turn_has_the_same_answer() -> None
     async with server.listen(), connect(server) as client:
         ids = ["debit_0", "debit_1", "debit_1"]
         taking = asyncio.create_task(take_all(client.capture_many(ids, concurrency=2, on_outcome=narrow(client))))
-        await until(lambda: client._pools and len(next(iter(client._pools))._admission._waiting) == 1)
+        await until(lambda: client._pools and len(next(iter(client._pools))._admission.waiting) == 1)
         release.set()
         outcomes = await taking
 
@@ -234,7 +234,7 @@ async def test_a_duplicate_of_one_in_flight_is_not_safe_to_retry(client_closes: 
         outcomes = client.capture_many(["debit_0", "debit_1", "debit_1"], concurrency=2, on_outcome=report)
         await anext(outcomes)
         (pool,) = client._pools
-        await until(lambda: len(pool._admission._waiting) == 1)
+        await until(lambda: len(pool._admission.waiting) == 1)
         ending = asyncio.create_task(client.aclose() if client_closes else outcomes.aclose())
         await until(lambda: len(reported) == 2)
         release.set()

@@ -271,7 +271,7 @@ async def test_a_turn_that_comes_when_the_loop_was_left_is_not_used() -> None:
         await anext(outcomes)
         (pool,) = client._pools
         pool._admission.limiter.limit = pool._admission.limiter.maximum = 1
-        await until(lambda: server.in_flight == 1 and len(pool._admission._waiting) == 1)
+        await until(lambda: server.in_flight == 1 and len(pool._admission.waiting) == 1)
         began = server.count("capture")
         pool.halt()
         release.set()

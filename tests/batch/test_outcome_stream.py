@@ -45,16 +45,16 @@ def test_items_are_numbered_as_they_begin() -> None:
 def test_there_is_room_for_so_many_ahead() -> None:
     """Items that have begun and whose outcomes were not taken count, whether the outcome is there or not."""
     stream: OutcomeStream[str] = OutcomeStream(ordered=False, ahead=2)
-    assert stream.has_room
+    assert stream.room
     stream.begin_item()
     stream.begin_item()
-    assert not stream.has_room
+    assert not stream.room
 
     stream.put(1, "outcome 1")
-    assert not stream.has_room
+    assert not stream.room
     stream.take()
 
-    assert stream.has_room
+    assert stream.room
 
 
 @pytest.mark.asyncio

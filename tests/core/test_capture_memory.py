@@ -39,7 +39,7 @@ def captures(service: ScriptedService) -> SingleFlight:
 def again(service: ScriptedService, captures: SingleFlight, **options: float) -> asyncio.Task[Capture]:
     """Capture the debit, in a call of its own."""
     execution = begin(captures._executor, **options)  # type: ignore[arg-type] # the timeout
-    return asyncio.ensure_future(captures.capture(DEBIT_ID, execution))
+    return asyncio.ensure_future(captures.capture(execution))
 
 
 @pytest.mark.asyncio
@@ -168,7 +168,7 @@ async def test_a_resolution_learns_from_what_the_client_knows(service: ScriptedS
     execution.mark_in_doubt(scripted.START)
 
     with pytest.raises(OutcomeUnknownError):
-        await captures.resolve(DEBIT_ID, execution)
+        await captures.resolve(execution)
 
     assert service.count("capture") == 1
 
@@ -184,7 +184,7 @@ async def test_a_resolution_that_proves_nothing_done_is_forgotten(
     execution = begin(captures._executor, timeout=200.0)
     execution.mark_in_doubt(scripted.START)
 
-    assert await captures.resolve(DEBIT_ID, execution) is None
+    assert await captures.resolve(execution) is None
     service.sent.clear()
     await again(service, captures)
 
@@ -202,7 +202,7 @@ async def test_a_resolution_that_fails_keeps_what_was_seen(service: ScriptedServ
     service.scripts["status"] = [says("pondering")] * 999
 
     with pytest.raises(OutcomeUnknownError):
-        await captures.resolve(DEBIT_ID, execution)
+        await captures.resolve(execution)
 
     assert captures._unresolved[DEBIT_ID].seen_state == "pondering"
 
@@ -216,7 +216,7 @@ async def test_a_resolution_of_what_another_run_sent_is_remembered(
     execution.mark_in_doubt(scripted.START)
     service.scripts["status"] = [lost()] * 999
     with pytest.raises(OutcomeUnknownError) as caught:
-        await captures.resolve(DEBIT_ID, execution)
+        await captures.resolve(execution)
     assert "calling capture() again on the same client does that first" in caught.value.next_step
     service.scripts["status"] = [says("paid")]
 
@@ -237,7 +237,7 @@ async def test_a_resolution_of_what_is_over_is_forgotten(service: ScriptedServic
     service.state = "failed"
 
     with pytest.raises(TransactionFailedError):
-        await captures.resolve(DEBIT_ID, execution)
+        await captures.resolve(execution)
 
     assert captures._unresolved == {}
 
@@ -248,7 +248,7 @@ async def test_a_429_that_is_not_trusted_stays_in_doubt(service: ScriptedService
     service.scripts["capture"] = [answer(429, FASTAPI[429])]
     execution = begin(captures._executor, retry=scripted.CAREFUL)
     with pytest.raises(RateLimitedError):
-        await captures.capture(DEBIT_ID, execution)
+        await captures.capture(execution)
 
     service.sent.clear()
     await again(service, captures)
@@ -262,7 +262,7 @@ async def test_what_never_left_is_not_remembered(service: ScriptedService, captu
     service.unreachable = True
     execution = begin(captures._executor)
     with pytest.raises(NotSentError):
-        await captures.capture(DEBIT_ID, execution)
+        await captures.capture(execution)
 
     assert (captures._unresolved, captures._captured) == ({}, {})
 
@@ -321,7 +321,7 @@ async def test_who_waits_later_follows_the_accepted_capture(service: ScriptedSer
     service.scripts = {"capture": [ACCEPTED], "status": [says("processing"), says("processing"), says("paid")]}
     await again(service, captures)
 
-    capture = await captures.capture(DEBIT_ID, begin(captures._executor, wait_until_final=True))
+    capture = await captures.capture(begin(captures._executor, wait_until_final=True))
 
     assert capture.final
     assert service.count("capture") == 1
@@ -341,7 +341,7 @@ async def test_a_cancelled_wait_for_an_accepted_capture_is_reported() -> None:
     client = executor(service, unknown)
     client._clock = client._resolver._clock = scripted.Clock(monotonic=lambda: service.now, sleep=sleep)
     captures = SingleFlight(client)
-    task = asyncio.ensure_future(captures.capture(DEBIT_ID, begin(client, wait_until_final=True)))
+    task = asyncio.ensure_future(captures.capture(begin(client, wait_until_final=True)))
     await waiting.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

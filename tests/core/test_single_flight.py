@@ -14,6 +14,7 @@ from jetpay_async import (
     NotSentError,
     OutcomeUnknownError,
 )
+from jetpay_async._core import operations
 from jetpay_async._core.execution import Execution
 from tests import loopback
 from tests.loopback import DEBIT_ID, FASTAPI, Loopback, held, replies
@@ -156,3 +157,15 @@ async def test_a_capture_leaves_no_cycle_behind() -> None:
             gc.enable()
 
         assert left == []
+
+
+@pytest.mark.asyncio
+async def test_what_captures_no_debit_is_not_shared() -> None:
+    """Two calls without a debit's key would have one answer."""
+    async with JetpayClient(TOKEN, retry=FAST) as client:
+        execution = client._executor.begin(operations.transaction_status(DEBIT_ID), client._options)
+
+        with pytest.raises(ValueError, match="no capture"):
+            await client._single_flight.capture(execution)  # type: ignore[arg-type] # on purpose
+        with pytest.raises(ValueError, match="no capture"):
+            await client._single_flight.resolve(execution)  # type: ignore[arg-type] # on purpose

@@ -380,7 +380,7 @@ def test_a_request_of_the_same_client_counts_too(scenario: Scenario) -> None:
             from jetpay_async._core import operations
 
             execution = context.executor.begin(operations.capture("debit_0"), context.options)
-            capturing = asyncio.create_task(context.single_flight.capture("debit_0", execution))
+            capturing = asyncio.create_task(context.single_flight.capture(execution))
             assert (await batch.wait()).captured == 1
             await asyncio.wait([capturing])
 

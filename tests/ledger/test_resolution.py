@@ -42,7 +42,7 @@ async def test_a_debit_stays_in_doubt_when_its_resolution_is_cut_off() -> None:
     async with server.listen(), connect(server, timeout=0.1) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.capture(DEBIT_ID)
-        resolving = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        resolving = asyncio.create_task(client._single_flight.resolve(left_by_a_dead_run(client)))
         await asyncio.sleep(0)
         resolving.cancel()
         await asyncio.wait([resolving])
@@ -71,7 +71,7 @@ async def test_a_request_of_the_same_client_may_still_be_on_its_way() -> None:
         capturing.cancel()
         await asyncio.wait([capturing])
         with pytest.raises(OutcomeUnknownError):
-            await client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client))
+            await client._single_flight.resolve(left_by_a_dead_run(client))
         late.set()
 
     assert server.count("capture") == 1
@@ -90,7 +90,7 @@ async def test_a_resolution_shares_the_answer_of_a_capture_under_way() -> None:
     async with server.listen(), connect(server, timeout=5.0) as client:
         capturing = asyncio.create_task(client.capture(DEBIT_ID))
         await server.arrived.wait()
-        resolving = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        resolving = asyncio.create_task(client._single_flight.resolve(left_by_a_dead_run(client)))
         await asyncio.sleep(0)
         late.set()
 
@@ -106,7 +106,7 @@ async def test_a_resolution_goes_on_where_a_capture_under_way_was_cancelled() ->
     async with server.listen(), connect(server, timeout=5.0) as client:
         capturing = asyncio.create_task(client.capture(DEBIT_ID))
         await server.arrived.wait()
-        resolving = asyncio.create_task(client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(client)))
+        resolving = asyncio.create_task(client._single_flight.resolve(left_by_a_dead_run(client)))
         await asyncio.sleep(0)
         capturing.cancel()
         capture = await resolving
@@ -127,7 +127,7 @@ async def test_a_debit_that_is_over_is_no_longer_in_doubt() -> None:
         server.scripts["status"] = [loopback.replies(200, {"state": "failed"})]
         patient = client.with_options(timeout=2.0)
         with pytest.raises(TransactionFailedError):
-            await client._single_flight.resolve(DEBIT_ID, left_by_a_dead_run(patient))
+            await client._single_flight.resolve(left_by_a_dead_run(patient))
 
         assert DEBIT_ID not in client._single_flight._unresolved
 
