@@ -42,6 +42,9 @@ class Connection(Protocol):
         """Execute a statement and return how many rows it changed."""
         ...
 
+    def change_later(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        """Execute a statement of which nothing is to be known, with the next one or the commit at the latest."""
+
     def among(self, ids: Sequence[int]) -> object:
         """Return the value for ``:ids``."""
         ...

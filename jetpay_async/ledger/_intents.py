@@ -139,15 +139,18 @@ def claim(
         if lead > SLOT_LEAD_SECONDS:
             return ClaimResult(too_early=True)
         limit = max(1, min(limit, int(rate * SLOTS_AHEAD_SECONDS)))
-    numbers = [number for (number,) in connection.query(statements.pending, {**scope.span, "limit": limit})]
+    pending = {**scope.span, "limit": limit}
+    marked = {"owner": owner, "resolve": resolve + lead + limit * step}
+    if restored_until is None:
+        numbers = [number for (number,) in connection.query(statements.claim_pending, pending | marked)]
+    else:
+        numbers = [number for (number,) in connection.query(statements.pending, pending)]
+        ids = connection.among(numbers)
+        connection.change(statements.expect_lost_requests, {"ids": ids, "certain_at": restored_until})
+        connection.change(statements.mark_sending, {"ids": ids, **marked})
     if not numbers:
         return ClaimResult()
     ids = connection.among(numbers)
-    if restored_until is not None:
-        connection.change(statements.expect_lost_requests, {"ids": ids, "certain_at": restored_until})
-    connection.change(
-        statements.mark_sending, {"ids": ids, "owner": owner, "resolve": resolve + lead + len(numbers) * step}
-    )
     claims, unsure = ClaimResult(), dict[int, OutcomeRecord]()
     for number, debit_id, intent, attempts, resolve_first, others in connection.query(statements.claimed, {"ids": ids}):
         if resolve_first or others:
@@ -156,7 +159,7 @@ def claim(
         else:
             claims.send.append(Claim(number, debit_id, intent, attempts, lead + len(claims.send) * step))
     if rate is not None and claims.send:
-        connection.change(statements.reserve_slots, {"span": len(claims.send) * step})
+        connection.change_later(statements.reserve_slots, {"span": len(claims.send) * step})
     if unsure:
         claims.known.extend(_take_known(connection, unsure))
     if unsure:
@@ -266,20 +269,24 @@ def _record(connection: Connection, batch: int, entries: list[OutcomeRecord], ow
     counts = Counter(entry.state.value for entry in final)
     counts[DebitState.CAPTURED.value] += len(entries) - len(others)
     finished = counts.total()
-    base = _reserve_sequence(connection, batch, finished)
-    changed = 0
-    numbered = base
+    if finished:
+        _count(connection, batch, counts, finished=finished, ahead=True)
+    # As far as `last_seq` was before.
+    base = (batch << 32) - finished
+    common = {"batch": batch, "owner": owner}
+    changed, numbered = 0, base
     for intent, ids in paid.items():
-        parameters = {"ids": connection.among(ids), "intent": intent, "base": numbered, "owner": owner}
+        parameters = {"ids": connection.among(ids), "intent": intent, "base": numbered, **common}
         changed += connection.change(statements.record_paid, parameters)
         numbered += len(ids)
     if others:
         rows = _rows(others, final, start=1 + len(entries) - len(others))
-        changed += connection.change(statements.record, {"outcomes": rows, "base": base, "owner": owner})
-    if changed < len(entries):
-        counts = _recorded(connection, entries, base, finished)
-    if counts.total():
-        _count(connection, batch, counts, finished=counts.total())
+        changed += connection.change(statements.record, {"outcomes": rows, "base": base, **common})
+    if changed < len(entries) and finished:
+        base += connection.query(statements.last_seq, {"batch": batch})[0][0]
+        counts.subtract(_recorded(connection, entries, base, finished))
+        lost = Counter({state: -count for state, count in counts.items()})
+        _count(connection, batch, lost, finished=lost.total())
 
 
 def _record_followed(connection: Connection, batch: int, entries: list[OutcomeRecord], earlier: DebitState) -> None:
@@ -318,9 +325,11 @@ def _recorded(connection: Connection, entries: list[OutcomeRecord], base: int, f
     return Counter(state for (state,) in rows)
 
 
-def _count(connection: Connection, batch: int, counts: Counter[str], *, finished: int) -> None:
+def _count(connection: Connection, batch: int, counts: Counter[str], *, finished: int, ahead: bool = False) -> None:
     numbers = {state: counts[state] for state in ("captured", "accepted", "rejected", "unknown")}
-    connection.change(connection.statements.count, {"batch": batch, "finished": finished, **numbers})
+    statements = connection.statements
+    statement = statements.count_ahead if ahead else statements.count
+    connection.change_later(statement, {"batch": batch, "finished": finished, **numbers})
 
 
 def _row(entry: OutcomeRecord, place: int | None) -> dict[str, object]:

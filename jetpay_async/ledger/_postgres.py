@@ -3,6 +3,9 @@
 A commit is on the disk when it returns, whatever the server's default. An owner shows that it is alive by renewing its
 lease, by the server's clock, the only one that all owners share; an owner whose lease has run out counts as dead.
 
+A transaction is opened by its first statement, and what nobody waits for is sent with the next one: where server and
+owner are busy, round trips cost more than what is done by them.
+
 Transactions that write take their locks in one order, so that they don't wait for each other in a circle: batches by
 number, then the row of the rate, then debits. Where two owners claim the same debit in two batches, the unique index of
 the debits that are being sent lets one of them through; the other's transaction is rolled back and tried again.
@@ -43,9 +46,9 @@ DIALECT = Dialect(
     now=_NOW,
     # Anew where the server's clock was set back.
     wait=f"CASE WHEN intent_at > {_NOW} THEN certain_at - intent_at ELSE certain_at - {_NOW} END",
-    among="= ANY(:ids)",
+    among="= ANY(CAST(CAST(:ids AS text) AS bigint[]))",
     among_texts="= ANY(:debit_ids)",
-    numbered="unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS o(id, place)",
+    numbered="unnest(CAST(CAST(:ids AS text) AS bigint[])) WITH ORDINALITY AS o(id, place)",
     outcomes="""json_to_recordset(CAST(CAST(:outcomes AS text) AS json)) AS o(
         id bigint, intent bigint, state text, attempts bigint, certain_in double precision, seen_state text,
         resolve_first bigint, seq bigint, transaction_state text, confirmed_by_status bigint, error text, status bigint,
@@ -215,6 +218,13 @@ class PostgresConnection:
         self._schema_chosen = schema_chosen
         self._idle = _LOCK_TIMEOUT_SECONDS
         self._prepared = False
+        self._bind = psycopg.ClientCursor(connection).mogrify
+        self._unsent: list[str] = []
+        """What goes to the server with the next statement: a round trip costs more than most statements do."""
+        self._opening = False
+        """Whether the transaction is yet to be opened: what does so is among `_unsent`."""
+        self._refusal: LedgerError | None = None
+        """Why the transaction may not commit."""
 
     def prepare(self, *, create: bool) -> None:
         """Make the tables if there are none, or bring them up to date, and check what there is.
@@ -294,49 +304,98 @@ class PostgresConnection:
         )
 
     def begin(self, *, writes: bool) -> None:
-        """Open a transaction, whose settings are its own: a pooler may lend the connection to others in between.
+        """Open a transaction with its first statement.
+
+        Its settings are its own: a pooler may lend the connection to others in between.
 
         Without JIT: what a statement costs where a scan of a table is forbidden but can't be avoided, as of a table of
         one row, makes the server compile each of them.
-
-        Raises:
-            LedgerError: Another release has migrated the ledger while it was open.
         """
-        transaction = self._connection.execute(
+        self._refusal = None
+        self._opening = True
+        self._unsent = [
             f"""BEGIN ISOLATION LEVEL READ COMMITTED {"READ WRITE" if writes else "READ ONLY"};
             SET LOCAL synchronous_commit = on;
             SET LOCAL enable_seqscan = off;
             SET LOCAL jit = off;
             SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS:g}s';
             SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT_SECONDS:g}s';
-            SET LOCAL idle_in_transaction_session_timeout = '{self._idle * 1000:.0f}ms'
-            {f";{self.statements.version}" if self._prepared else ""}""".encode()
-        )
+            SET LOCAL idle_in_transaction_session_timeout = '{self._idle * 1000:.0f}ms'"""
+        ]
         if self._prepared:
-            while transaction.nextset():
-                pass
-            _version_check.check_version(transaction.fetchall()[0][0], self._name)
+            self._unsent.append(self.statements.version)
 
     def commit(self) -> None:
-        """Make it durable."""
-        self._connection.execute("COMMIT")
+        """Make it durable.
+
+        Raises:
+            LedgerError: Another release has migrated the ledger while it was open.
+        """
+        if self._opening:
+            # By a round trip of its own, so that the version is known before.
+            self._execute("SELECT 1", {})
+        self._execute("COMMIT", {})
 
     def rollback(self) -> None:
         """Undo the transaction, if there is one."""
-        if not self._connection.closed:
+        opened = not self._opening
+        self._opening, self._unsent = False, []
+        if opened and not self._connection.closed:
             self._connection.execute("ROLLBACK")
 
     def query(self, statement: str, parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
-        """Execute a statement and return its rows."""
-        return list(self._connection.execute(_placeholders(statement), parameters).fetchall())
+        """Execute a statement and return its rows.
+
+        Raises:
+            LedgerError: Another release has migrated the ledger while it was open.
+        """
+        return list(self._execute(statement, parameters).fetchall())
 
     def change(self, statement: str, parameters: Mapping[str, Any]) -> int:
-        """Execute a statement and return how many rows it changed."""
-        return self._connection.execute(_placeholders(statement), parameters).rowcount
+        """Execute a statement and return how many rows it changed.
+
+        Raises:
+            LedgerError: Another release has migrated the ledger while it was open.
+        """
+        return self._execute(statement, parameters).rowcount
+
+    def change_later(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        """Execute a statement of which nothing is to be known, with the next one or the commit at the latest."""
+        self._unsent.append(self._bind(_placeholders(statement), parameters))
+
+    def _execute(self, statement: str, parameters: Mapping[str, Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+        if self._refusal is not None:
+            raise self._refusal
+        if not self._unsent:
+            return self._connection.execute(_placeholders(statement), parameters)
+        unsent, self._unsent = self._unsent, []
+        opening, self._opening = self._opening, False
+        text = ";".join([*unsent, self._bind(_placeholders(statement), parameters)])
+        if not (opening and self._prepared):
+            return _last_result(self._connection.execute(text.encode()))
+        try:
+            results = self._connection.execute(text.encode())
+        except psycopg.ProgrammingError:
+            # What the statement is about may have been there before a migration.
+            self._connection.execute("ROLLBACK")
+            self._check_version(self._connection.execute(self.statements.version.encode()))
+            raise
+        while results.description is None:  # the first rows are the version's
+            results.nextset()
+        self._check_version(results)
+        return _last_result(results)
+
+    def _check_version(self, result: psycopg.Cursor[tuple[Any, ...]]) -> None:
+        """Have the transaction not commit if another release has migrated the ledger."""
+        try:
+            _version_check.check_version(result.fetchall()[0][0], self._name)
+        except LedgerError as error:
+            self._refusal = error
+            raise
 
     def among(self, ids: Sequence[int]) -> object:
-        """Return the value for ``:ids``."""
-        return list(ids)
+        """Return the value for ``:ids``: the driver takes far longer to write a list."""
+        return f"{{{','.join(map(str, ids))}}}"
 
     def among_texts(self, texts: Sequence[str]) -> object:
         """Return the value for ``:debit_ids``."""
@@ -431,6 +490,12 @@ class PostgresConnection:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def _last_result(results: psycopg.Cursor[tuple[Any, ...]]) -> psycopg.Cursor[tuple[Any, ...]]:
+    while results.nextset():
+        pass
+    return results
 
 
 @cache

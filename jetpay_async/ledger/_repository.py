@@ -261,25 +261,27 @@ def _info(row: Sequence[Any]) -> BatchInfo:
 
 def outcomes(connection: Connection, batch: int, after: int) -> tuple[list[Row], int]:
     """Read the rows of a batch's next outcomes in their order, and where to go on."""
-    ids = span(batch)
-    parameters = {"after": max(after, ids["low"]), "high": ids["high"], "limit": PAGE}
-    rows = connection.query(connection.statements.outcomes, parameters)
+    rows = connection.query(connection.statements.outcomes, _page_after(batch, after))
     return rows, rows[-1][-1] if rows else after
 
 
 def completion_and_outcomes(connection: Connection, batch: int, after: int) -> tuple[bool, int, list[Row], int]:
-    """Return whether each debit of a batch has an outcome, and how many are accepted; then read its next outcomes.
-
-    These may be more than were counted.
+    """Read a batch's next outcomes, and where to go on; say first whether it has all, and how many are accepted.
 
     Raises:
         UnknownBatchError: It is not there any more.
     """
-    rows = connection.query(connection.statements.completion_of, {"batch": batch})
-    if not rows or rows[0][2].startswith(_sql.ARCHIVED):
+    parameters = {"batch": batch, **_page_after(batch, after)}
+    rows = connection.query(connection.statements.completion_and_outcomes, parameters)
+    if not rows or rows[0][-1].startswith(_sql.ARCHIVED):
         raise UnknownBatchError(_PRUNED)
-    left, accepted, _ = rows[0]
-    return not left, accepted, *outcomes(connection, batch, after)
+    *_, place, left, accepted, _ = rows[-1]
+    return (not left, accepted, [], after) if place is None else (not left, accepted, rows, place)
+
+
+def _page_after(batch: int, after: int) -> dict[str, int]:
+    ids = span(batch)
+    return {"after": max(after, ids["low"]), "high": ids["high"], "limit": PAGE}
 
 
 def last_outcomes(connection: Connection, batch: int, *, after: int, since: int) -> tuple[list[Row], int]:

@@ -162,9 +162,6 @@ class Statements:
                 b.key, b.submitted_at, b.finished_at, b.chunks
             FROM jetpay_batch b"""
         self.progress_of = f"SELECT {progress} WHERE b.id = :batch"
-        self.completion_of = """
-            SELECT total - captured - accepted - rejected - unknown, accepted, key
-            FROM jetpay_batch WHERE id = :batch"""
         self.progress_of_all = f"SELECT b.id, {progress} WHERE {_IS_LISTED} ORDER BY b.id"
         self.chunk_counts = """
             SELECT state, COUNT(*) FROM jetpay_debit WHERE id >= :low AND id < :high GROUP BY state"""
@@ -210,13 +207,15 @@ class Statements:
         self.expect_lost_requests_of_sending = """
             UPDATE jetpay_debit SET certain_at = :certain_at WHERE state = 'sending' AND certain_at < :certain_at"""
         # What is looked at first is not sent by this intent, so that the times of its latest request stay.
-        self.mark_sending = f"""
+        mark = f"""
             UPDATE jetpay_debit
             SET state = 'sending', owner = :owner, intent = intent + 1, attempts = attempts + 1 - look_first,
                 intent_at = CASE look_first WHEN 0 THEN {now} ELSE COALESCE(intent_at, {now}) END,
                 certain_at = CASE look_first WHEN 0 THEN {now} + :resolve
-                    ELSE COALESCE(certain_at, {now} + :resolve) END
-            WHERE id {dialect.among}"""
+                    ELSE COALESCE(certain_at, {now} + :resolve) END"""
+        self.mark_sending = f"{mark} WHERE id {dialect.among}"
+        self.claim_pending = f"""
+            WITH chosen AS MATERIALIZED ({self.pending}) {mark} WHERE id IN (SELECT id FROM chosen) RETURNING id"""
         # Read when nobody else can claim the same debit any more. The last column says whether rows of other batches
         # know what became of the debit, or leave it in doubt.
         self.claimed = f"""
@@ -261,10 +260,20 @@ class Statements:
                 finished_at = CASE WHEN captured + accepted + rejected + unknown + :finished >= total
                     THEN COALESCE(finished_at, {now}) END
             WHERE id = :batch"""
+        # Counts what is recorded next, in the same transaction, and has it numbered by `last_seq`.
+        self.count_ahead = f"""
+            UPDATE jetpay_batch
+            SET last_seq = last_seq + :finished, captured = captured + :captured, accepted = accepted + :accepted,
+                rejected = rejected + :rejected, unknown = unknown + :unknown,
+                finished_at = CASE WHEN captured + accepted + rejected + unknown + :finished >= total
+                    THEN COALESCE(finished_at, {now}) END
+            WHERE id = :batch"""
+        self.last_seq = "SELECT last_seq FROM jetpay_batch WHERE id = :batch"
+        base = "(SELECT :base + b.last_seq FROM jetpay_batch b WHERE b.id = :batch)"
         # What becomes of nearly all: the first request was answered, as expected.
         self.record_paid = f"""
             UPDATE jetpay_debit
-            SET state = 'captured', look_first = 0, seq = :base + o.place, finished_at = {now},
+            SET state = 'captured', look_first = 0, seq = {base} + o.place, finished_at = {now},
                 transaction_state = 'paid', confirmed_by_status = 0, error = NULL, status = NULL,
                 request_id = NULL, reason = NULL
             FROM {dialect.numbered}
@@ -274,7 +283,7 @@ class Statements:
         # released, an event may have said meanwhile, unknown to its owner, that it is beyond `preauthorized`.
         self.record = f"""
             UPDATE jetpay_debit
-            SET state = o.state, attempts = o.attempts, seq = :base + o.seq,
+            SET state = o.state, attempts = o.attempts, seq = {base} + o.seq,
                 look_first = CASE WHEN o.state = 'pending' AND jetpay_debit.seen_state IS NOT NULL THEN 1
                     ELSE o.resolve_first END,
                 finished_at = CASE WHEN o.seq IS NULL THEN NULL ELSE {now} END,
@@ -305,6 +314,11 @@ class Statements:
         self.outcomes = f"""
             SELECT {columns}, seq FROM jetpay_debit
             WHERE seq > :after AND seq < :high AND state <> 'accepted' ORDER BY seq LIMIT :limit"""
+        # One row without a debit if there is none.
+        self.completion_and_outcomes = f"""
+            SELECT next.*, b.total - b.captured - b.accepted - b.rejected - b.unknown, b.accepted, b.key
+            FROM jetpay_batch b LEFT JOIN ({self.outcomes}) next ON TRUE
+            WHERE b.id = :batch ORDER BY next.seq"""
         self.last_outcomes = f"""
             SELECT {columns} FROM jetpay_debit
             WHERE id > :after AND id < :high AND (state = 'accepted' OR seq > :seq) ORDER BY id LIMIT :limit"""

@@ -241,6 +241,10 @@ class SqliteConnection:
         """Execute a statement and return how many rows it changed."""
         return self._connection.execute(statement, {"now": self._time(), **parameters}).rowcount
 
+    def change_later(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        """Execute a statement at once: there is no way that it would share."""
+        self._connection.execute(statement, {"now": self._time(), **parameters})
+
     def among(self, ids: Sequence[int]) -> object:
         """Return the value for ``:ids``."""
         return json.dump(list(ids)).decode()

@@ -64,6 +64,10 @@ class UserTransaction(PostgresConnection):
         counted: int = self._fetch(_counting(statement), parameters)[0][0]
         return counted
 
+    def change_later(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        """Execute a statement at once, as all others here."""
+        self.change(statement, parameters)
+
 
 @cache
 def _counting(statement: str) -> str:

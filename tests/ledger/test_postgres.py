@@ -185,28 +185,32 @@ SPAN = {"low": LOW, "high": HIGH}
 # What each statement goes by: never the whole table.
 PLANS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "pending": ({**SPAN, "limit": 32}, {"jetpay_debit_pending", "jetpay_debit_sending"}),
-    "claimed": ({"ids": [LOW, LOW + 1]}, {"jetpay_debit_pkey", "jetpay_debit_once"}),
-    "mark_sending": ({"ids": [LOW, LOW + 1], "owner": 1, "resolve": 1.0}, {"jetpay_debit_pkey"}),
+    "claimed": ({"ids": f"{{{LOW},{LOW + 1}}}"}, {"jetpay_debit_pkey", "jetpay_debit_once"}),
+    "claim_pending": (
+        {**SPAN, "limit": 32, "owner": 1, "resolve": 1.0},
+        {"jetpay_debit_pending", "jetpay_debit_sending", "jetpay_debit_pkey"},
+    ),
+    "mark_sending": ({"ids": f"{{{LOW},{LOW + 1}}}", "owner": 1, "resolve": 1.0}, {"jetpay_debit_pkey"}),
     "known": ({"debit_ids": ["debit_1"]}, {"jetpay_debit_once"}),
-    "resolve_first": ({"ids": [LOW, LOW + 1]}, {"jetpay_debit_pkey", "jetpay_debit_once"}),
+    "resolve_first": ({"ids": f"{{{LOW},{LOW + 1}}}"}, {"jetpay_debit_pkey", "jetpay_debit_once"}),
     "hand_over_resolution": ({"debit_ids": ["debit_1"]}, {"jetpay_debit_once"}),
-    "expect_lost_requests": ({"ids": [LOW, LOW + 1], "certain_at": 1.0}, {"jetpay_debit_pkey"}),
+    "expect_lost_requests": ({"ids": f"{{{LOW},{LOW + 1}}}", "certain_at": 1.0}, {"jetpay_debit_pkey"}),
     "take_over": ({**SPAN, "owner": 1}, {"jetpay_debit_sending", "jetpay_debit_once", "jetpay_debit_pending"}),
     "waiting": ({**SPAN, "batch": 1}, {"jetpay_debit_sending", "jetpay_debit_once", "jetpay_debit_pending"}),
     "sees_others": ({"owner": 1}, {"jetpay_debit_sending"}),
     "record": (
-        {"outcomes": f'[{{"id": {LOW}, "state": "captured"}}]', "base": LOW, "owner": 1},
-        {"jetpay_debit_sending", "jetpay_debit_pkey"},
+        {"outcomes": f'[{{"id": {LOW}, "state": "captured"}}]', "base": LOW, "batch": 1, "owner": 1},
+        {"jetpay_debit_sending", "jetpay_debit_pkey", "jetpay_batch_pkey"},
     ),
     "record_paid": (
-        {"ids": [LOW], "intent": 1, "base": LOW, "owner": 1},
-        {"jetpay_debit_sending", "jetpay_debit_pkey"},
+        {"ids": f"{{{LOW}}}", "intent": 1, "base": LOW, "batch": 1, "owner": 1},
+        {"jetpay_debit_sending", "jetpay_debit_pkey", "jetpay_batch_pkey"},
     ),
     "record_followed": (
         {"outcomes": f'[{{"id": {LOW}, "state": "captured"}}]', "base": LOW, "earlier": "accepted"},
         {"jetpay_debit_accepted", "jetpay_debit_pkey"},
     ),
-    "recorded": ({"ids": [LOW], "base": LOW, "finished": 1}, {"jetpay_debit_seq", "jetpay_debit_pkey"}),
+    "recorded": ({"ids": f"{{{LOW}}}", "base": LOW, "finished": 1}, {"jetpay_debit_seq", "jetpay_debit_pkey"}),
     "outcomes": ({"after": LOW, "high": HIGH, "limit": 500}, {"jetpay_debit_seq"}),
     "last_outcomes": (
         {"after": LOW, "high": HIGH, "seq": LOW, "limit": 500},
@@ -214,7 +218,10 @@ PLANS: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "items": ({"after": LOW, "high": HIGH, "limit": 500}, {"jetpay_debit_pkey"}),
     "progress_of": ({"batch": 1}, {"jetpay_debit_sending", "jetpay_batch_pkey"}),
-    "completion_of": ({"batch": 1}, {"jetpay_batch_pkey"}),
+    "completion_and_outcomes": (
+        {"batch": 1, "after": LOW, "high": HIGH, "limit": 500},
+        {"jetpay_batch_pkey", "jetpay_debit_seq"},
+    ),
     "chunk_counts": ({"low": LOW, "high": LOW + 250}, {"jetpay_debit_pkey"}),
     "mine_or_free": (
         {"low": LOW, "high": LOW + 250, "owner": 1},

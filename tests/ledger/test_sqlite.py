@@ -50,6 +50,7 @@ def test_a_commit_is_on_the_disk(connection: SqliteConnection) -> None:
 
 STEADY = {
     "pending": STATEMENTS.pending,
+    "claim_pending": STATEMENTS.claim_pending,
     "mark_sending": STATEMENTS.mark_sending,
     "claimed": STATEMENTS.claimed,
     "record": STATEMENTS.record,
@@ -57,11 +58,12 @@ STEADY = {
     "recorded": STATEMENTS.recorded,
     "reserve_sequence": STATEMENTS.reserve_sequence,
     "count": STATEMENTS.count,
+    "count_ahead": STATEMENTS.count_ahead,
     "outcomes": STATEMENTS.outcomes,
     "items": STATEMENTS.items,
     "items in a state": STATEMENTS.items_in["rejected"],
     "progress": STATEMENTS.progress_of,
-    "completion": STATEMENTS.completion_of,
+    "completion_and_outcomes": STATEMENTS.completion_and_outcomes,
     "chunk_counts": STATEMENTS.chunk_counts,
     "mine_or_free": STATEMENTS.mine_or_free,
     "take_over": STATEMENTS.take_over,
