@@ -45,7 +45,6 @@ from jetpay_async.webhooks.errors import (
     Reason,
     StaleDeliveryError,
     WebhookError,
-    bare,
 )
 from jetpay_async.webhooks.keyset import Key, KeySet
 
@@ -58,10 +57,10 @@ __all__ = [
     "MAX_TOKEN_CHARACTERS",
     "Window",
     "check_leeway",
+    "claims_or_error",
     "signer",
+    "token_claims_or_error",
     "verify",
-    "verify_token",
-    "verify_within",
 ]
 
 DEFAULT_LEEWAY_SECONDS = 10.0
@@ -113,13 +112,20 @@ def verify(
         PayloadMismatchError: It is valid, but was signed for another body.
         InvalidArgumentError: The body isn't bytes, or a number of seconds is out of range.
     """
-    secret = Secret((body, authorization))
-    del body, authorization  # a traceback with local variables must not show them
-    window = Window(leeway, max_token_age).checked()
-    return verify_within(*secret.reveal(), keys, now, window=window, max_body_bytes=max_body_bytes)
+    window = DEFAULT_WINDOW
+    if leeway is not DEFAULT_LEEWAY_SECONDS or max_token_age is not None:
+        secret = Secret((body, authorization))
+        del body, authorization  # a traceback with local variables must not show them
+        window = Window(leeway, max_token_age).checked()
+        body, authorization = secret.reveal()
+    outcome = claims_or_error(body, authorization, keys, now, window=window, max_body_bytes=max_body_bytes)
+    if isinstance(outcome, Claims):
+        return outcome
+    del body, authorization  # as above; so the error is raised here, by a frame that holds neither
+    raise outcome
 
 
-def verify_within(
+def claims_or_error(
     body: bytes | bytearray | memoryview,
     authorization: str | bytes | None,
     keys: KeySet,
@@ -127,41 +133,47 @@ def verify_within(
     *,
     window: Window,
     max_body_bytes: int,
-) -> Claims:
-    """Verify as `verify` does, within a window that was checked."""
+) -> Claims | WebhookError | InvalidArgumentError:
+    """Verify as `verify` does, within a window that was checked; return the error, which the caller raises.
+
+    Anybody can send what is rejected: an error that is returned has no traceback, which would cost as much as all the
+    rest, and leads to no frame that holds the token.
+    """
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
     if not isinstance(body, bytes):
-        given = type(body).__name__
-        del body, authorization  # as above
-        raise InvalidArgumentError(
-            f"body: pass the raw bytes as received, not {given}; parsing or decoding changes them", field="body"
+        return InvalidArgumentError(
+            f"body: pass the raw bytes as received, not {type(body).__name__}; parsing or decoding changes them",
+            field="body",
         )
     if len(body) > max_body_bytes:
-        outcome: Claims | WebhookError = _too_large(Reason.BODY_TOO_LARGE, len(body), max_body_bytes)
-    else:
-        try:
-            outcome = _verify_token(authorization, keys, now, window)
-            if isinstance(outcome, Claims):
-                _check_body(body, outcome)
-        except WebhookError as error:
-            outcome = bare(error)
-    if isinstance(outcome, Claims):
-        return outcome
-    del body, authorization  # as above
-    raise outcome
+        return _too_large(Reason.BODY_TOO_LARGE, len(body), max_body_bytes)
+    outcome = token_claims_or_error(authorization, keys, now, window)
+    return _body_rejection(body, outcome) or outcome if isinstance(outcome, Claims) else outcome
 
 
-def verify_token(authorization: str | bytes | None, keys: KeySet, now: float, window: Window) -> Claims:
+def token_claims_or_error(
+    authorization: str | bytes | None, keys: KeySet, now: float | None, window: Window
+) -> Claims | WebhookError:
     """Verify all of a delivery but its body. What is verified is **not** a delivery yet."""
-    try:
-        outcome = _verify_token(authorization, keys, now, window)
-    except WebhookError as error:
-        outcome = bare(error)
-    if isinstance(outcome, Claims):
-        return outcome
-    del authorization  # as above
-    raise outcome
+    token = _bearer(authorization)
+    if isinstance(token, WebhookError):
+        return token
+    header, _, _ = token.partition(b".")
+    known = keys.known_header(header)
+    key = known or _named_key(header, keys)
+    if isinstance(key, WebhookError):
+        return key
+    signed, _, signature = token.rpartition(b".")
+    rejection = _signature_rejection(key, signed, signature)
+    if rejection is not None:
+        return rejection
+    if known is None:
+        keys.remember_header(header, key)
+    claims = _read_claims(signed[len(header) + 1 :])
+    if isinstance(claims, WebhookError):
+        return claims
+    return _window_rejection(*claims, time.time() if now is None else now, window) or claims[0]
 
 
 class Window(NamedTuple):
@@ -179,6 +191,9 @@ class Window(NamedTuple):
         return self
 
 
+DEFAULT_WINDOW = Window()
+
+
 def check_leeway(leeway: float) -> None:
     """Reject a leeway that would accept expired tokens.
 
@@ -186,28 +201,6 @@ def check_leeway(leeway: float) -> None:
         InvalidArgumentError: It isn't a number from 0 to 300.
     """
     check_seconds("leeway", leeway, zero=True, most=MAX_LEEWAY_SECONDS)
-
-
-def _verify_token(
-    authorization: str | bytes | None, keys: KeySet, now: float | None, window: Window
-) -> Claims | WebhookError:
-    # What is rejected before the signature is returned, not raised: anybody can send it, and raising it twice would
-    # cost as much as reading it.
-    token = _bearer(authorization)
-    if isinstance(token, WebhookError):
-        return token
-    header, _, _ = token.partition(b".")
-    known = keys.known_header(header)
-    key = known or _named_key(header, keys)
-    if isinstance(key, WebhookError):
-        return key
-    signed, _, signature = token.rpartition(b".")
-    _check_signature(key, signed, signature)
-    if known is None:
-        keys.remember_header(header, key)
-    claims, opens = _read_claims(signed[len(header) + 1 :])
-    _check_window(claims, opens, time.time() if now is None else now, window)
-    return claims
 
 
 def _too_large(reason: Reason, size: int, limit: int) -> MalformedDeliveryError:
@@ -282,15 +275,16 @@ def _header_rejection(segment: bytes) -> InvalidTokenError:
     return _rejection_of_others(header) or _malformed_header("kid isn't a text")
 
 
-def _check_signature(key: Key, signed: bytes, segment: bytes) -> None:
+def _signature_rejection(key: Key, signed: bytes, segment: bytes) -> InvalidTokenError | None:
     try:
         signature = decode_base64url(segment)
     except ValueError as error:
-        raise InvalidTokenError(Reason.MALFORMED_TOKEN, {"segment": "signature", "problem": str(error)}) from None
+        return InvalidTokenError(Reason.MALFORMED_TOKEN, {"segment": "signature", "problem": str(error)})
     try:
         key.public.verify(signature, signed, _PADDING, _HASH)
     except InvalidSignature:
-        raise InvalidTokenError(Reason.BAD_SIGNATURE, {"kid": key.kid}) from None
+        return InvalidTokenError(Reason.BAD_SIGNATURE, {"kid": key.kid})
+    return None
 
 
 def signer(authorization: str | bytes | None, keys: KeySet) -> Key | None:
@@ -299,20 +293,14 @@ def signer(authorization: str | bytes | None, keys: KeySet) -> Key | None:
     if isinstance(token, WebhookError):
         return None
     signed, _, signature = token.rpartition(b".")
-    for key in keys:
-        try:
-            _check_signature(key, signed, signature)
-        except InvalidTokenError:
-            continue
-        return key
-    return None
+    return next((key for key in keys if _signature_rejection(key, signed, signature) is None), None)
 
 
 _claims_decoder = msgspec.json.Decoder(Claims)
 _CLAIM_TYPES = get_type_hints(Claims, include_extras=True)
 
 
-def _read_claims(segment: bytes) -> tuple[Claims, float]:
+def _read_claims(segment: bytes) -> tuple[Claims, float] | InvalidTokenError:
     """Return the claims, and the moment from which they are valid."""
     try:
         data = decode_base64url(segment)
@@ -322,18 +310,14 @@ def _read_claims(segment: bytes) -> tuple[Claims, float]:
             return claims, claims.iat
         others = read_object(data)
     except (ValueError, RecursionError):
-        raise _claims_rejection(segment) from None
+        return _claims_rejection(segment)
     # RFC 7519, section 4.1.3: a reader that isn't named in `aud` must reject; Jetpay defines no names for it [docs].
     if "aud" in others:
-        raise _invalid_claim("aud")
-    return claims, max(claims.iat, _not_before(others.get("nbf", 0)))
-
-
-def _not_before(nbf: JSONValue) -> float:
+        return _invalid_claim("aud")
     try:
-        return msgspec.convert(nbf, EpochSeconds)
+        return claims, max(claims.iat, msgspec.convert(others.get("nbf", 0), EpochSeconds))
     except ValueError:
-        raise _invalid_claim("nbf") from None
+        return _invalid_claim("nbf")
 
 
 def _claims_rejection(segment: bytes) -> InvalidTokenError:
@@ -359,31 +343,29 @@ def _invalid_claim(name: str) -> InvalidTokenError:
     return InvalidTokenError(Reason.INVALID_CLAIM, {"claim": name})
 
 
-def _check_window(claims: Claims, opens: float, now: float, window: Window) -> None:
+def _window_rejection(claims: Claims, opens: float, now: float, window: Window) -> StaleDeliveryError | None:
     leeway, max_age = window
     # Written so that a `now` that is not a number is rejected.
     if not opens <= now + leeway:
-        raise StaleDeliveryError(
+        return StaleDeliveryError(
             Reason.NOT_YET_VALID, {"early_by": opens - now, "age": now - claims.iat, "leeway": leeway}
         )
     # Rounded down, as PyJWT does: two readers must not differ over a fraction of a second.
     if not now - leeway < floor(claims.exp):
-        raise StaleDeliveryError(
+        return StaleDeliveryError(
             Reason.EXPIRED, {"late_by": now - claims.exp, "age": now - claims.iat, "leeway": leeway}
         )
     if max_age is not None and now - leeway >= claims.iat + max_age:
-        raise StaleDeliveryError(Reason.TOO_OLD, {"age": now - claims.iat, "limit": max_age, "leeway": leeway})
+        return StaleDeliveryError(Reason.TOO_OLD, {"age": now - claims.iat, "limit": max_age, "leeway": leeway})
+    return None
 
 
-def _check_body(body: bytes, claims: Claims) -> None:
+def _body_rejection(body: bytes, claims: Claims) -> WebhookError | None:
     digest = sha256(body).digest()
     # Whether base64url is padded here is not documented: both are accepted [docs].
     signed = claims.payload_hash.removesuffix("=").encode("ascii", "replace")
-    if not hmac.compare_digest(encode_base64url(digest), signed):
-        raise _body_rejection(body, signed)
-
-
-def _body_rejection(body: bytes, signed: bytes) -> WebhookError:
+    if hmac.compare_digest(encode_base64url(digest), signed):
+        return None
     try:
         digest = decode_base64url(signed)
     except ValueError:

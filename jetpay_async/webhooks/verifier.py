@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection, Iterable
-from typing import cast
+from typing import TypeAlias, cast
 
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.secret import Secret
 from jetpay_async._text import printable
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
-from jetpay_async.webhooks._jwt import DEFAULT_LEEWAY_SECONDS, MAX_BODY_BYTES, Window, verify_token, verify_within
+from jetpay_async.webhooks._jwt import (
+    DEFAULT_LEEWAY_SECONDS,
+    MAX_BODY_BYTES,
+    Window,
+    claims_or_error,
+    token_claims_or_error,
+)
 from jetpay_async.webhooks._request import DeliveryRequest, Headers, authorization_of, pairs_of, values_of
 from jetpay_async.webhooks.claims import Claims
 from jetpay_async.webhooks.errors import ForeignDeliveryError, InvalidTokenError, Reason, WebhookError, bare
@@ -19,6 +25,8 @@ from jetpay_async.webhooks.keyset import KeySet
 from jetpay_async.webhooks.remote_keyset import RemoteKeySet
 
 __all__ = ["Headers", "WebhookVerifier", "authorization_of"]
+
+_Outcome: TypeAlias = Claims | WebhookError | InvalidArgumentError
 
 
 class WebhookVerifier:
@@ -112,15 +120,17 @@ class WebhookVerifier:
         del body, authorization, headers  # error reporters collect local variables
         if self._callback_api_key is not None and request.headers is None:
             raise ConfigurationError("callback_api_key is set, so verify() and receive() need headers=request.headers")
+        outcome = await self._claims(request, with_body=True)
+        if not isinstance(outcome, Claims):
+            raise outcome
         try:
-            claims = await self._claims(request, with_body=True)
             delivery = decode(request.body)
             self._check_webhook(delivery)
             self._check_callback_key(request)
         except WebhookError as error:
             rejection = bare(error)
         else:
-            return Delivery(webhook_id=delivery.webhook_id, events=delivery.events, claims=claims)
+            return Delivery(webhook_id=delivery.webhook_id, events=delivery.events, claims=outcome)
         raise rejection
 
     async def check_headers(self, headers: Headers) -> None:
@@ -134,8 +144,10 @@ class WebhookVerifier:
         """
         request = DeliveryRequest(None, None, headers)
         del headers  # as above
+        outcome = await self._claims(request, with_body=False)
+        if not isinstance(outcome, Claims):
+            raise outcome
         try:
-            await self._claims(request, with_body=False)
             self._check_callback_key(request)
         except WebhookError as error:
             rejection = bare(error)
@@ -154,27 +166,29 @@ class WebhookVerifier:
         if len(sent) != 1 or not _is_key(sent.pop(), self._callback_api_key.reveal()):
             raise ForeignDeliveryError(Reason.WRONG_CALLBACK_KEY, {"header": self._callback_api_key_header})
 
-    async def _claims(self, request: DeliveryRequest, *, with_body: bool) -> Claims:
+    async def _claims(self, request: DeliveryRequest, *, with_body: bool) -> _Outcome:
         if isinstance(self._keys, KeySet):
-            return self._verify(request, self._keys, with_body=with_body)
-        keys = await self._keys.current()
+            return self._verified(request, self._keys, with_body=with_body)
         try:
-            return self._verify(request, keys, with_body=with_body)
-        except InvalidTokenError as error:
-            if error.reason is not Reason.UNKNOWN_KEY:
-                raise
-            newer = await self._keys.newer_than(keys)
-            if newer is None:
-                raise
-        return self._verify(request, newer, with_body=with_body)
+            keys = await self._keys.current()
+            outcome = self._verified(request, keys, with_body=with_body)
+            if isinstance(outcome, WebhookError) and outcome.reason is Reason.UNKNOWN_KEY:
+                newer = await self._keys.newer_than(keys)
+                if newer is not None:
+                    return self._verified(request, newer, with_body=with_body)
+        except WebhookError as error:
+            return bare(error)
+        return outcome
 
-    def _verify(self, request: DeliveryRequest, keys: KeySet, *, with_body: bool) -> Claims:
+    def _verified(self, request: DeliveryRequest, keys: KeySet, *, with_body: bool) -> _Outcome:
         now = self._clock.time()
+        try:
+            token = request.token()
+        except InvalidTokenError as error:
+            return bare(error)
         if not with_body:
-            return verify_token(request.token(), keys, now, self._window)
-        return verify_within(
-            request.body, request.token(), keys, now, window=self._window, max_body_bytes=self._max_body_bytes
-        )
+            return token_claims_or_error(token, keys, now, self._window)
+        return claims_or_error(request.body, token, keys, now, window=self._window, max_body_bytes=self._max_body_bytes)
 
 
 def _checked_ids(webhook_ids: Collection[int]) -> frozenset[int]:

@@ -124,6 +124,15 @@ async def test_a_body_that_is_not_bytes(body: bytes) -> None:
         check(collected(chain(raised.value)), authorization)
 
 
+@pytest.mark.parametrize("window", [{"leeway": -1}, {"max_token_age": 0}], ids=str)
+def test_a_window_that_is_out_of_range(window: dict[str, float]) -> None:
+    """The caller's mistake in a number of seconds is reported without the delivery."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        verify(BODY, REJECTED["expired"], keys=KEYS, now=NOW, **window)
+
+    check(collected(chain(caught.value)), REJECTED["expired"])
+
+
 @pytest.mark.asyncio
 async def test_a_route_without_headers() -> None:
     """A route that passes no headers is told so without what it passed."""
