@@ -9,10 +9,10 @@ from jetpay_async._core.lazy import lazily
 TYPE_CHECKING = False  # Ctrl-C in the moments that `typing` takes would show a traceback
 
 if TYPE_CHECKING:
+    from jetpay_async._core.arguments import UNCHANGED, Unchanged
     from jetpay_async._core.clock import Clock
     from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL
     from jetpay_async._core.retry import RetryPolicy
-    from jetpay_async._core.webhook_operations import UNCHANGED, Unchanged
     from jetpay_async._version import __version__
     from jetpay_async.bank_accounts import BankAccountDetails
     from jetpay_async.client import JetpayClient
@@ -138,8 +138,8 @@ __all__ = [
 
 # Importing aiohttp takes far longer than verifying a webhook; so a name is imported when it is first used (PEP 562).
 _HOMES = {
-    "UNCHANGED": "_core.webhook_operations",
-    "Unchanged": "_core.webhook_operations",
+    "UNCHANGED": "_core.arguments",
+    "Unchanged": "_core.arguments",
     "BankAccountDetails": "bank_accounts",
     "BankAccount": "models",
     "CardForm": "models",

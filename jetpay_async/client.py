@@ -9,27 +9,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import jetpay_async.ledger
-from jetpay_async._batch import worker_pool
-from jetpay_async._batch.operation import (
-    CaptureOperation,
-    ChargeOperation,
-    PreauthorizeOperation,
-    SendCreditOperation,
-)
-from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits, WorkerPool
-from jetpay_async._core import account_operations, link_operations, operations, raw_operation, webhook_operations
+from jetpay_async._core import operations
+from jetpay_async._core.arguments import UNCHANGED, Unchanged
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
 from jetpay_async._core.contract import LINK_AMOUNTS
 from jetpay_async._core.endpoints import DEMO_URL, PRODUCTION_URL, check_base_url, origin
-from jetpay_async._core.execution import Options
+from jetpay_async._core.execution import DEFAULT_CONCURRENCY, Options
 from jetpay_async._core.executor import CallExecutor
+from jetpay_async._core.lazy import LazyModule
 from jetpay_async._core.retry import RetryPolicy
 from jetpay_async._core.secret import Secret
 from jetpay_async._core.single_flight import SingleFlight
 from jetpay_async._core.transport import ClientSession, Transport
 from jetpay_async._core.validation import check_seconds
-from jetpay_async._core.webhook_operations import UNCHANGED, Unchanged
-from jetpay_async.bank_accounts import BankAccountDetails
 from jetpay_async.errors import ConfigurationError, ConflictError, InvalidRequestError, OutcomeUnknownError
 from jetpay_async.models import (
     BankAccount,
@@ -47,30 +39,33 @@ from jetpay_async.models import (
     Webhook,
 )
 from jetpay_async.money import Amount
-from jetpay_async.outcomes import (
-    BatchOutcome,
-    CaptureOutcome,
-    ChargeOutcome,
-    ChargeRequest,
-    CreditOutcome,
-    CreditRequest,
-    PreauthorizationOutcome,
-    PreauthorizationRequest,
-)
-from jetpay_async.telemetry import Operation
 
 if TYPE_CHECKING:
-    from jetpay_async._batch.operation import BatchOperation
-    from jetpay_async._batch.worker_pool import AnyWorkerPool
+    from jetpay_async import bank_accounts, outcomes, telemetry
+    from jetpay_async._batch import operation as batch_operation
+    from jetpay_async._batch import worker_pool
+    from jetpay_async._core import account_operations, link_operations, raw_operation, webhook_operations
     from jetpay_async._core.executor import OnUnknown
     from jetpay_async._core.instrumented import OnOperation
     from jetpay_async.ledger._context import ClientContext
+else:
+    # A process that captures needs none of these. Each is imported by the first call of a method that does, before
+    # anything is sent; and by whoever evaluates the annotations.
+    bank_accounts = LazyModule("jetpay_async.bank_accounts")
+    outcomes = LazyModule("jetpay_async.outcomes")
+    telemetry = LazyModule("jetpay_async.telemetry")
+    batch_operation = LazyModule("jetpay_async._batch.operation")
+    worker_pool = LazyModule("jetpay_async._batch.worker_pool")
+    account_operations = LazyModule("jetpay_async._core.account_operations")
+    link_operations = LazyModule("jetpay_async._core.link_operations")
+    raw_operation = LazyModule("jetpay_async._core.raw_operation")
+    webhook_operations = LazyModule("jetpay_async._core.webhook_operations")
 
 __all__ = ["DEMO_URL", "PRODUCTION_URL", "JetpayClient"]
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
-_Outcome = TypeVar("_Outcome", bound=BatchOutcome)
+_Outcome = TypeVar("_Outcome", bound="outcomes.BatchOutcome")
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_CONNECTIONS = 100
@@ -138,7 +133,7 @@ class JetpayClient:
         trust_env: bool = False,
         trusted_origins: Collection[str] = (),
         on_unknown: Callable[[OutcomeUnknownError], None] | None = None,
-        on_operation: Callable[[Operation], None] | None = None,
+        on_operation: Callable[[telemetry.Operation], None] | None = None,
         link_amounts: Literal["major", "minor"] = LINK_AMOUNTS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -161,7 +156,7 @@ class JetpayClient:
         self._single_flight = SingleFlight(self._executor)
         self._clock = clock
         self._link_amounts: Literal["major", "minor"] = link_amounts
-        self._pools: set[AnyWorkerPool] = set()
+        self._pools: set[worker_pool.AnyWorkerPool] = set()
         self._owner = True
 
     @classmethod
@@ -176,7 +171,7 @@ class JetpayClient:
         trust_env: bool = False,
         trusted_origins: Collection[str] = (),
         on_unknown: Callable[[OutcomeUnknownError], None] | None = None,
-        on_operation: Callable[[Operation], None] | None = None,
+        on_operation: Callable[[telemetry.Operation], None] | None = None,
         link_amounts: Literal["major", "minor"] = LINK_AMOUNTS,
     ) -> Self:
         """Make a client from ``JETPAY_API_TOKEN`` and, if set, ``JETPAY_BASE_URL`` (production by default).
@@ -654,7 +649,7 @@ class JetpayClient:
         """
         return await self._execute(account_operations.card_form(contact_id))
 
-    async def create_bank_account(self, details: BankAccountDetails, *, contact_id: str) -> BankAccount:
+    async def create_bank_account(self, details: bank_accounts.BankAccountDetails, *, contact_id: str) -> BankAccount:
         """Save the bank account of a contact, for debits and credits [docs, "Bank accounts"; its path is inferred].
 
         The merchant's own bank account is made in Jetpay's dashboard, not by a call. Sent twice, this makes a duplicate
@@ -1050,8 +1045,8 @@ class JetpayClient:
         concurrency: int = DEFAULT_CONCURRENCY,
         rate: float | None = None,
         ordered: bool = False,
-        on_outcome: Callable[[CaptureOutcome], None] | None = None,
-    ) -> AsyncGenerator[CaptureOutcome, None]:
+        on_outcome: Callable[[outcomes.CaptureOutcome], None] | None = None,
+    ) -> AsyncGenerator[outcomes.CaptureOutcome, None]:
         """Capture many debits, and yield the outcome of each as soon as it is known.
 
         ::
@@ -1106,21 +1101,21 @@ class JetpayClient:
             Exception: What ``debit_ids`` raised, after the items that were taken from it.
         """
         return self._start_batch(
-            CaptureOperation(self._single_flight, self._executor, self._options),
+            batch_operation.CaptureOperation(self._single_flight, self._executor, self._options),
             debit_ids,
             "debit_ids",
-            BatchLimits(concurrency=concurrency, rate=rate, ordered=ordered),
+            worker_pool.BatchLimits(concurrency=concurrency, rate=rate, ordered=ordered),
             on_outcome,
         )
 
     def preauthorize_many(
         self,
-        requests: Iterable[PreauthorizationRequest] | AsyncIterable[PreauthorizationRequest],
+        requests: Iterable[outcomes.PreauthorizationRequest] | AsyncIterable[outcomes.PreauthorizationRequest],
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         rate: float | None = None,
-        on_outcome: Callable[[PreauthorizationOutcome], None] | None = None,
-    ) -> AsyncGenerator[PreauthorizationOutcome, None]:
+        on_outcome: Callable[[outcomes.PreauthorizationOutcome], None] | None = None,
+    ) -> AsyncGenerator[outcomes.PreauthorizationOutcome, None]:
         """Reserve many amounts, and yield the outcome of each as soon as it is known.
 
         As `capture_many`; see there. Two equal requests are two reservations.
@@ -1144,21 +1139,21 @@ class JetpayClient:
             Exception: What ``requests`` raised, after the items that were taken from it.
         """
         return self._start_batch(
-            PreauthorizeOperation(self._executor, self._options),
+            batch_operation.PreauthorizeOperation(self._executor, self._options),
             requests,
             "requests",
-            BatchLimits(concurrency=concurrency, rate=rate),
+            worker_pool.BatchLimits(concurrency=concurrency, rate=rate),
             on_outcome,
         )
 
     def charge_many(
         self,
-        requests: Iterable[ChargeRequest] | AsyncIterable[ChargeRequest],
+        requests: Iterable[outcomes.ChargeRequest] | AsyncIterable[outcomes.ChargeRequest],
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         rate: float | None = None,
-        on_outcome: Callable[[ChargeOutcome], None] | None = None,
-    ) -> AsyncGenerator[ChargeOutcome, None]:
+        on_outcome: Callable[[outcomes.ChargeOutcome], None] | None = None,
+    ) -> AsyncGenerator[outcomes.ChargeOutcome, None]:
         """Take many amounts at once, and yield the outcome of each as soon as it is known.
 
         As `capture_many`; see there. Two equal requests are two charges.
@@ -1181,21 +1176,21 @@ class JetpayClient:
             Exception: What ``requests`` raised, after the items that were taken from it.
         """
         return self._start_batch(
-            ChargeOperation(self._executor, self._options),
+            batch_operation.ChargeOperation(self._executor, self._options),
             requests,
             "requests",
-            BatchLimits(concurrency=concurrency, rate=rate),
+            worker_pool.BatchLimits(concurrency=concurrency, rate=rate),
             on_outcome,
         )
 
     def send_credit_many(
         self,
-        requests: Iterable[CreditRequest] | AsyncIterable[CreditRequest],
+        requests: Iterable[outcomes.CreditRequest] | AsyncIterable[outcomes.CreditRequest],
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         rate: float | None = None,
-        on_outcome: Callable[[CreditOutcome], None] | None = None,
-    ) -> AsyncGenerator[CreditOutcome, None]:
+        on_outcome: Callable[[outcomes.CreditOutcome], None] | None = None,
+    ) -> AsyncGenerator[outcomes.CreditOutcome, None]:
         """Send many amounts to saved bank accounts, and yield the outcome of each as soon as it is known.
 
         As `capture_many`; see there, and `send_credit`. Two equal requests are two payments.
@@ -1218,10 +1213,10 @@ class JetpayClient:
             Exception: What ``requests`` raised, after the items that were taken from it.
         """
         return self._start_batch(
-            SendCreditOperation(self._executor, self._options, self._link_amounts),
+            batch_operation.SendCreditOperation(self._executor, self._options, self._link_amounts),
             requests,
             "requests",
-            BatchLimits(concurrency=concurrency, rate=rate),
+            worker_pool.BatchLimits(concurrency=concurrency, rate=rate),
             on_outcome,
         )
 
@@ -1267,7 +1262,8 @@ class JetpayClient:
         """
         if self._owner:
             try:
-                await worker_pool.close(self._pools)
+                if self._pools:
+                    await worker_pool.close(self._pools)
             finally:
                 await self._transport.aclose()
 
@@ -1292,15 +1288,15 @@ class JetpayClient:
 
     def _start_batch(
         self,
-        operation: BatchOperation[_Item, _T, _Outcome],
+        operation: batch_operation.BatchOperation[_Item, _T, _Outcome],
         items: Iterable[_Item] | AsyncIterable[_Item],
         field: str,
-        limits: BatchLimits,
+        limits: worker_pool.BatchLimits,
         on_outcome: Callable[[_Outcome], None] | None,
     ) -> AsyncGenerator[_Outcome, None]:
         if self.closed:
             raise ConfigurationError("the client is closed; make a new one")
-        pool = WorkerPool(
+        pool = worker_pool.WorkerPool(
             operation,
             items,
             field=field,

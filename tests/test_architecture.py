@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import functools
 import importlib
 import subprocess
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 import jetpay_async
 import jetpay_async.ledger
@@ -405,7 +408,7 @@ def loaded_by(statement: str) -> set[str]:
             "from jetpay_async.webhooks import KeySet, decode, verify",
             {"attr", "attrs", "cattrs", "cryptography", "msgspec"},
         ),
-        ("from jetpay_async import JetpayClient", SLOW - {"cryptography"}),
+        ("from jetpay_async import JetpayClient", SLOW - {"cattrs", "cryptography"}),
         ("import jetpay_async.ledger", {"attr", "attrs"}),
         ("from jetpay_async.ledger import Ledger", SLOW - {"cryptography"} | {"sqlite3"}),
     ],
@@ -427,3 +430,47 @@ def test_importing_loads_no_more_than_is_used(statement: str, allowed: set[str])
 
     assert PACKAGE in loaded
     assert loaded & (SLOW | OPTIONAL) <= allowed
+
+
+CAPTURES = """
+import asyncio, sys
+from jetpay_async import JetpayClient
+
+async def capture(url):
+    async with JetpayClient("token", base_url=url) as client:
+        assert (await client.capture("debit_1")).final
+
+asyncio.run(capture(sys.argv[1]))
+print(*(name for name in sys.modules if name.startswith("jetpay_async.")))
+print(*({name.partition(".")[0] for name in sys.modules} & {"cattrs", "cryptography", "sqlite3"}))
+"""
+# What every process that uses the client loads. Each line more is paid for by all of them, at each start.
+LOADED_BY_A_CAPTURE = {
+    *("_core", "_text", "_version", "client", "errors", "ledger", "models", "money", "telemetry"),
+    *("_core.aiohttp_guard", "_core.arguments", "_core.backoff", "_core.call_errors", "_core.clock"),
+    *("_core.connection_reset", "_core.contract", "_core.direct_request", "_core.endpoints", "_core.execution"),
+    *("_core.executor", "_core.fork", "_core.http", "_core.json", "_core.lazy", "_core.listing", "_core.log"),
+    *("_core.operations", "_core.resolve", "_core.responses", "_core.retry", "_core.schema", "_core.secret"),
+    *("_core.send_guard", "_core.single_flight", "_core.transport", "_core.validation"),
+}
+
+
+@pytest.mark.asyncio
+async def test_a_capture_loads_no_module_that_it_does_not_use() -> None:
+    """Batches, ledgers, webhooks, the account's calls and cattrs are imported by those who use them."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"identifier": "debit_1", "state": "paid"})
+
+    app = web.Application()
+    app.router.add_post("/debit/{debit_id}/capture", answer)
+    async with TestServer(app) as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CAPTURES, str(server.make_url("/"))),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed, _ = await process.communicate()
+
+    ours, others, _ = printed.decode().split("\n")
+    assert {name.removeprefix(f"{PACKAGE}.") for name in ours.split()} == LOADED_BY_A_CAPTURE
+    assert not others

@@ -17,7 +17,7 @@ import attrs
 
 from jetpay_async._batch.admission import AdmissionControl, Slot
 from jetpay_async._batch.stream import OutcomeStream
-from jetpay_async._core.execution import Execution
+from jetpay_async._core.execution import DEFAULT_CONCURRENCY, Execution
 from jetpay_async._core.fork import ForkGuard
 from jetpay_async._core.log import logger
 from jetpay_async._core.operations import Call
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _Outcome = TypeVar("_Outcome", bound=BatchOutcome)
-
-DEFAULT_CONCURRENCY = 64
 
 # How many items may begin before the outcomes of earlier ones are taken, as a multiple of the workers: one for what is
 # in flight and one for what waits. In order, one slow item holds back all after it, and its reply may be many times

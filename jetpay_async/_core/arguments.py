@@ -6,6 +6,8 @@ No id reaches another resource than its own, and no invisible character makes tw
 from __future__ import annotations
 
 import re
+from enum import Enum
+from typing import Final
 from urllib.parse import quote
 
 from jetpay_async._core import contract
@@ -20,6 +22,18 @@ _UNSENDABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\%]|^\s|\s$|^\.{1,2}$")
 _ID_LIMIT = 255
 
+
+class Unchanged(Enum):
+    """The type of `UNCHANGED`."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""Stands for what `JetpayClient.change_webhook` leaves as it is."""
 
 _UUID_LENGTHS = (36, 32)
 _is_uuid = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE).fullmatch

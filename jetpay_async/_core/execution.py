@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+DEFAULT_CONCURRENCY = 64
+"""Calls of a batch that are in flight at the same time, at most."""
+
 OnFailure = Callable[[int | None, float | None], None]
 """Called with the HTTP status of each attempt without a result, if it had one, and the seconds that the API asked to
 wait."""

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used (PEP 562)."""
+"""Packages (PEP 562) and modules whose names are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -31,3 +31,19 @@ def lazily(
         return value
 
     return find, lambda: sorted(names)
+
+
+class LazyModule:
+    """Stands for a module, which is imported when one of its names is first used.
+
+    Args:
+        name: The module's, in full.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __getattr__(self, name: str) -> object:
+        value: object = getattr(import_module(self.__name__), name)
+        setattr(self, name, value)  # found by itself from now on
+        return value

@@ -203,6 +203,7 @@ def _card_payment(
     to_bank_account_id: str,
     statement: str,
 ) -> Call[_T]:
+    _preauthorize_decoder.prepare()
     contact, contact_segment = read_id(contact_id, "contact_id")
     card, card_segment = read_id(credit_card_id, "credit_card_id")
     exact = to_amount(amount)

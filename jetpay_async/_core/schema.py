@@ -3,19 +3,24 @@
 Strict where something is needed: an id is a string, a state is one, and nothing is coerced. What is not needed is taken
 as it is, or left to ``raw``. The quick hooks say only *that* a document is wrong; where it is wrong is worked out after
 a failure.
+
+cattrs is imported by the first decoder that is used: to import it takes longer than everything else of the client but
+aiohttp, and a capture that the API calls paid is read without it.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
-from cattrs import Converter, transform_error
 
 from jetpay_async.models import JSONValue, TransactionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from cattrs import Converter
 
 _T = TypeVar("_T")
 
@@ -94,7 +99,10 @@ def _explain(error: BaseException, _: object) -> str:
     return "required field missing" if isinstance(error, KeyError) else str(error)
 
 
+@lru_cache
 def _converter(*, detailed: bool) -> Converter:
+    from cattrs import Converter  # noqa: PLC0415 - see above
+
     converter = Converter(detailed_validation=detailed)
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(TransactionState, _state)
@@ -102,31 +110,43 @@ def _converter(*, detailed: bool) -> Converter:
     return converter
 
 
-_quick = _converter(detailed=False)
-_detailed = _converter(detailed=True)
-
-
 class ResponseDecoder(Generic[_T]):
     """A response's shape: reads a document into its class, or says where it differs."""
 
     def __init__(self, cls: type[_T]) -> None:
         self._cls = cls
-        self._read: Callable[[Mapping[str, JSONValue], type[_T]], _T] = _quick.get_structure_hook(cls)
+        self._structure: Callable[[Mapping[str, JSONValue], type[_T]], _T] | None = None
+
+    def prepare(self) -> None:
+        """Import and make all that reading takes.
+
+        Call it before a request that is never sent again: what fails here has moved no money.
+        """
+        if self._structure is None:
+            self._structure = _converter(detailed=False).get_structure_hook(self._cls)
 
     def read(self, document: Mapping[str, JSONValue]) -> _T:
         """Structure the document.
 
         Raises:
-            ValueError: The document has another shape; the message has a JSON path for each difference.
+            ValueError: The document has another shape; the message has a JSON path for each difference. Or nothing
+                could read it: a request whose response is unread is in doubt, and no other error says so.
         """
         try:
-            return self._read(document, self._cls)
+            self.prepare()
+        except Exception as error:
+            raise ValueError(f"the response can't be read: {type(error).__name__}: {error}") from error
+        assert self._structure is not None  # noqa: S101 - it was just made
+        try:
+            return self._structure(document, self._cls)
         except Exception:  # noqa: BLE001 - whatever a hook raises, the document is at fault
             raise ValueError(self._differences(document)) from None
 
     def _differences(self, document: Mapping[str, JSONValue]) -> str:
+        from cattrs import transform_error  # noqa: PLC0415 - see above
+
         try:
-            _detailed.structure(document, self._cls)
+            _converter(detailed=True).structure(document, self._cls)
         except Exception as error:  # noqa: BLE001 - the same
             return "; ".join(transform_error(error, "$", _explain))
         raise AssertionError("the detailed converter took what the quick one refused")  # pragma: no cover - same hooks

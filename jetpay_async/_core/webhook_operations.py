@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import attrs
 
 from jetpay_async._core import contract, json
 from jetpay_async._core.account_operations import read_identifier
-from jetpay_async._core.arguments import read_id
+from jetpay_async._core.arguments import UNCHANGED, Unchanged, read_id
 from jetpay_async._core.operations import ApiOperation, Body, Call, Listing, ReplaySafety, ResponseContext
 from jetpay_async._core.validation import is_number
 from jetpay_async._text import printable
@@ -27,18 +26,6 @@ from jetpay_async.models import Webhook
 if TYPE_CHECKING:
     from jetpay_async.models import JSONValue
 
-
-class Unchanged(Enum):
-    """The type of `UNCHANGED`."""
-
-    UNCHANGED = "unchanged"
-
-    def __repr__(self) -> str:
-        return "UNCHANGED"
-
-
-UNCHANGED: Final = Unchanged.UNCHANGED
-"""Stands for what `JetpayClient.change_webhook` leaves as it is."""
 
 _URL = re.compile(r"https?://[\x21-\x7e]+", re.IGNORECASE)
 _URL_LIMIT = 2000

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from jetpay_async._batch.operation import ChargeOperation, PreauthorizeOperation, SendCreditOperation
-from jetpay_async._batch.worker_pool import DEFAULT_CONCURRENCY, BatchLimits
+from jetpay_async._batch.worker_pool import BatchLimits
 from jetpay_async._core import link_operations, operations
+from jetpay_async._core.execution import DEFAULT_CONCURRENCY
 from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError

@@ -34,10 +34,11 @@ from jetpay_async._core import (
     responses,
     webhook_operations,
 )
+from jetpay_async._core.arguments import UNCHANGED
 from jetpay_async._core.http import RawResponse
 from jetpay_async._core.operations import Call, ReplaySafety
 from jetpay_async._core.responses import Unanswered
-from jetpay_async._core.webhook_operations import UNCHANGED, change_to, differences, find_webhook, same_url
+from jetpay_async._core.webhook_operations import change_to, differences, find_webhook, same_url
 from tests.guide import ACCOUNT_NUMBER, API_KEY, CALLBACK_URL, DETAILS
 from tests.loopback import WEBHOOK
 

@@ -20,8 +20,8 @@ from jetpay_async._cli.io.connection import ConnectionOptions
 from jetpay_async._cli.io.console import to_json, write_message
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._core import json
+from jetpay_async._core.arguments import UNCHANGED
 from jetpay_async._core.contract import LINK_AMOUNTS
-from jetpay_async._core.webhook_operations import UNCHANGED
 from jetpay_async._text import printable
 from jetpay_async.bank_accounts import BankAccountDetails
 from jetpay_async.errors import ConfigurationError
