@@ -212,8 +212,10 @@ class Transport:
         except BaseException as interruption:  # noqa: BLE001 - raised on
             if isinstance(guard, SendGuard):
                 guard.seal()
-            # The frames of aiohttp hold the headers, and with them the token.
-            raise interruption.with_traceback(None) from None
+            if not _is_cancelled_below(interruption):
+                # The frames of aiohttp hold the headers, and with them the token.
+                raise interruption.with_traceback(None) from None
+            failure = self._unanswered(interruption, guard, within)
         # Raised out here so that the foreign exception, whose attributes and frames hold the headers, is let go.
         raise failure
 
@@ -339,7 +341,7 @@ class Transport:
             raise guard.disown_response()
         return response
 
-    def _unanswered(self, error: Exception, guard: SendGuard | ReadGuard, within: float) -> Unanswered:
+    def _unanswered(self, error: BaseException, guard: SendGuard | ReadGuard, within: float) -> Unanswered:
         """Say what is known of a request that got no whole response."""
         if isinstance(guard, ReadGuard):
             started = guard.started and not isinstance(error, _NEVER_SENT)
@@ -543,7 +545,22 @@ def _socket_factory(unacknowledged_timeout: float) -> Callable[[tuple[Any, ...]]
 _RESET_BY_PEER = (errno.ECONNRESET, errno.EPIPE)
 
 
-def _is_lost(error: Exception, status: int | None) -> bool:
+def _is_cancelled_below(interruption: BaseException) -> bool:
+    """Whether it was not this task that was cancelled, but what it waited for.
+
+    aiohttp cancels what waits for a connection, or for a name, when the session is closed. As a cancellation it would
+    end the caller's task without a word.
+    """
+    if not isinstance(interruption, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # the event loop has ended
+        return False
+    return task is not None and not task.cancelling()
+
+
+def _is_lost(error: BaseException, status: int | None) -> bool:
     """Whether the other side ended the connection of a write, by itself, before its response was whole."""
     if status is not None:
         # A gateway's own page, cut off, says nothing of the service behind it, which may be at work still.
@@ -558,7 +575,7 @@ _AGENT = re.compile(r"[ -~]{1,200}")
 _USERINFO = re.compile(r"//[^/@\s]*@")
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Say what happened; of foreign texts, only those that can't hold a header or a proxy's password."""
     name = type(error).__name__
     if isinstance(error, aiohttp.ClientResponseError):

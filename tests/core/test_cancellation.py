@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import aiohttp
 import pytest
 
-from jetpay_async import JetpayClient, OutcomeUnknownError
+from jetpay_async import ConfigurationError, JetpayClient, OutcomeUnknownError
 from jetpay_async.sandbox import Fault, FaultKind
 from tests import loopback
 from tests.loopback import DEBIT_ID, HTML, Loopback, replies
@@ -73,6 +74,28 @@ async def test_cancelled_while_connecting_it_sends_nothing(name: str) -> None:
         assert server.count(name) == 0
     assert notes(error) == ""
     assert unknown == []
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["own session", "given session"])
+@pytest.mark.asyncio
+async def test_a_session_that_is_closed_cancels_no_caller(given: bool) -> None:
+    """What waits for a connection when the session is closed has not left, and says so instead of ending its task."""
+    server = Loopback(scripts={"preauthorize": [loopback.silence]})
+    async with server.listen(), aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        client = JetpayClient(TOKEN, base_url=server.url, session=session if given else None, max_connections=1)
+        hog = asyncio.ensure_future(preauthorize(client))
+        await server.arrived.wait()
+        waiting = [
+            asyncio.ensure_future(call)
+            for call in (client.capture(DEBIT_ID), client.cancel_transaction(DEBIT_ID), client.transaction_status("d"))
+        ]
+        await asyncio.sleep(0.01)
+        await (session.close() if given else client.aclose())
+        ends = await asyncio.gather(hog, *waiting, return_exceptions=True)
+        await client.aclose()
+
+    assert [type(end) for end in ends] == [OutcomeUnknownError, *[ConfigurationError] * 3]
+    assert len(server.requests) == 1
 
 
 @every_network
