@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ def scenario(tmp_path: Path) -> Scenario:
 
 
 @contextmanager
-def another_process(scenario: Scenario) -> Iterator[Connection]:
+def another_process(scenario: Scenario) -> Generator[Connection]:
     """What another process does in one transaction."""
     with closing(choose_backend(scenario.path, make_clock()).connect(create=False)) as connection:
         connection.begin(writes=True)
@@ -45,7 +45,7 @@ def another_process(scenario: Scenario) -> Iterator[Connection]:
 @pytest.fixture
 def claims(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int, ClaimResult]]:
     """Each claim: when, from which batch, and what it brought."""
-    made = []
+    made: list[tuple[float, int, ClaimResult]] = []
     claim = _intents.claim
 
     def counting(connection: Connection, scope: Scope, **options: Any) -> ClaimResult:

@@ -37,7 +37,7 @@ def connection(backend: PostgresBackend) -> Iterator[PostgresConnection]:
 @pytest.fixture
 def plain(postgres_ledger: str, connection: PostgresConnection) -> Iterator[psycopg.Connection[Any]]:
     """Another session of the same database."""
-    assert connection
+    del connection
     with psycopg.connect(postgres_ledger, autocommit=True) as plain:
         yield plain
 
@@ -54,41 +54,47 @@ def migrate(plain: psycopg.Connection[Any]) -> None:
 # --- how many round trips ---------------------------------------------------------------------------------------------
 
 
-def claim(connection: PostgresConnection, rate: float | None) -> object:
-    return _intents.claim(connection, Scope(1), owner=1, limit=5, resolve=30.0, rate=rate)
+def claim(connection: PostgresConnection, rate: float | None = None) -> None:
+    _intents.claim(connection, Scope(1), owner=1, limit=5, resolve=30.0, rate=rate)
 
 
-def record(connection: PostgresConnection) -> object:
+def claim_at_a_rate(connection: PostgresConnection) -> None:
+    claim(connection, 100.0)
+
+
+def record(connection: PostgresConnection) -> None:
     rows = connection.query("SELECT id, debit_id, intent FROM jetpay_debit WHERE state = 'sending'", {})
-    entries = [
-        OutcomeRecord(*row, DebitState.CAPTURED, 1, transaction_state="paid", as_expected=True)  # type: ignore[arg-type]
-        for row in rows
-    ]
-    return _intents.record(connection, entries, owner=1)
+    _intents.record(connection, [paid(*row) for row in rows], owner=1)
+
+
+def paid(number: int, debit_id: str, intent: int) -> OutcomeRecord:
+    return OutcomeRecord(number, debit_id, intent, DebitState.CAPTURED, 1, transaction_state="paid", as_expected=True)
+
+
+def read_outcomes(connection: PostgresConnection) -> None:
+    _repository.completion_and_outcomes(connection, batch=1, after=0)
 
 
 @pytest.mark.parametrize(
     ("operation", "trips"),
     [
-        pytest.param(lambda connection: claim(connection, None), 3, id="claim"),
-        pytest.param(lambda connection: claim(connection, 100.0), 4, id="claim at a rate"),
+        pytest.param(claim, 3, id="claim"),
+        pytest.param(claim_at_a_rate, 4, id="claim at a rate"),
         pytest.param(record, 3, id="record, after a read"),
-        pytest.param(
-            lambda connection: _repository.completion_and_outcomes(connection, batch=1, after=0), 2, id="outcomes"
-        ),
+        pytest.param(read_outcomes, 2, id="outcomes"),
     ],
 )
 def test_what_a_run_repeats_takes_few_round_trips(
     connection: PostgresConnection,
     monkeypatch: pytest.MonkeyPatch,
-    operation: Callable[[PostgresConnection], object],
+    operation: Callable[[PostgresConnection], None],
     trips: int,
 ) -> None:
     """A transaction is opened by its first statement, and what only counts waits for the next one."""
     connection.begin(writes=True)
-    claim(connection, None)
+    claim(connection)
     connection.commit()
-    sent = []
+    sent: list[object] = []
     execute = psycopg.Connection.execute
 
     def counting(self: psycopg.Connection[Any], query: Any, *arguments: Any) -> Any:
@@ -123,20 +129,21 @@ def test_what_nobody_waits_for_is_durable_with_the_commit(
 def test_what_was_put_off_is_undone_with_the_rest(
     connection: PostgresConnection, plain: psycopg.Connection[Any]
 ) -> None:
-    """Nothing of a transaction that is rolled back is left for the next one."""
-    connection.begin(writes=True)
-    connection.change_later(COUNT, {"batch": 1})
-    connection.rollback()
-    connection.query("SELECT 1", {})
-
+    """Nothing of a transaction that is rolled back is left for what comes after it."""
     connection.begin(writes=True)
     connection.change(COUNT, {"batch": 1})
     connection.change_later(COUNT, {"batch": 1})
     connection.rollback()
-
     connection.begin(writes=True)
     connection.query("SELECT 1", {})
     connection.commit()
+
+    connection.begin(writes=True)
+    connection.change_later(COUNT, {"batch": 1})
+    connection.rollback()
+    connection.query("SELECT 1", {})
+    connection.commit()
+
     assert duplicates(plain) == 0
 
 
@@ -183,7 +190,7 @@ async def test_all_that_share_a_transaction_fail_once_the_ledger_was_migrated(
     backend: PostgresBackend, connection: PostgresConnection, plain: psycopg.Connection[Any]
 ) -> None:
     """A unit of work that catches the error of the version can't have the others commit."""
-    assert connection
+    del connection
     commits = GroupCommitExecutor(backend)
     await commits.open(create=False)
     migrate(plain)
@@ -226,12 +233,7 @@ def test_an_outcome_that_another_owner_records_finishes_nothing(connection: Post
     connection.begin(writes=True)
     claims = _intents.claim(connection, Scope(1), owner=owner, limit=20, resolve=30.0, rate=None).send
     connection.change("UPDATE jetpay_debit SET owner = 99 WHERE debit_id = 'debit_0'", {})
-    entries = [
-        OutcomeRecord(
-            each.id, each.debit_id, each.intent, DebitState.CAPTURED, 1, transaction_state="paid", as_expected=True
-        )
-        for each in claims
-    ]
+    entries = [paid(each.id, each.debit_id, each.intent) for each in claims]
     _intents.record(connection, entries, owner=owner)
     connection.commit()
 
