@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
 from jetpay_async._core.log import logger
 from jetpay_async.webhooks._event_reports import AttemptEnd
 from jetpay_async.webhooks._failures import log_failure, must_propagate
+from jetpay_async.webhooks._handler_watch import HandlerRun, HandlerWatch
 from jetpay_async.webhooks._latest import calling_for_latest
 from jetpay_async.webhooks._mark_group import MarkGroup
 from jetpay_async.webhooks._records import transaction_id_of
@@ -20,7 +21,7 @@ from jetpay_async.webhooks.events import TransactionEvent
 from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, GroupedMarksInbox, LatestStateInbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 
     from jetpay_async.webhooks._event_reports import EventReporter
     from jetpay_async.webhooks._lease import EventLease
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from jetpay_async.webhooks.router import EventRouter
 
 
-LONG_RUN_SECONDS = 30.0
-"""After this time, or half of its timeout, a handler that is still running is logged."""
-SLOW_SECONDS = 5.0
-"""After this time a handler of stored events is not waited for: the others go on without it."""
 MARK_TIMEOUT_SECONDS = 5.0
 """How long the marks of a group may take at the end."""
 MAX_ERROR_CHARACTERS = 500
@@ -55,6 +52,24 @@ class DispatchLimits:
     """Reports each attempt, if any."""
 
 
+@attrs.frozen
+class InboxAbilities:
+    """What an inbox can do beside what each has to: itself, or None. Asking takes long, so it is asked once."""
+
+    dead_letters: DeadLetterInbox | None
+    grouped_marks: GroupedMarksInbox | None
+    latest_states: LatestStateInbox | None
+
+    @classmethod
+    def of(cls, inbox: EventInbox) -> Self:
+        """Look at the methods that it has."""
+        return cls(
+            inbox if isinstance(inbox, DeadLetterInbox) else None,
+            inbox if isinstance(inbox, GroupedMarksInbox) else None,
+            inbox if isinstance(inbox, LatestStateInbox) else None,
+        )
+
+
 class LeasedDispatch:
     """The handling of the events that one owner has leased.
 
@@ -70,7 +85,14 @@ class LeasedDispatch:
         given_back: The ids of the events that were not started, and are not leased any more.
     """
 
-    def __init__(self, inbox: EventInbox, router: EventRouter, lease: EventLease, limits: DispatchLimits) -> None:
+    def __init__(
+        self,
+        inbox: EventInbox,
+        router: EventRouter,
+        lease: EventLease,
+        limits: DispatchLimits,
+        abilities: InboxAbilities,
+    ) -> None:
         self.lease = lease
         self.handled = 0
         self.unhandled = 0
@@ -87,13 +109,13 @@ class LeasedDispatch:
         self._inbox = inbox
         self._router = router
         self._limits = limits
-        self._dead_letters = inbox if isinstance(inbox, DeadLetterInbox) else None
-        self._latest_states: LatestStateInbox | None = None
-        if router.has_latest and isinstance(inbox, LatestStateInbox):
-            inbox.remember_states()
-            self._latest_states = inbox
-        self._grouping = inbox if self._may_group and isinstance(inbox, GroupedMarksInbox) else None
+        self._dead_letters = abilities.dead_letters
+        self._latest_states = abilities.latest_states if router.has_latest else None
+        if self._latest_states is not None:
+            self._latest_states.remember_states()
+        self._grouping = abilities.grouped_marks if self._may_group else None
         self._group: MarkGroup | None = None
+        self._unfinished = 0
         self._task: asyncio.Task[object] | None = None
 
     @property
@@ -126,6 +148,8 @@ class LeasedDispatch:
             return
         self._task = asyncio.current_task()
         self._events = events
+        self._unfinished = len(events)
+        watch = HandlerWatch(self._limits.handler_timeout, None if self.on_slow is None else self._go_on_without)
         sequences = _sequences(events, self._router.concurrency)
         remaining = iter(sequences)
         if self._grouping is not None:
@@ -139,10 +163,11 @@ class LeasedDispatch:
         try:
             async with self.lease.renewed(), asyncio.TaskGroup() as workers:
                 for _ in range(min(self._router.concurrency, len(sequences))):
-                    workers.create_task(self._handle_sequences(remaining))
+                    workers.create_task(self._handle_sequences(remaining, watch))
         except LeaseLostError as error:
             self.stop_for(error)
         finally:
+            watch.close()
             # Also when this is cancelled: what is not marked is handled again.
             if self._group is not None:
                 await self._mark_rest(self._group)
@@ -165,39 +190,42 @@ class LeasedDispatch:
         if cancellation is not None:
             raise cancellation
 
-    async def _handle_sequences(self, remaining: Iterator[Sequence[Event]]) -> None:
+    async def _handle_sequences(self, remaining: Iterator[Sequence[Event]], watch: HandlerWatch) -> None:
         for sequence in remaining:
             for event in sequence:
                 if self._group is not None:
-                    await self._mark_before(event, self._group)
+                    if self._group.is_due_before(event):
+                        await self._group.mark()
+                    self._check_lease()
                 if self.stopped or self._slow:
                     return
                 if self._waits_for_failed(event):
                     continue
                 self._started.add(event.id)
                 if self._limits.reporter is None:
-                    await self._attempt(event)
+                    await self._attempt(event, watch)
                 else:
-                    await self._limits.reporter.observe(event, self._attempt(event))
+                    await self._limits.reporter.observe(event, self._attempt(event, watch))
+                self._unfinished -= 1
 
-    async def _mark_before(self, event: Event, group: MarkGroup) -> None:
-        """Mark what has to be marked before the handler of this event starts, which must not without the lease."""
-        if group.is_due_before(event):
-            await group.mark()
+    def _check_lease(self) -> None:
+        """Stop before the next handler starts if the lease has run out."""
         if not self.lease.held:
             # A handler that blocked the loop for so long; what else notices that needs the loop.
             self.stop_for(LeaseLostError("the lease has run out; another worker may have the events"))
 
-    async def _attempt(self, event: Event) -> AttemptEnd:
+    async def _attempt(self, event: Event, watch: HandlerWatch) -> AttemptEnd:
         if self._latest_states is None or not isinstance(event, TransactionEvent):
-            return await self._handle(event)
+            return await self._handle(event, watch)
         async with self._router.in_order(event.transaction_id):
-            return await self._handle_if_latest(event, self._latest_states)
+            return await self._handle_if_latest(event, self._latest_states, watch)
 
-    async def _handle_if_latest(self, event: TransactionEvent, inbox: LatestStateInbox) -> AttemptEnd:
+    async def _handle_if_latest(
+        self, event: TransactionEvent, inbox: LatestStateInbox, watch: HandlerWatch
+    ) -> AttemptEnd:
         """Handle an event of a transaction whose events are handled one at a time in this process."""
         if not self._router.latest_only(event):
-            return await self._handle(event)
+            return await self._handle(event, watch)
         try:
             last = await inbox.last_handled(event.transaction_id)
         except BaseException as error:
@@ -207,7 +235,7 @@ class LeasedDispatch:
         if last is not None and last.event_id > event.id:
             return await self._mark_outdated(event)
         with calling_for_latest():
-            return await self._handle(event)
+            return await self._handle(event, watch)
 
     async def _mark_outdated(self, event: Event) -> AttemptEnd:
         logger.debug("event %d (%s) is outdated: marked without calling its handler", event.id, shown(event.type))
@@ -222,28 +250,28 @@ class LeasedDispatch:
         self.outdated += 1
         return AttemptEnd("outdated")
 
-    async def _handle(self, event: Event) -> AttemptEnd:
-        failure: BaseException | None = None
-        found = False
+    async def _handle(self, event: Event, watch: HandlerWatch) -> AttemptEnd:
+        run = HandlerRun(event)
         try:
-            async with self._handling(event):
-                try:
-                    found = await self._run_handler(event)
-                except BaseException as error:
-                    failure = error
-                    raise
+            if self._grouping is None:
+                async with self._inbox.handling(event, owner=self.lease.owner):
+                    found = await self._run_handler(run, watch)
+            else:
+                with self._grouping.handling_unmarked(owner=self.lease.owner):
+                    found = await self._run_handler(run, watch)
         except BaseException as error:
             if must_propagate(error):
                 raise
-            if error is failure and isinstance(error, OutdatedEventError):
+            if error is run.failure and isinstance(error, OutdatedEventError):
                 return await self._mark_outdated(event)
-            if error is failure and await self._is_handlers_own(event, error):
+            if error is run.failure and await self._is_handlers_own(event, error):
                 return await self._record_failure(event, error)
             return self._leave(error)
         if self._group is None:
             self._count_marked(event, found)
         else:
-            self._group.add(event, found=found)
+            # After the last one, `run` marks at once.
+            self._group.add(event, found=found, more=self._unfinished > 1)
         return AttemptEnd("handled" if found else "unhandled")
 
     async def _is_handlers_own(self, event: Event, error: BaseException) -> bool:
@@ -263,46 +291,44 @@ class LeasedDispatch:
         self.stop_for(error)
         return AttemptEnd("left", error)
 
-    @asynccontextmanager
-    async def _handling(self, event: Event) -> AsyncGenerator[None]:
-        if self._grouping is None:
-            async with self._inbox.handling(event, owner=self.lease.owner):
-                yield
-        else:
-            with self._grouping.handling_unmarked(owner=self.lease.owner):
-                yield
-
     def _count_marked(self, event: Event, found: bool) -> None:  # noqa: FBT001 - called by position
         self.lease.pending -= {event.id}
         self.handled += found
         self.unhandled += not found
 
-    async def _run_handler(self, event: Event) -> bool:
-        seconds = self._limits.handler_timeout
-        warning = _LongRunWarning(event, seconds)
-        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._go_on_without)
-        limit = asyncio.timeout(seconds)
+    async def _run_handler(self, run: HandlerRun, watch: HandlerWatch) -> bool:
         try:
-            async with limit:
-                return await self._router.dispatch(event)
+            return await self._run_within_limit(run, watch)
+        except BaseException as error:
+            run.failure = error
+            raise
+
+    async def _run_within_limit(self, run: HandlerRun, watch: HandlerWatch) -> bool:
+        try:
+            async with run.limit:
+                watch.start(run)
+                try:
+                    return await self._router.dispatch(run.event)
+                finally:
+                    watch.end(run)
         except TimeoutError as error:
-            if limit.expired():
+            if run.limit.expired():
+                seconds = self._limits.handler_timeout
                 raise TimeoutError(f"the handler was cancelled after {seconds:g} s (handler_timeout)") from error
             raise
         finally:
-            warning.cancel()
-            slow.cancel()
-            await self._fail_if_cancelled_from_within()
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                await self._fail_if_cancelled_from_within(task)
 
     def _go_on_without(self) -> None:
         if self.on_slow is not None and not self._slow:
             self._slow = True
             self.on_slow()
 
-    async def _fail_if_cancelled_from_within(self) -> None:
+    async def _fail_if_cancelled_from_within(self, task: asyncio.Task[object]) -> None:
         """Raise if the handler has cancelled its task: that would end this task, and the event would never fail."""
-        task = asyncio.current_task()
-        if task is None or not task.cancelling() or (self._task is not None and self._task.cancelling()):
+        if self._task is not None and self._task.cancelling():
             return
         while task.uncancel():
             pass
@@ -354,30 +380,6 @@ class LeasedDispatch:
     def _waits_for_failed(self, event: Event) -> bool:
         transaction_id = transaction_id_of(event)
         return transaction_id is not None and any(transaction_id_of(failed) == transaction_id for failed in self.failed)
-
-
-class _LongRunWarning:
-    """Logs that a handler is still running, again and again, until this is cancelled."""
-
-    def __init__(self, event: Event, timeout: float | None) -> None:
-        self._event = event
-        self._timeout = timeout
-        self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
-        first = LONG_RUN_SECONDS if timeout is None else min(LONG_RUN_SECONDS, timeout / 2)
-        self._timer = self._loop.call_later(first, self._warn)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _warn(self) -> None:
-        elapsed = self._loop.time() - self._started
-        what = self._event.id, shown(self._event.type), elapsed
-        if self._timeout is None or elapsed < self._timeout:
-            logger.warning("the handler of event %d (%s) is still running after %.3g s", *what)
-        else:
-            logger.error("the handler of event %d (%s) ignores its cancellation, after %.3g s", *what)
-        self._timer = self._loop.call_later(LONG_RUN_SECONDS, self._warn)
 
 
 def log_inbox_failure(error: BaseException) -> str:

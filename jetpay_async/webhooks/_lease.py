@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from secrets import token_hex
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from jetpay_async._core.log import logger
 from jetpay_async.webhooks._failures import must_propagate
@@ -23,6 +23,9 @@ RELEASE_TIMEOUT_SECONDS = 1.0
 """How long work that was cancelled may take to release its leases; after that they run out by themselves."""
 # A renewal may fail twice, and there is still time for a third.
 _RENEWALS_PER_LEASE = 4
+# By how much later the first one may be, so that quick handlers need no task for it.
+_FIRST_RENEWAL_SECONDS = 0.05
+_FIRST_RENEWAL_SHARE = 16
 
 _current: ContextVar[EventLease] = ContextVar("jetpay_lease")
 
@@ -52,7 +55,7 @@ class EventLease:
     """
 
     def __init__(self, inbox: EventInbox, *, seconds: float, clock: Clock) -> None:
-        self.owner = uuid4().hex
+        self.owner = token_hex(16)
         self.pending: frozenset[int] = frozenset()
         self._inbox = inbox
         self._seconds = seconds
@@ -67,7 +70,9 @@ class EventLease:
 
         The monotonic clock may stand still while the machine is suspended, and the wall clock may be set back.
         """
-        return self._age() < self._seconds
+        # Asked for before each handler.
+        monotonic, wall = self._since
+        return self._clock.monotonic() - monotonic < self._seconds and self._clock.time() - wall < self._seconds
 
     async def acquire(self, events: Sequence[Event]) -> Leased:
         """Lease the events of a delivery; see `EventInbox.lease`."""
@@ -112,16 +117,26 @@ class EventLease:
         Raises:
             LeaseLostError: It was lost.
         """
+        loop = asyncio.get_running_loop()
         limit = asyncio.timeout(self._seconds - self._age())
+        renewing: asyncio.Task[None] | None = None
+
+        def renew() -> None:
+            nonlocal renewing
+            renewing = loop.create_task(self._renew_until_cancelled(limit))
+
         token = _current.set(self)
         try:
             async with limit:
-                renewing = asyncio.create_task(self._renew_until_cancelled(limit))
+                # Most handlers have ended by then.
+                starting = loop.call_later(min(_FIRST_RENEWAL_SECONDS, self._seconds / _FIRST_RENEWAL_SHARE), renew)
                 try:
                     yield
                 finally:
-                    renewing.cancel()
-                    await asyncio.wait([renewing])
+                    starting.cancel()
+                    if renewing is not None:
+                        renewing.cancel()
+                        await asyncio.wait([renewing])
         except TimeoutError:
             raise LeaseLostError("the lease was lost while its events were being handled") from None
         finally:

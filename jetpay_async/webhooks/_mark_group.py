@@ -67,11 +67,18 @@ class MarkGroup:
         self._tasks: set[asyncio.Task[None]] = set()
         self._marking = asyncio.Lock()
 
-    def add(self, event: Event, *, found: bool) -> None:
-        """Add an event whose handler has just ended."""
+    def add(self, event: Event, *, found: bool, more: bool) -> None:
+        """Add an event whose handler has just ended.
+
+        Args:
+            event: The event.
+            found: Whether there was a handler.
+            more: Whether others may still follow; if not, the caller calls `mark` right after this.
+        """
         self._waiting.append(_EndedEvent(event, found, self._loop.time()))
         self._transactions.add(transaction_id_of(event))
-        self._schedule()
+        if more:
+            self._schedule()
 
     def is_due_before(self, event: Event) -> bool:
         """Whether `mark` has to come before the handler of this event."""

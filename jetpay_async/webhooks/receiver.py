@@ -29,7 +29,7 @@ from jetpay_async._core.log import logger
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks._backlog import BacklogReporter, read_backlog
-from jetpay_async.webhooks._dispatch import DispatchLimits, LeasedDispatch, log_inbox_failure
+from jetpay_async.webhooks._dispatch import DispatchLimits, InboxAbilities, LeasedDispatch, log_inbox_failure
 from jetpay_async.webhooks._event_reports import StoredEventReport, reporter_for
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
@@ -279,6 +279,7 @@ class WebhookReceiver:
         self._verifier = verifier
         self._router = router
         self._inbox = inbox
+        self._abilities = InboxAbilities.of(inbox)
         self._limits = DispatchLimits(
             continue_on_error=on_error == "continue",
             handler_timeout=handler_timeout,
@@ -519,7 +520,7 @@ class WebhookReceiver:
     @asynccontextmanager
     async def _dispatching(self, limits: DispatchLimits) -> AsyncGenerator[LeasedDispatch]:
         lease = EventLease(self._inbox, seconds=self._lease_seconds, clock=self._clock)
-        dispatch = LeasedDispatch(self._inbox, self._router, lease, limits)
+        dispatch = LeasedDispatch(self._inbox, self._router, lease, limits, self._abilities)
         self._dispatches.add(dispatch)
         try:
             yield dispatch

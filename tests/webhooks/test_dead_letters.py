@@ -11,7 +11,7 @@ import pytest
 
 from jetpay_async._core.clock import Clock
 from jetpay_async.errors import InvalidArgumentError
-from jetpay_async.webhooks import _dispatch
+from jetpay_async.webhooks import _handler_watch
 from jetpay_async.webhooks import receiver as receiver_module
 from jetpay_async.webhooks.errors import LeaseLostError
 from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, FailedAttempt
@@ -73,7 +73,7 @@ class TestHandlerTimeout:
         self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A handler that runs for long is logged while it runs, with or without a limit; a quick one is not."""
-        monkeypatch.setattr(_dispatch, "LONG_RUN_SECONDS", 0.01)
+        monkeypatch.setattr(_handler_watch, "LONG_RUN_SECONDS", 0.01)
         shop.gates = {1: asyncio.Event()}
         receiving = asyncio.create_task(receiver_for(shop, disk, handler_timeout=None).receive(delivery_of(1), TOKEN))
         await until(
@@ -82,7 +82,7 @@ class TestHandlerTimeout:
         shop.gates[1].set()
 
         assert (await receiving).handled == 1
-        monkeypatch.setattr(_dispatch, "LONG_RUN_SECONDS", 30.0)
+        monkeypatch.setattr(_handler_watch, "LONG_RUN_SECONDS", 30.0)
         assert (await receiver_for(shop, disk).receive(delivery_of(2), TOKEN)).handled == 1
         assert "the handler of event 2" not in caplog.text
 
@@ -91,7 +91,7 @@ class TestHandlerTimeout:
         self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It can't be stopped, so it is logged again and again; closing the receiver does not wait for it."""
-        monkeypatch.setattr(_dispatch, "LONG_RUN_SECONDS", 0.01)
+        monkeypatch.setattr(_handler_watch, "LONG_RUN_SECONDS", 0.01)
         monkeypatch.setattr(receiver_module, "_CLOSE_TIMEOUT_SECONDS", 0.05)
         end = asyncio.Event()
 

@@ -145,6 +145,36 @@ async def test_a_mark_does_not_wait_for_slow_handlers(shop: Shop, counting: Coun
 
 
 @pytest.mark.asyncio
+async def test_a_mark_does_not_wait_for_a_hook(path: Path) -> None:
+    """While another event is set aside, which may take long, the event of a handler that has ended is marked."""
+    shop = Shop(concurrency=2)
+    shop.failing = {1}
+    shop.gates = {2: asyncio.Event()}
+    hooked, marked, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hook(_: object) -> None:
+        hooked.set()
+        await go_on.wait()
+
+    class Noting(SqliteInbox):
+        async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
+            lost = await super().mark(events, owner=owner)
+            marked.set()
+            return lost
+
+    async with Noting(path) as inbox:
+        receiver = receiver_for(shop, inbox, max_attempts=1, on_dead_letter=hook)
+        receiving = asyncio.create_task(receiver.receive(delivery_of(1, 2), TOKEN))
+        async with asyncio.timeout(20):
+            await hooked.wait()
+            shop.gates[2].set()
+            await marked.wait()
+        go_on.set()
+
+        assert (await receiving).handled == 1
+
+
+@pytest.mark.asyncio
 async def test_a_cancelled_delivery_marks_what_is_done(shop: Shop, counting: CountingInbox) -> None:
     """When the server gives a request up, the events whose handlers have ended are not handled again."""
     shop.gates[2] = asyncio.Event()

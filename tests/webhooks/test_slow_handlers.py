@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jetpay_async.webhooks import _dispatch, _stored_worker
+from jetpay_async.webhooks import _handler_watch, _stored_worker
 from jetpay_async.webhooks import receiver as receiver_module
 from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
 from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
@@ -24,7 +24,7 @@ STORING = {"acknowledge": "after_storing", "poll_interval": 0.01}
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler takes long at once."""
-    monkeypatch.setattr(_dispatch, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(_handler_watch, "SLOW_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
