@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -79,6 +80,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # as long.
 ENTIRELY = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
 ENDURANCE = ["-m", "endurance"]
+# The files that have any: to collect all the others, too, takes each worker 8 seconds.
+ENDURING = [
+    str(path.relative_to(ROOT))
+    for path in sorted(ROOT.glob("tests/**/test_*.py"))
+    if "mark.endurance" in path.read_text(encoding="utf-8")
+]
 NO_ENDURANCE = ["-m", "not endurance"]
 BRIEFLY = [*NO_ENDURANCE, "--ignore=tests/benchmarks", "--ignore=tests/test_words.py"]
 # Asking each question of the benchmarks takes minutes; `bench-gate` does.
@@ -185,11 +192,20 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the package, and the typed example of its use, with mypy and pyright; every public name has a type."""
     install(session, "types", "test", "frameworks")
-    session.run("mypy", "-p", "jetpay_async")
-    session.run("mypy", "tests/typing")
-    session.run("mypy", "docs/rental", env={"MYPYPATH": "docs"})
-    session.run("pyright")
-    session.run("pyright", "--verifytypes", "jetpay_async", "--ignoreexternal")
+
+    def mypy() -> None:
+        session.run("mypy", "-p", "jetpay_async")
+        session.run("mypy", "tests/typing")
+        session.run("mypy", "docs/rental", env={"MYPYPATH": "docs"})
+
+    def pyright() -> None:
+        session.run("pyright")
+        session.run("pyright", "--verifytypes", "jetpay_async", "--ignoreexternal")
+
+    # Each keeps one core busy.
+    with ThreadPoolExecutor() as side_by_side:
+        for checked in [side_by_side.submit(check) for check in (mypy, pyright)]:
+            checked.result()
 
 
 @nox.session(python=PYTHONS)
@@ -201,7 +217,7 @@ def tests(session: nox.Session) -> None:
         return
     session.run("coverage", "erase")
     run_tests(session, *NO_ENDURANCE, UNASKED, measured=True)
-    run_tests(session, *ENDURANCE, UNASKED)
+    run_tests(session, *ENDURANCE, UNASKED, *([] if session.posargs else ENDURING))
 
 
 @nox.session(python=PYTHONS[-1])
