@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from benchmarks import subjects
-from benchmarks.contenders import BY_HAND, CONTENDERS, GIVEN, HOOKED, OBSERVED, OURS, TRACED, TUNED
+from benchmarks.contenders import BY_HAND, CONTENDERS, GIVEN, HOOKED, OBSERVED, OURS, SDK, TRACED, TUNED
 from benchmarks.measuring import Comparison, Spread
 from benchmarks.peers import MOLLIE, OPENAI, PEERS, SQUARE, STRIPE_AIOHTTP, STRIPE_HTTPX
 from benchmarks.reports import Plan, Report
@@ -115,6 +115,9 @@ def _notes(plan: Plan, comparisons: Mapping[str, Comparison]) -> Iterator[str]:
             "Other SDKs at 1, 8 and 256 in flight: connections that were closed meanwhile are opened at their cost. At"
             " 256, those on httpx are left out: they keep 100 connections, and search their pool most of the time."
         )
+    for loop in LOOPS:
+        least = comparisons[f"{_title(loop, IN_FLIGHT, tls=False)}, hooks"].ratio(SDK, OURS)
+        yield f"OpenTelemetry's SDK by itself, one span and one measurement made by hand, {loop}: {least:.2f}"
     yield "Other SDKs make the request of theirs that is most like a capture, with retries and telemetry off."
     for loop in () if plan.quick else LOOPS:
         price = comparisons[_title(loop, IN_FLIGHT, tls=False)].difference(GIVEN, OURS)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks import batch, preauthorize
-from benchmarks.contenders import BY_HAND, CONTENDERS, HOOKED, OBSERVED, OURS, TRACED, TUNED
+from benchmarks.contenders import BY_HAND, CONTENDERS, HOOKED, OBSERVED, OURS, SDK, TRACED, TUNED
 from benchmarks.goals import INSTRUCTIONS
 from benchmarks.measuring import Spread
 from benchmarks.reports import Plan, Report, Table
@@ -32,7 +32,7 @@ WARM = 200
 COUNTS = (200, 1_200)
 RESERVED_BY_HAND, RESERVED, BATCH, POOL = "preauthorize by hand", "preauthorize", "capture_many()", "bare pool"
 COUNTED: Mapping[str, Contender] = {
-    **{name: {**CONTENDERS, **HOOKED}[name] for name in (BY_HAND, TUNED, OURS, OBSERVED, TRACED)},
+    **{name: {**CONTENDERS, **HOOKED}[name] for name in (BY_HAND, TUNED, OURS, OBSERVED, SDK, TRACED)},
     RESERVED_BY_HAND: preauthorize.by_hand,
     RESERVED: preauthorize.ours,
     POOL: batch.pool,

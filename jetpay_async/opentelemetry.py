@@ -21,7 +21,7 @@ attribute                         where        meaning
 ``jetpay.operation``              span, metric `Operation.name`
 ``jetpay.outcome``                span, metric `Operation.outcome`
 ``error.type``                    span, metric the class of the error, or an attempt's `Attempt.result`
-``jetpay.confirmed_by_status``    span         `Operation.confirmed_by_status`
+``jetpay.confirmed_by_status``    span         true, if `Operation.confirmed_by_status`; absent otherwise
 ``jetpay.debit_id``               span         `Operation.debit_id`; never in the metric
 ``http.response.status_code``     attempt      `Attempt.status`; in the operation's span if it has none below it
 ``http.request.resend_count``     attempt      how many requests of the same kind came before, if any
@@ -80,18 +80,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
     from opentelemetry import metrics, trace
+    from opentelemetry.context import Context
 except ImportError as _missing:
     raise ImportError("jetpay_async.opentelemetry needs opentelemetry: pip install 'jetpay-async[otel]'") from _missing
 
 from jetpay_async._text import canonical_id
 from jetpay_async._version import __version__
 from jetpay_async.errors import InvalidArgumentError
-from jetpay_async.telemetry import Attempt, AttemptResult, Operation
+from jetpay_async.telemetry import Attempt, AttemptResult, Operation, OperationOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from opentelemetry.context import Context
 
     from jetpay_async.webhooks import DeliveryReport, StoredEventReport
     from jetpay_async.webhooks.events import Event
@@ -108,6 +107,9 @@ _SCOPE = "jetpay_async"
 # The operations that take the money of a debit. What becomes of it is reported by events.
 _TAKING = frozenset({"capture", "charge"})
 _ERROR_TYPE = "error.type"
+# An enumeration is asked for its members at length.
+_CLIENT = trace.SpanKind.CLIENT
+_NO_CONTEXT = Context()
 _NANOSECONDS = 1_000_000_000
 
 # In seconds: from a response within the data center to a call that was resolved until its deadline.
@@ -138,6 +140,7 @@ class OpenTelemetry:
             raise InvalidArgumentError(f"remembered: must be at least 0, not {remembered}", field="remembered")
         self._remembered = remembered
         self._captures: OrderedDict[str, trace.SpanContext] = OrderedDict()
+        self._prepared: dict[tuple[str, OperationOutcome, str | None], tuple[str, dict[str, str]]] = {}
         self._tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         self._duration = metrics.get_meter(_SCOPE, __version__, meter_provider).create_histogram(
             "jetpay.client.operation.duration",
@@ -152,11 +155,11 @@ class OpenTelemetry:
         Args:
             operation: What the client reports.
         """
-        labels = {"jetpay.operation": operation.name, "jetpay.outcome": operation.outcome.value}
-        if operation.error is not None:
-            labels[_ERROR_TYPE] = type(operation.error).__qualname__
+        error = operation.error
+        kind = (operation.name, operation.outcome, None if error is None else type(error).__qualname__)
+        name, labels = self._prepared.get(kind) or self._prepare(*kind)
         # The measurement knows its span, so that a metric can show examples of what it counts.
-        self._duration.record(operation.duration, labels, self._trace(operation, labels))
+        self._duration.record(operation.duration, labels, self._trace(operation, name, labels))
 
     def capture_of(self, debit_id: str) -> trace.SpanContext | None:
         """Return the span of the last capture (or charge) of a debit, to link another span to it.
@@ -169,33 +172,38 @@ class OpenTelemetry:
         """
         return self._captures.get(canonical_id(debit_id))
 
-    def _remember(self, operation: Operation, context: trace.SpanContext) -> None:
-        """Keep the span of an operation whose debit events will be about, and forget the oldest."""
-        if operation.debit_id is None or operation.name not in _TAKING or not context.trace_flags.sampled:
-            return
-        _remember(self._captures, canonical_id(operation.debit_id), context, most=self._remembered)
+    def _prepare(self, name: str, outcome: OperationOutcome, error_type: str | None) -> tuple[str, dict[str, str]]:
+        """Make the name of the span of such operations, and what span and metric both say of them, once."""
+        labels = {"jetpay.operation": name, "jetpay.outcome": outcome.value}
+        if error_type is not None:
+            labels[_ERROR_TYPE] = error_type
+        prepared = f"jetpay {name}", labels
+        self._prepared[name, outcome, error_type] = prepared
+        return prepared
 
-    def _trace(self, operation: Operation, labels: dict[str, str]) -> Context:
-        """Make the spans; return the context of the operation's own."""
-        attributes: dict[str, str | bool | int] = {
-            **labels,
-            "jetpay.confirmed_by_status": operation.confirmed_by_status,
-        }
-        if operation.debit_id is not None:
-            attributes["jetpay.debit_id"] = operation.debit_id
+    def _trace(self, operation: Operation, name: str, labels: dict[str, str]) -> Context:
+        """Make the spans; return a context with the operation's own."""
+        attributes: dict[str, str | bool | int] = {**labels}
+        if operation.confirmed_by_status:
+            attributes["jetpay.confirmed_by_status"] = True
+        if (debit_id := operation.debit_id) is not None:
+            attributes["jetpay.debit_id"] = debit_id
         attempts = operation.attempts
         if len(attempts) == 1 and operation.error is None and attempts[0].result is AttemptResult.ANSWERED:
             if (status := attempts[0].status) is not None:
                 attributes["http.response.status_code"] = status
             attempts = ()
         span = self._tracer.start_span(
-            f"jetpay {operation.name}",
-            kind=trace.SpanKind.CLIENT,
+            name,
+            kind=_CLIENT,
             attributes=attributes,
             start_time=_nanoseconds(operation.started_at),
         )
-        context = trace.set_span_in_context(span)
-        self._remember(operation, span.get_span_context())
+        if debit_id is not None and operation.name in _TAKING and (own := span.get_span_context()).trace_flags.sampled:
+            # Events will be about this debit.
+            _remember(self._captures, canonical_id(debit_id), own, most=self._remembered)
+        # What else the caller's context holds is for the spans alone.
+        context = trace.set_span_in_context(span, None if attempts else _NO_CONTEXT)
         if attempts and span.is_recording():
             earlier: Counter[str] = Counter()
             for attempt in attempts:

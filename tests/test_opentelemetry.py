@@ -116,7 +116,6 @@ def test_an_operation_is_a_span_and_each_attempt_a_span_below_it() -> None:
     assert operation.attributes == {
         "jetpay.operation": "capture",
         "jetpay.outcome": "done",
-        "jetpay.confirmed_by_status": False,
         "jetpay.debit_id": DEBIT_ID,
     }
     assert operation.status.status_code is StatusCode.UNSET
