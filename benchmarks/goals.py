@@ -127,7 +127,9 @@ def _goals() -> Iterator[Goal]:
     yield Goal(question="footprint", name="import of the client / import of aiohttp", at_most=1.2)
 
 
-_SPAN = "OpenTelemetry's SDK by itself, one span and one measurement made by hand, takes 1.68 of the instructions of a capture"
+_SPAN = (
+    "OpenTelemetry's SDK by itself, one span and one measurement made by hand, takes 1.68 of a capture's instructions"
+)
 _UVLOOP = "uvloop saves little of either side, as aiohttp's own work is most of both"
 _HTTPX = "what httpx costs varies by a third from run to run"
 _REJECTION = "most of a rejection is the making of an error that says why"

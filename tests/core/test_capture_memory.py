@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 
@@ -17,7 +18,7 @@ from jetpay_async import (
     TransactionState,
 )
 from jetpay_async._core import single_flight
-from jetpay_async._core.single_flight import SingleFlight
+from jetpay_async._core.single_flight import CAPTURED_LIMIT, SingleFlight, _put_last
 from tests.core import scripted
 from tests.core.scripted import ScriptedService, answer, begin, executor, lost, says
 from tests.loopback import DEBIT_ID, FASTAPI, Loopback
@@ -349,3 +350,32 @@ async def test_a_cancelled_wait_for_an_accepted_capture_is_reported() -> None:
 
     assert [error.state for error in unknown] == ["processing"]
     assert captures._unresolved[DEBIT_ID].seen_state == "processing"
+
+
+def test_the_latest_are_remembered() -> None:
+    """As many as the limit says, and a twentieth more at most; the one that came again is one of the latest."""
+    known: dict[str, int] = {}
+    for number in range(1_000):
+        _put_last(known, f"debit_{number}", number, 100)
+        _put_last(known, "debit_0", number, 100)
+        latest = [f"debit_{earlier}" for earlier in range(max(0, number - 98), number + 1)]
+
+        assert {"debit_0", *latest} <= known.keys()
+        assert len(known) <= 105
+
+    assert known["debit_0"] == 999
+
+
+def test_a_remembered_debit_takes_little_memory() -> None:
+    """Its key, and a place in a dictionary: 150 bytes at most."""
+    known: dict[str, TransactionState] = {}
+    tracemalloc.start()
+    try:
+        for number in range(2 * CAPTURED_LIMIT):
+            _put_last(known, f"{number:032x}", TransactionState.PAID, CAPTURED_LIMIT)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(known) >= CAPTURED_LIMIT
+    assert size / len(known) < 150
