@@ -11,7 +11,7 @@ import string
 from binascii import b2a_base64
 from typing import TYPE_CHECKING
 
-from msgspec import convert
+import msgspec
 
 from jetpay_async._core import json as api_json
 
@@ -24,12 +24,13 @@ _STANDARD = (string.ascii_letters + string.digits + "+/").encode()
 _TO_STANDARD = bytes(_STANDARD[_ALPHABET.index(byte)] if byte in _ALPHABET else ord("*") for byte in range(256))
 _FROM_STANDARD = bytes.maketrans(b"+/", b"-_")
 # By the length modulo 4: the padding to add, and the last characters whose spare bits are zero.
-_ENDINGS: dict[int, tuple[bytes, frozenset[int]]] = {
-    0: (b"", frozenset(_ALPHABET)),
-    1: (b"", frozenset()),
-    2: (b"==", frozenset(b"AQgw")),
-    3: (b"=", frozenset(b"AEIMQUYcgkosw048")),
-}
+_ENDINGS: tuple[tuple[bytes, frozenset[int]], ...] = (
+    (b'"', frozenset(_ALPHABET)),
+    (b'"', frozenset()),
+    (b'=="', frozenset(b"AQgw")),
+    (b'="', frozenset(b"AEIMQUYcgkosw048")),
+)
+_decoder = msgspec.json.Decoder(bytes)
 
 
 def decode_base64url(text: bytes) -> bytes:
@@ -37,8 +38,8 @@ def decode_base64url(text: bytes) -> bytes:
     padding, last = _ENDINGS[len(text) % 4]
     if text and text[-1] not in last:
         raise ValueError("not canonical base64url")
-    # As strict as the strict mode of `binascii`, and twice as fast.
-    return convert((text.translate(_TO_STANDARD) + padding).decode(), bytes)
+    # As a JSON text, whose bytes msgspec reads as strictly as the strict mode of `binascii`, at half of its cost.
+    return _decoder.decode(b'"' + text.translate(_TO_STANDARD) + padding)
 
 
 def encode_base64url(data: bytes) -> bytes:

@@ -34,7 +34,7 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 import attrs
 import cattrs
@@ -251,14 +251,21 @@ def decode(body: bytes | bytearray | memoryview) -> Delivery:
         MalformedDeliveryError: It isn't JSON or not of this shape (`Reason.MALFORMED_BODY`; ``facts["problem"]`` names
             the place), or two different events have the same id (`Reason.CONFLICTING_EVENTS`).
     """
-    try:
-        delivery = _delivery(_read(body))
-    except MalformedDeliveryError as error:
-        rejection = bare(error)
-    else:
-        return delivery
+    outcome = delivery_or_error(body)
+    if isinstance(outcome, Delivery):
+        return outcome
     del body  # a traceback with local variables must not show it
-    raise rejection
+    raise outcome
+
+
+def delivery_or_error(
+    body: bytes | bytearray | memoryview, claims: Claims | None = None
+) -> Delivery | MalformedDeliveryError:
+    """Decode as `decode` does, for a token whose claims were verified; return the error, which the caller raises."""
+    try:
+        return _delivery(_read(body), claims)
+    except MalformedDeliveryError as error:
+        return bare(error)
 
 
 @attrs.frozen
@@ -356,10 +363,11 @@ def _structure_delivery(source: object, _: object) -> Delivery:
     return _delivery(_converted(source, _WireDelivery))
 
 
-def _delivery(wire: _WireDelivery) -> Delivery:
-    for event in wire.events:
-        event.webhook_id = wire.webhook_id
-    return Delivery(webhook_id=wire.webhook_id, events=_typed(wire.events))
+def _delivery(wire: _WireDelivery, claims: Claims | None = None) -> Delivery:
+    webhook_id, wires = wire.webhook_id, wire.events
+    for each in wires:
+        each.webhook_id = webhook_id
+    return Delivery(webhook_id=webhook_id, events=_typed(wires), claims=claims)
 
 
 def _structure_event(source: object, _: object) -> Event:
@@ -396,7 +404,7 @@ def _typed(wires: list[_WireEvent]) -> tuple[Event, ...]:
     found = msgspec.convert(kinds, _EventsByKind, from_attributes=True)
     events: list[Event] = list(chain.from_iterable([getattr(found, kind) for kind in kinds]))
     events.sort(key=_by_id)
-    if len(set(map(_by_id, events))) != len(events):
+    if len({wire.id for wire in wires}) != len(events):
         return _each_once(events)
     return tuple(events)
 
@@ -404,33 +412,37 @@ def _typed(wires: list[_WireEvent]) -> tuple[Event, ...]:
 def _by_kind(wires: list[_WireEvent]) -> dict[str, list[_WireEvent]]:
     """Determine the kinds by the rules of this module's docstring, and copy from the data what their classes hold."""
     kinds: defaultdict[str, list[_WireEvent]] = defaultdict(list)
+    rules_of = _rules_of
     for wire in wires:
         data = wire.data
-        rules = _rules_of[wire.type]
+        rules = rules_of[wire.type]
+        kind = "unknown"
         if rules is None or not isinstance(data, dict):
-            kind = "unknown"
+            pass
         elif rules is _CARD:
             kind = _card_kind(wire, data)
         else:
-            state, transaction_id = data.get("state") or rules.state, data.get("transactionId")
+            state = data.get("state") or rules.state
+            transaction_id = data.get("transactionId")
             if isinstance(state, str) and isinstance(transaction_id, str):
-                wire.state, wire.transaction_id = state, transaction_id
+                wire.state = state
+                wire.transaction_id = transaction_id
                 kind = rules.kinds.get(state, "changed")
                 if state == "failed":
-                    wire.fail_reason = _text(data, "failReason", "fail_reason")
-                    wire.fail_direction = _text(data, "failDirection", "fail_direction")
-            else:
-                kind = "unknown"
+                    reason, direction = data.get("failReason"), data.get("failDirection")
+                    wire.fail_reason = reason if isinstance(reason, str) else _text(data, "fail_reason")
+                    wire.fail_direction = direction if isinstance(direction, str) else _text(data, "fail_direction")
         kinds[kind].append(wire)
     return kinds
 
 
-class _Rules(NamedTuple):
+@attrs.frozen(eq=False)
+class _Rules:
     """What the type of an event says of its class, before its data are read."""
 
     state: str | None = None
     """The state of a transaction whose data name none."""
-    kinds: Mapping[str, str] = {}
+    kinds: Mapping[str, str] = attrs.Factory(dict[str, str])
     """The kind of a transaction's event, by its state; ``changed`` for every other state."""
 
 
@@ -482,11 +494,8 @@ def _card_kind(wire: _WireEvent, data: dict[str, JSONValue]) -> str:
     return "card_tokenized" if result in _CARD_SUCCESS and wire.fail_reason is None else "unknown"
 
 
-def _text(data: dict[str, JSONValue], name: str, other_name: str) -> str | None:
-    value = data.get(name)
-    if not isinstance(value, str):
-        value = data.get(other_name)
-    return value if isinstance(value, str) else None
+def _text(data: dict[str, JSONValue], *names: str) -> str | None:
+    return next((value for name in names if isinstance(value := data.get(name), str)), None)
 
 
 def _each_once(events: Iterable[Event]) -> tuple[Event, ...]:

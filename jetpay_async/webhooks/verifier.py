@@ -20,7 +20,7 @@ from jetpay_async.webhooks._jwt import (
 from jetpay_async.webhooks._request import DeliveryRequest, Headers, authorization_of, pairs_of, values_of
 from jetpay_async.webhooks.claims import Claims
 from jetpay_async.webhooks.errors import ForeignDeliveryError, InvalidTokenError, Reason, WebhookError, bare
-from jetpay_async.webhooks.events import Delivery, decode
+from jetpay_async.webhooks.events import Delivery, delivery_or_error
 from jetpay_async.webhooks.keyset import KeySet
 from jetpay_async.webhooks.remote_keyset import RemoteKeySet
 
@@ -120,18 +120,16 @@ class WebhookVerifier:
         del body, authorization, headers  # error reporters collect local variables
         if self._callback_api_key is not None and request.headers is None:
             raise ConfigurationError("callback_api_key is set, so verify() and receive() need headers=request.headers")
-        outcome = await self._claims(request, with_body=True)
-        if not isinstance(outcome, Claims):
-            raise outcome
-        try:
-            delivery = decode(request.body)
-            self._check_webhook(delivery)
-            self._check_callback_key(request)
-        except WebhookError as error:
-            rejection = bare(error)
-        else:
-            return Delivery(webhook_id=delivery.webhook_id, events=delivery.events, claims=outcome)
-        raise rejection
+        claims = await self._claims(request, with_body=True)
+        if not isinstance(claims, Claims):
+            raise claims
+        delivery = delivery_or_error(request.body, claims)
+        if not isinstance(delivery, Delivery):
+            raise delivery
+        rejection = self._webhook_rejection(delivery) or self._callback_key_rejection(request)
+        if rejection is not None:
+            raise rejection
+        return delivery
 
     async def check_headers(self, headers: Headers) -> None:
         """Verify all of a delivery but its body, so that nobody reads the body of one that is rejected anyway.
@@ -144,27 +142,25 @@ class WebhookVerifier:
         """
         request = DeliveryRequest(None, None, headers)
         del headers  # as above
-        outcome = await self._claims(request, with_body=False)
-        if not isinstance(outcome, Claims):
-            raise outcome
-        try:
-            self._check_callback_key(request)
-        except WebhookError as error:
-            rejection = bare(error)
-        else:
-            return
-        raise rejection
+        claims = await self._claims(request, with_body=False)
+        if not isinstance(claims, Claims):
+            raise claims
+        rejection = self._callback_key_rejection(request)
+        if rejection is not None:
+            raise rejection
 
-    def _check_webhook(self, delivery: Delivery) -> None:
-        if self._webhook_ids is not None and delivery.webhook_id not in self._webhook_ids:
-            raise ForeignDeliveryError(Reason.WRONG_WEBHOOK, {"webhook_id": delivery.webhook_id})
+    def _webhook_rejection(self, delivery: Delivery) -> ForeignDeliveryError | None:
+        if self._webhook_ids is None or delivery.webhook_id in self._webhook_ids:
+            return None
+        return ForeignDeliveryError(Reason.WRONG_WEBHOOK, {"webhook_id": delivery.webhook_id})
 
-    def _check_callback_key(self, request: DeliveryRequest) -> None:
+    def _callback_key_rejection(self, request: DeliveryRequest) -> ForeignDeliveryError | None:
         if self._callback_api_key is None:
-            return
+            return None
         sent = values_of(pairs_of(request.headers or ()), self._callback_api_key_header)
-        if len(sent) != 1 or not _is_key(sent.pop(), self._callback_api_key.reveal()):
-            raise ForeignDeliveryError(Reason.WRONG_CALLBACK_KEY, {"header": self._callback_api_key_header})
+        if len(sent) == 1 and _is_key(sent.pop(), self._callback_api_key.reveal()):
+            return None
+        return ForeignDeliveryError(Reason.WRONG_CALLBACK_KEY, {"header": self._callback_api_key_header})
 
     async def _claims(self, request: DeliveryRequest, *, with_body: bool) -> _Outcome:
         if isinstance(self._keys, KeySet):
