@@ -154,9 +154,9 @@ SHORTFALLS: Mapping[str, Shortfall] = {
     "batch, MB of growth from 1,000 items to the most": Shortfall(
         6.0, "the client remembers its last 10,000 captures, which a batch of 1,000 does not fill"
     ),
-    "durable batch / batch, per second, 4,000": Shortfall(0.35, _TRANSACTIONS),
-    "durable batch / batch, per second, 20,000": Shortfall(0.5, _TRANSACTIONS),
-    "durable batch in PostgreSQL / batch, per second, 20,000": Shortfall(0.22, _TRANSACTIONS),
+    "durable batch / batch, per second, 4,000": Shortfall(0.45, _TRANSACTIONS),
+    "durable batch / batch, per second, 20,000": Shortfall(0.55, _TRANSACTIONS),
+    "durable batch in PostgreSQL / batch, per second, 20,000": Shortfall(0.35, _TRANSACTIONS),
     "durable batch in PostgreSQL asked for 2,000 a second, per second": Shortfall(
         400, "a rate is kept only where the machine has the time: the gate is for one that is busy otherwise"
     ),

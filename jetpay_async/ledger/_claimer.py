@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from jetpay_async.ledger import _intents
+from jetpay_async.ledger._empty_scopes import EmptyScopes
 from jetpay_async.ledger._intents import Claim, ClaimResult, OutcomeRecord
 from jetpay_async.ledger._resolver import Origin
 from jetpay_async.ledger.records import DebitState
@@ -90,9 +91,7 @@ class Claimer:
         self._resolver = resolver
         self._on_nothing_left = on_nothing_left
         self._watchers: Counter[Scope] = Counter()
-        self._empty: set[Scope] = set()
-        """Where nothing was pending that can be claimed, since it was woken last."""
-        self._wakes = 0
+        self._empty: EmptyScopes[Scope] = EmptyScopes()
         self._pace = 0
         """How many debits the workers took while the time passed for which is claimed ahead."""
         self._refill_at = limits.size // 2
@@ -135,8 +134,7 @@ class Claimer:
         In each poll interval, at least: another process may have added something, given it back, or got an outcome of
         a debit that a batch here has too.
         """
-        self._wakes += 1
-        self._empty.clear()
+        self._empty.reset()
         self._wanted.set()
 
     def on_taken(self) -> None:
@@ -187,8 +185,8 @@ class Claimer:
 
     async def _claim(self) -> bool:
         """Claim from the first scope that has something; return whether there was any."""
-        scopes = [scope for scope in self._watchers if scope not in self._empty]
-        wakes = self._wakes
+        scopes = self._empty.others(self._watchers)
+        since = self._empty.moment
         claims = ClaimResult()
         if scopes:
             began = self._context.clock.monotonic()
@@ -205,9 +203,7 @@ class Claimer:
                 ),
                 last=True,
             )
-            # What was added since it was woken, this claim may have missed.
-            if wakes == self._wakes:
-                self._empty.update(scopes[:empty])
+            self._empty.add(scopes[:empty], since=since)
             if claims.send or claims.known or claims.resolve:
                 self._pass_on(claims, began)
                 return True

@@ -24,6 +24,7 @@ from jetpay_async._core.log import logger
 from jetpay_async.errors import InvalidArgumentError, JetpayError, NotSentError
 from jetpay_async.ledger._account_check import AccountCheck
 from jetpay_async.ledger._context import run_wide_error
+from jetpay_async.ledger._empty_scopes import EmptyScopes
 from jetpay_async.ledger._payment_batches import PendingPayment
 from jetpay_async.ledger._payment_outcomes import PaymentOperation, read_result, write_rejection
 from jetpay_async.ledger._payments import ClaimedPayment
@@ -36,6 +37,7 @@ from jetpay_async.outcomes import (
     BatchOutcome,
     ChargeRequest,
     CreditRequest,
+    NotSent,
     PreauthorizationRequest,
     Rejected,
     Unknown,
@@ -148,6 +150,7 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
         self._attempts: Counter[int] = Counter()
         """Requests that the API has answered by "later", of the payments that this run has given back."""
         self._batches: list[int] = []
+        self._empty: EmptyScopes[int] = EmptyScopes()
         self._free: deque[asyncio.Future[_Claimed | None]] = deque()
         """Workers that may start one payment, and have none."""
         self._busy = 0
@@ -182,7 +185,7 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
             self._working = [start(self._guard(self._claim_all()))]
             self._working += [start(self._guard(self._work())) for _ in range(self._concurrency)]
             self._polling = start(self._poll())
-        self._wanted.set()
+        self._wake_claims()
 
     def stop(self, error: Exception | None = None) -> None:
         """Claim nothing more, send nothing more, and let what is in flight finish.
@@ -220,6 +223,11 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
 
     # --- claiming
 
+    def _wake_claims(self) -> None:
+        """Have it see whether something is to be claimed, also where nothing was."""
+        self._empty.reset()
+        self._wanted.set()
+
     async def _claim_all(self) -> None:
         while not self.stopping:
             self._wanted.clear()
@@ -229,14 +237,17 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
     async def _claim(self) -> bool:
         """Claim from the first batch that has something; return whether there was any."""
         too_early = False
-        for batch in tuple(self._batches):
+        for batch in self._empty.others(self._batches):
             began = self._context.clock.monotonic()
+            since = self._empty.moment
             claims = await self._run.claim_pending(batch, limit=len(self._free), rate=self._rate)
             too_early |= claims.too_early
             for pending in claims.send:
                 await self._hand_out(_Claimed(pending, began + pending.delay))
             if claims.send:
                 return True
+            if not claims.too_early:
+                self._empty.add([batch], since=since)
         if not too_early and not self._busy:
             # There will be no other answer to compare them with.
             await self._record_held()
@@ -249,6 +260,7 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
                 return
         # Its worker has ended meanwhile.
         await self._run.release(claimed.pending.claimed)
+        self._wake_claims()
 
     # --- sending
 
@@ -265,6 +277,8 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
                     self._busy -= 1
             finally:
                 slot.leave(outcome)
+            if outcome is None or isinstance(outcome, NotSent):
+                self._wake_claims()  # it is pending again
             self._wake_readers()
         self.stop(refusal)
 
@@ -352,7 +366,7 @@ class PaymentPipeline(Generic[_Item, _R, _Outcome]):
     async def _poll(self) -> None:
         while True:
             await self._context.clock.sleep(POLL_INTERVAL_SECONDS)
-            self._wanted.set()
+            self._wake_claims()
             self._wake_readers()
 
     def _wake_readers(self) -> None:
