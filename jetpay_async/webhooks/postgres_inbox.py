@@ -206,7 +206,8 @@ class PostgresInbox:
         """Mark the event when the block succeeds; see `EventInbox.handling`."""
         with self.handling_unmarked(owner=owner):
             yield
-        if await self.mark([event], owner=owner):
+        # A cancellation that comes now must not take the mark back: the handler has ended.
+        if await asyncio.shield(self.mark([event], owner=owner)):
             raise taken_over(event.id)
 
     @contextmanager

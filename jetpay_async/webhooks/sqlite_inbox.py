@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import weakref
@@ -66,7 +67,8 @@ class _RowsInbox(ABC):
         with self.handling_unmarked(owner=owner):
             yield
         handled = handled_event(event, remembers=self._remembers)
-        await self._run(lambda rows: rows.mark(handled, owner=owner))
+        # A cancellation that comes now must not take the mark back: the handler has ended.
+        await asyncio.shield(self._run(lambda rows: rows.mark(handled, owner=owner)))
 
     @contextmanager
     def handling_unmarked(self, *, owner: str) -> Generator[None]:

@@ -17,8 +17,40 @@ from tests.webhooks.inboxes import SECONDS, Durable, handle, rows
 from tests.webhooks.receiving import FakeClock, body_of, document, event, events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+
+@pytest.mark.asyncio
+async def test_a_cancellation_does_not_take_a_mark_back(
+    durable_inbox: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a handler has ended, its event is marked, also where the delivery is cancelled before the commit."""
+    await durable_inbox.lease(events(1), owner="a", seconds=SECONDS)
+    entered, gate = asyncio.Event(), asyncio.Event()
+    run: Callable[..., Awaitable[object]] = durable_inbox._run
+
+    async def wait_and_run(step: object, **options: object) -> object:
+        entered.set()
+        await gate.wait()
+        return await run(step, **options)
+
+    async def mark() -> None:
+        async with durable_inbox.handling(event(1), owner="a"):
+            pass
+
+    with monkeypatch.context() as slowly:
+        slowly.setattr(durable_inbox, "_run", wait_and_run)
+        marking = asyncio.create_task(mark())
+        await entered.wait()
+        marking.cancel()
+        await asyncio.wait([marking])
+        committing = asyncio.all_tasks() - {asyncio.current_task()}
+        gate.set()
+        await asyncio.gather(*committing)
+
+    assert marking.cancelled()
+    assert (await durable_inbox.lease(events(1), owner="b", seconds=SECONDS)).handled == {1}
 
 
 class TestStore:
