@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from jetpay_async.webhooks import _handler_watch
 from jetpay_async.webhooks._handler_watch import HandlerRun, HandlerWatch
 from tests.webhooks.receiving import event
 
@@ -71,7 +70,7 @@ def watching(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> Callable[..., H
 
     def make(timeout: float | None = None, on_slow: Callable[[], None] | None = None) -> HandlerWatch:
         with monkeypatch.context() as patched:
-            patched.setattr(_handler_watch.asyncio, "get_running_loop", lambda: loop)
+            patched.setattr(asyncio, "get_running_loop", lambda: loop)
             return HandlerWatch(timeout, on_slow)
 
     return make

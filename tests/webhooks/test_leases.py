@@ -17,7 +17,7 @@ from tests.webhooks.receivers import TOKEN, BrokenInbox, Shop, Trusting, deliver
 from tests.webhooks.receiving import FakeClock, body_of, document, events, until
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Iterable
 
 
 class TestLease:
@@ -67,6 +67,58 @@ class TestLease:
         assert answer == DeliveryResponse(status=503, reason="lease_lost", left=1)
         assert inbox.renewals
         assert "could not renew the lease of 1 events" in caplog.text
+
+    @pytest.mark.asyncio
+    async def test_a_renewal_that_is_answered_too_late(self, shop: Shop) -> None:
+        """A renewal that the inbox answers after the lease has run out does not bring it back."""
+        renew, answered, cancelled, end = (asyncio.Event() for _ in range(4))
+
+        class Slow(MemoryInbox):
+            async def renew(self, event_ids: Iterable[int], *, owner: str, seconds: float) -> frozenset[int]:
+                await renew.wait()
+                mine = await super().renew(event_ids, owner=owner, seconds=seconds)
+                asyncio.get_running_loop().call_soon(answered.set)
+                return mine
+
+        @shop.router.on("cards.*")
+        async def ignore_cancellation(_: Event) -> None:
+            try:
+                await end.wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                await end.wait()
+                raise
+
+        receiver = receiver_for(shop, Slow(), lease_seconds=0.2)
+        receiving = asyncio.create_task(receiver.receive(delivery_of(1, type="cards.tokenized"), TOKEN))
+        async with asyncio.timeout(20):
+            await cancelled.wait()
+            renew.set()
+            await answered.wait()
+            end.set()
+
+            assert await receiving == DeliveryResponse(status=503, reason="lease_lost", left=1)
+
+    @pytest.mark.asyncio
+    async def test_a_handler_that_ends_waits_for_no_renewal(self, shop: Shop) -> None:
+        """A renewal that the inbox has not answered when the last handler ends is given up."""
+        asked = asyncio.Event()
+
+        class Stuck(MemoryInbox):
+            async def renew(self, event_ids: Iterable[int], *, owner: str, seconds: float) -> frozenset[int]:
+                asked.set()
+                await asyncio.Event().wait()
+                raise AssertionError
+
+        shop.gates = {1: asyncio.Event()}
+        async with asyncio.timeout(20):
+            receiving = asyncio.create_task(
+                receiver_for(shop, Stuck(), lease_seconds=4.0).receive(delivery_of(1), TOKEN)
+            )
+            await asked.wait()
+            shop.gates[1].set()
+
+            assert (await receiving).status == 200
 
     @pytest.mark.asyncio
     async def test_an_event_taken_over_is_not_marked(self, shop: Shop, inbox: MemoryInbox) -> None:

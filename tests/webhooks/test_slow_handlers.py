@@ -50,6 +50,23 @@ async def test_only_its_own_transaction_waits(disk: SqliteInbox, concurrency: in
 
 
 @pytest.mark.asyncio
+async def test_two_that_take_long_are_left_behind_together(disk: SqliteInbox, caplog: pytest.LogCaptureFixture) -> None:
+    """When a second handler of the same round takes long too, there is nothing more to do about it."""
+    shop = Shop(concurrency=2)
+    shop.gates = {1: asyncio.Event(), 2: asyncio.Event()}
+    async with receiver_for(shop, disk, **STORING):
+        await disk.store([event(number, transaction=name) for number, name in enumerate("abc", start=1)])
+        await shop.finished(3)
+        await asyncio.sleep(0.05)
+        for gate in shop.gates.values():
+            gate.set()
+        await shop.finished(1, 2)
+
+    assert sorted(shop.seen) == [1, 2, 3]
+    assert caplog.text == ""
+
+
+@pytest.mark.asyncio
 async def test_another_process_goes_on(shop: Shop, tmp_path: Path) -> None:
     """What a process had leased and not begun when a handler hangs is handled by the others."""
     hanging, other = Shop(), shop
