@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import jetpay_async.ledger
+from jetpay_async import models
 from jetpay_async._core import operations
 from jetpay_async._core.arguments import UNCHANGED, Unchanged
 from jetpay_async._core.clock import SYSTEM_CLOCK, Clock
@@ -23,21 +24,7 @@ from jetpay_async._core.single_flight import SingleFlight
 from jetpay_async._core.transport import ClientSession, Transport
 from jetpay_async._core.validation import check_seconds
 from jetpay_async.errors import ConfigurationError, ConflictError, InvalidRequestError, OutcomeUnknownError
-from jetpay_async.models import (
-    BankAccount,
-    Capture,
-    CardForm,
-    Charge,
-    Contact,
-    Credit,
-    JSONValue,
-    Payer,
-    PaymentLink,
-    Preauthorization,
-    RawAnswer,
-    TransactionStatus,
-    Webhook,
-)
+from jetpay_async.models import Capture, Charge, JSONValue, Preauthorization, TransactionStatus
 from jetpay_async.money import Amount
 
 if TYPE_CHECKING:
@@ -600,7 +587,9 @@ class JetpayClient:
         )
         return await self._execute(call)
 
-    async def create_contact(self, *, email: str, name: str, tags: Iterable[str] = (), language: str = "en") -> Contact:
+    async def create_contact(
+        self, *, email: str, name: str, tags: Iterable[str] = (), language: str = "en"
+    ) -> models.Contact:
         """Create a payer or payee [docs, "Contacts"].
 
         Sent twice, it makes a duplicate and moves no money. It is not sent again by itself;
@@ -626,7 +615,7 @@ class JetpayClient:
             account_operations.create_contact(email=email, name=name, tags=tags, language=language)
         )
 
-    async def card_form(self, contact_id: str) -> CardForm:
+    async def card_form(self, contact_id: str) -> models.CardForm:
         """Ask for a hosted form in which the payer types a card [docs, "Card tokenization"].
 
         The card's data never touches your servers. Show the ``url`` in an iframe, once. The result, success or failure,
@@ -649,7 +638,9 @@ class JetpayClient:
         """
         return await self._execute(account_operations.card_form(contact_id))
 
-    async def create_bank_account(self, details: bank_accounts.BankAccountDetails, *, contact_id: str) -> BankAccount:
+    async def create_bank_account(
+        self, details: bank_accounts.BankAccountDetails, *, contact_id: str
+    ) -> models.BankAccount:
         """Save the bank account of a contact, for debits and credits [docs, "Bank accounts"; its path is inferred].
 
         The merchant's own bank account is made in Jetpay's dashboard, not by a call. Sent twice, this makes a duplicate
@@ -679,8 +670,8 @@ class JetpayClient:
         statement: str,
         note: str | None = None,
         contact_id: str | None = None,
-        payer: Payer | None = None,
-    ) -> PaymentLink:
+        payer: models.Payer | None = None,
+    ) -> models.PaymentLink:
         """Ask for a payment by a link [docs, "Debits"].
 
         Sent at most once, unless it provably never began to leave: twice, it would be payable twice, and a completed
@@ -724,7 +715,7 @@ class JetpayClient:
         contact_id: str,
         statement: str,
         note: str | None = None,
-    ) -> PaymentLink:
+    ) -> models.PaymentLink:
         """Offer a payout by a link, through which the payee enters a bank account [docs, "Credits"].
 
         Sent at most once, unless it provably never began to leave: twice, it could be paid out twice.
@@ -766,7 +757,7 @@ class JetpayClient:
         contact_id: str,
         statement: str,
         note: str | None = None,
-    ) -> Credit:
+    ) -> models.Credit:
         """Send money to a saved bank account [docs, "Credits"]: **it leaves without a further step of anybody**.
 
         Sent at most once, unless it provably never began to leave.
@@ -809,7 +800,7 @@ class JetpayClient:
         max_batch_size: int = 10,
         max_wait_seconds: int = 60,
         replay_from: int | datetime | None = None,
-    ) -> Webhook:
+    ) -> models.Webhook:
         """Have events delivered to a URL [docs, "Webhooks"]. For deploy scripts, see `ensure_webhook`.
 
         There is one webhook for a URL. So a registration without an answer is resolved by the list of webhooks, within
@@ -846,7 +837,7 @@ class JetpayClient:
         )
         return await self._execute(call)
 
-    async def list_webhooks(self) -> tuple[Webhook, ...]:
+    async def list_webhooks(self) -> tuple[models.Webhook, ...]:
         """List the account's webhooks [docs, "Webhooks"; that the reply has one array is inferred].
 
         Raises:
@@ -857,7 +848,7 @@ class JetpayClient:
         """
         return await self._execute(webhook_operations.list_webhooks())
 
-    async def webhook(self, identifier: str) -> Webhook:
+    async def webhook(self, identifier: str) -> models.Webhook:
         """Read one webhook [docs, "Webhooks"].
 
         Args:
@@ -880,7 +871,7 @@ class JetpayClient:
         callback_api_key: str | Unchanged | None = UNCHANGED,
         max_batch_size: int | None = None,
         max_wait_seconds: int | None = None,
-    ) -> Webhook:
+    ) -> models.Webhook:
         """Change settings of a webhook; what is not given stays [docs, "Webhooks"].
 
         A call that got no answer is repeated: the effect is the same.
@@ -911,7 +902,7 @@ class JetpayClient:
         )
         return await self._execute(call)
 
-    async def replay_webhook(self, identifier: str, *, replay_from: int | datetime) -> Webhook:
+    async def replay_webhook(self, identifier: str, *, replay_from: int | datetime) -> models.Webhook:
         """Have a webhook deliver again from an event or a moment on [docs; that a change takes it is inferred].
 
         A call that got no answer is repeated. Your receiver gets events that it has handled: an inbox of
@@ -958,7 +949,7 @@ class JetpayClient:
         callback_api_key: str | None = None,
         max_batch_size: int = 10,
         max_wait_seconds: int = 60,
-    ) -> Webhook:
+    ) -> models.Webhook:
         """See to it that a URL has a webhook with these settings: list, then change or register. For deploy scripts.
 
         Several calls in one deadline, the client's ``timeout``. If another process registers the same URL meanwhile,
@@ -1009,7 +1000,7 @@ class JetpayClient:
         *,
         json: JSONValue = None,
         replay_safety: Literal["never", "idempotent"] = "never",
-    ) -> RawAnswer:
+    ) -> models.RawAnswer:
         """Send a request that this release has no method for.
 
         With everything that the other calls have: the token and the hosts that it may go to, one deadline, exact

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import subprocess
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -320,3 +322,32 @@ def test_a_raw_answer_shows_its_status_alone() -> None:
     assert hash(answer) == hash(RawAnswer(status=200, json=None))
     assert answer != RawAnswer(status=200, json=None)
     assert Payer(email="a@example.com", name="A") == Payer(email="a@example.com", name="A")
+
+
+AFRESH = """
+import pickle, sys
+from jetpay_async import models
+
+assert "jetpay_async.models._further" not in sys.modules, "made by importing the module"
+assert set(models.__all__) <= set(dir(models))
+assert "jetpay_async.models._further" not in sys.modules, "made by listing the module"
+value = pickle.loads(bytes.fromhex(sys.argv[1]))
+assert type(value) is models.Contact and repr(type(value)) == "<class 'jetpay_async.models.Contact'>"
+print(value.raw["secret"])
+"""
+
+
+def test_a_class_that_is_made_late_is_found_by_a_pickle() -> None:
+    """In a process that has not used it, as a worker that gets it from a queue; and under its public name."""
+    contact = Contact(contact_id="contact_1", email="a@example.com", name="A", raw={"secret": "kept"})
+
+    read = [sys.executable, "-c", AFRESH, pickle.dumps(contact).hex()]
+    done = subprocess.run(read, capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("kept\n", "")
+
+
+def test_a_name_that_the_module_does_not_have_is_an_attribute_error() -> None:
+    """As of any other module."""
+    with pytest.raises(AttributeError, match=r"module 'jetpay_async\.models' has no attribute 'Contract'"):
+        _ = models.Contract  # type: ignore[attr-defined] # type checkers find that, too

@@ -15,6 +15,17 @@ import attrs
 if TYPE_CHECKING:
     from typing import Self
 
+    from jetpay_async.models._further import (
+        BankAccount,
+        CardForm,
+        Contact,
+        Credit,
+        Payer,
+        PaymentLink,
+        RawAnswer,
+        Webhook,
+    )
+
 __all__ = [
     "BankAccount",
     "Capture",
@@ -172,167 +183,6 @@ class Charge:
         return self.state in CAPTURED_STATES
 
 
-@attrs.frozen(kw_only=True)
-class Contact:
-    """A payer or payee [docs]. Store ``contact_id``."""
-
-    contact_id: str
-    """What the other calls take; the reply's ``identifier``."""
-    email: str
-    """As it was given."""
-    name: str
-    """As it was given."""
-    tags: tuple[str, ...] = ()
-    """As they were given."""
-    language: str = "en"
-    """As it was given."""
-    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
-    """The whole reply, unknown fields included."""
-    attempts: int = attrs.field(default=1, eq=False)
-    """How many requests it took."""
-    elapsed: float = attrs.field(default=0.0, eq=False)
-    """Seconds from the call to the result."""
-
-
-@attrs.frozen(kw_only=True)
-class CardForm:
-    """A hosted form in which the payer types a card's number [docs]. Show its ``url`` to nobody else."""
-
-    contact_id: str
-    """Whose card it will be."""
-    credit_card_id: str
-    """The card's id once the form was submitted; the event of its tokenization says whether it was saved."""
-    url: str = attrs.field(repr=False)
-    """For an iframe, once. Not shown where the value is printed: whoever has it can type a card."""
-    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
-    """The whole reply, unknown fields included; it holds the ``url`` too."""
-    attempts: int = attrs.field(default=1, eq=False)
-    """How many requests it took."""
-    elapsed: float = attrs.field(default=0.0, eq=False)
-    """Seconds from the call to the result."""
-
-
-@attrs.frozen(kw_only=True)
-class BankAccount:
-    """A contact's bank account [docs]; for debits and credits. Store ``bank_account_id``."""
-
-    bank_account_id: str
-    """What the other calls take; the reply's ``identifier``."""
-    contact_id: str
-    """Whose it is."""
-    title: str
-    """As it was given."""
-    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
-    """The whole reply, unknown fields included; it may hold the account number."""
-    attempts: int = attrs.field(default=1, eq=False)
-    """How many requests it took."""
-    elapsed: float = attrs.field(default=0.0, eq=False)
-    """Seconds from the call to the result."""
-
-
-@attrs.frozen(kw_only=True)
-class Payer:
-    """Who pays a debit, where there is no contact yet."""
-
-    email: str
-    """The reply's link is not sent there: nobody is e-mailed [docs]."""
-    name: str
-    """As the payment page shows it."""
-
-
-@attrs.frozen(kw_only=True)
-class PaymentLink:
-    """A debit or a credit that waits for its payer or payee [docs]. Hand ``link`` over yourself: nobody is e-mailed."""
-
-    transaction_id: str
-    """The debit's or credit's id: what `JetpayClient.transaction_status` takes."""
-    link: str = attrs.field(repr=False)
-    """Single-use. Not shown where the value is printed: who has a credit's link says where the money goes."""
-    amount: Decimal
-    """As it was given, exact, in major units."""
-    statement: str
-    """What the bank statement shows."""
-    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
-    """The whole reply, unknown fields included; it holds the ``link`` too."""
-    attempts: int = attrs.field(default=1, eq=False)
-    """How many requests it took; more than one only where the earlier ones never began to leave."""
-    elapsed: float = attrs.field(default=0.0, eq=False)
-    """Seconds from the call to the result."""
-
-
-@attrs.frozen(kw_only=True)
-class Credit:
-    """Money on its way to a saved bank account [docs]: ``processing``, then ``initiated``, then ``completed``.
-
-    The reply names no state: `JetpayClient.transaction_status` and the events do.
-    """
-
-    transaction_id: str
-    """The credit's id: what `JetpayClient.transaction_status` takes."""
-    amount: Decimal
-    """As it was given, exact, in major units."""
-    statement: str
-    """What the bank statement shows."""
-    from_bank_account_id: str
-    """The merchant's account that the money comes from."""
-    to_bank_account_id: str
-    """Where it goes."""
-    contact_id: str
-    """The payee."""
-    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
-    """The whole reply, unknown fields included."""
-    attempts: int = attrs.field(default=1, eq=False)
-    """How many requests it took; more than one only where the earlier ones never began to leave."""
-    elapsed: float = attrs.field(default=0.0, eq=False)
-    """Seconds from the call to the result."""
-
-
-@attrs.frozen(kw_only=True)
-class Webhook:
-    """A registered webhook [docs]."""
-
-    identifier: str
-    """What `JetpayClient.change_webhook` and the like take."""
-    id: int
-    """What its deliveries carry as ``webhookId``: `jetpay_async.webhooks.WebhookVerifier` takes it."""
-    callback_url: str
-    """Where it delivers to."""
-    callback_api_key: str | None = attrs.field(default=None, repr=False)
-    """The secret that is sent along, if there is one."""
-    state: str = "active"
-    """``active``, ``scheduled``, ``dispatching``, ``backing_off``, ``failed`` [docs], or one that is not published."""
-    last_sent_event_id: int | None = None
-    """The highest event id that was delivered."""
-    max_batch_size: int | None = None
-    """Events of a delivery, at most."""
-    max_wait_seconds: int | None = None
-    """Seconds that the oldest undelivered event waits for others."""
-    confirmed_by_list: bool = False
-    """True if a registration without an answer was found in the list of webhooks."""
-    raw: Mapping[str, JSONValue] = attrs.field(repr=False, eq=False)
-    """The whole reply, or this webhook's part of the list; it may hold the secret too."""
-    attempts: int = attrs.field(default=1, eq=False)
-    """How many requests it took."""
-    elapsed: float = attrs.field(default=0.0, eq=False)
-    """Seconds from the call to the result."""
-
-
-@attrs.frozen(kw_only=True)
-class RawAnswer:
-    """What the API answered to `JetpayClient.request`."""
-
-    status: int
-    """The HTTP status, 2xx."""
-    json: JSONValue = attrs.field(repr=False, hash=False)
-    """The body, None if it was empty. Numbers with a point are `decimal.Decimal`."""
-    headers: Mapping[str, str] = attrs.field(repr=False, eq=False, factory=dict[str, str])
-    """The headers, by their names in lower case."""
-    attempts: int = attrs.field(default=1, eq=False)
-    """How many requests it took."""
-    elapsed: float = attrs.field(default=0.0, eq=False)
-    """Seconds from the call to the result."""
-
-
 @attrs.frozen(kw_only=True, slots=False)
 class TransactionStatus:
     """Where a transaction stands [docs]."""
@@ -351,3 +201,19 @@ class TransactionStatus:
     """How many requests it took."""
     elapsed: float = attrs.field(default=0.0, eq=False)
     """Seconds from the call to the result."""
+
+
+# A process that captures needs no further class, and making one takes 0.4 ms: they are made when one is used.
+if not TYPE_CHECKING:  # a type checker that saw a __getattr__ would take any misspelt name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from jetpay_async.models import _further  # noqa: PLC0415 - see above
+
+        value: object = getattr(_further, name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
