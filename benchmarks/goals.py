@@ -135,7 +135,6 @@ _HTTPX = "what httpx costs varies by a third from run to run"
 _REJECTION = "most of a rejection is the making of an error that says why"
 _MARKS = "a delivery is leased before its handlers and marked after them: two transactions where one is written by hand"
 _CLAIMS = "the token's header and each of its claims are checked beside the signature, and no error shows the token"
-_CLASSES = "the classes of arguments and results, with what reads them, are made when the client is imported"
 _EVENTS = "events go through cattrs' door into a class for each kind, with amounts as Decimal"
 _TRANSACTIONS = "its transactions run beside the requests, on the core that these keep busy"
 
@@ -174,7 +173,6 @@ SHORTFALLS: Mapping[str, Shortfall] = {
     "rejecting a forged kid / bare RSA": Shortfall(0.33, _REJECTION),
     "rejecting another alg / bare RSA": Shortfall(0.3, _REJECTION),
     "rejecting an oversize token / bare RSA": Shortfall(0.2, _REJECTION),
-    "import of the client / import of aiohttp": Shortfall(1.9, _CLASSES),
 }
 
 GOALS: Mapping[str, Goal] = {goal.name: attrs.evolve(goal, shortfall=SHORTFALLS.get(goal.name)) for goal in _goals()}
