@@ -73,8 +73,11 @@ class HandlerWatch:
             run.slow_at = now + SLOW_SECONDS
         run.warning_at = now + warn_after
         self._running[run] = None
+        # As a rule a later run is due later; but not than the next warning of one that ignores its cancellation.
+        if self._timer is not None and run.due < self._timer.when():
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
-            # A later run is due later than this one.
             self._timer = self._loop.call_at(run.due, self._check)
 
     def end(self, run: HandlerRun) -> None:

@@ -9,9 +9,12 @@ import pytest
 
 from jetpay_async.webhooks import _handler_watch, _stored_worker
 from jetpay_async.webhooks import receiver as receiver_module
-from jetpay_async.webhooks.sqlite_inbox import SqliteInbox
-from tests.webhooks.receivers import TOKEN, Shop, delivery_of, receiver_for
-from tests.webhooks.receiving import event, until
+from jetpay_async.webhooks.events import TransactionEvent
+from jetpay_async.webhooks.receiver import WebhookReceiver
+from jetpay_async.webhooks.router import EventRouter
+from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
+from tests.webhooks.receivers import TOKEN, Shop, Trusting, delivery_of, receiver_for
+from tests.webhooks.receiving import body_of, document, event, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,3 +197,36 @@ async def test_closing_does_not_wait_for_a_release(
 
     assert shop.done == []
     assert "could not release" not in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_a_handler_that_ignores_its_cancellation_delays_no_other_timeout() -> None:
+    """Each handler is cancelled after its own time, also one that starts while another one can't be stopped."""
+    router = EventRouter(concurrency=2)
+    ignored, released = asyncio.Event(), asyncio.Event()
+    cancelled: list[int] = []
+
+    @router.on(TransactionEvent)
+    async def handle(event: TransactionEvent) -> None:
+        if event.id == 1:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ignored.set()
+            await released.wait()
+        elif event.id == 2:
+            await ignored.wait()
+        else:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(event.id)
+                released.set()
+                raise
+
+    body = body_of(document(event_id, transaction=name) for event_id, name in ((1, "a"), (2, "b"), (3, "c")))
+    receiver = WebhookReceiver(Trusting(), router, inbox=MemoryInbox(), handler_timeout=0.02, response_timeout=60.0)
+    async with asyncio.timeout(20):
+        await receiver.receive(body, TOKEN)
+
+    assert cancelled == [3]
