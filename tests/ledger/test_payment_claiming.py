@@ -79,8 +79,9 @@ async def test_a_payment_that_is_put_back_here_is_claimed_at_once(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("too_early", [False, True], ids=["nothing is free", "no slot is free"])
 async def test_what_a_claim_has_missed_is_found_within_a_poll_interval(
-    ledger_path: str, monkeypatch: pytest.MonkeyPatch
+    ledger_path: str, monkeypatch: pytest.MonkeyPatch, too_early: bool
 ) -> None:
     """What another process adds, or holds for a moment, is claimed though nothing happens here."""
     missed = 0
@@ -88,7 +89,7 @@ async def test_what_a_claim_has_missed_is_found_within_a_poll_interval(
     def miss_once(connection: Connection, batch: int, **options: Any) -> PendingClaims:
         nonlocal missed
         missed += 1
-        return PendingClaims() if missed <= 3 else CLAIM(connection, batch, **options)
+        return PendingClaims(too_early=too_early) if missed <= 3 else CLAIM(connection, batch, **options)
 
     monkeypatch.setattr(_payment_batches, "claim", miss_once)
     async with (
