@@ -11,6 +11,12 @@ sys.path.insert(0, str(HERE))
 import generate  # noqa: E402 - beside this file
 
 from jetpay_async import __version__  # noqa: E402 - after the path
+from jetpay_async.models import _further  # noqa: E402 - likewise
+
+# autodoc takes the texts of fields from the file of a class's module: not from where users find the class.
+for value in vars(_further).values():
+    if isinstance(value, type) and value.__module__ == "jetpay_async.models":
+        value.__module__ = _further.__name__
 
 project = "jetpay-async"
 author = "The jetpay_async maintainers"

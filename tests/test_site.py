@@ -40,6 +40,14 @@ def url() -> Iterator[str]:
         thread.join()
 
 
+def test_the_reference_has_the_texts_of_fields() -> None:
+    """Also of the classes that are defined elsewhere than where users find them."""
+    reference = (SITE / "reference/generated/jetpay_async.html").read_text(encoding="utf-8")
+
+    for text in ("True if learnt by reading the transaction", "What the other calls take; the reply"):
+        assert text in reference
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     opened = open_browser()
