@@ -20,6 +20,7 @@ from jetpay_async._core import operations, responses
 from jetpay_async._core.aiohttp_guard import Credential, GuardedRequest, NoBody
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async._core.connection_reset import OwnConnections
+from jetpay_async._core.direct_request import DirectRequests
 from jetpay_async._core.send_guard import ResponseTimer, SendGuard
 from jetpay_async.telemetry import Operation
 
@@ -83,24 +84,25 @@ def _fresh_guard() -> SendGuard:
 
 @asynccontextmanager
 async def guarded(site: Site) -> AsyncIterator[Work]:
-    """Tuned, with the guard that knows whether the request began to leave, and whose timer is for the whole."""
+    """Tuned, by the connector, with the guard that knows whether the request began to leave, and times the whole."""
     base = URL(site.url)
+    loop = asyncio.get_running_loop()
+    connector = aiohttp.TCPConnector(limit=site.in_flight)
+    headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate", "User-Agent": "benchmark"}
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=site.in_flight),
-        headers={"Accept": "application/json"},
-        cookie_jar=aiohttp.DummyCookieJar(),
-        request_class=GuardedRequest,
-        timeout=aiohttp.ClientTimeout(total=None, connect=TIMEOUT_SECONDS),
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), request_class=GuardedRequest
     ) as session:
-        timer = ResponseTimer(asyncio.get_running_loop())
-        reset = OwnConnections(asyncio.get_running_loop())
+        direct = DirectRequests(session, connector, loop, base.host_port_subcomponent or "", headers)
+        limits = aiohttp.ClientTimeout(total=None, connect=TIMEOUT_SECONDS)
+        timer = ResponseTimer(loop)
+        reset = OwnConnections(loop)
         credential = Credential(TOKEN, {})
 
         async def capture(debit_id: str) -> object:
             guard = _fresh_guard()
             guard.attach(timer, reset)
             url = base.with_path(f"/debit/{debit_id}/capture", encoded=True)
-            response = await session.post(url, data=NoBody(guard, credential))
+            response = await direct.post(url, NoBody(guard, credential), limits)
             content = await response.read()
             guard.complete()
             return orjson.loads(content)

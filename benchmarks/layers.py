@@ -14,7 +14,7 @@ from benchmarks.subjects import LOOPS, Contender, Site
 QUESTION = "Where do a capture's microseconds go?"
 IN_FLIGHT = 64
 
-GUARD = "the guard, with its timer in place of aiohttp's"
+GUARD = "by the connector, with the guard and its timer"
 
 LAYERS: Mapping[str, Contender] = {
     "sockets and event loop: a raw protocol": contenders.floor,

@@ -362,6 +362,7 @@ def test_the_latest_are_remembered() -> None:
 
         assert {"debit_0", *latest} <= known.keys()
         assert len(known) <= 105
+        assert next(reversed(known)) == "debit_0"
 
     assert known["debit_0"] == 999
 
