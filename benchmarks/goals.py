@@ -149,8 +149,8 @@ SHORTFALLS: Mapping[str, Shortfall] = {
     ),
     "batch, CPU / bare pool": Shortfall(
         1.4,
-        "each item has an outcome, a place in the stream, a share of the limits and a place in what repeated ids are known"
-        " by: 1.10 of the instructions of a pool that keeps no account",
+        "each item has an outcome, a place in the stream, a share of the limits and an entry by which it is known if"
+        " repeated: 1.10 of the instructions of a pool that keeps no account",
     ),
     "batch, MB of growth from 1,000 items to the most": Shortfall(
         5.0,
