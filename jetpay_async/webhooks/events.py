@@ -450,11 +450,16 @@ _CARD = _Rules()
 
 
 class _RulesByType(dict[str, _Rules | None]):
-    """The rules of each type, read from its text once. Senders choose the types: so many are kept, and no long ones."""
+    """The rules of each type, read from its text once. Senders choose the types: so many are kept, and no long ones.
+
+    When there are too many, all are dropped, so that the types that do come are soon known again.
+    """
 
     def __missing__(self, event_type: str) -> _Rules | None:
         rules = _read_type(event_type)
-        if len(self) < _MAX_TYPES and len(event_type) <= _MAX_TYPE_CHARACTERS:
+        if len(event_type) <= _MAX_TYPE_CHARACTERS:
+            if len(self) >= _MAX_TYPES:
+                self.clear()
             self[event_type] = rules
         return rules
 

@@ -540,3 +540,13 @@ def test_what_is_kept_of_types_is_bounded() -> None:
         assert classes == [DebitPaid] * 600 + [CreditPaid] * 2
         assert len(events_module._rules_of) <= events_module._MAX_TYPES
         assert max(map(len, events_module._rules_of)) <= events_module._MAX_TYPE_CHARACTERS
+
+
+def test_a_type_that_comes_again_is_known_after_many_others() -> None:
+    """However many types came before, the rules of one that does come are read from its text once."""
+    for number in range(600):
+        decoded(type=f"transactions.debits.{number}")
+
+    decoded(type="transactions.debits.updated")
+
+    assert "transactions.debits.updated" in events_module._rules_of
