@@ -347,6 +347,11 @@ def test_a_class_that_is_made_late_is_found_by_a_pickle() -> None:
     assert (done.stdout, done.stderr) == ("kept\n", "")
 
 
+def test_each_name_is_listed() -> None:
+    """Those of classes that are made late, too, for completion in a shell."""
+    assert set(models.__all__) <= set(dir(models))
+
+
 def test_a_name_that_the_module_does_not_have_is_an_attribute_error() -> None:
     """As of any other module."""
     with pytest.raises(AttributeError, match=r"module 'jetpay_async\.models' has no attribute 'Contract'"):
