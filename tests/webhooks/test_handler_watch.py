@@ -32,9 +32,9 @@ class FakeLoop:
 
     def move_to(self, now: float) -> None:
         """Go on to a time, and call what is due on the way."""
-        while self.timers and min(timer.when for timer in self.timers) <= now:
+        while self.timers and min(timer.when() for timer in self.timers) <= now:
             ((timer, callback),) = self.timers.items()
-            self.now = timer.when
+            self.now = timer.when()
             del self.timers[timer]
             callback()
         self.now = now
@@ -43,7 +43,10 @@ class FakeLoop:
 class FakeTimer:
     def __init__(self, loop: FakeLoop, when: float) -> None:
         self._loop = loop
-        self.when = when
+        self._when = when
+
+    def when(self) -> float:
+        return self._when
 
     def cancel(self) -> None:
         self._loop.timers.pop(self, None)
