@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import aiohttp
 import pytest
+from aiohttp.abc import AbstractStreamWriter
 
 from jetpay_async import JetpayClient, OutcomeUnknownError, TransactionState
 from jetpay_async._core import send_guard
+from jetpay_async._core.aiohttp_guard import Credential, GuardedBody
 from jetpay_async._core.clock import SYSTEM_CLOCK
 from jetpay_async._core.send_guard import SendGuard
 from tests.loopback import DEBIT_ID, Exchange, Loopback, replies
@@ -95,6 +98,22 @@ async def test_what_creates_does_not_take_it(given: bool, prepare: list[aiohttp.
         await client.aclose()
 
         assert server.preauthorizations == (0 if isinstance(result, OutcomeUnknownError) else 1)
+
+
+@pytest.mark.asyncio
+async def test_a_body_does_not_leave_on_such_a_connection() -> None:
+    """Where a session makes requests of its own kind, the guard is asked by the body, which writes nothing."""
+    guard = SendGuard(SYSTEM_CLOCK.monotonic() + 60.0, SYSTEM_CLOCK)
+    writer = AsyncMock(spec=AbstractStreamWriter)
+    writer.transport = Mock(spec=asyncio.Transport)
+    writer.transport.get_protocol.return_value = Mock(should_close=True)
+
+    with pytest.raises(Exception, match=send_guard.UNASKED):
+        await GuardedBody(b"{}", guard, Credential(TOKEN, {})).write(writer)
+
+    writer.write.assert_not_awaited()
+    assert not guard.started
+    assert guard.refusal == send_guard.UNASKED
 
 
 def test_a_response_before_the_guard_was_asked_proves_nothing() -> None:

@@ -143,8 +143,11 @@ async def test_the_callbacks_key(clock: FakeClock, sent: list[tuple[str, str]], 
     headers = [("Authorization", sign(BODY, PRIVATE, kid=KID, now=clock.now)), *sent]
 
     if accepted:
+        await keyed(clock).check_headers(headers)
         assert (await keyed(clock).verify(BODY, headers=headers)).webhook_id == 123
         return
+    with pytest.raises(ForeignDeliveryError):
+        await keyed(clock).check_headers(headers)
     with pytest.raises(ForeignDeliveryError) as caught:
         await keyed(clock).verify(BODY, headers=headers)
     assert (caught.value.reason, caught.value.status_hint) == (Reason.WRONG_CALLBACK_KEY, 403)
