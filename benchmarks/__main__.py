@@ -85,7 +85,6 @@ SHOWN = (
     "what-each-layer-adds",
     "memory-of-a-batch",
     "capture-64-in-flight-uvloop-plain",
-    "cost-of-an-event",
     "durable-batch",
 )
 

@@ -141,8 +141,10 @@ def _draw_steps(steps: Steps) -> Figure:
 def _draw_curve(curve: Curve) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
+    ours = [name for name in curve.lines if "jetpay" in name]
     for name, points in curve.lines.items():
-        axes.plot(*zip(*points, strict=True), "o-", label=name, color=OURS if "jetpay" in name else None)
+        # Where several are ours, one color for all of them would tell none from the other.
+        axes.plot(*zip(*points, strict=True), "o-", label=name, color=OURS if ours == [name] else None)
     axes.set_xscale("log", base=curve.base)
     if curve.base == 2:
         axes.set_xticks(sorted({x for points in curve.lines.values() for x, _ in points}))

@@ -64,7 +64,7 @@ def curves(text: str) -> Mapping[str, Curves]:
         return dict(sorted(points.items()))
 
     batch, delivery = "Batch of NUMBER, 64 in flight, uvloop;", "A delivery of NUMBER events,"
-    capture = "Capture, NUMBER in flight, asyncio, plain;"
+    capture, inbox = "Capture, NUMBER in flight, asyncio, plain;", "Deliveries of NUMBER events,"
     return {
         "cost-by-batch-size": Curves(
             "A capture in a batch, by the size of the batch",
@@ -85,6 +85,18 @@ def curves(text: str) -> Mapping[str, Curves]:
                 "RSA, SHA-256, orjson": line(delivery, "RSA, SHA-256, orjson"),
                 "joserfc, json, cattrs": line(delivery, "joserfc, json, cattrs"),
                 "PyJWT, PyJWKClient, json, cattrs": line(delivery, "PyJWT, PyJWKClient, json, cattrs"),
+            },
+            logarithmic=True,
+        ),
+        "cost-by-events-with-an-inbox": Curves(
+            "A delivery whose events are handled once, by the events in it",
+            "events in the delivery",
+            "microseconds of CPU for each delivery",
+            {
+                "SqliteInbox": line(f"{inbox} SqliteInbox", "SqliteInbox"),
+                "SQLite by hand": line(f"{inbox} SqliteInbox", "SQLite by hand"),
+                "PostgresInbox": line(f"{inbox} PostgresInbox", "PostgresInbox"),
+                "PostgreSQL by hand": line(f"{inbox} PostgresInbox", "PostgreSQL by hand"),
             },
             logarithmic=True,
         ),
