@@ -217,11 +217,12 @@ class Statements:
         self.claim_pending = f"""
             WITH chosen AS MATERIALIZED ({self.pending}) {mark} WHERE id IN (SELECT id FROM chosen) RETURNING id"""
         # Read when nobody else can claim the same debit any more. The last column says whether rows of other batches
-        # know what became of the debit, or leave it in doubt.
+        # know what became of the debit, or leave it in doubt; a pending one that was handed over does so no longer.
         self.claimed = f"""
             SELECT d.id, d.debit_id, d.intent, d.attempts, d.look_first, (
                 SELECT MAX(CASE WHEN o.state IN ('captured', 'accepted') THEN 1
-                    WHEN o.state = 'pending' THEN o.look_first WHEN o.certain_at IS NULL THEN 0 ELSE 1 END)
+                    WHEN o.state = 'pending' AND (o.look_first = 0 OR o.seen_state IS NOT NULL) THEN o.look_first
+                    WHEN o.certain_at IS NULL THEN 0 ELSE 1 END)
                 FROM jetpay_debit o WHERE o.debit_id = d.debit_id AND o.id <> d.id)
             FROM jetpay_debit d WHERE d.id {dialect.among} ORDER BY d.id"""
         self.known = f"""

@@ -270,6 +270,30 @@ def test_one_resolution_is_enough(connection: Connection) -> None:
     assert [each.debit_id for each in claim(connection, 2, batch=2)] == ["debit_0"]
 
 
+def test_one_resolution_is_enough_for_what_waits_in_another_batch_too(connection: Connection) -> None:
+    """A debit that is proven not captured is sent, though another batch, which nobody runs, has it to be resolved."""
+    submit(connection, "other", 1)
+    record(connection, 1, DebitState.PENDING, *claim(connection, 1, 1), resolve_first=True)
+    (unresolved,) = claim_all(connection, 2, batch=2).resolve
+    assert unresolved.wait == pytest.approx(BOUND, abs=2)
+
+    record(connection, 2, DebitState.PENDING, unresolved)
+
+    assert [each.debit_id for each in claim(connection, 2, batch=2)] == ["debit_0"]
+
+
+def test_a_state_that_was_seen_in_another_batch_stays_a_reason(connection: Connection) -> None:
+    """What is beyond preauthorized is not sent, whichever batch learned it, and however often a status is read."""
+    submit(connection, "other", 1)
+    record(connection, 1, DebitState.PENDING, *claim(connection, 1, 1), resolve_first=True)
+    connection.change("UPDATE jetpay_debit SET seen_state = 'processing' WHERE id >> 32 = 1", {})
+
+    for _ in range(2):
+        (unresolved,) = claim_all(connection, 2, batch=2).resolve
+        assert unresolved.seen_state == "processing"
+        record(connection, 2, DebitState.PENDING, unresolved)
+
+
 def test_a_batch_that_is_submitted_again_finds_what_another_one_sent_since(connection: Connection) -> None:
     """The time of the latest request of any batch counts for all of them."""
     submit(connection, "other", 1)

@@ -51,7 +51,7 @@ async def play(service: Service, chance: random.Random) -> list[Said]:
         execution = executor.begin(operations.capture(debit_id), Options(timeout, POLICY))
         try:
             async with asyncio.timeout(cancel_after):
-                outcome: Capture | JetpayError | None = await flight.capture(debit_id, execution)
+                outcome: Capture | JetpayError | None = await flight.capture(execution)
         except JetpayError as error:
             outcome = error
         except TimeoutError:
