@@ -248,7 +248,7 @@ def _named_key(segment: bytes, keys: KeySet) -> Key | InvalidTokenError:
             if rejection is not None:
                 return rejection
         return keys.find(header.kid) or keys.rejection(header.kid)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _header_rejection(segment)
 
 

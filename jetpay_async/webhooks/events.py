@@ -507,7 +507,12 @@ def _each_once(events: Iterable[Event]) -> tuple[Event, ...]:
     """Drop repetitions from sorted events; two that contradict each other are an error."""
     by_id: dict[int, Event] = {}
     for event in events:
-        if by_id.setdefault(event.id, event) != event:
+        try:
+            is_conflicting = by_id.setdefault(event.id, event) != event
+        except RecursionError as error:
+            # Comparing takes a little more of the stack than reading.
+            raise _malformed(error) from None
+        if is_conflicting:
             raise MalformedDeliveryError(Reason.CONFLICTING_EVENTS, {"event_id": event.id})
     return tuple(by_id.values())
 

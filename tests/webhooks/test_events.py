@@ -388,6 +388,35 @@ def test_no_delivery(body: bytes, problem: str) -> None:
     assert error.explain() == f"The body is not a delivery: {error.facts['problem']}."
 
 
+def _deep(depth: int, *leaves: int) -> bytes:
+    """Return the body of a delivery whose events have one id, and data so deep around their leaves."""
+    events = (
+        b'{"id":1,"createdAt":"2026-01-22T10:15:30Z","type":"x","data":' + b"[" * depth + b"%d" % leaf
+        for leaf in leaves
+    )
+    return b'{"webhookId":1,"events":[' + b",".join(event + b"]" * depth + b"}" for event in events) + b"]}"
+
+
+def _is_readable(body: bytes) -> bool:
+    try:
+        decode(body)
+    except MalformedDeliveryError as error:
+        assert error.reason is Reason.MALFORMED_BODY
+        return False
+    return True
+
+
+def test_events_too_deep_to_be_compared() -> None:
+    """Two events of one id, deep enough to be read but not to be compared, are rejected like all that are too deep."""
+    deepest, unreadable = 1, 1_000_000
+    while unreadable - deepest > 1:
+        middle = (deepest + unreadable) // 2
+        deepest, unreadable = (middle, unreadable) if _is_readable(_deep(middle, 1)) else (deepest, middle)
+
+    assert deepest > 100
+    assert not _is_readable(_deep(deepest, 1, 2))
+
+
 def test_events_are_values() -> None:
     """Events compare and hash by what they say, can't be changed, and survive pickling; data is not printed."""
     event = decoded(data={"state": "failed", "transactionId": ID, "failReason": "r", "holder": {"name": "hush-hush"}})

@@ -137,6 +137,7 @@ def test_accepted(authorization: str | bytes) -> None:
         (token(b"{"), Reason.MALFORMED_TOKEN),
         (token(b"\xff"), Reason.MALFORMED_TOKEN),
         (token(b'{"alg":' + b"[" * 2000), Reason.MALFORMED_TOKEN),
+        (token(b'{"alg":"RS256","kid":"2026-01","new":' + b"[" * 2000), Reason.MALFORMED_TOKEN),
         (token({"alg": "RS256"}), Reason.MALFORMED_TOKEN),
         (token({"alg": "RS256", "kid": ""}), Reason.MALFORMED_TOKEN),
         (token({"alg": "RS256", "kid": 1}), Reason.MALFORMED_TOKEN),
