@@ -432,6 +432,36 @@ def test_events_are_values() -> None:
         event.id = 5  # type: ignore[misc] # on purpose
 
 
+@pytest.mark.parametrize(
+    ("type_", "data"),
+    [
+        ("kyc.status.updated", {"status": "approved"}),
+        *(
+            (f"transactions.{kind}.updated", {"state": state, "transactionId": ID, "failReason": "r"})
+            for kind in ("debits", "credits", "links")
+            for state in ("requested", "clearing", "paid", "completed", "failed")
+        ),
+        ("cards.tokenized", {"creditCardId": "c", "contactId": "k"}),
+        ("cards.failed", {"creditCardId": "c", "failReason": "r"}),
+    ],
+)
+def test_what_is_read_is_what_the_constructors_make(type_: str, data: JSONValue) -> None:
+    """A delivery and its events have every attribute, as their constructors would set it, and none can be changed."""
+    delivery = decode(body_of(wire(type=type_, data=data)))
+
+    values: tuple[Delivery | Event, ...] = (delivery, *delivery.events)
+    for value in values:
+        members = {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
+        assert type(value)(**members) == value
+        assert type(value).__module__ == events_module.__name__
+        assert type(value).__name__ in events_module.__all__
+        for name, member in members.items():
+            with pytest.raises(attrs.exceptions.FrozenInstanceError):
+                setattr(value, name, member)
+            with pytest.raises(attrs.exceptions.FrozenInstanceError):
+                delattr(value, name)
+
+
 def in_state(state: str, event_id: int = 7) -> TransactionEvent:
     (event,) = decode(body_of(wire(id=event_id, data={"state": state, "transactionId": ID}))).events
     assert isinstance(event, TransactionEvent)
