@@ -303,7 +303,7 @@ def _draft(kind: type) -> Callable[[], Any]:
     the freezing.
     """
     thawed = {name: getattr(object, name) for name in ("__init__", "__setattr__", "__delattr__")}
-    return type(f"{kind.__name__}Draft", (kind,), {"__slots__": (), **thawed})
+    return type(f"_{kind.__name__}Draft", (kind,), {"__slots__": (), **thawed})
 
 
 _new_delivery = _draft(Delivery)
