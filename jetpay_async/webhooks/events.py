@@ -253,8 +253,12 @@ def decode(body: bytes | bytearray | memoryview) -> Delivery:
     outcome = delivery_or_error(body)
     if isinstance(outcome, Delivery):
         return outcome
-    del body  # a traceback with local variables must not show it
-    raise outcome
+    try:
+        raise outcome
+    finally:
+        # A traceback with local variables must not show the body; and an error that its own frame holds waits for the
+        # garbage collector, with all that it leads to.
+        del body, outcome
 
 
 def delivery_or_error(
