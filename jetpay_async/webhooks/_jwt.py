@@ -121,8 +121,11 @@ def verify(
     outcome = claims_or_error(body, authorization, keys, now, window=window, max_body_bytes=max_body_bytes)
     if isinstance(outcome, Claims):
         return outcome
-    del body, authorization  # as above; so the error is raised here, by a frame that holds neither
-    raise outcome
+    try:
+        raise outcome
+    finally:
+        # As above; and an error that its own frame holds waits for the garbage collector, with all that it leads to.
+        del body, authorization, outcome
 
 
 def claims_or_error(
@@ -139,17 +142,19 @@ def claims_or_error(
     Anybody can send what is rejected: an error that is returned has no traceback, which would cost as much as all the
     rest, and leads to no frame that holds the token.
     """
-    if isinstance(body, bytearray | memoryview):
-        body = bytes(body)
     if not isinstance(body, bytes):
-        return InvalidArgumentError(
-            f"body: pass the raw bytes as received, not {type(body).__name__}; parsing or decoding changes them",
-            field="body",
-        )
+        if not isinstance(body, bytearray | memoryview):
+            return InvalidArgumentError(
+                f"body: pass the raw bytes as received, not {type(body).__name__}; parsing or decoding changes them",
+                field="body",
+            )
+        body = bytes(body)
     if len(body) > max_body_bytes:
         return _too_large(Reason.BODY_TOO_LARGE, len(body), max_body_bytes)
-    outcome = token_claims_or_error(authorization, keys, now, window)
-    return _body_rejection(body, outcome) or outcome if isinstance(outcome, Claims) else outcome
+    claims = token_claims_or_error(authorization, keys, now, window)
+    if isinstance(claims, WebhookError):
+        return claims
+    return _body_rejection(body, claims) or claims
 
 
 def token_claims_or_error(
@@ -157,12 +162,12 @@ def token_claims_or_error(
 ) -> Claims | WebhookError:
     """Verify all of a delivery but its body. What is verified is **not** a delivery yet."""
     token = _bearer(authorization)
-    if isinstance(token, WebhookError):
+    if not isinstance(token, bytes):
         return token
     header, _, _ = token.partition(b".")
     known = keys.known_header(header)
     key = known or _named_key(header, keys)
-    if isinstance(key, WebhookError):
+    if isinstance(key, InvalidTokenError):
         return key
     signed, _, signature = token.rpartition(b".")
     rejection = _signature_rejection(key, signed, signature)
@@ -170,10 +175,11 @@ def token_claims_or_error(
         return rejection
     if known is None:
         keys.remember_header(header, key)
-    claims = _read_claims(signed[len(header) + 1 :])
-    if isinstance(claims, WebhookError):
-        return claims
-    return _window_rejection(*claims, time.time() if now is None else now, window) or claims[0]
+    found = _read_claims(signed[len(header) + 1 :])
+    if not isinstance(found, tuple):
+        return found
+    claims, opens = found
+    return _window_rejection(claims, opens, time.time() if now is None else now, window) or claims
 
 
 class Window(NamedTuple):

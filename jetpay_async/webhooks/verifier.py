@@ -120,16 +120,13 @@ class WebhookVerifier:
         del body, authorization, headers  # error reporters collect local variables
         if self._callback_api_key is not None and request.headers is None:
             raise ConfigurationError("callback_api_key is set, so verify() and receive() need headers=request.headers")
-        claims = await self._claims(request, with_body=True)
-        if not isinstance(claims, Claims):
-            raise claims
-        delivery = delivery_or_error(request.body, claims)
-        if not isinstance(delivery, Delivery):
-            raise delivery
-        rejection = self._webhook_rejection(delivery) or self._callback_key_rejection(request)
-        if rejection is not None:
-            raise rejection
-        return delivery
+        outcome = self._delivery(request, await self._claims(request, with_body=True))
+        if isinstance(outcome, Delivery):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # an error that its own frame holds waits for the garbage collector
 
     async def check_headers(self, headers: Headers) -> None:
         """Verify all of a delivery but its body, so that nobody reads the body of one that is rejected anyway.
@@ -143,11 +140,21 @@ class WebhookVerifier:
         request = DeliveryRequest(None, None, headers)
         del headers  # as above
         claims = await self._claims(request, with_body=False)
-        if not isinstance(claims, Claims):
-            raise claims
-        rejection = self._callback_key_rejection(request)
-        if rejection is not None:
+        rejection = self._callback_key_rejection(request) if isinstance(claims, Claims) else claims
+        if rejection is None:
+            return
+        try:
             raise rejection
+        finally:
+            del claims, rejection  # as in `verify`
+
+    def _delivery(self, request: DeliveryRequest, claims: _Outcome) -> Delivery | WebhookError | InvalidArgumentError:
+        if not isinstance(claims, Claims):
+            return claims
+        delivery = delivery_or_error(request.body, claims)
+        if not isinstance(delivery, Delivery):
+            return delivery
+        return self._webhook_rejection(delivery) or self._callback_key_rejection(request) or delivery
 
     def _webhook_rejection(self, delivery: Delivery) -> ForeignDeliveryError | None:
         if self._webhook_ids is None or delivery.webhook_id in self._webhook_ids:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -19,7 +22,12 @@ from jetpay_async.webhooks import (
     Reason,
     StaleDeliveryError,
     WebhookError,
+    WebhookVerifier,
+    decode,
+    sign,
+    verify,
 )
+from tests.webhooks.signing import BODY, KEYS, KID, NOW, PRIVATE, token
 
 KINDS = [
     MalformedDeliveryError,
@@ -96,6 +104,35 @@ def test_notes_survive() -> None:
     error.add_note("seen at the edge")
 
     assert pickle.loads(pickle.dumps(error)).__notes__ == ["seen at the edge"]
+
+
+async def _called(function: Callable[[], object]) -> None:
+    function()
+
+
+FORGED = token({"alg": "RS256", "kid": "forged"})
+REJECTIONS: dict[str, Callable[[], Awaitable[object]]] = {
+    "verify": lambda: _called(lambda: verify(BODY, FORGED, keys=KEYS, now=NOW)),
+    "decode": lambda: _called(lambda: decode(b"no delivery")),
+    "the token": lambda: WebhookVerifier(KEYS).verify(BODY, FORGED),
+    "the body": lambda: WebhookVerifier(KEYS).verify(b"no delivery", sign(b"no delivery", PRIVATE, kid=KID)),
+    "the headers": lambda: WebhookVerifier(KEYS).check_headers({"Authorization": FORGED}),
+}
+
+
+@pytest.mark.parametrize("reject", REJECTIONS.values(), ids=REJECTIONS)
+@pytest.mark.asyncio
+async def test_a_rejection_is_freed_at_once(reject: Callable[[], Awaitable[object]]) -> None:
+    """Anybody can cause one: neither the error nor the frames that it came through wait for the garbage collector."""
+    gc.disable()
+    try:
+        try:
+            await reject()
+        except WebhookError as error:
+            rejection = weakref.ref(error)
+        assert rejection() is None
+    finally:
+        gc.enable()
 
 
 def test_imports() -> None:
