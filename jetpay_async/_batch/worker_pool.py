@@ -258,7 +258,7 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
         # Asking for the type of an iterator takes longer than asking it for an item.
         source = None if isinstance(self._source, AsyncIterator) else self._source
         while not self._ended:
-            if not stream.room:
+            if source is not None and not stream.room:
                 await stream.wait_for_room()
                 continue
             try:
@@ -275,6 +275,9 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
     async def _next(self) -> _Item:
         source = cast("AsyncIterator[_Item]", self._source)
         async with self._source_lock:
+            # Not before the lock is had: others that wait for it would take the same room.
+            while not (self._stream.room or self._ended):
+                await self._stream.wait_for_room()
             if self._ended:
                 raise StopAsyncIteration
             return await anext(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 
 import pytest
@@ -75,6 +75,27 @@ async def test_input_is_taken_as_it_is_needed() -> None:
 
     assert taken <= 316
     assert server.twice == []
+
+
+@pytest.mark.asyncio
+async def test_workers_that_wait_for_input_find_its_room_taken() -> None:
+    """Twice the concurrency is begun before its outcomes are taken, and not one more, however slow the input."""
+    taken: list[str] = []
+
+    async def slowly() -> AsyncIterator[str]:
+        while True:
+            # Until all workers wait for the next id.
+            await until(lambda: len(server.carried_out) == len(taken))
+            taken.append(f"debit_{len(taken)}")
+            yield taken[-1]
+
+    async with RecordingServer().listen() as server, connect(server) as client:
+        async with aclosing(client.capture_many(slowly(), concurrency=4)) as outcomes:
+            for reported in range(1, 9):
+                await anext(outcomes)
+                await until(lambda begun=reported + 8: len(server.carried_out) >= begun)
+                await asyncio.sleep(0.01)
+                assert len(taken) == reported + 8
 
 
 @pytest.mark.asyncio
