@@ -1,4 +1,4 @@
-"""What is checked, and how: ``nox`` runs all of it, ``nox -s NAME`` one session.
+"""What is checked, and how: ``nox -j2`` runs all of it, two sessions at a time, ``nox -s NAME`` one session.
 
 The Python versions are the classifiers of ``pyproject.toml``; those that are not installed are left out.
 """
@@ -39,15 +39,19 @@ OLDEST = [
 
 # Much of what takes time waits: for a process to end, a lease to lapse, a deadline to pass.
 SIDE_BY_SIDE = ["--numprocesses=3", "--dist=worksteal"]
-SOME_FAILED, NO_TESTS = 1, 5  # exit statuses of pytest
+BESIDE_ANOTHER_SESSION = ["--numprocesses=2", "--dist=worksteal"]
+SOME_FAILED = 1  # an exit status of pytest
 
-nox.needs_version = ">=2026.7.11"
+nox.needs_version = ">=2026.10.20"
 # uv installs in seconds, if it is there; no interpreter is fetched for it.
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "docs", "openapi", "browser"]
+# In this order each of two sessions at a time keeps a core busy to the end. Those that may not run beside another one
+# come last: `docs` makes files that tests look at, `browser` reads them, `coverage` what the tests wrote.
+nox.options.allow_parallel = True
+nox.options.sessions = ["lint", "tests", "endurance", "oldest", "types", "openapi", "docs", "browser", "coverage"]
 
 # pyenv keeps its interpreters off the PATH.
 if pyenv := shutil.which("pyenv"):
@@ -79,7 +83,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # has none either that only a process reaches that is killed: those tests are not measured, which would take them twice
 # as long.
 ENTIRELY = next((version for version in PYTHONS if shutil.which(f"python{version}")), None)
-ENDURANCE = ["-m", "endurance"]
 # The files that have any: to collect all the others, too, takes each worker 8 seconds.
 ENDURING = [
     str(path.relative_to(ROOT))
@@ -157,11 +160,11 @@ def run_tests(session: nox.Session, *arguments: str, measured: bool = False) -> 
     of thousands may get no time to meet its own. The second run says in its output what it repeats.
     """
     command = ["coverage", "run", "-m", "pytest"] if measured else ["pytest"]
+    side_by_side = BESIDE_ANOTHER_SESSION if session.parallel else SIDE_BY_SIDE
     # What failed in another session is not repeated in this one.
     cache = ["-o", f"cache_dir={session.virtualenv.location}/pytest_cache"]
-    none = [NO_TESTS] if session.posargs else []  # they may ask for tests that are in another of its runs
     try:
-        session.run(*command, *SIDE_BY_SIDE, *cache, *arguments, *session.posargs, success_codes=[0, *none])
+        session.run(*command, *side_by_side, *cache, *arguments, *session.posargs)
     except CommandFailed as failed:
         if failed.return_code != SOME_FAILED:
             raise
@@ -210,14 +213,20 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests, on the first Python all of them, measuring branch coverage."""
+    """Run the tests but for those of `endurance`, on the first Python all of them, measuring branch coverage."""
     install(session, "test", "coverage", "frameworks")
     if session.python != ENTIRELY:
         run_tests(session, *BRIEFLY)
         return
     session.run("coverage", "erase")
     run_tests(session, *NO_ENDURANCE, UNASKED, measured=True)
-    run_tests(session, *ENDURANCE, UNASKED, *([] if session.posargs else ENDURING))
+
+
+@nox.session(python=ENTIRELY)
+def endurance(session: nox.Session) -> None:
+    """Run the tests that kill, pause, starve, fill and play many schedules."""
+    install(session, "test", "frameworks")
+    run_tests(session, "-m", "endurance", *([] if session.posargs else ENDURING))
 
 
 @nox.session(python=PYTHONS[-1])
@@ -228,7 +237,7 @@ def oldest(session: nox.Session) -> None:
     run_tests(session, *BRIEFLY, *BOUND)
 
 
-@nox.session
+@nox.session(allow_parallel=False)
 def browser(session: nox.Session) -> None:
     """Drive the sandbox's page and the documentation in a real Chromium, where there is one."""
     if not ((shutil.which("chromium") or shutil.which("google-chrome")) and shutil.which("chromedriver")):
@@ -248,7 +257,7 @@ def openapi(session: nox.Session) -> None:
     session.run("pytest", "tests/sandbox/test_schemathesis.py", *session.posargs, env=required)
 
 
-@nox.session
+@nox.session(allow_parallel=False)
 def coverage(session: nox.Session) -> None:
     """Combine what the tests measured, and refuse a gap."""
     session.install(*GROUPS["coverage"])
@@ -256,7 +265,7 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report", "--fail-under=100")
 
 
-@nox.session
+@nox.session(allow_parallel=False)
 def docs(session: nox.Session) -> None:
     """Build the documentation, and run the examples of the README, of the other pages and of the docstrings."""
     install(session, "test", "frameworks", "docs")
@@ -386,14 +395,14 @@ def portable(session: nox.Session) -> None:
     session.run("pytest", *SIDE_BY_SIDE, *NO_ENDURANCE, "tests/core", "tests/batch", "tests/webhooks", *paths)
 
 
-@nox.session
+@nox.session(allow_parallel=False)
 def bench(session: nox.Session) -> None:
     """Measure against the floor, the peers and hand-written code; see ``benchmarks/README.md``."""
     install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
-@nox.session(name="bench-gate")
+@nox.session(name="bench-gate", allow_parallel=False)
 def bench_gate(session: nox.Session) -> None:
     """Refuse a change that costs too much, by the gates of ``benchmarks/goals.py``; first test what measures."""
     install(session, "bench", "test")

@@ -91,7 +91,7 @@ def test_the_check_is_the_readmes_command() -> None:
 
     assert block is not None
     assert "\n" not in block[1]
-    assert block[1].endswith("/nox")
+    assert block[1].endswith("/nox -j2")
     assert block[1] in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 

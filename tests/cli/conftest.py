@@ -110,7 +110,7 @@ def reserve_many(sandbox: Sandbox, count: int, **payer_options: str) -> list[str
 
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a debit in doubt be resolved after a second rather than after a minute, in this process."""
+    """Let a debit in doubt be resolved after seconds rather than after a minute, in this process."""
     shorten_timeouts(monkeypatch)
 
 
@@ -120,7 +120,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten_timeouts(monkeypatch, timeout=20.0)
 
 
-def shorten_timeouts(monkeypatch: pytest.MonkeyPatch, timeout: float = 1.0) -> None:
+def shorten_timeouts(monkeypatch: pytest.MonkeyPatch, timeout: float = 2.0) -> None:
     """Do what `short_timeouts` does, with another time for each call."""
     from_env = functools.partial(JetpayClient.from_env, timeout=timeout, retry=_QUICK)
     monkeypatch.setattr(JetpayClient, "from_env", from_env)
@@ -128,20 +128,21 @@ def shorten_timeouts(monkeypatch: pytest.MonkeyPatch, timeout: float = 1.0) -> N
 
 _QUICK = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1, resolve_after_timeout=0.1)
 
-QUICK_PROGRAM = (
-    sys.executable,
-    "-c",
-    """
+_PROGRAM = """
 import functools, sys
 from jetpay_async import JetpayClient, RetryPolicy
 from jetpay_async._cli import main
 from jetpay_async._cli.io import console
 policy = RetryPolicy(base_delay=0.01, max_delay=0.05, resolve_after=0.1, resolve_after_timeout=0.1)
-JetpayClient.from_env = functools.partial(JetpayClient.from_env, timeout=1.0, retry=policy)
+JetpayClient.from_env = functools.partial(JetpayClient.from_env, timeout={timeout}, retry=policy)
 sys.exit(main())
-""",
-)
-"""The program as a process of its own, with `short_timeouts`."""
+"""
+
+QUICK_PROGRAM = (sys.executable, "-c", _PROGRAM.format(timeout=20.0))
+"""The program as a process of its own, with `short_waits`."""
+
+KILLED_PROGRAM = (sys.executable, "-c", _PROGRAM.format(timeout=5.0))
+"""The same to be killed: the next run waits as long as a request of the killed one may take."""
 
 
 @contextmanager

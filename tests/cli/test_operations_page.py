@@ -20,7 +20,7 @@ import pytest
 from jetpay_async._cli.io.exit_codes import ExitStatus
 from jetpay_async._cli.parser import build_parser
 from jetpay_async.sandbox import Fault, FaultKind
-from tests.cli.conftest import QUICK_PROGRAM, reserve_many
+from tests.cli.conftest import KILLED_PROGRAM, reserve_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     script = folder / "jetpay"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(QUICK_PROGRAM)} "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(KILLED_PROGRAM)} "$@"\n')
     script.chmod(0o755)
     work = tmp_path / "work"
     work.mkdir()

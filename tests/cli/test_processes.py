@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from jetpay_async.sandbox import Fault, FaultKind, Sandbox
-from tests.cli.conftest import QUICK_PROGRAM, CommandResult, reserve_many
+from tests.cli.conftest import KILLED_PROGRAM, QUICK_PROGRAM, CommandResult, reserve_many
 
 Jetpay = Callable[..., CommandResult]
 
 DEBITS = 120
 BATCH = ("--ledger=c.db", "--batch=n1")
-CAPTURE = ("capture", "debits.txt", *BATCH, "--concurrency=8", "--rate=150")
+CAPTURE = ("capture", "debits.txt", *BATCH, "--concurrency=8", "--rate=50")
 
 
 @pytest.fixture
@@ -33,10 +33,8 @@ def debit_ids(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [*QUICK_PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+def started(program: tuple[str, ...]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen([*program, *CAPTURE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -73,7 +71,7 @@ def times_captured(sandbox: Sandbox) -> list[int]:
 def test_asked_to_stop(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str], number: signal.Signals) -> None:
     """On SIGINT and SIGTERM what is in flight comes to its end: nothing is in doubt, and the next run does the rest."""
     sandbox.faults.add(Fault(kind=FaultKind.SLOW_AFTER, route="capture", count=999, seconds=0.1))
-    with started(*CAPTURE) as process:
+    with started(QUICK_PROGRAM) as process:
         wait_until(lambda: sandbox.requests("capture") >= 20)
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
@@ -91,7 +89,7 @@ def test_asked_to_stop(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str], n
 def test_asked_twice(jetpay: Jetpay, sandbox: Sandbox, debit_ids: list[str]) -> None:
     """The second signal ends it at once, also when it hangs; requests in flight are resolved by the next run."""
     sandbox.faults.add(Fault(kind=FaultKind.STALL_AFTER, route="capture", count=4))
-    with started(*CAPTURE) as process:
+    with started(KILLED_PROGRAM) as process:
         wait_until(lambda: sandbox.requests("capture") >= 4)
         assert process.stderr is not None
         process.send_signal(signal.SIGINT)
@@ -114,7 +112,7 @@ def test_killed_again_and_again(sandbox: Sandbox, debit_ids: list[str]) -> None:
     sandbox.faults.add(Fault(kind=FaultKind.SLOW_AFTER, route="capture", probability=0.3, seconds=0.2))
     for _ in range(3):
         before = sandbox.requests("capture")
-        with started(*CAPTURE) as process:
+        with started(KILLED_PROGRAM) as process:
             wait_until(lambda before=before: sandbox.requests("capture") > before + 5)  # type: ignore[misc] # bound now
             time.sleep(chance.random() * 0.2)
             process.kill()
@@ -130,7 +128,7 @@ def test_a_pipe_goes_on_as_well(jetpay: Jetpay, sandbox: Sandbox, debit_ids: lis
     """A list from stdin is read to its end first, and another pipe of the same debits goes on with it."""
     with (
         Path("debits.txt").open() as source,
-        subprocess.Popen([*QUICK_PROGRAM, "capture", "-", *BATCH, "--rate=100"], stdin=source) as killed,
+        subprocess.Popen([*KILLED_PROGRAM, "capture", "-", *BATCH, "--rate=100"], stdin=source) as killed,
     ):
         wait_until(lambda: sandbox.requests("capture") > 5)
         killed.kill()

@@ -82,7 +82,7 @@ def test_a_signal_stops_a_run_whose_messages_are_lost(sandbox: Sandbox, number: 
     os.close(reader)
     with Path("/dev/full").open("w") as full, os.fdopen(writer, "w") as dead:
         streams = {"stdout": subprocess.DEVNULL, "stderr": full if stderr == "full disk" else dead}
-        with subprocess.Popen([*QUICK_PROGRAM, *CAPTURE, "--rate=40"], **streams) as process:  # type: ignore[call-overload] # as given
+        with subprocess.Popen([*QUICK_PROGRAM, *CAPTURE, "--rate=10"], **streams) as process:  # type: ignore[call-overload] # as given
             wait_until(lambda: sandbox.requests("capture") >= 5)
             process.send_signal(number)
             status = process.wait(timeout=20)
@@ -96,7 +96,7 @@ def test_a_terminal_that_hangs_up(sandbox: Sandbox) -> None:
     listed(reserve_many(sandbox, DEBITS))
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*QUICK_PROGRAM, *CAPTURE, "--rate=40"], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        [*QUICK_PROGRAM, *CAPTURE, "--rate=10"], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     ) as process:
         os.close(theirs)
         wait_until(lambda: sandbox.requests("capture") >= 5)

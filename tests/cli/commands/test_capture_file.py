@@ -18,7 +18,7 @@ from tests.cli.lists import capture, captured, events, files, ledger, listed
 
 Jetpay = Callable[..., CommandResult]
 
-pytestmark = pytest.mark.usefixtures("short_timeouts", "empty_directory")
+pytestmark = pytest.mark.usefixtures("short_waits", "empty_directory")
 
 
 def test_a_file_is_captured(jetpay: Jetpay, sandbox: Sandbox) -> None:
@@ -48,7 +48,7 @@ def test_the_same_command_again_sends_nothing(jetpay: Jetpay, sandbox: Sandbox) 
     assert (sandbox.requests(), captured(sandbox)) == (requests, [1] * 5)
 
 
-def test_rejected_debits_are_reported_and_retried(jetpay: Jetpay, sandbox: Sandbox) -> None:
+def test_rejected_debits_are_reported_and_retried(jetpay: Jetpay, sandbox: Sandbox, short_timeouts: None) -> None:
     """A rejected debit has status 1 and the command that shows why; a retry captures it."""
     debit_ids = reserve_many(sandbox, 3)
     fault = Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[1], status=402)
@@ -74,12 +74,12 @@ def test_rejected_debits_are_reported_and_retried(jetpay: Jetpay, sandbox: Sandb
     assert captured(sandbox) == [1] * 3
 
 
-def test_unknown_is_graver_than_rejected(jetpay: Jetpay, sandbox: Sandbox) -> None:
+def test_unknown_is_graver_than_rejected(jetpay: Jetpay, sandbox: Sandbox, short_timeouts: None) -> None:
     """An unknown outcome has status 4, and the same command checks the debit again."""
     debit_ids = reserve_many(sandbox, 3)
     sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[0], status=402))
     sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="capture", identifier=debit_ids[1]))
-    sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="status", count=99, status=503))
+    sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="status", count=9999, status=503))
 
     run = jetpay(*capture(listed(debit_ids)))
 

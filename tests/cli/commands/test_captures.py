@@ -63,7 +63,7 @@ def captured_batch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Capture
         source.write_text("\n".join(debit_ids))
         sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="capture", identifier=debit_ids[1], status=402))
         sandbox.faults.add(Fault(kind=FaultKind.LOSE_REPLY_AFTER, route="capture", identifier=debit_ids[2]))
-        sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="status", count=99, status=503))
+        sandbox.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, route="status", count=9999, status=503))
         with pytest.MonkeyPatch.context() as monkeypatch:
             shorten_timeouts(monkeypatch)
             monkeypatch.setenv("JETPAY_API_TOKEN", sandbox.api_token)

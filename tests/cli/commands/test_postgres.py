@@ -15,7 +15,7 @@ Jetpay = Callable[..., CommandResult]
 
 
 def test_a_ledger_in_postgres(
-    jetpay: Jetpay, sandbox: Sandbox, short_timeouts: None, postgres_ledger: str, tmp_path: Path
+    jetpay: Jetpay, sandbox: Sandbox, short_waits: None, postgres_ledger: str, tmp_path: Path
 ) -> None:
     """A URL is as good as a path, and its password is nowhere to be seen."""
     # The server here trusts everybody; a password is not wrong.
