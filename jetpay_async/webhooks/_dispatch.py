@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import attrs
 
@@ -14,8 +14,10 @@ from jetpay_async.webhooks._event_reports import AttemptEnd
 from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._handler_watch import HandlerRun, HandlerWatch
 from jetpay_async.webhooks._latest import calling_for_latest
+from jetpay_async.webhooks._lease import LeaseLimit
 from jetpay_async.webhooks._mark_group import MarkGroup
 from jetpay_async.webhooks._records import transaction_id_of
+from jetpay_async.webhooks._time_limits import SharedTimer, TimeLimit
 from jetpay_async.webhooks.errors import InboxError, LeaseLostError, OutdatedEventError, shown
 from jetpay_async.webhooks.events import TransactionEvent
 from jetpay_async.webhooks.inbox import DeadLetter, DeadLetterInbox, GroupedMarksInbox, LatestStateInbox
@@ -70,6 +72,35 @@ class InboxAbilities:
         )
 
 
+class _Worker:
+    """A task that runs handlers one after the other.
+
+    Args:
+        task: The task.
+        watch: Watches the handlers.
+        is_cancelled: Says whether somebody else than a handler has cancelled it.
+    """
+
+    __slots__ = ("_is_cancelled", "task", "watch")
+
+    def __init__(self, task: asyncio.Task[Any], watch: HandlerWatch, is_cancelled: Callable[[], bool]) -> None:
+        self.task = task
+        self.watch = watch
+        self._is_cancelled = is_cancelled
+
+    async def fail_if_cancelled_from_within(self) -> None:
+        """Raise if the handler has cancelled its task: that would end this task, and the event would never fail."""
+        if self._is_cancelled():
+            return
+        while self.task.uncancel():
+            pass
+        with suppress(asyncio.CancelledError):
+            # A request that was not delivered yet would be delivered while the event is marked.
+            await asyncio.sleep(0)
+        # Also if it was cancelled by somebody else meanwhile, and then it is no failure of the handler.
+        raise asyncio.CancelledError("the handler cancelled its own task")
+
+
 class LeasedDispatch:
     """The handling of the events that one owner has leased.
 
@@ -82,6 +113,8 @@ class LeasedDispatch:
         problem: Why not all of them are done, as one code; None if nothing went wrong.
         stopped: Whether no further event is started.
         on_slow: Called when a handler takes long, and no further event is started since; None to go on.
+        is_cancelled: Says whether the task that calls `run` was cancelled by somebody else than a handler. If it is
+            set, events that are handled one after the other are handled in that task, which saves one.
         given_back: The ids of the events that were not started, and are not leased any more.
     """
 
@@ -92,6 +125,8 @@ class LeasedDispatch:
         lease: EventLease,
         limits: DispatchLimits,
         abilities: InboxAbilities,
+        *,
+        timer: SharedTimer,
     ) -> None:
         self.lease = lease
         self.handled = 0
@@ -102,6 +137,7 @@ class LeasedDispatch:
         self.problem: str | None = None
         self.stopped = False
         self.on_slow: Callable[[], None] | None = None
+        self.is_cancelled: Callable[[], bool] | None = None
         self.given_back: frozenset[int] = frozenset()
         self._events: Sequence[Event] = ()
         self._started: set[int] = set()
@@ -116,7 +152,7 @@ class LeasedDispatch:
         self._grouping = abilities.grouped_marks if self._may_group else None
         self._group: MarkGroup | None = None
         self._unfinished = 0
-        self._task: asyncio.Task[object] | None = None
+        self._timer = timer
 
     @property
     def _may_group(self) -> bool:
@@ -138,20 +174,20 @@ class LeasedDispatch:
 
     def give_back(self) -> Sequence[Event]:
         """Take what has not been started out of the lease, and return it, for the inbox to release."""
-        self.given_back = self.lease.pending - self._started
+        self.given_back = frozenset(self.lease.pending - self._started)
         self.lease.pending -= self.given_back
         return [event for event in self._events if event.id in self.given_back]
 
     async def run(self, events: Sequence[Event]) -> None:
         """Handle events that the lease holds, given in the order of their ids."""
-        if not events:
+        task = asyncio.current_task()
+        if not events or task is None:
             return
-        self._task = asyncio.current_task()
         self._events = events
         self._unfinished = len(events)
-        watch = HandlerWatch(self._limits.handler_timeout, None if self.on_slow is None else self._go_on_without)
-        sequences = _sequences(events, self._router.concurrency)
-        remaining = iter(sequences)
+        watch = HandlerWatch(
+            self._limits.handler_timeout, None if self.on_slow is None else self._go_on_without, self._timer
+        )
         if self._grouping is not None:
             self._group = MarkGroup(
                 self._grouping,
@@ -161,51 +197,79 @@ class LeasedDispatch:
                 on_failure=self.stop_for,
             )
         try:
-            async with self.lease.renewed(), asyncio.TaskGroup() as workers:
-                for _ in range(min(self._router.concurrency, len(sequences))):
-                    workers.create_task(self._handle_sequences(remaining, watch))
+            with LeaseLimit(self.lease, task, self._timer) as limit:
+                try:
+                    await self._handle_all(_sequences(events, self._router.concurrency), watch, task, limit)
+                finally:
+                    await limit.stop_renewing()
         except LeaseLostError as error:
             self.stop_for(error)
         finally:
-            watch.close()
             # Also when this is cancelled: what is not marked is handled again.
             if self._group is not None:
-                await self._mark_rest(self._group)
+                await self._mark_rest(self._group, task)
 
-    async def _mark_rest(self, group: MarkGroup) -> None:
+    async def _handle_all(
+        self, sequences: Sequence[Sequence[Event]], watch: HandlerWatch, task: asyncio.Task[Any], limit: LeaseLimit
+    ) -> None:
+        remaining = iter(sequences)
+        is_cancelled = self.is_cancelled
+        if len(sequences) == 1 and is_cancelled is not None:
+            here = _Worker(task, watch, lambda: limit.expired or is_cancelled())
+            await self._handle_sequences(remaining, here)
+            if task.cancelling():
+                # A handler has ignored that.
+                raise asyncio.CancelledError
+            return
+
+        async def work() -> None:
+            own_task = cast("asyncio.Task[None]", asyncio.current_task())
+            await self._handle_sequences(remaining, _Worker(own_task, watch, lambda: task.cancelling() > 0))
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(min(self._router.concurrency, len(sequences))):
+                workers.create_task(work())
+
+    async def _mark_rest(self, group: MarkGroup, task: asyncio.Task[Any]) -> None:
         """Mark all that is left, also if this is cancelled meanwhile; the lease is released after it."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + MARK_TIMEOUT_SECONDS
+        until = self._timer.loop.time() + MARK_TIMEOUT_SECONDS
         cancellation: asyncio.CancelledError | None = None
+        mark = group.mark_here
         while group.has_unmarked:
+            limit = TimeLimit(task, self._timer)
+            limit.when = until
             try:
-                async with asyncio.timeout_at(until):
-                    await group.mark()
+                with limit:
+                    await mark()
             except TimeoutError:
+                # To be begun before the lease is released.
+                group.mark_in_background()
+                await asyncio.sleep(0)
                 break
             except asyncio.CancelledError as error:
                 cancellation = error
+            mark = group.mark
         if group.has_unmarked:
             self.stop_for(TimeoutError(f"events could not be marked within {MARK_TIMEOUT_SECONDS:g} s"))
         if cancellation is not None:
             raise cancellation
 
-    async def _handle_sequences(self, remaining: Iterator[Sequence[Event]], watch: HandlerWatch) -> None:
+    async def _handle_sequences(self, remaining: Iterator[Sequence[Event]], worker: _Worker) -> None:
         for sequence in remaining:
             for event in sequence:
                 if self._group is not None:
                     if self._group.is_due_before(event):
                         await self._group.mark()
                     self._check_lease()
-                if self.stopped or self._slow:
+                if self.stopped or self._slow or worker.task.cancelling():
                     return
-                if self._waits_for_failed(event):
+                if self.failed and self._waits_for_failed(event):
                     continue
                 self._started.add(event.id)
                 if self._limits.reporter is None:
-                    await self._attempt(event, watch)
+                    await self._attempt(event, worker)
                 else:
-                    await self._limits.reporter.observe(event, self._attempt(event, watch))
+                    await self._limits.reporter.observe(event, self._attempt(event, worker))
                 self._unfinished -= 1
 
     def _check_lease(self) -> None:
@@ -214,18 +278,16 @@ class LeasedDispatch:
             # A handler that blocked the loop for so long; what else notices that needs the loop.
             self.stop_for(LeaseLostError("the lease has run out; another worker may have the events"))
 
-    async def _attempt(self, event: Event, watch: HandlerWatch) -> AttemptEnd:
+    async def _attempt(self, event: Event, worker: _Worker) -> AttemptEnd:
         if self._latest_states is None or not isinstance(event, TransactionEvent):
-            return await self._handle(event, watch)
+            return await self._handle(event, worker)
         async with self._router.in_order(event.transaction_id):
-            return await self._handle_if_latest(event, self._latest_states, watch)
+            return await self._handle_if_latest(event, self._latest_states, worker)
 
-    async def _handle_if_latest(
-        self, event: TransactionEvent, inbox: LatestStateInbox, watch: HandlerWatch
-    ) -> AttemptEnd:
+    async def _handle_if_latest(self, event: TransactionEvent, inbox: LatestStateInbox, worker: _Worker) -> AttemptEnd:
         """Handle an event of a transaction whose events are handled one at a time in this process."""
         if not self._router.latest_only(event):
-            return await self._handle(event, watch)
+            return await self._handle(event, worker)
         try:
             last = await inbox.last_handled(event.transaction_id)
         except BaseException as error:
@@ -235,7 +297,7 @@ class LeasedDispatch:
         if last is not None and last.event_id > event.id:
             return await self._mark_outdated(event)
         with calling_for_latest():
-            return await self._handle(event, watch)
+            return await self._handle(event, worker)
 
     async def _mark_outdated(self, event: Event) -> AttemptEnd:
         logger.debug("event %d (%s) is outdated: marked without calling its handler", event.id, shown(event.type))
@@ -246,19 +308,19 @@ class LeasedDispatch:
             if must_propagate(error):
                 raise
             return self._leave(error)
-        self.lease.pending -= {event.id}
+        self.lease.pending.discard(event.id)
         self.outdated += 1
         return AttemptEnd("outdated")
 
-    async def _handle(self, event: Event, watch: HandlerWatch) -> AttemptEnd:
-        run = HandlerRun(event)
+    async def _handle(self, event: Event, worker: _Worker) -> AttemptEnd:
+        run = HandlerRun(worker.watch, event, worker.task)
         try:
             if self._grouping is None:
                 async with self._inbox.handling(event, owner=self.lease.owner):
-                    found = await self._run_handler(run, watch)
+                    found = await self._run_handler(run, worker)
             else:
                 with self._grouping.handling_unmarked(owner=self.lease.owner):
-                    found = await self._run_handler(run, watch)
+                    found = await self._run_handler(run, worker)
         except BaseException as error:
             if must_propagate(error):
                 raise
@@ -292,50 +354,31 @@ class LeasedDispatch:
         return AttemptEnd("left", error)
 
     def _count_marked(self, event: Event, found: bool) -> None:  # noqa: FBT001 - called by position
-        self.lease.pending -= {event.id}
+        self.lease.pending.discard(event.id)
         self.handled += found
         self.unhandled += not found
 
-    async def _run_handler(self, run: HandlerRun, watch: HandlerWatch) -> bool:
+    async def _run_handler(self, run: HandlerRun, worker: _Worker) -> bool:
         try:
-            return await self._run_within_limit(run, watch)
+            try:
+                with run:
+                    return await self._router.dispatch(run.event)
+            except TimeoutError as error:
+                if run.expired:
+                    seconds = self._limits.handler_timeout
+                    raise TimeoutError(f"the handler was cancelled after {seconds:g} s (handler_timeout)") from error
+                raise
+            finally:
+                if worker.task.cancelling():
+                    await worker.fail_if_cancelled_from_within()
         except BaseException as error:
             run.failure = error
             raise
-
-    async def _run_within_limit(self, run: HandlerRun, watch: HandlerWatch) -> bool:
-        try:
-            async with run.limit:
-                watch.start(run)
-                try:
-                    return await self._router.dispatch(run.event)
-                finally:
-                    watch.end(run)
-        except TimeoutError as error:
-            if run.limit.expired():
-                seconds = self._limits.handler_timeout
-                raise TimeoutError(f"the handler was cancelled after {seconds:g} s (handler_timeout)") from error
-            raise
-        finally:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                await self._fail_if_cancelled_from_within(task)
 
     def _go_on_without(self) -> None:
         if self.on_slow is not None and not self._slow:
             self._slow = True
             self.on_slow()
-
-    async def _fail_if_cancelled_from_within(self, task: asyncio.Task[object]) -> None:
-        """Raise if the handler has cancelled its task: that would end this task, and the event would never fail."""
-        if self._task is not None and self._task.cancelling():
-            return
-        while task.uncancel():
-            pass
-        with suppress(asyncio.CancelledError):
-            # A request that was not delivered yet would be delivered while the event is marked.
-            await asyncio.sleep(0)
-        raise asyncio.CancelledError("the handler cancelled its own task")
 
     async def _record_failure(self, event: Event, error: BaseException) -> AttemptEnd:
         log_failure(error, "the handler of event %d (%s) failed", event.id, shown(event.type))
@@ -362,7 +405,7 @@ class LeasedDispatch:
         if not attempt.is_dead:
             return False
         self.dead += 1
-        self.lease.pending -= {event.id}
+        self.lease.pending.discard(event.id)
         logger.error(
             "event %d (%s) is a dead letter now: %d attempts failed", event.id, shown(event.type), attempt.attempts
         )

@@ -1,15 +1,17 @@
-"""Watch the handlers of one owner with one timer: almost all of them end long before it runs out."""
+"""Watch the handlers of one owner: cancel those that run for too long, and log those that run for long."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-from typing import TYPE_CHECKING
+import logging
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
 
 from jetpay_async._core.log import logger
+from jetpay_async.webhooks._time_limits import NEVER, SharedTimer, TimeLimit
 from jetpay_async.webhooks.errors import shown
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from jetpay_async.webhooks.events import Event
@@ -20,31 +22,44 @@ SLOW_SECONDS = 5.0
 """After this time a handler of stored events is not waited for: the others go on without it."""
 
 
-_NEVER = math.inf
-
-
-class HandlerRun:
-    """One run of the handler of one event.
+class HandlerRun(TimeLimit):
+    """One run of the handler of one event, to be entered around it.
 
     Attributes:
         event: What is handled.
-        limit: Cancels the handler when it has run for too long; entered around it.
         failure: What the handler raised, if it did.
     """
 
-    __slots__ = ("deadline", "event", "failure", "limit", "slow_at", "started", "warning_at")
+    __slots__ = ("_is_slow", "_started", "_warning_at", "_watch", "event", "failure")
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, watch: HandlerWatch, event: Event, task: asyncio.Task[Any]) -> None:
+        super().__init__(task, watch.timer)
+        self._watch = watch
         self.event = event
         self.failure: BaseException | None = None
-        self.limit = asyncio.Timeout(None)
-        self.started = 0.0
-        self.deadline = self.slow_at = self.warning_at = _NEVER
+        self._is_slow = False
+        self._started = started = watch.timer.loop.time()
+        self._warning_at = started + watch.warn_after
+        self.when = started + watch.first_after
 
-    @property
-    def due(self) -> float:
-        """When there is something to do."""
-        return min(self.deadline, self.slow_at, self.warning_at)
+    def ring(self) -> None:
+        """Do what is due, and ring again when something else is."""
+        watch = self._watch
+        now = self._timer.loop.time()
+        if now >= self._started + watch.timeout:
+            self.expire()
+        if watch.on_slow is not None and not self._is_slow and now >= self._started + SLOW_SECONDS:
+            self._is_slow = True
+            watch.on_slow()
+        if now >= self._warning_at:
+            self._warning_at = now + LONG_RUN_SECONDS
+            watch.warn(self.event, now - self._started)
+        self.when = min(
+            self._warning_at,
+            NEVER if self.expired else self._started + watch.timeout,
+            NEVER if watch.on_slow is None or self._is_slow else self._started + SLOW_SECONDS,
+        )
+        self._timer.start(self)
 
 
 class HandlerWatch:
@@ -53,61 +68,21 @@ class HandlerWatch:
     Args:
         timeout: Seconds after which a handler is cancelled; None for no limit.
         on_slow: Called when a handler has run for `SLOW_SECONDS`; None to wait for any.
+        timer: By which timer.
     """
 
-    def __init__(self, timeout: float | None, on_slow: Callable[[], None] | None) -> None:
-        self._timeout = timeout
-        self._on_slow = on_slow
-        self._loop = asyncio.get_running_loop()
-        self._running: dict[HandlerRun, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+    def __init__(self, timeout: float | None, on_slow: Callable[[], None] | None, timer: SharedTimer) -> None:
+        self.timer = timer
+        self._context = copy_context()
+        self.on_slow = on_slow
+        self.timeout = NEVER if timeout is None else timeout
+        self.warn_after = min(LONG_RUN_SECONDS, self.timeout / 2)
+        self.first_after = self.warn_after if on_slow is None else min(self.warn_after, SLOW_SECONDS)
 
-    def start(self, run: HandlerRun) -> None:
-        """Watch a run from now on, until `end`; its limit is entered."""
-        run.started = now = self._loop.time()
-        warn_after = LONG_RUN_SECONDS
-        if self._timeout is not None:
-            run.deadline = now + self._timeout
-            warn_after = min(warn_after, self._timeout / 2)
-        if self._on_slow is not None:
-            run.slow_at = now + SLOW_SECONDS
-        run.warning_at = now + warn_after
-        self._running[run] = None
-        # As a rule a later run is due later; but not than the next warning of one that ignores its cancellation.
-        if self._timer is not None and run.due < self._timer.when():
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(run.due, self._check)
-
-    def end(self, run: HandlerRun) -> None:
-        """Watch a run no longer."""
-        del self._running[run]
-
-    def close(self) -> None:
-        """Watch nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _check(self) -> None:
-        now = self._loop.time()
-        for run in tuple(self._running):
-            if run.deadline <= now:
-                run.deadline = _NEVER
-                run.limit.reschedule(now)
-            if run.slow_at <= now and self._on_slow is not None:
-                run.slow_at = _NEVER
-                self._on_slow()
-            if run.warning_at <= now:
-                run.warning_at = now + LONG_RUN_SECONDS
-                self._warn(run, now - run.started)
-        self._timer = None
-        if self._running:
-            self._timer = self._loop.call_at(min(run.due for run in self._running), self._check)
-
-    def _warn(self, run: HandlerRun, elapsed: float) -> None:
-        what = run.event.id, shown(run.event.type), elapsed
-        if self._timeout is None or elapsed < self._timeout:
-            logger.warning("the handler of event %d (%s) is still running after %.3g s", *what)
-        else:
-            logger.error("the handler of event %d (%s) ignores its cancellation, after %.3g s", *what)
+    def warn(self, event: Event, elapsed: float) -> None:
+        """Log a handler that has run for so many seconds."""
+        level, text = logging.WARNING, "the handler of event %d (%s) is still running after %.3g s"
+        if elapsed >= self.timeout:
+            level, text = logging.ERROR, "the handler of event %d (%s) ignores its cancellation, after %.3g s"
+        # What filters of the log read in the context is the delivery's.
+        self._context.run(logger.log, level, text, event.id, shown(event.type), elapsed)

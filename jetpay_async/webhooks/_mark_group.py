@@ -100,7 +100,15 @@ class MarkGroup:
         """
         await asyncio.wait([self._start()])
 
-    async def _mark_waiting(self) -> None:
+    def mark_in_background(self) -> None:
+        """Mark what waits, without waiting for that."""
+        self._start()
+
+    async def mark_here(self) -> None:
+        """Do the same as `mark` in the caller's task, which costs less.
+
+        A cancellation cuts off the commit, which may be written all the same: its events wait again, for another one.
+        """
         async with self._marking:
             if self._timer is not None:
                 self._timer.cancel()
@@ -111,7 +119,7 @@ class MarkGroup:
                 if group:
                     await self._mark(group)
             except BaseException:
-                # All tasks of the loop are cancelled: whoever waits for the last marks tries again.
+                # This task was cancelled: whoever waits for the last marks tries again.
                 self._waiting = [*group, *self._waiting]
                 raise
             else:
@@ -137,14 +145,10 @@ class MarkGroup:
     def _schedule(self) -> None:
         """Mark later what waits, unless something is being marked, or a time is set already."""
         if self._waiting and self._timer is None and not self._being_marked:
-            self._timer = self._loop.call_later(self._within, self._mark_in_background)
-
-    def _mark_in_background(self) -> None:
-        self._timer = None
-        self._start()
+            self._timer = self._loop.call_later(self._within, self.mark_in_background)
 
     def _start(self) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._mark_waiting(), name="jetpay webhook marks")
+        task = asyncio.create_task(self.mark_here(), name="jetpay webhook marks")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

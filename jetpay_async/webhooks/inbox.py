@@ -237,8 +237,10 @@ class GroupedMarksInbox(EventInbox, Protocol):
     async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
         """Mark events that the owner has leased, in one atomic step.
 
+        It is called again for the same events if a cancellation has cut it off.
+
         Returns:
-            Which of their ids are not the owner's any more, and were not marked.
+            Which of their ids are not the owner's any more, and were not marked. What the owner has marked is its own.
         """
         ...
 

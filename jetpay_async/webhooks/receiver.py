@@ -35,6 +35,7 @@ from jetpay_async.webhooks._failures import log_failure, must_propagate
 from jetpay_async.webhooks._lease import RELEASE_TIMEOUT_SECONDS, EventLease, ensure_leased
 from jetpay_async.webhooks._request import DeliveryRequest, Headers
 from jetpay_async.webhooks._stored_worker import StoredEventWorker
+from jetpay_async.webhooks._time_limits import Alarm, SharedTimer
 from jetpay_async.webhooks.errors import InvalidTokenError, MalformedDeliveryError, WebhookError
 from jetpay_async.webhooks.events import Delivery, Event
 from jetpay_async.webhooks.inbox import (
@@ -146,11 +147,26 @@ class DeliveryReport:
 _CLOSED = DeliveryResponse(status=503, reason="closed")
 
 
-@attrs.define
-class _Findings:
-    """What the handling of a delivery finds out beside its response."""
+class _Progress(Alarm):
+    """What a delivery, its task and the answer to it know of each other; rings when the answer is due.
 
-    missing: int = 0
+    Attributes:
+        answered: Done when there is something to answer.
+        missing: How many ids below those of the delivery had never arrived.
+        is_abandoned: Whether the task was cancelled, or goes on without anybody who waits for it.
+    """
+
+    __slots__ = ("answered", "is_abandoned", "missing")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.answered: asyncio.Future[None] = loop.create_future()
+        self.missing = 0
+        self.is_abandoned = False
+
+    def ring(self) -> None:
+        """Let the delivery be answered now."""
+        if not self.answered.done():
+            self.answered.set_result(None)
 
 
 class WebhookReceiver:
@@ -302,14 +318,15 @@ class WebhookReceiver:
             # Also without acknowledge="after_storing": an earlier run may have left stored events.
             self._stored_worker = StoredEventWorker(
                 durable,
-                lambda: self._dispatching(self._limits),
+                self._dispatching,
                 continue_on_error=self._limits.continue_on_error,
                 poll_interval=poll_interval,
                 clock=clock,
             )
         self._stores_with = self._stored_worker if acknowledge == "after_storing" else None
         self._dispatches: set[LeasedDispatch] = set()
-        self._deliveries: set[asyncio.Task[DeliveryResponse]] = set()
+        self._deliveries: dict[asyncio.Task[DeliveryResponse], _Progress] = {}
+        self._timer: SharedTimer | None = None
         self._closed = False
         self._has_warned = False
         self._entered_in: ForkGuard | None = None
@@ -354,24 +371,33 @@ class WebhookReceiver:
             delivery = await self._verifier.verify(request.body, request.authorization, headers=request.headers)
         except WebhookError as error:
             return self._report(_rejected(error), None, started_at, started)
-        findings = _Findings()
+        loop = asyncio.get_running_loop()
+        timer = self._timer_of(loop)
+        progress = _Progress(loop)
         if self._stores_with is None:
-            work = self._handle(delivery, findings)
+            work = self._handle(delivery, progress, timer)
         else:
-            work = self._store(delivery, findings, self._stores_with)
-        task = asyncio.create_task(work)
-        self._deliveries.add(task)
-        task.add_done_callback(self._deliveries.discard)
+            work = self._store(delivery, progress, self._stores_with)
+        task = loop.create_task(work)
+        self._deliveries[task] = progress
+        task.add_done_callback(self._end)
         elapsed = self._clock.monotonic() - started
+        progress.when = loop.time() + max(0.0, self._response_timeout * _RESPONSE_SHARE - elapsed)
+        timer.start(progress)
         try:
-            await asyncio.wait([task], timeout=max(0.0, self._response_timeout * _RESPONSE_SHARE - elapsed))
+            await progress.answered
         except asyncio.CancelledError:
-            await _cancel([task])
+            await self._cancel([task])
             raise
+        finally:
+            timer.stop(progress)
         if not task.done():
+            progress.is_abandoned = True
             response = DeliveryResponse(status=503, reason="out_of_time", left=len(delivery.events))
         elif task.cancelled():
-            response = DeliveryResponse(status=503, reason="closed", left=len(delivery.events))
+            # An inbox may have cancelled the task that it was called in.
+            reason = "closed" if self._closed else "cancelled"
+            response = DeliveryResponse(status=503, reason=reason, left=len(delivery.events))
         else:
             response = task.result()
         if response.left:
@@ -379,7 +405,7 @@ class WebhookReceiver:
         backlog: Backlog | None = None
         if self._backlog_of is not None and task.done():
             backlog = await read_backlog(self._backlog_of, within=self._response_timeout * _BACKLOG_SHARE)
-        return self._report(response, delivery, started_at, started, missing=findings.missing, backlog=backlog)
+        return self._report(response, delivery, started_at, started, missing=progress.missing, backlog=backlog)
 
     async def check_headers(self, headers: Headers) -> DeliveryResponse | None:
         """Reject a delivery before its body is read, if its headers suffice for that: the token, the callback's key.
@@ -455,7 +481,7 @@ class WebhookReceiver:
             await self._stored_worker.aclose(timeout=_CLOSE_TIMEOUT_SECONDS)
         if self._deliveries:
             _, late = await asyncio.wait(self._deliveries, timeout=_CLOSE_TIMEOUT_SECONDS)
-            await _cancel(late)
+            await self._cancel(late)
 
     async def __aenter__(self) -> Self:
         # An application may be started again in the same process, as each of its tests does.
@@ -517,25 +543,48 @@ class WebhookReceiver:
                 log_failure(error, "on_delivery failed")
         return response
 
-    @asynccontextmanager
-    async def _dispatching(self, limits: DispatchLimits) -> AsyncGenerator[LeasedDispatch]:
+    def _timer_of(self, loop: asyncio.AbstractEventLoop) -> SharedTimer:
+        if self._timer is None or self._timer.loop is not loop:
+            self._timer = SharedTimer(loop)
+        return self._timer
+
+    def _end(self, task: asyncio.Task[DeliveryResponse]) -> None:
+        # A task that is cancelled before it starts, or fails, answers nothing itself.
+        self._deliveries.pop(task).ring()
+
+    async def _cancel(self, tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:
+        for task in tasks:
+            if task in self._deliveries:
+                self._deliveries[task].is_abandoned = True
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2 * RELEASE_TIMEOUT_SECONDS)
+
+    def _new_dispatch(self, limits: DispatchLimits, timer: SharedTimer) -> LeasedDispatch:
         lease = EventLease(self._inbox, seconds=self._lease_seconds, clock=self._clock)
-        dispatch = LeasedDispatch(self._inbox, self._router, lease, limits, self._abilities)
+        dispatch = LeasedDispatch(self._inbox, self._router, lease, limits, self._abilities, timer=timer)
         self._dispatches.add(dispatch)
+        return dispatch
+
+    @asynccontextmanager
+    async def _dispatching(self) -> AsyncGenerator[LeasedDispatch]:
+        dispatch = self._new_dispatch(self._limits, self._timer_of(asyncio.get_running_loop()))
         try:
             yield dispatch
         finally:
             self._dispatches.discard(dispatch)
-            await lease.release()
+            await dispatch.lease.release()
 
-    async def _handle(self, delivery: Delivery, findings: _Findings) -> DeliveryResponse:
+    async def _handle(self, delivery: Delivery, progress: _Progress, timer: SharedTimer) -> DeliveryResponse:
         events = delivery.events
         skipped = 0
-        async with self._dispatching(self._delivery_limits) as dispatch:
+        dispatch = self._new_dispatch(self._delivery_limits, timer)
+        dispatch.is_cancelled = lambda: progress.is_abandoned
+        try:
             try:
                 leased = await dispatch.lease.acquire(events)
                 skipped = len(leased.handled)
-                await self._report_missing(events, leased.last_seen, findings)
+                await self._report_missing(events, leased.last_seen, progress)
                 await dispatch.run([event for event in events if event.id in leased.mine])
                 if leased.busy:
                     dispatch.stop("busy")
@@ -543,12 +592,15 @@ class WebhookReceiver:
                 if must_propagate(error):
                     raise
                 dispatch.stop_for(error)
+        finally:
+            self._dispatches.discard(dispatch)
+            await dispatch.lease.release()
         left = len(events) - skipped - dispatch.handled - dispatch.unhandled - dispatch.dead - dispatch.outdated
         status, reason = 200, "handled"
         if left:
             # A handler may have cancelled its own task, which ends the dispatch without a problem.
             status, reason = (500 if dispatch.failed else 503), dispatch.problem or "cancelled"
-        return DeliveryResponse(
+        response = DeliveryResponse(
             status=status,
             reason=reason,
             handled=dispatch.handled,
@@ -558,9 +610,12 @@ class WebhookReceiver:
             outdated=dispatch.outdated,
             left=left,
         )
+        # One round of the loop earlier than the end of the task is noticed.
+        progress.ring()
+        return response
 
     async def _store(
-        self, delivery: Delivery, findings: _Findings, stored_worker: StoredEventWorker
+        self, delivery: Delivery, progress: _Progress, stored_worker: StoredEventWorker
     ) -> DeliveryResponse:
         events = delivery.events
         try:
@@ -569,14 +624,14 @@ class WebhookReceiver:
             if must_propagate(error):
                 raise
             return DeliveryResponse(status=503, reason=log_inbox_failure(error), left=len(events))
-        await self._report_missing(events, stored.last_seen, findings)
+        await self._report_missing(events, stored.last_seen, progress)
         stored_worker.wake()
         return DeliveryResponse(status=200, reason="stored", stored=len(stored.new), skipped=len(stored.known))
 
-    async def _report_missing(self, events: Sequence[Event], last_seen: int | None, findings: _Findings) -> None:
+    async def _report_missing(self, events: Sequence[Event], last_seen: int | None, progress: _Progress) -> None:
         for event in events:
             if last_seen is not None and event.id > last_seen + 1:
-                findings.missing += event.id - last_seen - 1
+                progress.missing += event.id - last_seen - 1
                 if self._on_missing_events is not None:
                     await self._call_on_missing(self._on_missing_events, last_seen + 1, event.id - 1)
             last_seen = event.id if last_seen is None else max(last_seen, event.id)
@@ -598,13 +653,6 @@ def _counting(inbox: EventInbox) -> BacklogInbox:
             f"on_backlog needs an inbox that says how many events wait (BacklogInbox); {type(inbox).__name__} does not"
         )
     return inbox
-
-
-async def _cancel(tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=2 * RELEASE_TIMEOUT_SECONDS)
 
 
 def _rejected(error: WebhookError) -> DeliveryResponse:

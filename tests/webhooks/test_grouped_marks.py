@@ -206,7 +206,7 @@ async def test_a_cancellation_does_not_undo_a_commit(
         await asyncio.sleep(0.001)
     counting.gate.set()
 
-    assert (await receiving).reason == "closed"
+    assert (await receiving).reason == "cancelled"
     assert await handled(counting, *shop.done) == set(shop.done)
     assert (await receiver.receive(delivery_of(1, 2, **fields), TOKEN)).status == 200
     assert shop.done == [1, 2]
@@ -307,6 +307,42 @@ async def test_an_inbox_that_hangs_is_not_waited_for(
     response = await receiver.receive(delivery_of(1), TOKEN)
 
     assert (response.status, response.reason, response.left) == (503, "unavailable", 1)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ended", ["cancelled", "late"])
+async def test_a_mark_that_was_cut_off_is_written_before_the_lease_is_released(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """No other worker gets an event whose handler has ended, however slow the inbox is."""
+    monkeypatch.setattr(_dispatch, "MARK_TIMEOUT_SECONDS", 0.01 if ended == "late" else 20.0)
+    steps: list[str] = []
+
+    class Noting(CountingInbox):
+        async def mark(self, events: Sequence[Event], *, owner: str) -> frozenset[int]:
+            steps.append("mark")
+            return await super().mark(events, owner=owner)
+
+        async def release(self, *, owner: str) -> None:
+            steps.append("release")
+            await super().release(owner=owner)
+
+    inbox = Noting()
+    inbox.gate = asyncio.Event()
+    receiver = receiver_for(shop, inbox)
+    receiving = asyncio.create_task(receiver.receive(delivery_of(1), TOKEN))
+    await inbox.marking.wait()
+    if ended == "cancelled":
+        (delivery,) = receiver._deliveries
+        delivery.cancel()
+        await until(lambda: len(steps) == 2)
+        inbox.gate.set()
+    await receiving
+    inbox.gate.set()
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+
+    assert steps[:2] == ["mark", "mark"]
+    assert steps[2:] == (["release"] if ended == "late" else [])
 
 
 @pytest.mark.asyncio

@@ -1,17 +1,22 @@
-"""The one timer by which the handlers of a delivery are cancelled, logged, and left behind."""
+"""The one timer by which the handlers of a receiver are cancelled, logged, and left behind."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from jetpay_async.webhooks._handler_watch import HandlerRun, HandlerWatch
+from jetpay_async.webhooks._time_limits import Alarm, SharedTimer, TimeLimit
 from tests.webhooks.receiving import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
 
 class FakeLoop:
@@ -24,9 +29,9 @@ class FakeLoop:
     def time(self) -> float:
         return self.now
 
-    def call_at(self, when: float, callback: Callable[[], None]) -> FakeTimer:
+    def call_at(self, when: float, callback: Callable[[], None], *, context: Context) -> FakeTimer:
         timer = FakeTimer(self, when)
-        self.timers[timer] = callback
+        self.timers[timer] = partial(context.run, callback)
         assert len(self.timers) == 1
         return timer
 
@@ -52,14 +57,21 @@ class FakeTimer:
         self._loop.timers.pop(self, None)
 
 
-class FakeLimit:
-    """Notes when it would cancel the handler."""
+class FakeTask:
+    """Notes when it is cancelled."""
 
-    def __init__(self) -> None:
-        self.expired_at: list[float] = []
+    def __init__(self, loop: FakeLoop) -> None:
+        self._loop = loop
+        self.cancelled_at: list[float] = []
 
-    def reschedule(self, when: float) -> None:
-        self.expired_at.append(when)
+    def cancel(self) -> None:
+        self.cancelled_at.append(self._loop.now)
+
+    def cancelling(self) -> int:
+        return len(self.cancelled_at)
+
+    def uncancel(self) -> int:
+        return 0
 
 
 @pytest.fixture
@@ -68,27 +80,45 @@ def loop() -> FakeLoop:
 
 
 @pytest.fixture
-def watching(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> Callable[..., HandlerWatch]:
+def timer(loop: FakeLoop) -> SharedTimer:
+    return SharedTimer(cast("asyncio.AbstractEventLoop", loop))
+
+
+@pytest.fixture
+def watching(timer: SharedTimer) -> Callable[..., HandlerWatch]:
     """Make a watch by the time of the loop."""
 
     def make(timeout: float | None = None, on_slow: Callable[[], None] | None = None) -> HandlerWatch:
-        with monkeypatch.context() as patched:
-            patched.setattr(asyncio, "get_running_loop", lambda: loop)
-            return HandlerWatch(timeout, on_slow)
+        return HandlerWatch(timeout, on_slow, timer)
 
     return make
 
 
 def start(watch: HandlerWatch, event_id: int) -> HandlerRun:
-    run = HandlerRun(event(event_id))
-    run.limit = cast("asyncio.Timeout", FakeLimit())
-    watch.start(run)
+    loop = cast("FakeLoop", watch.timer.loop)
+    run = HandlerRun(watch, event(event_id), cast("asyncio.Task[Any]", FakeTask(loop)))
+    run.__enter__()
     return run
 
 
-def expired_at(run: HandlerRun) -> list[float]:
-    limit: Any = run.limit
-    return cast("FakeLimit", limit).expired_at
+def end(run: HandlerRun) -> None:
+    run.__exit__(None, None, None)
+
+
+def cancelled_at(run: HandlerRun) -> list[float]:
+    return cast("FakeTask", run._task).cancelled_at
+
+
+class Noting(Alarm):
+    """Notes when it rings."""
+
+    def __init__(self, loop: FakeLoop, when: float) -> None:
+        self._loop = loop
+        self.when = when
+        self.rang: list[float] = []
+
+    def ring(self) -> None:
+        self.rang.append(self._loop.now)
 
 
 def test_each_is_cancelled_in_its_own_time(loop: FakeLoop, watching: Callable[..., HandlerWatch]) -> None:
@@ -98,10 +128,10 @@ def test_each_is_cancelled_in_its_own_time(loop: FakeLoop, watching: Callable[..
     loop.move_to(1_003.0)
     two, three = start(watch, 2), start(watch, 3)
     loop.move_to(1_004.0)
-    watch.end(two)
+    end(two)
     loop.move_to(1_020.0)
 
-    assert (expired_at(one), expired_at(two), expired_at(three)) == ([1_010.0], [], [1_013.0])
+    assert (cancelled_at(one), cancelled_at(two), cancelled_at(three)) == ([1_010.0], [], [1_013.0])
 
 
 def test_a_long_run_is_logged_again_and_again(
@@ -131,7 +161,7 @@ def test_without_a_limit_it_is_only_logged(
         "is still running after 30 s",
         "is still running after 60 s",
     ]
-    assert expired_at(run) == []
+    assert cancelled_at(run) == []
 
 
 def test_a_slow_one_is_reported_once(loop: FakeLoop, watching: Callable[..., HandlerWatch]) -> None:
@@ -149,20 +179,110 @@ def test_a_slow_one_is_reported_once(loop: FakeLoop, watching: Callable[..., Han
 def test_when_nothing_runs_there_is_no_timer(loop: FakeLoop, watching: Callable[..., HandlerWatch]) -> None:
     """The timer of handlers that have ended runs out once, and another handler sets another one."""
     watch = watching(10.0)
-    watch.end(start(watch, 1))
+    end(start(watch, 1))
     loop.move_to(1_006.0)
     assert loop.timers == {}
     last = start(watch, 2)
     loop.move_to(1_017.0)
 
-    assert expired_at(last) == [1_016.0]
+    assert cancelled_at(last) == [1_016.0]
 
 
-def test_closing_cancels_the_timer(loop: FakeLoop, watching: Callable[..., HandlerWatch]) -> None:
-    """Nothing is left in the loop after a delivery, also if no handler ran."""
-    watch = watching(10.0)
-    watch.close()
-    start(watch, 1)
-    watch.close()
+def test_what_is_logged_is_logged_in_the_context_of_its_delivery(
+    loop: FakeLoop, watching: Callable[..., HandlerWatch], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A filter of the log that reads a context variable finds what the delivery has set, not another one."""
+    request: ContextVar[str] = ContextVar("request")
+    found: list[str] = []
 
+    class Filter(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            found.append(request.get("none"))
+            return True
+
+    caplog.handler.addFilter(noting := Filter())
+    for name in ("first", "second"):
+        token = request.set(name)
+        start(watching(), len(name))
+        request.reset(token)
+    loop.move_to(1_031.0)
+    caplog.handler.removeFilter(noting)
+
+    assert found == ["first", "second"]
+
+
+def test_an_alarm_that_is_earlier_rings_earlier(loop: FakeLoop, timer: SharedTimer) -> None:
+    """The one timer is moved forward for what is due before all others, and each alarm rings once."""
+    alarms = [Noting(loop, when) for when in (1_009.0, 1_003.0, 1_006.0)]
+    for alarm in alarms:
+        timer.start(alarm)
+    timer.stop(alarms[2])
+    timer.stop(alarms[2])
+    loop.move_to(1_020.0)
+
+    assert [alarm.rang for alarm in alarms] == [[1_009.0], [1_003.0], []]
     assert loop.timers == {}
+
+
+def test_an_alarm_may_stop_another(loop: FakeLoop, timer: SharedTimer) -> None:
+    """What is due at the same moment, and is stopped by what rings first, does not ring."""
+    second = Noting(loop, 1_001.0)
+
+    class Stopping(Noting):
+        def ring(self) -> None:
+            super().ring()
+            timer.stop(second)
+
+    first = Stopping(loop, 1_001.0)
+    timer.start(first)
+    timer.start(second)
+    loop.move_to(1_002.0)
+
+    assert (first.rang, second.rang) == ([1_001.0], [])
+
+
+def test_an_alarm_may_start_another(loop: FakeLoop, timer: SharedTimer) -> None:
+    """What is started while the timer rings is not forgotten, whether it or another one is due first."""
+    later, soon, long_before = Noting(loop, 1_009.0), Noting(loop, 1_005.0), Noting(loop, 1_002.0)
+
+    class Starting(Noting):
+        def ring(self) -> None:
+            timer.start(soon)
+            timer.start(long_before)
+
+    timer.start(Starting(loop, 1_001.0))
+    timer.start(later)
+    loop.move_to(1_020.0)
+
+    assert (long_before.rang, soon.rang, later.rang) == ([1_002.0], [1_005.0], [1_009.0])
+
+
+@pytest.mark.asyncio
+async def test_a_limit_is_left_as_asyncio_leaves_its_own() -> None:
+    """Only the block that was cancelled by the limit ends in a TimeoutError; an error of its own goes on."""
+    timer = SharedTimer(asyncio.get_running_loop())
+    task = asyncio.current_task()
+    assert task is not None
+
+    def limit(seconds: float) -> TimeLimit:
+        made = TimeLimit(task, timer)
+        made.when = timer.loop.time() + seconds
+        return made
+
+    with pytest.raises(TimeoutError), limit(0.0):
+        await asyncio.Event().wait()
+    with pytest.raises(ZeroDivisionError), limit(0.0):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ZeroDivisionError
+    with limit(60.0) as quick:
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        with limit(0.0) as expired:
+            task.cancel()
+            expired.expire()
+            await asyncio.sleep(0)
+
+    assert not quick.expired
+    assert task.uncancel() == 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import pytest
 
+from jetpay_async._core.clock import Clock
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
 from jetpay_async.webhooks import receiver as receiver_module
 from jetpay_async.webhooks._signing import sign
@@ -25,10 +26,10 @@ from jetpay_async.webhooks.errors import (
 from jetpay_async.webhooks.events import Event
 from jetpay_async.webhooks.receiver import DeliveryResponse, WebhookReceiver
 from jetpay_async.webhooks.router import EventRouter
-from jetpay_async.webhooks.sqlite_inbox import MemoryInbox
+from jetpay_async.webhooks.sqlite_inbox import MemoryInbox, SqliteInbox
 from jetpay_async.webhooks.verifier import WebhookVerifier
 from tests.webhooks.receivers import TOKEN, BrokenInbox, Rejecting, Shop, delivery_of, receiver_for
-from tests.webhooks.receiving import body_of, document, events
+from tests.webhooks.receiving import body_of, document, events, until
 from tests.webhooks.signing import KEYS, KID, PRIVATE
 
 if TYPE_CHECKING:
@@ -194,6 +195,95 @@ class TestHandling:
         assert answer == DeliveryResponse(status=500, reason="handler_failed", handled=1, left=1)
         assert "the handler of event 1 (cards.tokenized) failed" in caplog.text
         assert (await inbox.lease(events(1), owner="b", seconds=1)).mine == {1}
+
+    @pytest.mark.asyncio
+    async def test_a_handler_that_ignores_a_cancelled_request_is_the_last_one(
+        self, shop: Shop, inbox: MemoryInbox
+    ) -> None:
+        """Of a delivery that was cancelled no further handler is started; what the handler has done is marked."""
+        started = asyncio.Event()
+
+        @shop.router.on("cards.*")
+        async def insist(event: Event) -> None:
+            started.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
+
+        receiver = receiver_for(shop, inbox)
+        delivery = body_of([document(1, type="cards.tokenized"), document(2)])
+        receiving = asyncio.create_task(receiver.receive(delivery, TOKEN))
+        await started.wait()
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+
+        assert shop.seen == []
+        leased = await inbox.lease(events(1, 2), owner="b", seconds=1)
+        assert (leased.handled, leased.mine) == ({1}, {2})
+
+    @pytest.mark.asyncio
+    async def test_a_late_handler_that_is_cancelled_ends_its_delivery(
+        self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """After the answer was due a cancellation may be anybody's: it is no failure, and nothing else is started."""
+        gate = asyncio.Event()
+
+        @shop.router.on("cards.*")
+        async def give_up(event: Event) -> None:
+            await gate.wait()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+        receiver = receiver_for(shop, inbox, response_timeout=0.03, handler_timeout=None)
+        answer = await receiver.receive(body_of([document(1, type="cards.tokenized"), document(2)]), TOKEN)
+        gate.set()
+        await until(lambda: not receiver._deliveries)
+
+        assert answer == DeliveryResponse(status=503, reason="out_of_time", left=2)
+        assert "failed" not in caplog.text
+        assert shop.seen == []
+        assert (await inbox.lease(events(1, 2), owner="b", seconds=1)).mine == {1, 2}
+
+    @pytest.mark.asyncio
+    async def test_the_end_of_the_loop_is_no_failure_of_a_handler(
+        self, shop: Shop, disk: SqliteInbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Where all tasks are cancelled at once, as asyncio.run() does, no attempt is counted, and none is begun."""
+        shop.gates = {1: asyncio.Event()}
+        receiver = receiver_for(shop, disk, max_attempts=1)
+        receiving = asyncio.create_task(receiver.receive(delivery_of(1, 2), TOKEN))
+        await shop.started(1)
+        (delivery,) = receiver._deliveries
+        for task in (delivery, receiving):
+            task.cancel()
+        await asyncio.gather(delivery, receiving, return_exceptions=True)
+
+        assert receiving.cancelled()
+        assert delivery.cancelled()
+        assert shop.seen == [1]
+        assert "failed" not in caplog.text
+        assert await disk.dead_letters() == ()
+
+    @pytest.mark.asyncio
+    async def test_a_delivery_that_is_cancelled_before_it_begins_is_answered(
+        self, shop: Shop, inbox: MemoryInbox
+    ) -> None:
+        """Also then nobody waits for the answer until it is due."""
+
+        def cancel_what_was_created() -> float:
+            for delivery in receiver._deliveries:
+                delivery.cancel()
+            return 0.0
+
+        receiver = receiver_for(shop, inbox, clock=Clock(monotonic=cancel_what_was_created))
+        async with asyncio.timeout(5):
+            answer = await receiver.receive(delivery_of(1), TOKEN)
+
+        assert answer == DeliveryResponse(status=503, reason="cancelled", left=1)
+        assert shop.seen == []
 
     @pytest.mark.asyncio
     async def test_an_inbox_that_cancels_the_task_leaves_the_events(self, shop: Shop) -> None:
