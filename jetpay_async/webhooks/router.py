@@ -37,6 +37,8 @@ H = TypeVar("H", bound=Handler)
 F = TypeVar("F", bound=Callable[..., Awaitable[object]])
 R = TypeVar("R")
 
+# For how many kinds of events the handler is remembered, as asking each pattern takes long. Their names are Jetpay's.
+_MAX_FOUND = 1_000
 # Classes at least this far below Event say what happened, not merely to what it happened.
 _SPECIFIC_DEPTH = 2
 
@@ -90,6 +92,8 @@ class EventRouter:
             raise InvalidArgumentError(f"concurrency: must be at least 1, not {concurrency}", field="concurrency")
         self.concurrency = concurrency
         self._routes: list[_Route] = []
+        self._found: dict[tuple[type[Event], str], _Route | None] = {}
+        self._has_latest = False
         self._unhandled: Counter[str] = Counter()
         self._in_order: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -132,6 +136,8 @@ class EventRouter:
             insort(
                 self._routes, _Route(rank=rank, key=key, handler=handler, latest=latest), key=lambda route: route.rank
             )
+            self._found.clear()
+            self._has_latest = self._has_latest or latest
             return handler
 
         return register
@@ -144,7 +150,7 @@ class EventRouter:
     @property
     def has_latest(self) -> bool:
         """Whether a handler was registered with ``latest=True``, so that the inbox has to remember states."""
-        return any(route.latest for route in self._routes)
+        return self._has_latest
 
     def latest_only(self, event: Event) -> bool:
         """Return whether this event's handler is only called for the latest event of its transaction."""
@@ -156,8 +162,14 @@ class EventRouter:
         return self._in_order.setdefault(transaction_id, asyncio.Lock())
 
     def _route_for(self, event: Event) -> _Route | None:
+        kind = (event.__class__, event.type)
+        if kind in self._found:
+            return self._found[kind]
         segments = event.type.split(".")
-        return next((route for route in self._routes if route.matches(event, segments)), None)
+        if len(self._found) >= _MAX_FOUND:
+            self._found.clear()
+        route = self._found[kind] = next((route for route in self._routes if route.matches(event, segments)), None)
+        return route
 
     async def dispatch(self, event: Event) -> bool:
         """Run the event's handler.

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from jetpay_async.errors import ConfigurationError, InvalidArgumentError
+from jetpay_async.webhooks import router as router_module
 from jetpay_async.webhooks.events import (
     CreditPaid,
     DebitPaid,
@@ -202,3 +203,30 @@ def test_concurrency_is_at_least_one() -> None:
     with pytest.raises(InvalidArgumentError) as rejected:
         EventRouter(concurrency=0)
     assert rejected.value.field == "concurrency"
+
+
+def test_a_handler_that_is_registered_later_counts() -> None:
+    """What was found for an event before is not kept once there is another handler."""
+    router = router_for(TransactionEvent)
+    before = name_of(router, PAID), name_of(router, CARD)
+
+    async def later(event: Event) -> None: ...
+
+    router.on(DebitPaid)(later)
+    router.on("cards.*")(later)
+
+    assert before == ("TransactionEvent", None)
+    assert (name_of(router, PAID), name_of(router, CARD), name_of(router, REQUESTED)) == (
+        "later",
+        "later",
+        "TransactionEvent",
+    )
+
+
+def test_what_was_found_is_kept_for_so_many_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types that never come again take no memory for good."""
+    monkeypatch.setattr(router_module, "_MAX_FOUND", 2)
+    router = router_for("*")
+    for number in range(5):
+        assert name_of(router, event(1, type=f"cards.{number}")) == "*"
+        assert len(router._found) <= 2
