@@ -9,7 +9,6 @@ same id is noticed: four bytes, in blocks of ids. What has not arrived, although
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -31,7 +30,8 @@ from jetpay_async.webhooks.errors import InboxError, LeaseLostError
 from jetpay_async.webhooks.events import StoredDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
 
 BLOCK_SIZE = 256
 """How many ids share a row of fingerprints."""
@@ -269,19 +269,27 @@ class InboxRows:
             now = self._now()
             arrival = self._arrival(now)
             seen = arrival.seen
-            known = {key.event_id: None if arrival.is_first(key.event_id) else self._is_handled(key) for key in keys}
-            handled = {event_id for event_id, is_handled in known.items() if is_handled}
-            open_keys = [key for key in keys if key.event_id not in handled]
-            taken: list[EventKey] = []
-            for key in open_keys:
-                if not arrival.is_first(key.event_id) and self._is_busy(key.event_id, owner=owner, now=now):
-                    break
-                taken.append(key)
+            known: dict[int, bool | None] = {}
+            handled: set[int] = set()
+            open_keys = taken = keys
+            # By far most deliveries bring nothing but what is new.
+            if not all(arrival.is_first(key.event_id) for key in keys):
+                known = {
+                    key.event_id: None if arrival.is_first(key.event_id) else self._is_handled(key) for key in keys
+                }
+                handled = {event_id for event_id, is_handled in known.items() if is_handled}
+                open_keys = [key for key in keys if key.event_id not in handled]
+                taken = []
+                for key in open_keys:
+                    if not arrival.is_first(key.event_id) and self._is_busy(key.event_id, owner=owner, now=now):
+                        break
+                    taken.append(key)
+            until = now + seconds
             self._connection.executemany(
                 "INSERT INTO jetpay_inbox (source, event_id, created_at, webhook_id, owner, leased_until)"
                 " VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET owner = excluded.owner, leased_until = excluded.leased_until",
-                [(self._source, *key, owner, now + seconds) for key in taken],
+                [(self._source, *key, owner, until) for key in taken],
             )
             busy_keys = open_keys[len(taken) :]
             if busy_keys:
@@ -291,7 +299,7 @@ class InboxRows:
                     " VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
                     [(self._source, *key) for key in busy_keys],
                 )
-            self._note_arrivals([event_id for event_id, is_handled in known.items() if is_handled is None], seen)
+            self._note_arrivals({key.event_id for key in keys if known.get(key.event_id) is None}, seen)
             self._fold(arrival)
         mine = frozenset(key.event_id for key in taken)
         busy = frozenset(key.event_id for key in busy_keys)
@@ -323,7 +331,7 @@ class InboxRows:
             if marked.rowcount != len(events):
                 lost = frozenset(event.event_id for event in events if self._owner(event.event_id) != owner)
             for event in events:
-                if event.event_id not in lost:
+                if event.transaction_id is not None and event.event_id not in lost:
                     _remember(self._connection, self._source, event, now=now)
         return lost
 
@@ -545,21 +553,20 @@ class InboxRows:
             )
         return found is not None
 
-    @contextmanager
-    def _transaction(self, *, durable: bool = True) -> Generator[None]:
+    def _transaction(self, *, durable: bool = True) -> _Transaction:
         """Run a transaction that is on the disk when it ends, unless it need not be.
 
         What is not durable survives the end of any process, though not that of the machine: a power cut may undo the
         last transactions, never an earlier one without the later ones, and none before the last durable one.
         """
-        with _translated():
-            if durable is not self._waits_for_disk:
-                # Fails in a transaction, and then leaves it as it was.
-                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._waits_for_disk = durable
-            with self._connection:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield
+        return _Transaction(self._connection, self._begin, durable)
+
+    def _begin(self, durable: bool) -> None:  # noqa: FBT001 - called by position
+        if durable is not self._waits_for_disk:
+            # Fails in a transaction, and then leaves it as it was.
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._waits_for_disk = durable
+        self._connection.execute("BEGIN IMMEDIATE")
 
     def _arrival(self, now: float) -> _Arrival:
         old = now - self._retention
@@ -568,6 +575,13 @@ class InboxRows:
 
     def _note_arrivals(self, event_ids: Iterable[int], seen: SeenIds | None) -> None:
         arrived = sorted(event_ids)
+        if (
+            seen is not None
+            and arrived
+            and (arrived[0], arrived[-1]) == (seen.highest + 1, seen.highest + len(arrived))
+        ):
+            # Nothing is missing before or between them, as they are all different.
+            return
         for run in late(arrived, seen):
             gaps = self._connection.execute(
                 "DELETE FROM jetpay_inbox_missing WHERE (source, last) = (SELECT source, last FROM jetpay_inbox_missing"
@@ -749,19 +763,72 @@ def _runs(keys: Sequence[EventKey]) -> Iterator[tuple[int, int, int | None]]:
             first = position
 
 
-@contextmanager
-def _translated() -> Generator[None]:
-    try:
-        yield
-    except NewerSchemaError as error:
+class _Translation:
+    """Makes an InboxError of what the database raises, and of what its file does."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            _raise_translated(error)
+
+
+class _Transaction:
+    """A transaction, which is committed if the block succeeds; raises what `_Translation` does.
+
+    A generator would cost as much as a statement.
+    """
+
+    __slots__ = ("_begin", "_connection", "_durable")
+
+    def __init__(self, connection: sqlite3.Connection, begin: Callable[[bool], None], durable: bool) -> None:  # noqa: FBT001 - called by position
+        self._connection = connection
+        self._begin = begin
+        self._durable = durable
+
+    def __enter__(self) -> None:
+        with _TRANSLATION:
+            self._begin(self._durable)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _TRANSLATION:
+            if error is None:
+                try:
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    # So that the database is unlocked.
+                    self._connection.rollback()
+                    raise
+            else:
+                self._connection.rollback()
+        if error is not None:
+            _raise_translated(error)
+
+
+_TRANSLATION = _Translation()
+
+
+def _translated() -> _Translation:
+    return _TRANSLATION
+
+
+def _raise_translated(error: BaseException) -> None:
+    """Raise what an error of the database means; nothing if it is none."""
+    if isinstance(error, NewerSchemaError):
         raise InboxError(
             f"the inbox's file was written by a newer release (schema {error.found}, this one knows {error.known});"
             f" upgrade jetpay-async",
             reason="newer_schema",
         ) from None
-    except FileIdentityError as error:
+    if isinstance(error, FileIdentityError):
         raise InboxError(f"the inbox {error}", reason="unavailable") from error
-    except (sqlite3.Error, OSError) as error:
+    if isinstance(error, sqlite3.Error | OSError):
         explanation = sqlite.explain(error)
         if explanation is None:
             raise InboxError(f"the inbox's file can't be used: {error}", reason="unavailable") from error

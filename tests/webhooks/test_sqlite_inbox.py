@@ -28,22 +28,22 @@ NORMAL, FULL = 1, 2
 
 
 class WatchedConnection:
-    """A connection that notes at the end of each transaction what its commit will wait for."""
+    """A connection that notes what each commit will wait for, and whose commits fail where a test says so."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.levels: list[int] = []
-        self.execute = connection.execute
+        self.error: sqlite3.Error | None = None
         self.executemany = connection.executemany
+        self.rollback = connection.rollback
         self.close = connection.close
         self._connection = connection
 
-    def __enter__(self) -> None:
-        """Let the connection commit, or roll back, at the end."""
-        self._connection.__enter__()
-
-    def __exit__(self, *raised: Any) -> None:  # noqa: PYI036 - as the connection has them
-        self.levels += self.execute("PRAGMA synchronous").fetchone()
-        self._connection.__exit__(*raised)
+    def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        if statement == "COMMIT":
+            self.levels += self._connection.execute("PRAGMA synchronous").fetchone()
+            if self.error is not None:
+                raise self.error
+        return self._connection.execute(statement, *parameters)
 
 
 async def watch_commits(inbox: SqliteInbox) -> WatchedConnection:
@@ -66,6 +66,18 @@ class TestSqlite:
             last = await after.last_contiguous_event_id()
 
         assert (leased.handled, leased.mine, last) == ({1, 2}, {3}, 2)
+
+    @pytest.mark.asyncio
+    async def test_a_commit_that_fails_leaves_no_transaction_open(self, sqlite_inbox: SqliteInbox) -> None:
+        """What can't be committed is undone, so that the next transaction can begin."""
+        watched = await watch_commits(sqlite_inbox)
+        watched.error = sqlite3.OperationalError("the disk is on fire")
+        with pytest.raises(InboxError, match="the disk is on fire"):
+            await sqlite_inbox.lease(events(1), owner="a", seconds=SECONDS)
+        watched.error = None
+
+        leased = await sqlite_inbox.lease(events(1), owner="b", seconds=SECONDS)
+        assert (leased.mine, leased.last_seen) == ({1}, None)
 
     @pytest.mark.asyncio
     async def test_commits_reach_the_disk(self, sqlite_inbox: SqliteInbox) -> None:
