@@ -72,7 +72,7 @@ class InboxAbilities:
         )
 
 
-class _Worker:
+class _HandlerTask:
     """A task that runs handlers one after the other.
 
     Args:
@@ -215,7 +215,7 @@ class LeasedDispatch:
         remaining = iter(sequences)
         is_cancelled = self.is_cancelled
         if len(sequences) == 1 and is_cancelled is not None:
-            here = _Worker(task, watch, lambda: limit.expired or is_cancelled())
+            here = _HandlerTask(task, watch, lambda: limit.expired or is_cancelled())
             await self._handle_sequences(remaining, here)
             if task.cancelling():
                 # A handler has ignored that.
@@ -224,7 +224,7 @@ class LeasedDispatch:
 
         async def work() -> None:
             own_task = cast("asyncio.Task[None]", asyncio.current_task())
-            await self._handle_sequences(remaining, _Worker(own_task, watch, lambda: task.cancelling() > 0))
+            await self._handle_sequences(remaining, _HandlerTask(own_task, watch, lambda: task.cancelling() > 0))
 
         async with asyncio.TaskGroup() as workers:
             for _ in range(min(self._router.concurrency, len(sequences))):
@@ -254,7 +254,7 @@ class LeasedDispatch:
         if cancellation is not None:
             raise cancellation
 
-    async def _handle_sequences(self, remaining: Iterator[Sequence[Event]], worker: _Worker) -> None:
+    async def _handle_sequences(self, remaining: Iterator[Sequence[Event]], worker: _HandlerTask) -> None:
         for sequence in remaining:
             for event in sequence:
                 if self._group is not None:
@@ -278,13 +278,15 @@ class LeasedDispatch:
             # A handler that blocked the loop for so long; what else notices that needs the loop.
             self.stop_for(LeaseLostError("the lease has run out; another worker may have the events"))
 
-    async def _attempt(self, event: Event, worker: _Worker) -> AttemptEnd:
+    async def _attempt(self, event: Event, worker: _HandlerTask) -> AttemptEnd:
         if self._latest_states is None or not isinstance(event, TransactionEvent):
             return await self._handle(event, worker)
         async with self._router.in_order(event.transaction_id):
             return await self._handle_if_latest(event, self._latest_states, worker)
 
-    async def _handle_if_latest(self, event: TransactionEvent, inbox: LatestStateInbox, worker: _Worker) -> AttemptEnd:
+    async def _handle_if_latest(
+        self, event: TransactionEvent, inbox: LatestStateInbox, worker: _HandlerTask
+    ) -> AttemptEnd:
         """Handle an event of a transaction whose events are handled one at a time in this process."""
         if not self._router.latest_only(event):
             return await self._handle(event, worker)
@@ -312,7 +314,7 @@ class LeasedDispatch:
         self.outdated += 1
         return AttemptEnd("outdated")
 
-    async def _handle(self, event: Event, worker: _Worker) -> AttemptEnd:
+    async def _handle(self, event: Event, worker: _HandlerTask) -> AttemptEnd:
         run = HandlerRun(worker.watch, event, worker.task)
         try:
             if self._grouping is None:
@@ -358,7 +360,7 @@ class LeasedDispatch:
         self.handled += found
         self.unhandled += not found
 
-    async def _run_handler(self, run: HandlerRun, worker: _Worker) -> bool:
+    async def _run_handler(self, run: HandlerRun, worker: _HandlerTask) -> bool:
         try:
             try:
                 with run:

@@ -271,7 +271,8 @@ class InboxRows:
             seen = arrival.seen
             known: dict[int, bool | None] = {}
             handled: set[int] = set()
-            open_keys = taken = keys
+            open_keys: Sequence[EventKey] = keys
+            taken: Sequence[EventKey] = keys
             # By far most deliveries bring nothing but what is new.
             if not all(arrival.is_first(key.event_id) for key in keys):
                 known = {
@@ -279,11 +280,12 @@ class InboxRows:
                 }
                 handled = {event_id for event_id, is_handled in known.items() if is_handled}
                 open_keys = [key for key in keys if key.event_id not in handled]
-                taken = []
-                for key in open_keys:
-                    if not arrival.is_first(key.event_id) and self._is_busy(key.event_id, owner=owner, now=now):
-                        break
-                    taken.append(key)
+                first_busy = (
+                    place
+                    for place, key in enumerate(open_keys)
+                    if not arrival.is_first(key.event_id) and self._is_busy(key.event_id, owner=owner, now=now)
+                )
+                taken = open_keys[: next(first_busy, None)]
             until = now + seconds
             self._connection.executemany(
                 "INSERT INTO jetpay_inbox (source, event_id, created_at, webhook_id, owner, leased_until)"
