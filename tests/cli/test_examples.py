@@ -40,7 +40,8 @@ def examples_of(parser: argparse.ArgumentParser) -> list[str]:
     return [] if shown is None else [line.strip() for line in shown[1].splitlines()]
 
 
-EXAMPLES = {parser.prog: examples_of(parser) for parser in parsers(build_parser())}
+PARSER = build_parser()
+EXAMPLES = {parser.prog: examples_of(parser) for parser in parsers(PARSER)}
 
 
 @pytest.mark.parametrize("command", EXAMPLES)
@@ -52,7 +53,7 @@ def test_each_help_has_an_example_of_its_command(command: str) -> None:
     for example in examples:
         typed = example.partition("jetpay ")[2].split(">")[0].split(")")[0]
         assert f"jetpay {typed} ".startswith(f"{command} ")
-        assert callable(vars(build_parser().parse_args(shlex.split(typed)))["command"])
+        assert callable(vars(PARSER.parse_args(shlex.split(typed)))["command"])
 
 
 # Each needs what those before it have left.
