@@ -17,7 +17,7 @@ _BOOT_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 _monotonic = time.monotonic if _BOOT_TIME is None else partial(time.clock_gettime, _BOOT_TIME)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Clock:
     """Where the client takes time and chance from. Replace parts of it in tests.
 

@@ -36,7 +36,7 @@ class Standing(StrEnum):
     """Not known."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Endpoint:
     """One call of the API: where it goes, and the fields that are sent and read."""
 

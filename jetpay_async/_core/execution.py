@@ -30,7 +30,7 @@ OnFailure = Callable[[int | None, float | None], None]
 wait."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Options:
     """What a call may be given differently from another of the same client."""
 

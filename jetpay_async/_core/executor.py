@@ -67,7 +67,7 @@ OnUnknown = Callable[[OutcomeUnknownError], None]
 """Called with the error of each unknown outcome, also where the call is interrupted and the error is not raised."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Resolution(Generic[_T]):
     """Wraps a result, which may itself be None."""
 

@@ -26,7 +26,7 @@ class ResolveBound(Enum):
     """`RetryPolicy.resolve_after_timeout`: everything else; the request may still be on its way, or be worked on."""
 
 
-@attrs.define
+@attrs.define(eq=False)
 class RawResponse:
     """A response, read to its end."""
 

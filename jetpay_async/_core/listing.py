@@ -28,7 +28,7 @@ AskList = Callable[["Call[Any]", "Execution[Any]"], Awaitable[tuple["RawResponse
 """Sends one read of a list on behalf of an execution."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class ListFinding(Generic[_T]):
     """How the reads of a list ended."""
 

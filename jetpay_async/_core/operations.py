@@ -57,7 +57,7 @@ class Body(Enum):
     """Any JSON, or nothing."""
 
 
-@attrs.define
+@attrs.define(eq=False)
 class ResponseContext:
     """What is known of a call besides what its response says."""
 
@@ -80,7 +80,7 @@ class ResponseContext:
         )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class StatusMapping(Generic[_T]):
     """What the states of a transaction say about an operation on it. Any other state says nothing."""
 
@@ -96,7 +96,7 @@ class StatusMapping(Generic[_T]):
     """The result, from a status that says that it is done or in progress."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Listing(Generic[_T]):
     """How a list shows what became of a write whose transaction or status there is none of."""
 
@@ -107,7 +107,7 @@ class Listing(Generic[_T]):
     carried out."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class ApiOperation(Generic[_T]):
     """One operation of the API, whatever its arguments."""
 
@@ -146,7 +146,7 @@ class UndecidedStateError(ValueError):
         self.debit_id = debit_id
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Call(Generic[_T]):
     """One request, ready to be sent."""
 

@@ -93,7 +93,7 @@ def prove(
     return Proof.NOTHING
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class StatusReading:
     """One status that was read."""
 
@@ -103,7 +103,7 @@ class StatusReading:
     process."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Finding:
     """How the reads of a status ended."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-@attrs.define
+@attrs.define(eq=False)
 class PreauthorizeReply:
     """The response to a preauthorize [guide]: what is needed of it, and what is compared or kept if it is there."""
 
@@ -38,7 +38,7 @@ class PreauthorizeReply:
     from_credit_card_id: Any = None
 
 
-@attrs.define
+@attrs.define(eq=False)
 class CaptureReply:
     """The response to a capture [guide]."""
 
@@ -46,7 +46,7 @@ class CaptureReply:
     state: TransactionState
 
 
-@attrs.define
+@attrs.define(eq=False)
 class StatusReply:
     """The response to a status read [docs]: what is needed of it, and what is kept if it is a string."""
 
@@ -55,7 +55,7 @@ class StatusReply:
     fail_direction: Any = None
 
 
-@attrs.define
+@attrs.define(eq=False)
 class CancelReply:
     """The response to a cancellation [docs]."""
 

@@ -35,7 +35,7 @@ capture what it knows to be captured."""
 _V = TypeVar("_V")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class UnresolvedCapture:
     """What is known of a capture without a final result."""
 
