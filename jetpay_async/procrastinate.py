@@ -279,7 +279,7 @@ class ProcrastinateCaptures:
             timer=_RequeueTimer(partial(self._queue_what_is_left, ledger, key), self._stalled_after),
             follow_up=partial(self._follow_up, ledger, key),
         )
-        return BatchReader(key, number, source)
+        return BatchReader(number, source)
 
     async def _resume(self, ledger: Ledger, key: str) -> int:
         number = await ledger.find(key)

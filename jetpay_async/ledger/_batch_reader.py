@@ -61,13 +61,11 @@ class BatchReader:
     """One reader of a batch.
 
     Args:
-        key: The batch's name.
-        number: Its number in the ledger.
+        number: The batch's number in the ledger.
         source: Where it is read from.
     """
 
-    def __init__(self, key: str, number: int, source: BatchSource) -> None:
-        self._key = key
+    def __init__(self, number: int, source: BatchSource) -> None:
         self._number = number
         self._source = source
 
@@ -84,7 +82,7 @@ class BatchReader:
                 partial(_repository.completion_and_outcomes, batch=self._number, after=place)
             )
             for row in page:
-                yield _rows.read(self._key, row)
+                yield _rows.read(row)
             if len(page) == _repository.PAGE:
                 continue
             if complete:
@@ -104,7 +102,7 @@ class BatchReader:
         page, place = await source.read(partial(_repository.outcomes, batch=self._number, after=place))
         while page:
             for row in page:
-                yield _rows.read(self._key, row)
+                yield _rows.read(row)
             page, place = await source.read(partial(_repository.outcomes, batch=self._number, after=place))
         after = 0
         while True:
@@ -113,7 +111,7 @@ class BatchReader:
             operation = partial(_repository.last_outcomes, batch=self._number, after=after, since=place)
             page, after = await source.read(operation)
             for row in page:
-                yield _rows.read(self._key, row)
+                yield _rows.read(row)
             if not page:
                 return
 

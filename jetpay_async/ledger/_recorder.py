@@ -6,28 +6,19 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-import attrs
-
 from jetpay_async._core.log import logger
 from jetpay_async.ledger import _intents, _sql
-from jetpay_async.ledger._intents import OutcomeRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jetpay_async._core.clock import Clock
     from jetpay_async.ledger._backend import CommitExecutor
+    from jetpay_async.ledger._intents import OutcomeRecord
     from jetpay_async.ledger._lease import OwnerLease
 
 # Outcomes gather for one commit for so long. Of what a process is killed with meanwhile, the status is read.
 COMMIT_WINDOW_SECONDS = 0.02
-
-
-@attrs.define
-class _Entry:
-    record: OutcomeRecord
-    certain_from: float | None
-    """When no request for it can still be on its way; monotonic."""
 
 
 class Recorder:
@@ -58,7 +49,9 @@ class Recorder:
         self._on_recorded = on_recorded
         self._on_failure = on_failure
         self._name_batch = name_batch
-        self._entries: list[_Entry] = []
+        self._records: list[OutcomeRecord] = []
+        self._in_doubt: list[tuple[OutcomeRecord, float]] = []
+        """Those of them of which it is known when no request for the debit can still be on its way; monotonic."""
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,9 +65,12 @@ class Recorder:
             certain_from: When no request for the debit can still be on its way, on the monotonic clock; None if the
                 ledger holds that already.
         """
-        self._entries.append(_Entry(record, certain_from))
-        self._idle.clear()
-        self._wanted.set()
+        if not self._records:
+            self._idle.clear()
+            self._wanted.set()
+        self._records.append(record)
+        if certain_from is not None:
+            self._in_doubt.append((record, certain_from))
 
     async def flush(self) -> None:
         """Wait until everything that was added so far is recorded, or could not be."""
@@ -87,20 +83,22 @@ class Recorder:
 
     async def run(self) -> None:
         """Record what is added, until it is closed."""
-        while not self._closing or self._entries:
+        while not self._closing or self._records:
             await self._wanted.wait()
             if not self._closing:
                 await self._clock.sleep(COMMIT_WINDOW_SECONDS)
             self._wanted.clear()
-            entries, self._entries = self._entries, []
-            if entries:
-                await self._record(entries)
-            if not self._entries:
+            records, self._records = self._records, []
+            if records:
+                await self._record(records)
+            if not self._records:
                 self._idle.set()
 
-    async def _record(self, entries: list[_Entry]) -> None:
+    async def _record(self, records: list[OutcomeRecord]) -> None:
         now = self._clock.monotonic()
-        records = [_finish(entry, now) for entry in entries]
+        for record, certain_from in self._in_doubt:
+            record.certain_in = max(0.0, certain_from - now)
+        self._in_doubt.clear()
         try:
             await self._commits.run(partial(_intents.record, entries=records, owner=self._lease.owner))
         except Exception as error:  # noqa: BLE001 - whatever it is, the outcomes are logged
@@ -119,12 +117,6 @@ class Recorder:
                 )
             self._on_failure(error)
         self._on_recorded(records)
-
-
-def _finish(entry: _Entry, now: float) -> OutcomeRecord:
-    if entry.certain_from is None:
-        return entry.record
-    return attrs.evolve(entry.record, certain_in=max(0.0, entry.certain_from - now))
 
 
 def _describe(record: OutcomeRecord, error: Exception) -> str:

@@ -242,7 +242,7 @@ def _info(row: Sequence[Any]) -> BatchInfo:
     return BatchInfo(
         key=key,
         submitted_at=_required_time(submitted_at),
-        finished_at=_time(finished_at),
+        finished_at=read_time(finished_at),
         chunks=chunks,
         progress=Progress(
             total=total,
@@ -262,7 +262,7 @@ def _info(row: Sequence[Any]) -> BatchInfo:
 def outcomes(connection: Connection, batch: int, after: int) -> tuple[list[Row], int]:
     """Read the rows of a batch's next outcomes in their order, and where to go on."""
     rows = connection.query(connection.statements.outcomes, _page_after(batch, after))
-    return rows, rows[-1][-1] if rows else after
+    return rows, rows[-1][0] if rows else after
 
 
 def completion_and_outcomes(connection: Connection, batch: int, after: int) -> tuple[bool, int, list[Row], int]:
@@ -273,10 +273,11 @@ def completion_and_outcomes(connection: Connection, batch: int, after: int) -> t
     """
     parameters = {"batch": batch, **_page_after(batch, after)}
     rows = connection.query(connection.statements.completion_and_outcomes, parameters)
-    if not rows or rows[0][-1].startswith(_sql.ARCHIVED):
+    # A debit of a batch that is gone may be there: what is captured is kept.
+    if not rows or rows[0][2] is not None or rows[0][1].startswith(_sql.ARCHIVED):
         raise UnknownBatchError(_PRUNED)
-    *_, place, left, accepted, _ = rows[-1]
-    return (not left, accepted, [], after) if place is None else (not left, accepted, rows, place)
+    _, _, _, left, _, accepted, *_ = rows[0]
+    return not left, accepted, rows[1:], rows[-1][0]
 
 
 def _page_after(batch: int, after: int) -> dict[str, int]:
@@ -332,8 +333,8 @@ def read_item(key: str, row: Row) -> LedgerItem:
         debit_id=debit_id,
         state=DebitState(state),
         attempts=attempts,
-        intent_at=_time(intent_at),
-        finished_at=_time(finished_at),
+        intent_at=read_time(intent_at),
+        finished_at=read_time(finished_at),
         transaction_state=None if transaction_state is None else TransactionState(transaction_state),
         confirmed_by_status=bool(confirmed_by_status),
         error=error,
@@ -344,7 +345,8 @@ def read_item(key: str, row: Row) -> LedgerItem:
     )
 
 
-def _time(seconds: float | None) -> datetime | None:
+def read_time(seconds: float | None) -> datetime | None:
+    """Read a time; None stays None."""
     return None if seconds is None else _required_time(seconds)
 
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 from jetpay_async._core import operations
 from jetpay_async._core.operations import ResponseContext
 from jetpay_async._text import printable
-from jetpay_async.errors import OutcomeUnknownError, TransactionFailedError
+from jetpay_async.errors import Context, OutcomeUnknownError, TransactionFailedError
 from jetpay_async.ledger._intents import OutcomeRecord
-from jetpay_async.ledger._repository import read_item
+from jetpay_async.ledger._repository import read_time
 from jetpay_async.ledger._stored_errors import REASON_LIMIT, storable, stored_rejection
-from jetpay_async.ledger.records import DebitState, LedgerItem
+from jetpay_async.ledger.records import DebitState
 from jetpay_async.models import IN_PROGRESS_STATES, Capture, TransactionState
 from jetpay_async.outcomes import Accepted, Captured, Rejected, Unknown, captured
 
 if TYPE_CHECKING:
-    from jetpay_async.errors import JetpayError
     from jetpay_async.ledger._intents import Claim, UnresolvedDebit
     from jetpay_async.ledger._repository import FollowedDebit, Row
     from jetpay_async.models import TransactionStatus
@@ -129,9 +128,9 @@ def text(state: TransactionState | None) -> str | None:
     return None if state is None else storable(state.value)
 
 
-def read(key: str, row: Row) -> CaptureOutcome:
-    """Read the outcome of a debit of this batch, which has one."""
-    _, debit_id, state, attempts, _, _, transaction_state, confirmed_by_status, *_ = row
+def read(row: Row) -> CaptureOutcome:
+    """Read the outcome of a debit, which has one."""
+    _, debit_id, state, attempts, transaction_state, confirmed_by_status, intent_at, *rest = row
     if state in _DONE:
         # Nearly all: so by the shortest way.
         capture = Capture(
@@ -142,36 +141,19 @@ def read(key: str, row: Row) -> CaptureOutcome:
             attempts=attempts,
         )
         return captured(debit_id, capture)
-    item = read_item(key, row)
-    if item.state is DebitState.REJECTED:
-        return Rejected(debit_id=debit_id, request=None, error=_rejection(item))
-    return Unknown(debit_id=debit_id, request=None, error=_unknown(item))
-
-
-def _rejection(item: LedgerItem) -> JetpayError:
-    return stored_rejection(
-        item.error,
-        item.reason,
-        item.transaction_state,
-        operation="capture",
-        debit_id=item.debit_id,
-        status=item.status,
-        request_id=item.request_id,
-        attempts=item.attempts,
-    )
-
-
-def _unknown(item: LedgerItem) -> OutcomeUnknownError:
-    return OutcomeUnknownError(
+    error, status, request_id, reason = rest
+    seen = None if transaction_state is None else TransactionState(transaction_state)
+    context = Context(operation="capture", debit_id=debit_id, status=status, request_id=request_id, attempts=attempts)
+    if state == DebitState.REJECTED:
+        rejection = stored_rejection(error, reason, seen, **context)
+        return Rejected(debit_id=debit_id, request=None, error=rejection)
+    unknown = OutcomeUnknownError(
         "a request was sent but no usable response was received; it may have been processed",
-        arguments={"debit_id": item.debit_id},
-        started_at=item.intent_at,
-        state=item.transaction_state,
-        reason=item.reason or "",
+        arguments={"debit_id": debit_id},
+        started_at=read_time(intent_at),
+        state=seen,
+        reason=reason or "",
         next_step=_NEXT_STEP,
-        operation="capture",
-        debit_id=item.debit_id,
-        status=item.status,
-        request_id=item.request_id,
-        attempts=item.attempts,
+        **context,
     )
+    return Unknown(debit_id=debit_id, request=None, error=unknown)

@@ -94,11 +94,13 @@ class Sender:
     async def work(self) -> None:
         """Send one debit after the other, until it is stopped."""
         slot = Slot(self._admission)
+        ready = self._claimer.ready
         # As a rule it may start at once: no need for another coroutine.
         while (refusal := None if slot.enter_at_once() else await slot.enter()) is None:
             outcome: CaptureOutcome | None = None
             try:
-                if (claimed := await self._claimer.ready.get()) is None:
+                # As a rule there is one.
+                if (claimed := await ready.get() if ready.empty() else ready.get_nowait()) is None:
                     return
                 self._busy += 1
                 try:
@@ -107,7 +109,10 @@ class Sender:
                 finally:
                     self._busy -= 1
             finally:
-                slot.leave(outcome)
+                if isinstance(outcome, _WITH_CAPTURE):
+                    slot.leave_with_result(outcome)
+                else:
+                    slot.leave(outcome)
         self._stop_run(refusal)
 
     async def _send(self, slot: Slot, claimed: ClaimedDebit) -> CaptureOutcome | None:

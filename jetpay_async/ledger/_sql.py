@@ -310,19 +310,26 @@ class Statements:
             WHERE jetpay_debit.id = o.id AND jetpay_debit.state = :earlier"""
 
     def _name_reading(self, dialect: Dialect) -> None:
+        # Few: each column of each row costs.
+        outcome = """debit_id, state, attempts, transaction_state, confirmed_by_status, intent_at, error, status,
+            request_id, reason"""
+        next_outcomes = f"""
+            SELECT seq AS place, {outcome} FROM jetpay_debit
+            WHERE seq > :after AND seq < :high AND state <> 'accepted'"""
+        self.outcomes = f"{next_outcomes} ORDER BY place LIMIT :limit"
+        # The batch comes first: its key, and how many debits are left and accepted, in the columns of an outcome.
+        self.completion_and_outcomes = f"""
+            SELECT :after AS place, b.key AS debit_id, NULL AS state,
+                b.total - b.captured - b.accepted - b.rejected - b.unknown AS attempts, NULL AS transaction_state,
+                b.accepted AS confirmed_by_status, NULL AS intent_at, NULL AS error, NULL AS status,
+                NULL AS request_id, NULL AS reason
+            FROM jetpay_batch b WHERE b.id = :batch
+            UNION ALL {next_outcomes} ORDER BY place LIMIT :limit + 1"""
+        self.last_outcomes = f"""
+            SELECT id AS place, {outcome} FROM jetpay_debit
+            WHERE id > :after AND id < :high AND (state = 'accepted' OR seq > :seq) ORDER BY id LIMIT :limit"""
         columns = """id, debit_id, state, attempts, intent_at, finished_at, transaction_state, confirmed_by_status,
             error, status, request_id, reason, later_state"""
-        self.outcomes = f"""
-            SELECT {columns}, seq FROM jetpay_debit
-            WHERE seq > :after AND seq < :high AND state <> 'accepted' ORDER BY seq LIMIT :limit"""
-        # One row without a debit if there is none.
-        self.completion_and_outcomes = f"""
-            SELECT next.*, b.total - b.captured - b.accepted - b.rejected - b.unknown, b.accepted, b.key
-            FROM jetpay_batch b LEFT JOIN ({self.outcomes}) next ON TRUE
-            WHERE b.id = :batch ORDER BY next.seq"""
-        self.last_outcomes = f"""
-            SELECT {columns} FROM jetpay_debit
-            WHERE id > :after AND id < :high AND (state = 'accepted' OR seq > :seq) ORDER BY id LIMIT :limit"""
         self.items = f"""
             SELECT {columns} FROM jetpay_debit WHERE id > :after AND id < :high ORDER BY id LIMIT :limit"""
         self.items_in = {

@@ -363,7 +363,7 @@ class _PipelineSource:
     @property
     def reader(self) -> BatchReader:
         """A new reader."""
-        return BatchReader(self._key, self._number, self)
+        return BatchReader(self._number, self)
 
     @property
     def stopped(self) -> bool:

@@ -34,7 +34,7 @@ class ScriptedSource:
         complete, count = self.pages.pop(0)
         self.steps.append(f"read {count}")
         self.rounds += 1
-        row = (1, "debit", "captured", 1, None, None, "paid", 0, None, None, None, None, None, 7)
+        row = (7, "debit", "captured", 1, "paid", 0, None, None, None, None, None)
         return complete, 0, [row] * count, 7
 
     async def pause(self, since: int) -> None:
@@ -48,7 +48,7 @@ class ScriptedSource:
 
 
 async def exhaust(source: ScriptedSource) -> int:
-    return len([outcome async for outcome in BatchReader("night", 1, cast("Any", source)).outcomes()])
+    return len([outcome async for outcome in BatchReader(1, cast("Any", source)).outcomes()])
 
 
 @pytest.mark.asyncio

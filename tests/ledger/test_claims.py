@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jetpay_async._core.clock import SYSTEM_CLOCK
-from jetpay_async.ledger import DebitState, Waiting, _intents, _repository
+from jetpay_async.ledger import DebitState, UnknownBatchError, Waiting, _intents, _repository
 from jetpay_async.ledger._backend import Connection
 from jetpay_async.ledger._backend_choice import choose_backend
 from jetpay_async.ledger._claimer import _claim_first
@@ -18,6 +18,8 @@ from jetpay_async.ledger._repository import Scope
 from tests.ledger.owners import add_owner
 from tests.ledger.service import debits
 
+LOW = 1 << 32
+"""The place before the outcomes of the first batch."""
 BOUND = 93.0
 """Seconds until a request can no longer be on its way."""
 
@@ -475,6 +477,31 @@ def test_outcomes_are_read_in_their_order(connection: Connection) -> None:
 
     assert [row[1] for row in first + second] == list(reversed(debits(600)))
     assert (last, end) == ([], place)
+
+
+def test_a_page_of_outcomes_says_where_the_batch_stands(connection: Connection) -> None:
+    """With a full page of outcomes comes whether the batch has all, and how many of its debits are accepted."""
+    claimed = claim(connection, 1, 600)
+    record(connection, 1, DebitState.ACCEPTED, *claimed[:2], transaction_state="processing")
+    assert _repository.completion_and_outcomes(connection, 1, 0) == (False, 2, [], LOW)
+    record(connection, 1, DebitState.CAPTURED, *claimed[2:-1], transaction_state="paid")
+
+    complete, accepted, rows, place = _repository.completion_and_outcomes(connection, 1, 0)
+    assert (complete, accepted, len(rows)) == (False, 2, _repository.PAGE)
+    record(connection, 1, DebitState.CAPTURED, claimed[-1], transaction_state="paid")
+    complete, accepted, more, place = _repository.completion_and_outcomes(connection, 1, place)
+    assert (complete, accepted) == (True, 2)
+    assert [row[1] for row in [*rows, *more]] == debits(600)[2:]
+    assert _repository.completion_and_outcomes(connection, 1, place) == (True, 2, [], place)
+
+
+def test_outcomes_without_their_batch_are_not_taken_for_it(connection: Connection) -> None:
+    """Where a damaged ledger has lost a batch, the first of its outcomes is not read as if it were the batch."""
+    record(connection, 1, DebitState.CAPTURED, *claim(connection, 1, 2), transaction_state="paid")
+    connection.change("DELETE FROM jetpay_batch", {})
+
+    with pytest.raises(UnknownBatchError):
+        _repository.completion_and_outcomes(connection, 1, 0)
 
 
 def test_accepted_debits_are_read_last_and_once(connection: Connection) -> None:

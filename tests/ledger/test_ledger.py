@@ -133,21 +133,19 @@ CONTEXT = {"operation": "capture", "debit_id": "debit_1", "status": 404, "reques
 
 
 def row(state: DebitState, **more: object) -> list[object]:
-    """A debit as it stands in the ledger."""
+    """The outcome of a debit as it is read from the ledger."""
     values: dict[str, object] = {
-        "id": 7,
+        "place": 7,
         "debit_id": "debit_1",
         "state": state.value,
         "attempts": 3,
-        "intent_at": None,
-        "finished_at": None,
         "transaction_state": None,
         "confirmed_by_status": 0,
+        "intent_at": None,
         "error": None,
         "status": None,
         "request_id": None,
         "reason": None,
-        "later_state": None,
     }
     return list((values | more).values())
 
@@ -171,7 +169,6 @@ def test_a_refusal_comes_back_as_it_was(error: JetpayError) -> None:
     state = None if entry.transaction_state is None else TransactionState(entry.transaction_state)
 
     outcome = read(
-        "night",
         row(
             DebitState.REJECTED,
             attempts=entry.attempts,
@@ -194,7 +191,7 @@ def test_a_refusal_comes_back_as_it_was(error: JetpayError) -> None:
 @pytest.mark.parametrize("name", [None, "NoSuchError", "Outcome", "annotations"])
 def test_a_refusal_of_another_release_is_read_all_the_same(name: str | None) -> None:
     """An error class that this release does not have comes back as an APIError."""
-    outcome = read("night", row(DebitState.REJECTED, error=name))
+    outcome = read(row(DebitState.REJECTED, error=name))
 
     assert isinstance(outcome, Rejected)
     assert type(outcome.error) is APIError
@@ -207,7 +204,6 @@ def test_an_unknown_outcome_comes_back_with_what_is_known() -> None:
     entry = write(DEBIT, Unknown(debit_id="debit_1", request=None, error=error), earlier=2)
 
     outcome = read(
-        "night",
         row(
             DebitState.UNKNOWN,
             attempts=entry.attempts,
