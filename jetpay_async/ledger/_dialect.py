@@ -23,6 +23,8 @@ class Dialect:
     """Whether a column is one of ``:ids``."""
     among_texts: str
     """Whether a column is one of ``:debit_ids``."""
+    page_first: str
+    """The clause that has a page of outcomes cut off before anything is sorted; empty where an index orders them."""
     numbered: str
     """``:ids``, as a table of ids and their places from 1 on."""
     outcomes: str

@@ -48,6 +48,7 @@ DIALECT = Dialect(
     wait=f"CASE WHEN intent_at > {_NOW} THEN certain_at - intent_at ELSE certain_at - {_NOW} END",
     among="= ANY(CAST(CAST(:ids AS text) AS bigint[]))",
     among_texts="= ANY(:debit_ids)",
+    page_first="ORDER BY place LIMIT :limit",
     numbered="unnest(CAST(CAST(:ids AS text) AS bigint[])) WITH ORDINALITY AS o(id, place)",
     outcomes="""json_to_recordset(CAST(CAST(:outcomes AS text) AS json)) AS o(
         id bigint, intent bigint, state text, attempts bigint, certain_in double precision, seen_state text,

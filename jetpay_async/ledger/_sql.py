@@ -185,10 +185,12 @@ class Statements:
 
     def _name_captures(self, dialect: Dialect, wait: str) -> None:
         now = dialect.now
+        # What is being sent has each debit once. It is looked up for each row: a planner that expects to find it empty
+        # would compare each pending debit with all of it, rather than join by the index.
         self.pending = f"""
             SELECT d.id FROM jetpay_debit d {dialect.pending}
             WHERE d.state = 'pending' AND d.id >= :low AND d.id < :high
-                AND NOT EXISTS (SELECT 1 FROM jetpay_debit o WHERE o.state = 'sending' AND o.debit_id = d.debit_id)
+                AND (SELECT o.id FROM jetpay_debit o WHERE o.state = 'sending' AND o.debit_id = d.debit_id) IS NULL
             ORDER BY d.id LIMIT :limit {dialect.claim}"""
         # A slot further ahead than any owner reserves was written by a clock that has been set back since.
         self.next_slot = f"""
@@ -324,7 +326,7 @@ class Statements:
                 b.accepted AS confirmed_by_status, NULL AS intent_at, NULL AS error, NULL AS status,
                 NULL AS request_id, NULL AS reason
             FROM jetpay_batch b WHERE b.id = :batch
-            UNION ALL {next_outcomes} ORDER BY place LIMIT :limit + 1"""
+            UNION ALL SELECT * FROM ({next_outcomes} {dialect.page_first}) AS next ORDER BY place LIMIT :limit + 1"""
         self.last_outcomes = f"""
             SELECT id AS place, {outcome} FROM jetpay_debit
             WHERE id > :after AND id < :high AND (state = 'accepted' OR seq > :seq) ORDER BY id LIMIT :limit"""

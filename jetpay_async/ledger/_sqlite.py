@@ -42,6 +42,7 @@ DIALECT = Dialect(
     wait="certain_at - :now",
     among="IN (SELECT value FROM json_each(:ids))",
     among_texts="IN (SELECT value FROM json_each(:debit_ids))",
+    page_first="",
     numbered="(SELECT value AS id, key + 1 AS place FROM json_each(:ids)) AS o",
     outcomes="""(
         SELECT value ->> 'id' AS id, value ->> 'intent' AS intent, value ->> 'state' AS state,

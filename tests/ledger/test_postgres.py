@@ -266,3 +266,28 @@ def test_no_statement_slows_down_with_the_table(connection: PostgresConnection, 
 
     assert {name: indexes - PLANS[name][1] for name, indexes in went.items() if indexes - PLANS[name][1]} == {}
     assert "jetpay_debit_pending" in went["pending"]
+
+
+def rows_of(plan: dict[str, Any]) -> float:
+    """The most rows that a step of an executed plan has read, those that it left out included."""
+    left_out = plan.get("Rows Removed by Join Filter", 0) + plan.get("Rows Removed by Filter", 0)
+    own: float = (plan["Actual Rows"] + left_out) * plan["Actual Loops"]
+    return max([own, *(rows_of(part) for part in plan.get("Plans", ()))])
+
+
+@pytest.mark.parametrize("name", ["claim_pending", "completion_and_outcomes"])
+def test_a_claim_and_a_page_read_no_more_than_they_return(connection: PostgresConnection, name: str) -> None:
+    """With statistics of before the batch ran, as in a run, a claim neither joins all debits nor sorts all outcomes."""
+    connection.begin(writes=True)
+    _repository.submit(connection, KEY, enumerate(debits(10_000)), given=10_000, chunks=40, fingerprint="f")
+    connection.commit()
+    connection.begin(writes=True)
+    connection.change("UPDATE jetpay_debit SET state = 'captured', seq = id + 1 WHERE id < :end", {"end": LOW + 2_000})
+    connection.change(
+        "UPDATE jetpay_debit SET state = 'sending' WHERE id >= :end AND id < :end + 200", {"end": LOW + 2_000}
+    )
+    parameters = {**PLANS["claim_pending"][0], **PLANS["completion_and_outcomes"][0], "limit": 100}
+
+    ((plan,),) = connection.query(f"EXPLAIN (ANALYZE, FORMAT JSON) {getattr(connection.statements, name)}", parameters)
+
+    assert 100 <= rows_of(plan[0]["Plan"]) <= 101
