@@ -89,9 +89,9 @@ class DeliveryResponse:
     """The HTTP status. Jetpay takes any 2xx as "received" and sends the delivery again after any other [docs]."""
     reason: str
     """One stable code. ``handled`` or ``stored``; the `WebhookError.reason` of a rejected delivery; ``handler_failed``;
-    ``busy`` (another worker holds the events), ``lease_lost``, ``out_of_time``, ``closed``, or the
-    `InboxError.reason`. An adapter that gives up reading a body: ``body_too_large`` (413), ``body_timeout`` (408),
-    ``body_unreadable`` (400)."""
+    ``busy`` (another worker holds the events), ``lease_lost``, ``out_of_time``, ``closed``, ``cancelled`` (by the inbox
+    itself), or the `InboxError.reason`. An adapter that gives up reading a body: ``body_too_large`` (413),
+    ``body_timeout`` (408), ``body_unreadable`` (400)."""
     handled: int = 0
     """How many events were handled now."""
     unhandled: int = 0
