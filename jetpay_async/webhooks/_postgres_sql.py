@@ -111,14 +111,13 @@ HAS_TABLES = "SELECT 1 FROM pg_class WHERE relname = 'jetpay_inbox_schema' AND p
 VERSION_FOUND = "SELECT version FROM jetpay_inbox_schema"
 
 # A transaction's settings are its own: a pooler may lend the connection to others in between. JIT compiles each
-# statement whose costs are overestimated, which takes longer than these run.
+# statement whose costs are overestimated, which takes longer than these run. One SELECT costs less than five SETs, of
+# which each has a result of its own.
 BEGIN = """
     BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-    SET LOCAL synchronous_commit = on;
-    SET LOCAL jit = off;
-    SET LOCAL lock_timeout = '{lock_timeout:.0f}ms';
-    SET LOCAL statement_timeout = '60s';
-    SET LOCAL idle_in_transaction_session_timeout = '60s'
+    SELECT set_config('synchronous_commit', 'on', true), set_config('jit', 'off', true),
+        set_config('lock_timeout', '{lock_timeout:.0f}ms', true), set_config('statement_timeout', '60s', true),
+        set_config('idle_in_transaction_session_timeout', '60s', true)
 """
 STATEMENTS_OF_BEGIN = BEGIN.count(";") + 1
 
@@ -199,7 +198,7 @@ OWNED = """
 
 MARK = """
     UPDATE jetpay_inbox SET handled_at = {now}, document = NULL
-    WHERE source = %(source)s AND event_id = ANY(%(ids)s) AND owner = %(owner)s AND handled_at IS NULL
+    WHERE source = %(source)s AND event_id = ANY(%(ids)s::bigint[]) AND owner = %(owner)s AND handled_at IS NULL
 """
 
 # The WHERE keeps the later event; the other transaction's is waited for.
