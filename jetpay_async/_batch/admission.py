@@ -37,6 +37,11 @@ class AdmissionControl:
         self.breaker = CircuitBreaker(clock)
         self.waiting: deque[asyncio.Future[JetpayError | None]] = deque()
         """Who waits, in order of arrival. The result is None when the item may start, or why nothing is started."""
+        self.undisturbed = rate is None
+        """Whether nothing but `AIMDLimiter.maximum` limits the starts, and an item that has a result changes nothing.
+
+        Each disturbance ends it, and only `leave` finds out that there is none any more.
+        """
 
     @property
     def limit(self) -> float:
@@ -45,12 +50,14 @@ class AdmissionControl:
 
     def disable(self, error: JetpayError) -> None:
         """Start nothing more, for this reason, whatever the service answers."""
+        self.undisturbed = False
         self.breaker.disable(error)
         self._reject_waiting(error)
 
     async def enter(self) -> JetpayError | None:
         """Wait until an item may start; return None, or why nothing is started at present."""
         turn: asyncio.Future[JetpayError | None] = asyncio.get_running_loop().create_future()
+        self.undisturbed = False
         self.waiting.append(turn)
         self._admit()
         try:
@@ -75,6 +82,13 @@ class AdmissionControl:
         self.limiter.in_flight -= 1
         if self.waiting:
             self._admit()
+        self.undisturbed = (
+            self.pacer.unrestricted
+            and self.limiter.limit == self.limiter.maximum
+            and self.breaker.failure_row is None
+            and self.breaker.error is None
+            and not self.waiting
+        )
 
     def record(self, outcome: BatchOutcome, *, failure_row: int | None) -> None:
         """Learn from the outcome of an item that was started, before `leave`.
@@ -83,6 +97,7 @@ class AdmissionControl:
             outcome: Of the item. An answer of the service, whatever it says, shows that the service works.
             failure_row: That of the circuit breaker when the item was started.
         """
+        self.undisturbed = False
         breaker = self.breaker
         error = outcome.error if isinstance(outcome, _WITHOUT_RESULT) else None
         run_wide = error is not None and isinstance(error, _RUN_WIDE_ERRORS)
@@ -107,6 +122,7 @@ class AdmissionControl:
             status: The HTTP status, if there was one.
             retry_after: Seconds that the service asked to wait.
         """
+        self.undisturbed = False
         if retry_after is not None:
             pause = self.pacer.pause(retry_after)
             logger.info("the service asked to wait %g s: nothing is started for %g s", retry_after, pause)
@@ -154,6 +170,7 @@ class Slot:
 
     def __init__(self, admission: AdmissionControl) -> None:
         self._admission = admission
+        # When the latest item was started that had to ask. Such a row is over when one need not, and comes no more.
         self._failure_row: int | None = None
         self._generation = 0
         self._is_probe = False
@@ -163,12 +180,11 @@ class Slot:
     def enter_at_once(self) -> bool:
         """Start an item if nothing at all prevents it."""
         admission = self._admission
-        limiter, breaker = admission.limiter, admission.breaker
-        if admission.pacer.unrestricted and limiter.in_flight + 1 <= limiter.limit and breaker.error is None:
+        limiter = admission.limiter
+        if admission.undisturbed and limiter.in_flight < limiter.maximum:
             limiter.in_flight += 1
             self.busy = True
             self._generation = limiter.generation
-            self._failure_row = breaker.failure_row
             return True
         return False
 
@@ -203,24 +219,12 @@ class Slot:
         """End the item with its outcome; None if it says nothing about the service."""
         admission = self._admission
         self.busy = False
+        if admission.undisturbed and not (self._is_probe or isinstance(outcome, _WITHOUT_RESULT)):
+            admission.limiter.in_flight -= 1
+            return
         if outcome is not None:
             admission.record(outcome, failure_row=self._failure_row)
         if self._is_probe:
             self._is_probe = False
             admission.breaker.end_probe()
         admission.leave()
-
-    def leave_with_result(self, outcome: BatchOutcome) -> None:
-        """End the item with an outcome that has a result: as a rule there is nothing to learn from it."""
-        admission = self._admission
-        limiter, breaker = admission.limiter, admission.breaker
-        if (
-            breaker.failure_row is None
-            and breaker.error is None
-            and limiter.limit == limiter.maximum
-            and not (self._is_probe or admission.waiting)
-        ):
-            self.busy = False
-            limiter.in_flight -= 1
-        else:
-            self.leave(outcome)

@@ -115,47 +115,46 @@ class CaptureHistory:
     def __init__(self, certain_after: float, now: Callable[[], float]) -> None:
         self._certain_after = certain_after
         self._now = now
-        # None for one whose outcome is unknown.
-        self._latest: dict[str, Capture | None] = {}
-        self._earlier: dict[str, Capture | None] = {}
+        self.latest: dict[str, Capture | None] = {}
+        """The ids that were added last, with their captures; None for one whose outcome is unknown."""
+        self.earlier: dict[str, Capture | None] = {}
+        """The same of those before them."""
         self._earlier_end = 0.0
         self._recent = _RecentIds(certain_after)
-        self._all = BloomFilter()
+        self.older = BloomFilter()
+        """All ids before those."""
 
     def add(self, debit_id: str, capture: Capture | None) -> None:
         """Remember a debit that was captured; None for one that may have been."""
-        latest = self._latest
+        latest = self.latest
         if capture is not None:
             latest[debit_id] = capture
         else:
             latest.setdefault(debit_id, None)
         if len(latest) >= RECENT_CAPTURES:
             now = self._now()
-            hashes = hashes_of(self._earlier)
-            self._all.update(hashes)
+            hashes = hashes_of(self.earlier)
+            self.older.update(hashes)
             self._recent.update(hashes, self._earlier_end, now)
-            self._earlier, self._earlier_end, self._latest = latest, now, {}
+            self.earlier, self._earlier_end, self.latest = latest, now, {}
 
     def find(self, debit_id: str) -> Capture | None:
         """Return the capture of a debit; None if it is not known, or not any more."""
-        return self._latest.get(debit_id) or self._earlier.get(debit_id)
+        return self.latest.get(debit_id) or self.earlier.get(debit_id)
 
     def may_contain(self, debit_id: str) -> bool:
         """Return False if this debit was never added."""
-        return debit_id in self._latest or debit_id in self._earlier or self._all.may_contain(debit_id)
+        return debit_id in self.latest or debit_id in self.earlier or self.older.may_contain(debit_id)
 
-    def certain_from(self, debit_id: str, now: float) -> float | None:
+    def certain_from(self, debit_id: str, now: float) -> float:
         """Return from when on a status that says ``preauthorized`` proves that a debit was not captured.
 
         Args:
-            debit_id: One that `find` does not know.
+            debit_id: One that `older` may contain, and `find` does not know.
             now: The present time. Monotonic.
 
         Returns:
-            The time, monotonic and never before the present; None if nothing was sent for this debit, or if only the
-            client's `SingleFlight` knows: it remembers the time of each outcome that is unknown.
+            The time, monotonic and never before the present.
         """
-        if not self._all.may_contain(debit_id):
-            return None
         added_until = self._recent.added_until(debit_id)
         return now if added_until is None else max(now, added_until + self._certain_after)

@@ -11,9 +11,7 @@ from jetpay_async._core.arguments import key_of
 from jetpay_async.errors import InvalidArgumentError
 from jetpay_async.models import Capture, Charge, Credit, Preauthorization
 from jetpay_async.outcomes import (
-    Accepted,
     BatchOutcome,
-    Captured,
     CaptureOutcome,
     ChargeOutcome,
     ChargeRequest,
@@ -23,6 +21,7 @@ from jetpay_async.outcomes import (
     PreauthorizationOutcome,
     PreauthorizationRequest,
     Unknown,
+    captured,
     charged,
     preauthorized,
     undone,
@@ -98,14 +97,15 @@ class CaptureOperation(BatchOperation[str, Capture, CaptureOutcome]):
         return operations.capture(item)
 
     def execute(self, execution: Execution[Capture]) -> Coroutine[Any, Any, Capture]:
-        certain_from = self._history.certain_from(execution.call.key, execution.began)
-        if certain_from is not None:
-            execution.mark_in_doubt(certain_from)
+        key = execution.call.key
+        # Of one that was added lately, and has no capture, the client's `SingleFlight` knows the time.
+        if self._history.older.may_contain(key):
+            execution.mark_in_doubt(self._history.certain_from(key, execution.began))
         return self._single_flight.capture(execution)
 
     def conclude(self, item: str, call: Call[Capture], result: Capture) -> CaptureOutcome:
         self._history.add(call.key, result)
-        return (Captured if result.final else Accepted)(debit_id=item, capture=result)
+        return captured(item, result)
 
     def failed(self, item: str, error: JetpayError) -> CaptureOutcome:
         outcome = undone(error, debit_id=item, request=None, trust_rate_limited=self._trust_rate_limited)
@@ -114,7 +114,10 @@ class CaptureOperation(BatchOperation[str, Capture, CaptureOutcome]):
         return outcome
 
     def known_outcome(self, item: str, call: Call[Capture]) -> CaptureOutcome | None:
-        capture = self._history.find(call.key)
+        history, key = self._history, call.key
+        if key not in history.latest and key not in history.earlier:
+            return None
+        capture = history.find(key)
         return None if capture is None else self.conclude(item, call, capture)
 
     def may_be_done(self, call: Call[Capture]) -> bool:

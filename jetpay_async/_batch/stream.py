@@ -22,19 +22,13 @@ class OutcomeStream(Generic[_Outcome]):
         """Outcomes that can be taken."""
         # Outcomes that came before those of earlier items, by the items' numbers.
         self._early: dict[int, _Outcome] | None = {} if ordered else None
-        self.room = ahead
-        """How many more items may begin."""
-        self._begun = 0
+        self.begun = 0
+        """How many items have begun, and the number of the next one."""
+        self.may_begin = ahead
+        """How many items may begin until the next outcome is taken, those that have begun included."""
         self._next_in_order = 0
         self._consumer: asyncio.Future[None] | None = None
         self._workers: deque[asyncio.Future[None]] = deque()
-
-    def begin_item(self) -> int:
-        """Count an item that begins; return its number."""
-        number = self._begun
-        self._begun += 1
-        self.room -= 1
-        return number
 
     async def wait_for_room(self) -> None:
         """Wait until an outcome was taken."""
@@ -59,16 +53,15 @@ class OutcomeStream(Generic[_Outcome]):
 
     def take(self) -> _Outcome:
         """Take the next outcome that is ready, and let one worker that waits for room go on."""
-        outcome = self.ready.popleft()
-        self.room += 1
+        self.may_begin += 1
         if self._workers:
             _wake(self._workers.popleft())
-        return outcome
+        return self.ready.popleft()
 
-    async def wait(self) -> None:
+    def wait(self) -> asyncio.Future[None]:
         """Wait until `put` or `wake_consumer` is called."""
         self._consumer = asyncio.get_running_loop().create_future()
-        await self._consumer
+        return self._consumer
 
     def wake_consumer(self) -> None:
         """End the consumer's wait, so that it sees whether there will be more."""

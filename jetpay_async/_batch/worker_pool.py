@@ -254,11 +254,15 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
         self._ended = True
 
     async def _work(self, worker: _Worker[_Item, _Result]) -> None:
-        stream = self._stream
+        """Carry out the operation for one item after the other, and report the outcome of each, whatever happens.
+
+        All in one coroutine: each one between this and the request would be passed for every step of the request.
+        """
+        operation, stream, slot = self._operation, self._stream, worker.slot
         # Asking for the type of an iterator takes longer than asking it for an item.
         source = None if isinstance(self._source, AsyncIterator) else self._source
         while not self._ended:
-            if source is not None and not stream.room:
+            if source is not None and stream.begun >= stream.may_begin:
                 await stream.wait_for_room()
                 continue
             try:
@@ -269,65 +273,85 @@ class WorkerPool(Generic[_Item, _Result, _Outcome]):
             except BaseException as error:
                 self._fail(error)
                 raise
-            worker.item, worker.number, worker.pending = item, stream.begin_item(), True
-            await self._carry_out(item, worker)
+            worker.item, worker.number, worker.pending = item, stream.begun, True
+            stream.begun += 1
+            worker.call = worker.execution = None
+            outcome: _Outcome | None
+            try:
+                call = worker.call = operation.prepare(item)
+                outcome = operation.known_outcome(item, call)
+                if outcome is None and not slot.enter_at_once():
+                    outcome = await self._wait(item, call, slot)
+                if outcome is None:
+                    if self._halted:
+                        raise self._not_sent(call, "the batch ended early")  # noqa: TRY301 - one place makes outcomes
+                    execution = worker.execution = self._begin(call, self._options, slot.on_failure)
+                    outcome = operation.conclude(item, call, await operation.execute(execution))
+                    slot.leave(outcome)
+            except BaseException as error:
+                outcome = self._outcome_of(error, worker)
+                if outcome is None:
+                    raise
+            self._report(worker, outcome)
 
     async def _next(self) -> _Item:
         source = cast("AsyncIterator[_Item]", self._source)
         async with self._source_lock:
             # Not before the lock is had: others that wait for it would take the same room.
-            while not (self._stream.room or self._ended):
-                await self._stream.wait_for_room()
+            stream = self._stream
+            while stream.begun >= stream.may_begin and not self._ended:
+                await stream.wait_for_room()
             if self._ended:
                 raise StopAsyncIteration
             return await anext(source)
 
-    async def _carry_out(self, item: _Item, worker: _Worker[_Item, _Result]) -> None:
-        """Carry out the operation for one item, and report its outcome, whatever happens."""
-        operation = self._operation
+    async def _wait(self, item: _Item, call: Call[_Result], slot: Slot) -> _Outcome | None:
+        """Wait until an item may start; return its outcome if meanwhile another worker had the same call.
+
+        Raises:
+            NotSentError: The circuit breaker is open.
+            OutcomeUnknownError: The same, and an earlier item was the same.
+        """
+        rejection = await slot.enter()
+        outcome = self._operation.known_outcome(item, call)
+        if outcome is not None and slot.busy:
+            slot.leave(None)
+        if outcome is None and rejection is not None:
+            raise self._not_sent(call, f"the circuit breaker is open (last error: {rejection})") from rejection
+        return outcome
+
+    def _outcome_of(self, error: BaseException, worker: _Worker[_Item, _Result]) -> _Outcome | None:
+        """Make the outcome of an item that was not carried out to its end; None if the worker ends, too.
+
+        Then it is reported already.
+        """
         slot = worker.slot
-        worker.call = worker.execution = None
+        outcome: _Outcome | None = None
         try:
-            call = worker.call = operation.prepare(item)
-            outcome = operation.known_outcome(item, call)
-            rejection: JetpayError | None = None
-            # As a rule it may start at once: no need for another coroutine.
-            if outcome is None and not slot.enter_at_once():
-                rejection = await slot.enter()
-                # Meanwhile another worker may have had the same call.
-                outcome = operation.known_outcome(item, call)
-            if outcome is None:
-                if rejection is not None or self._halted:
-                    reason = "the batch ended early" if rejection is None else _breaker_open(rejection)
-                    raise self._not_sent(call, reason) from rejection  # noqa: TRY301 - one place makes outcomes
-                execution = worker.execution = self._begin(call, self._options, slot.on_failure)
-                outcome = operation.conclude(item, call, await operation.execute(execution))
-                slot.leave_with_result(outcome)
-        except JetpayError as error:
-            # The traceback holds this frame, and this frame the outcome: a circle for each.
-            outcome = operation.failed(item, error.with_traceback(None))
-            if slot.busy:
-                slot.leave(outcome)
-        except Exception as error:  # noqa: BLE001 - a fault that one item shows must not cost the others' outcomes
-            outcome = self._interrupted(worker, f"an unexpected {type(error).__name__}", error)
-            self._report(worker, outcome)
-            logger.exception(
-                "%s %s: unexpected error; the outcome is %s",
-                *(operation.name, _subject_of(outcome), type(outcome).__name__),
-                extra=_log_fields(operation.name, outcome),
-            )
-        except GeneratorExit:
-            # The event loop will not run again: nobody can be woken.
-            slot.busy = False
-            self._report_abandoned(worker)
-            raise
-        except BaseException:
-            self._report(worker, self._interrupted(worker, "the batch ended early"))
-            raise
+            if isinstance(error, JetpayError):
+                # The traceback holds the worker's frame, and that frame the outcome: a circle for each.
+                outcome = self._operation.failed(cast("_Item", worker.item), error.with_traceback(None))
+                if slot.busy:
+                    slot.leave(outcome)
+            elif isinstance(error, Exception):  # a fault that one item shows must not cost the others' outcomes
+                outcome = self._interrupted(worker, f"an unexpected {type(error).__name__}", error)
+                self._report(worker, outcome)
+                name = self._operation.name
+                logger.exception(
+                    "%s %s: unexpected error; the outcome is %s",
+                    *(name, _subject_of(outcome), type(outcome).__name__),
+                    extra=_log_fields(name, outcome),
+                )
+            elif isinstance(error, GeneratorExit):
+                # The event loop will not run again: nobody can be woken.
+                slot.busy = False
+                self._report_abandoned(worker)
+            else:
+                self._report(worker, self._interrupted(worker, "the batch ended early"))
         finally:
             if slot.busy:
                 slot.leave(None)
-        self._report(worker, outcome)
+        return outcome
 
     def _interrupted(self, worker: _Worker[_Item, _Result], reason: str, cause: Exception | None = None) -> _Outcome:
         """Make the outcome of an item that was not carried out to its end."""
@@ -434,10 +458,6 @@ def _iterate(items: Iterable[_Item] | AsyncIterable[_Item], field: str) -> Itera
     if isinstance(items, Iterable):
         return iter(items)
     raise InvalidArgumentError(f"{field}: is an iterable or an async iterable, not {type(items).__name__}", field=field)
-
-
-def _breaker_open(error: JetpayError) -> str:
-    return f"the circuit breaker is open (last error: {error})"
 
 
 def _subject_of(outcome: BatchOutcome) -> object:

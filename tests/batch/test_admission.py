@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -208,13 +209,14 @@ async def test_retry_after_holds_back_every_start() -> None:
 
 @pytest.mark.asyncio
 async def test_after_a_pause_an_item_starts_at_once_again() -> None:
-    """The pause itself is waited for; once it is over nobody waits."""
+    """The pause itself is waited for; once an item has started and ended after it, nobody waits."""
     harness = make()
     slot = Slot(harness.admission)
     slot.on_failure(None, 10.0)
     await harness.fake.forward(11.0)
     assert not slot.enter_at_once()
     await asyncio.gather(*harness.arrive())
+    harness.leave()
 
     assert slot.enter_at_once()
 
@@ -543,3 +545,69 @@ async def test_cancelled_when_the_breaker_opens(cancel_first: bool) -> None:
 
     assert task.cancelled()
     assert harness.in_flight == 1
+
+
+@pytest.mark.parametrize(
+    ("disturb", "lasts"),
+    [
+        (lambda admission: admission.on_failure(0, 503, None), True),
+        (lambda admission: admission.on_failure(0, None, 10.0), True),
+        (lambda admission: admission.record(NOT_SENT, failure_row=None), False),
+        (lambda admission: admission.disable(NotSentError("stopped")), True),
+    ],
+    ids=["overload", "pause", "failure", "disabled"],
+)
+@pytest.mark.asyncio
+async def test_nothing_starts_unasked_after_a_disturbance(
+    disturb: Callable[[AdmissionControl], None], lasts: bool
+) -> None:
+    """Anything but the concurrency may limit the starts then. A row of failures ends with the next answer."""
+    harness = make()
+    slot = Slot(harness.admission)
+    assert slot.enter_at_once()
+
+    disturb(harness.admission)
+    assert not Slot(harness.admission).enter_at_once()
+    slot.leave(CAPTURED)
+
+    assert Slot(harness.admission).enter_at_once() is not lasts
+
+
+@pytest.mark.asyncio
+async def test_nothing_starts_unasked_beyond_the_concurrency_or_a_rate() -> None:
+    """One that finds all places taken waits, and whoever leaves lets it start."""
+    harness = make(1)
+    first, second = Slot(harness.admission), Slot(harness.admission)
+    assert first.enter_at_once()
+    assert not second.enter_at_once()
+
+    (waiting,) = harness.arrive()
+    await run_ready_tasks()
+    first.leave(CAPTURED)
+    await waiting
+
+    assert harness.in_flight == 1
+    assert not Slot(make(1, rate=10.0).admission).enter_at_once()
+
+
+@pytest.mark.asyncio
+async def test_a_probe_ends_also_where_another_answer_came_first() -> None:
+    """What closes the circuit breaker may be an item that began before it opened."""
+    harness = make()
+    early, probe = Slot(harness.admission), Slot(harness.admission)
+    assert early.enter_at_once()
+    await harness.open_breaker()
+    await harness.fake.forward(31.0)
+    assert await probe.enter() is None
+    early.leave(CAPTURED)
+    assert harness.admission.undisturbed
+
+    probe.leave(CAPTURED)
+    assert probe.enter_at_once()
+    await harness.open_breaker()
+    await harness.fake.forward(31.0)
+    assert await early.enter() is None
+    # It was the first probe's slot, and its item is none.
+    probe.leave(None)
+
+    assert await probe.enter() is harness.admission.breaker.error

@@ -11,8 +11,7 @@ from tests.batch.fakes import run_ready_tasks
 
 
 def filled(stream: OutcomeStream[str], numbers: list[int]) -> list[str]:
-    for _ in numbers:
-        stream.begin_item()
+    stream.begun += len(numbers)
     taken = []
     for number in numbers:
         stream.put(number, f"outcome {number}")
@@ -35,26 +34,17 @@ def test_in_order() -> None:
     assert filled(stream, [2, 0, 3, 1]) == ["outcome 0", "outcome 1", "outcome 2", "outcome 3"]
 
 
-def test_items_are_numbered_as_they_begin() -> None:
-    """From zero, in the order of the input."""
-    stream: OutcomeStream[str] = OutcomeStream(ordered=True, ahead=8)
-
-    assert [stream.begin_item() for _ in range(3)] == [0, 1, 2]
-
-
 def test_there_is_room_for_so_many_ahead() -> None:
     """Items that have begun and whose outcomes were not taken count, whether the outcome is there or not."""
     stream: OutcomeStream[str] = OutcomeStream(ordered=False, ahead=2)
-    assert stream.room
-    stream.begin_item()
-    stream.begin_item()
-    assert not stream.room
+    assert stream.may_begin == 2
+    stream.begun = 2
 
     stream.put(1, "outcome 1")
-    assert not stream.room
+    assert stream.may_begin == 2
     stream.take()
 
-    assert stream.room
+    assert stream.may_begin == 3
 
 
 @pytest.mark.asyncio
@@ -62,7 +52,6 @@ async def test_each_outcome_taken_lets_one_worker_go_on() -> None:
     """In the order in which they began to wait; one that was cancelled meanwhile is passed over."""
     stream: OutcomeStream[str] = OutcomeStream(ordered=False, ahead=1)
     for number in range(3):
-        stream.begin_item()
         stream.put(number, f"outcome {number}")
     workers = [asyncio.create_task(stream.wait_for_room()) for _ in range(2)]
     await run_ready_tasks()
@@ -82,7 +71,7 @@ async def test_each_outcome_taken_lets_one_worker_go_on() -> None:
 async def test_the_consumer_waits_for_an_outcome_that_is_ready() -> None:
     """And sees after each one that is put whether it is ready."""
     stream: OutcomeStream[str] = OutcomeStream(ordered=True, ahead=8)
-    consumer = asyncio.create_task(stream.wait())
+    consumer = stream.wait()
     await run_ready_tasks()
     assert not consumer.done()
 
