@@ -293,6 +293,15 @@ class _WireEvent(msgspec.Struct, rename={"created_at": "createdAt"}, gc=False):
     created_at: Annotated[datetime, msgspec.Meta(tz=True)]
     type: str
     data: _WirePayload = None
+    # Nothing is taken from these, which belong into ``data``. They are read and not skipped, since the parser lets pass
+    # in what it skips a text that is not UTF-8 and a number that no `Decimal` can hold.
+    webhook_id: object = None
+    transaction_id: object = None
+    state: object = None
+    fail_reason: object = None
+    fail_direction: object = None
+    credit_card_id: object = None
+    contact_id: object = None
 
 
 class _WireDelivery(msgspec.Struct, rename={"webhook_id": "webhookId"}):

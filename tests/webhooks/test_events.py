@@ -368,6 +368,11 @@ def test_an_empty_delivery() -> None:
         (body_of({"id": 1}), "missing required field `createdAt` - at `$.events[0]`"),
         (body_of(wire()).replace(b"45678", b"1e99999999999999999999"), "InvalidOperation"),
         (body_of(wire()).replace(b'"requested"', b"1e99999999999999999999"), "InvalidOperation"),
+        *(
+            (body_of(wire(**{name: "x"})).replace(b'"x"', b"1e99999999999999999999"), "InvalidOperation")
+            for name in ("webhook_id", "transaction_id", "state", "fail_reason", "fail_direction", "contact_id")
+        ),
+        (body_of(wire(credit_card_id="x")).replace(b'"x"', b'"\xff"'), "utf-8"),
         (body_of(wire()).replace(b'"requested"', b"1" * 5000), "out of range"),
         (body_of(wire()).replace(b'"requested"', b"[" * 100_000), "recursion"),
         (body_of(wire()).replace(b'"requested"', b"NaN"), "malformed"),
