@@ -387,7 +387,8 @@ class WebhookReceiver:
         try:
             await progress.answered
         except asyncio.CancelledError:
-            await self._cancel([task])
+            progress.is_abandoned = True
+            await _cancel([task])
             raise
         finally:
             timer.stop(progress)
@@ -481,7 +482,9 @@ class WebhookReceiver:
             await self._stored_worker.aclose(timeout=_CLOSE_TIMEOUT_SECONDS)
         if self._deliveries:
             _, late = await asyncio.wait(self._deliveries, timeout=_CLOSE_TIMEOUT_SECONDS)
-            await self._cancel(late)
+            for task in late:
+                self._deliveries[task].is_abandoned = True
+            await _cancel(late)
 
     async def __aenter__(self) -> Self:
         # An application may be started again in the same process, as each of its tests does.
@@ -551,14 +554,6 @@ class WebhookReceiver:
     def _end(self, task: asyncio.Task[DeliveryResponse]) -> None:
         # A task that is cancelled before it starts, or fails, answers nothing itself.
         self._deliveries.pop(task).ring()
-
-    async def _cancel(self, tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:
-        for task in tasks:
-            if task in self._deliveries:
-                self._deliveries[task].is_abandoned = True
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=2 * RELEASE_TIMEOUT_SECONDS)
 
     def _new_dispatch(self, limits: DispatchLimits, timer: SharedTimer) -> LeasedDispatch:
         lease = EventLease(self._inbox, seconds=self._lease_seconds, clock=self._clock)
@@ -653,6 +648,13 @@ def _counting(inbox: EventInbox) -> BacklogInbox:
             f"on_backlog needs an inbox that says how many events wait (BacklogInbox); {type(inbox).__name__} does not"
         )
     return inbox
+
+
+async def _cancel(tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=2 * RELEASE_TIMEOUT_SECONDS)
 
 
 def _rejected(error: WebhookError) -> DeliveryResponse:
