@@ -109,10 +109,7 @@ class Sender:
                 finally:
                     self._busy -= 1
             finally:
-                if isinstance(outcome, _WITH_CAPTURE):
-                    slot.leave_with_result(outcome)
-                else:
-                    slot.leave(outcome)
+                slot.leave(outcome)
         self._stop_run(refusal)
 
     async def _send(self, slot: Slot, claimed: ClaimedDebit) -> CaptureOutcome | None:
