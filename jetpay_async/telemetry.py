@@ -57,8 +57,7 @@ class OperationOutcome(StrEnum):
     """An unexpected fault ended it while nothing was in doubt."""
 
 
-# One of each is made for nearly every call, and attrs fills a frozen dictionary quicker than frozen slots.
-@attrs.frozen(kw_only=True, slots=False)
+@attrs.frozen(kw_only=True)
 class Attempt:
     """One request to the API, whatever came of it."""
 
@@ -83,7 +82,7 @@ def _show_class(error: BaseException | None) -> str:
     return "None" if error is None else type(error).__name__
 
 
-@attrs.frozen(kw_only=True, slots=False)
+@attrs.frozen(kw_only=True)
 class Operation:
     """One call carried through, from its start to its end, with all its attempts."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
+import pickle
 from collections import Counter
 from contextvars import ContextVar
 from pathlib import Path
@@ -264,6 +266,40 @@ async def test_the_times_are_those_of_the_clock() -> None:
             ),
         )
     ]
+
+
+@pytest.mark.asyncio
+async def test_a_call_with_one_request_ends_with_it() -> None:
+    """Its start, and how long it waited before its request, are taken into account; it ends at the same instant."""
+    reported: list[Operation] = []
+    ticks, seconds = itertools.count(5000), itertools.count(1_700_000_000)
+    clock = attrs.evolve(SYSTEM_CLOCK, monotonic=lambda: float(next(ticks)), time=lambda: float(next(seconds)))
+    async with Loopback().listen() as server:
+        async with watched(server, reported.append, timeout=1000.0, clock=clock) as client:
+            await client.transaction_status(DEBIT_ID)
+
+    (operation,) = reported
+    (attempt,) = operation.attempts
+    assert operation.duration > attempt.duration
+    assert operation.started_at + operation.duration == attempt.started_at + attempt.duration
+
+
+@pytest.mark.asyncio
+async def test_what_the_client_reports_is_as_if_it_had_been_constructed() -> None:
+    """Values that the hook gets are frozen, compare, hash and can be pickled as those that its tests make."""
+    reported: list[Operation] = []
+    async with Loopback().listen() as server, watched(server, reported.append) as client:
+        await client.transaction_status(DEBIT_ID)
+
+    (operation,) = reported
+    (attempt,) = operation.attempts
+    assert (type(operation), type(attempt)) == (Operation, Attempt)
+    for value in (operation, attempt):
+        made = type(value)(**attrs.asdict(value, recurse=False))
+        assert pickle.loads(pickle.dumps(value)) == made == value
+        assert hash(made) == hash(value)
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            value.duration = 2.0  # type: ignore[misc] # that is the point
 
 
 SECRETS = [TOKEN, "100.5", "Test statement", "contact_123", "cc_456", "bank_789"]

@@ -80,7 +80,7 @@ class Execution(Generic[_T]):
     """Some request for it, of this call or an earlier one, began to leave and was not answered."""
     token_renewed: bool = False
     """Whether the function that gives the token was asked again after a 401."""
-    trail: list[Attempt] | None = None
+    trail: tuple[Attempt, ...] = ()
     """The requests so far, where somebody observes them; the last one may be missing."""
 
     def __init__(  # noqa: PLR0917 - made in one place, for each call

@@ -63,6 +63,9 @@ READ_SHARE = 1 / 2
 # A call that is no older counts as one that has just begun.
 _FRESH_SECONDS = 0.001
 
+# Reading a member of an enumeration takes longer.
+_ANSWERED = AttemptResult.ANSWERED
+
 OnUnknown = Callable[[OutcomeUnknownError], None]
 """Called with the error of each unknown outcome, also where the call is interrupted and the error is not raised."""
 
@@ -165,7 +168,7 @@ class CallExecutor:
                 else:
                     if self._observer is not None:
                         self._observer.attempt_ended(
-                            execution, operation.name, execution.attempt_began, AttemptResult.ANSWERED, response.status
+                            execution, operation.name, execution.attempt_began, _ANSWERED, response.status
                         )
                     if is_enabled_for(logging.DEBUG):
                         _log_answer(execution, response)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from jetpay_async._core.draft import draft_of
 from jetpay_async._core.log import logger
 from jetpay_async.errors import JetpayError
 from jetpay_async.models import Capture, Charge, Credit, PaymentLink, Preauthorization
@@ -21,6 +22,11 @@ _T = TypeVar("_T")
 
 _DEBITS = (Capture, Preauthorization, Charge)
 _TRANSACTIONS = (PaymentLink, Credit)
+# Reading a member of an enumeration takes longer.
+_DONE = OperationOutcome.DONE
+
+_new_attempt = draft_of(Attempt)
+_new_operation = draft_of(Operation)
 
 OnOperation = Callable[[Operation], None]
 """Called with each operation when it ends."""
@@ -43,28 +49,32 @@ class OperationObserver:
     ) -> None:
         """Note a request."""
         duration = self._clock.monotonic() - began
-        attempt = Attempt(
-            request=request,
-            started_at=self._clock.time() - duration,
-            duration=duration,
-            status=status,
-            result=result,
-        )
-        if execution.trail is None:
-            execution.trail = [attempt]
-        else:
-            execution.trail.append(attempt)
+        attempt = _new_attempt()
+        attempt.request = request
+        attempt.started_at = self._clock.time() - duration
+        attempt.duration = duration
+        attempt.status = status
+        attempt.result = result
+        attempt.__class__ = Attempt
+        execution.trail += (attempt,)
 
     def call_succeeded(self, execution: Execution[_T], result: object) -> None:
         """Report a call that has its result."""
-        debit_id, outcome = execution.call.debit_id, OperationOutcome.DONE
+        debit_id, outcome = execution.call.debit_id, _DONE
         if isinstance(result, _DEBITS):
             debit_id = result.debit_id
             if not result.final:
                 outcome = OperationOutcome.ACCEPTED
         elif isinstance(result, _TRANSACTIONS):
             debit_id = result.transaction_id
-        self._report(execution, outcome, debit_id)
+        trail = execution.trail
+        if execution.attempts == len(trail) == 1 and not execution.wait_until_final:
+            # It ended with its only request, at the same instant.
+            (attempt,) = trail
+            earlier = execution.attempt_began - execution.began
+            self._tell(execution, outcome, debit_id, None, attempt.started_at - earlier, attempt.duration + earlier)
+        else:
+            self._report(execution, outcome, debit_id)
 
     def call_undone(self, execution: Execution[_T]) -> None:
         """Report an earlier request that is proven not carried out."""
@@ -77,7 +87,7 @@ class OperationObserver:
             self._report(execution, OperationOutcome(error.outcome.value), debit_id or error.debit_id, error)
             return
         name = execution.call.operation.name
-        if execution.attempts > sum(attempt.request == name for attempt in execution.trail or ()):
+        if execution.attempts > sum(attempt.request == name for attempt in execution.trail):
             self.attempt_ended(execution, name, execution.attempt_began, AttemptResult.CANCELLED, None)
         if execution.unknown:
             outcome = OperationOutcome.UNKNOWN
@@ -93,15 +103,26 @@ class OperationObserver:
         error: BaseException | None = None,
     ) -> None:
         duration = self._clock.monotonic() - execution.began
-        operation = Operation(
-            name=execution.call.operation.name,
-            outcome=outcome,
-            debit_id=debit_id,
-            started_at=self._clock.time() - duration,
-            duration=duration,
-            attempts=tuple(execution.trail or ()),
-            error=error,
-        )
+        self._tell(execution, outcome, debit_id, error, self._clock.time() - duration, duration)
+
+    def _tell(  # noqa: PLR0917 - called in two places, for each call
+        self,
+        execution: Execution[_T],
+        outcome: OperationOutcome,
+        debit_id: str | None,
+        error: BaseException | None,
+        started_at: float,
+        duration: float,
+    ) -> None:
+        operation = _new_operation()
+        operation.name = execution.call.operation.name
+        operation.outcome = outcome
+        operation.debit_id = debit_id
+        operation.started_at = started_at
+        operation.duration = duration
+        operation.attempts = execution.trail
+        operation.error = error
+        operation.__class__ = Operation
         try:
             self._on_operation(operation)
         except BaseException:  # noqa: BLE001 - whatever the hook does, the outcome must reach its caller

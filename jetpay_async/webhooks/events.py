@@ -28,7 +28,7 @@ that was sent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from itertools import repeat
@@ -40,6 +40,7 @@ import cattrs
 import msgspec
 
 from jetpay_async._core import contract, json
+from jetpay_async._core.draft import draft_of
 from jetpay_async.models import TransactionState
 from jetpay_async.webhooks.claims import Claims
 from jetpay_async.webhooks.errors import MalformedDeliveryError, Reason, bare
@@ -309,20 +310,10 @@ class _WireDelivery(msgspec.Struct, rename={"webhook_id": "webhookId"}):
     events: list[_WireEvent]
 
 
-def _draft(kind: type) -> Callable[[], Any]:
-    """Return a class of the layout of a frozen one, whose instances can be filled in until they are given that class.
-
-    Setting the attributes one by one takes a fraction of the time of the constructor, which has to work around
-    the freezing.
-    """
-    thawed = {name: getattr(object, name) for name in ("__init__", "__setattr__", "__delattr__")}
-    return type(f"_{kind.__name__}Draft", (kind,), {"__slots__": (), **thawed})
-
-
-_new_delivery = _draft(Delivery)
-_new_unknown = _draft(UnknownEvent)
-_new_transaction = _draft(TransactionEvent)
-_new_failed = _draft(TransactionFailed)
+_new_delivery = draft_of(Delivery)
+_new_unknown = draft_of(UnknownEvent)
+_new_transaction = draft_of(TransactionEvent)
+_new_failed = draft_of(TransactionFailed)
 
 _KINDS: Mapping[str, Literal["debit", "credit"]] = {"debits": "debit", "credits": "credit"}
 _Classes: TypeAlias = Mapping[str, tuple[TransactionState, type[TransactionEvent]]]
