@@ -36,6 +36,7 @@ SHARED = {
     "_core.backoff",
     "_core.clock",
     "_core.contract",
+    "_core.draft",
     "_core.endpoints",
     "_core.foreign_transaction",
     "_core.fork",
