@@ -124,7 +124,7 @@ class WebhookError(JetpayError):
 
     def __init__(self, reason: Reason, facts: Mapping[str, Fact] | None = None, /) -> None:
         self.message: str = reason.message
-        self.reason = reason
+        self.reason: Reason = reason
         self.facts: Mapping[str, Fact] = facts or {}
 
     @property
