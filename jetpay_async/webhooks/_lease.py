@@ -170,7 +170,8 @@ class LeaseLimit(TimeLimit):
         if self._renewing is not None or self._timer.loop.time() >= self._runs_out_at:
             self.expire()
             return
-        self._renewing = self._timer.loop.create_task(self._lease.renew_until_cancelled(self), context=self._context)
+        # A task takes over the context that it is made in; not every program's task factory takes one as an argument.
+        self._renewing = self._context.run(self._timer.loop.create_task, self._lease.renew_until_cancelled(self))
         self.when = self._runs_out_at
         self._timer.start(self)
 

@@ -65,14 +65,17 @@ class SharedTimer:
         self._timer = None
         self._rings_at = NEVER
         now = self.loop.time()
-        for alarm in tuple(self._alarms):
-            # One that rings may stop another.
-            if alarm.when <= now and alarm in self._alarms:
-                del self._alarms[alarm]
-                alarm.ring()
-        earliest = min((alarm.when for alarm in self._alarms), default=NEVER)
-        if earliest < self._rings_at:
-            self._set(earliest)
+        try:
+            for alarm in tuple(self._alarms):
+                # One that rings may stop another.
+                if alarm.when <= now and alarm in self._alarms:
+                    del self._alarms[alarm]
+                    alarm.ring()
+        finally:
+            # Also if one raises, whose failure must not silence the others.
+            earliest = min((alarm.when for alarm in self._alarms), default=NEVER)
+            if earliest < self._rings_at:
+                self._set(earliest)
 
 
 class TimeLimit(Alarm):

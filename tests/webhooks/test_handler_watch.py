@@ -257,6 +257,23 @@ def test_an_alarm_may_start_another(loop: FakeLoop, timer: SharedTimer) -> None:
     assert (long_before.rang, soon.rang, later.rang) == ([1_002.0], [1_005.0], [1_009.0])
 
 
+def test_an_alarm_that_fails_does_not_silence_the_others(loop: FakeLoop, timer: SharedTimer) -> None:
+    """All limits of a receiver share the timer, so it goes on whatever one of them raises."""
+    due, later = Noting(loop, 1_001.0), Noting(loop, 1_009.0)
+
+    class Failing(Noting):
+        def ring(self) -> None:
+            raise ZeroDivisionError
+
+    for alarm in (Failing(loop, 1_001.0), due, later):
+        timer.start(alarm)
+    with pytest.raises(ZeroDivisionError):
+        loop.move_to(1_020.0)
+    loop.move_to(1_020.0)
+
+    assert (due.rang, later.rang) == ([1_001.0], [1_009.0])
+
+
 @pytest.mark.asyncio
 async def test_a_limit_is_left_as_asyncio_leaves_its_own() -> None:
     """Only the block that was cancelled by the limit ends in a TimeoutError; an error of its own goes on."""

@@ -35,6 +35,18 @@ class TestLease:
         assert (await receiving).status == 200
 
     @pytest.mark.asyncio
+    async def test_it_is_renewed_whatever_makes_the_tasks(self, shop: Shop) -> None:
+        """A program's task factory may take no context, as those for Python before 3.11 do."""
+        asyncio.get_running_loop().set_task_factory(lambda loop, work: asyncio.Task(work, loop=loop))
+        inbox = BrokenInbox()
+        shop.gates = {1: asyncio.Event()}
+        receiving = asyncio.create_task(receiver_for(shop, inbox, lease_seconds=0.6).receive(delivery_of(1), TOKEN))
+        await until(lambda: inbox.renewals >= 1)
+        shop.gates[1].set()
+
+        assert (await receiving).status == 200
+
+    @pytest.mark.asyncio
     async def test_a_handler_whose_event_was_taken_over_is_cancelled(
         self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
     ) -> None:
