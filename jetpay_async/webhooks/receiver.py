@@ -153,15 +153,28 @@ class _Progress(Alarm):
     Attributes:
         answered: Done when there is something to answer.
         missing: How many ids below those of the delivery had never arrived.
-        is_abandoned: Whether the task was cancelled, or goes on without anybody who waits for it.
+        is_cancelled: Whether the receiver has cancelled the task.
     """
 
-    __slots__ = ("answered", "is_abandoned", "missing")
+    __slots__ = ("_witness", "answered", "is_cancelled", "missing")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.answered: asyncio.Future[None] = loop.create_future()
         self.missing = 0
-        self.is_abandoned = False
+        self.is_cancelled = False
+        self._witness: asyncio.Task[object] | None = None
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the task was cancelled by the receiver, or, since nobody waits for it, with all others of the loop.
+
+        A handler that cancels its own task has failed, and the events after it are still to be handled.
+        """
+        return self.is_cancelled or (self._witness is not None and self._witness.cancelling() > 0)
+
+    def go_on_unawaited(self, task: asyncio.Task[DeliveryResponse]) -> None:
+        """Note that nobody waits for the task any more, who would cancel it when the program ends."""
+        self._witness = task.get_loop().create_task(_wait_for(task))
 
     def ring(self) -> None:
         """Let the delivery be answered now."""
@@ -387,13 +400,13 @@ class WebhookReceiver:
         try:
             await progress.answered
         except asyncio.CancelledError:
-            progress.is_abandoned = True
+            progress.is_cancelled = True
             await _cancel([task])
             raise
         finally:
             timer.stop(progress)
         if not task.done():
-            progress.is_abandoned = True
+            progress.go_on_unawaited(task)
             response = DeliveryResponse(status=503, reason="out_of_time", left=len(delivery.events))
         elif task.cancelled():
             # An inbox may have cancelled the task that it was called in.
@@ -483,7 +496,7 @@ class WebhookReceiver:
         if self._deliveries:
             _, late = await asyncio.wait(self._deliveries, timeout=_CLOSE_TIMEOUT_SECONDS)
             for task in late:
-                self._deliveries[task].is_abandoned = True
+                self._deliveries[task].is_cancelled = True
             await _cancel(late)
 
     async def __aenter__(self) -> Self:
@@ -648,6 +661,10 @@ def _counting(inbox: EventInbox) -> BacklogInbox:
             f"on_backlog needs an inbox that says how many events wait (BacklogInbox); {type(inbox).__name__} does not"
         )
     return inbox
+
+
+async def _wait_for(task: asyncio.Task[DeliveryResponse]) -> None:
+    await asyncio.wait([task])
 
 
 async def _cancel(tasks: Collection[asyncio.Task[DeliveryResponse]]) -> None:

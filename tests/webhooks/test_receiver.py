@@ -223,10 +223,8 @@ class TestHandling:
         assert (leased.handled, leased.mine) == ({1}, {2})
 
     @pytest.mark.asyncio
-    async def test_a_late_handler_that_is_cancelled_ends_its_delivery(
-        self, shop: Shop, inbox: MemoryInbox, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """After the answer was due a cancellation may be anybody's: it is no failure, and nothing else is started."""
+    async def test_a_late_handler_that_cancels_its_task_fails(self, shop: Shop, disk: SqliteInbox) -> None:
+        """Also after the answer was due, or it would never be a dead letter, and block what follows for ever."""
         gate = asyncio.Event()
 
         @shop.router.on("cards.*")
@@ -237,15 +235,32 @@ class TestHandling:
             task.cancel()
             await asyncio.sleep(0)
 
-        receiver = receiver_for(shop, inbox, response_timeout=0.03, handler_timeout=None)
+        receiver = receiver_for(shop, disk, response_timeout=0.03, handler_timeout=None, max_attempts=1)
         answer = await receiver.receive(body_of([document(1, type="cards.tokenized"), document(2)]), TOKEN)
         gate.set()
         await until(lambda: not receiver._deliveries)
 
         assert answer == DeliveryResponse(status=503, reason="out_of_time", left=2)
-        assert "failed" not in caplog.text
-        assert shop.seen == []
-        assert (await inbox.lease(events(1, 2), owner="b", seconds=1)).mine == {1, 2}
+        assert shop.done == [2]
+        assert [letter.event.id for letter in await disk.dead_letters()] == [1]
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+
+    @pytest.mark.asyncio
+    async def test_the_end_of_the_loop_is_no_failure_of_a_late_handler(self, shop: Shop, disk: SqliteInbox) -> None:
+        """Where all tasks are cancelled at once after the answer was due, no attempt is counted, and none is begun."""
+        shop.gates = {1: asyncio.Event()}
+        receiver = receiver_for(shop, disk, response_timeout=0.03, handler_timeout=None, max_attempts=1)
+        answer = await receiver.receive(delivery_of(1, 2), TOKEN)
+        await shop.started(1)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert answer.reason == "out_of_time"
+        assert shop.seen == [1]
+        assert (await disk.lease(events(1, 2), owner="b", seconds=1)).mine == {1, 2}
+        assert await disk.dead_letters() == ()
 
     @pytest.mark.asyncio
     async def test_the_end_of_the_loop_is_no_failure_of_a_handler(
