@@ -77,4 +77,5 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
     def _trace(self, record: logging.LogRecord) -> str:
-        return "" if record.exc_info is None else self._formatter.formatException(record.exc_info)
+        # asyncio says False where there is none.
+        return self._formatter.formatException(record.exc_info) if record.exc_info else ""

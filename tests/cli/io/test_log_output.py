@@ -90,6 +90,14 @@ def test_a_traceback_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert written.endswith("ZeroDivisionError: division by zero\n")
 
 
+def test_no_traceback_is_written_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also if it is said by False, as asyncio does."""
+    with logging_to_stderr(verbosity=0, level=None, as_json=False):
+        logging.getLogger("asyncio").error("a task was destroyed", exc_info=False)
+
+    assert capsys.readouterr().err == "jetpay: error: a task was destroyed\n"
+
+
 def test_each_record_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:
     """With its time, its level, the fields that it carries, and its traceback."""
     with logging_to_stderr(verbosity=0, level=None, as_json=True):
