@@ -7,6 +7,7 @@ import logging
 import secrets
 import signal
 import textwrap
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,6 @@ from jetpay_async.sandbox import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import FrameType
 
     from jetpay_async.models import JSONValue
 
@@ -116,15 +116,16 @@ def _serve_until_stopped(service: Sandbox, state_file: Path | None, host: str, p
 async def _serve(service: Sandbox, state_file: Path | None) -> None:
     """Serve until SIGTERM, which is how containers are stopped."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        loop.call_soon_threadsafe(stop.set)
-
-    before = signal.signal(signal.SIGTERM, receive)
+    before = signal.getsignal(signal.SIGTERM)
+    # It wakes the loop, whenever the signal comes; a handler of `signal` is not called while the loop waits, if the
+    # signal came just before. Windows has no such handlers, and sends no SIGTERM.
+    with suppress(NotImplementedError):
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
     try:
         await serve(service, announce=_announce, state_file=state_file, stop=stop)
     finally:
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, before)
 
 

@@ -282,6 +282,27 @@ def test_deliveries_are_logged(
     assert f"jetpay: info: delivery to {url}: ClientConnectorError\n" in run.err
 
 
+def test_a_signal_wakes_the_loop(
+    jetpay: Jetpay, terminate_when: Callable[[Callable[[], bool]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not lost if it comes just before the loop waits: it writes to what the loop waits for."""
+    from jetpay_async._cli.commands import sandbox as command
+
+    wakeup: list[int] = []
+
+    def look(_: str) -> None:
+        found = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(found)
+        wakeup.append(found)
+
+    monkeypatch.setattr(command, "write_output", look)
+    terminate_when(lambda: bool(wakeup))
+
+    assert jetpay("sandbox", "--port=0").status == 0
+    assert wakeup != [-1]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
 def test_tokens_are_random(
     jetpay: Jetpay, terminate_when: Callable[[Callable[[], bool]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
